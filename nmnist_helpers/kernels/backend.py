@@ -1,0 +1,91 @@
+"""The one switch that says which twin of the kernels runs: reference, cpu (Numba) or gpu (Triton)."""
+
+import importlib.util
+import os
+from contextlib import contextmanager
+
+import torch
+
+CHOICES = ("auto", "reference", "cpu", "gpu")
+ENVIRONMENT = "NMNIST_BACKEND"
+
+_chosen: str | None = None
+
+
+def _checked(name: str, source: str) -> str:
+    if name not in CHOICES:
+        raise ValueError(f"{source}: unknown back end {name!r}, expected one of {', '.join(CHOICES)}")
+    return name
+
+
+def use(name: str | None) -> None:
+    """Choose the back end of every kernel from now on.
+
+    Parameters
+    ----------
+    name : {'auto', 'reference', 'cpu', 'gpu'} or None
+        'auto' takes Triton for CUDA tensors and Numba for CPU tensors. None goes back to what the
+        environment variable ``NMNIST_BACKEND`` says ('auto' if it says nothing).
+
+    Raises
+    ------
+    ValueError
+        If the name is not one of these.
+    """
+    global _chosen
+    _chosen = None if name is None else _checked(name, "kernels.use")
+
+
+@contextmanager
+def using(name: str):
+    """`use` for the length of a ``with`` block."""
+    global _chosen
+    before = _chosen
+    use(name)
+    try:
+        yield
+    finally:
+        _chosen = before
+
+
+def triton_interpreted() -> bool:
+    """Whether Triton runs its kernels on the CPU (``TRITON_INTERPRET=1``), as the tests do."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def resolve(device: torch.device) -> str:
+    """The twin that serves tensors on `device`.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the tensors live.
+
+    Returns
+    -------
+    str
+        'reference', 'cpu' or 'gpu'.
+
+    Raises
+    ------
+    RuntimeError
+        If a back end was chosen by name that cannot serve this device: a choice is never replaced
+        behind the user's back.
+    """
+    name = _chosen or _checked(os.environ.get(ENVIRONMENT, "auto"), f"environment variable {ENVIRONMENT}")
+    cuda = device.type == "cuda"
+    if name == "auto":
+        if cuda:
+            return "gpu" if importlib.util.find_spec("triton") else "reference"
+        return "cpu" if device.type == "cpu" else "reference"
+    if name == "cpu" and device.type != "cpu":
+        raise RuntimeError(f"back end 'cpu' was chosen, but the tensors are on {device}: move them to the CPU")
+    if name == "gpu":
+        if importlib.util.find_spec("triton") is None:
+            raise RuntimeError("back end 'gpu' was chosen, but Triton is not installed")
+        if not cuda and not triton_interpreted():
+            raise RuntimeError(
+                f"back end 'gpu' was chosen, but the tensors are on {device}: move them to a CUDA device"
+                " (or set TRITON_INTERPRET=1 before the start to run the Triton kernels on the CPU)"
+            )
+    return name

@@ -1,0 +1,60 @@
+"""What the three twins share: the fixed-point scales, the containers and the checks."""
+
+from typing import NamedTuple
+
+import torch
+
+DECAY_SCALE = 4096  # decays are stored x4096: 1024 stands for 0.25
+STATE_SCALE = 4096  # neuron states are integers: value x 4096
+MAX_STATE = 2**30 - 1  # states are kept in 32 bits, with one bit to spare: a sum of two cannot wrap
+NEVER = 2**31 - 1  # a threshold that no voltage can pass: no spike, no reset
+
+
+class State(NamedTuple):
+    """Neuron state between two calls: current and voltage after reset, int32 [B, C], x4096."""
+
+    current: torch.Tensor
+    voltage: torch.Tensor
+
+
+class Trace(NamedTuple):
+    """What a neuron did: spikes uint8, voltage and (if asked for) current int32 x4096, all [B, T, C]."""
+
+    spikes: torch.Tensor
+    voltage: torch.Tensor
+    current: torch.Tensor | None
+    state: State
+
+
+class Surrogate(NamedTuple):
+    """The spike function's surrogate derivative ``gain * exp(-|V - threshold| / tau)``.
+
+    `tau` is in real voltage units; ``gain = scale / (2 * tau)`` (SLAYER, Shrestha and Orchard, 2018).
+    """
+
+    tau: float
+    gain: float
+
+
+def zero_state(batch: int, channels: int, device: torch.device) -> State:
+    """The state of neurons at rest."""
+    return State(
+        torch.zeros(batch, channels, dtype=torch.int32, device=device),
+        torch.zeros(batch, channels, dtype=torch.int32, device=device),
+    )
+
+
+def check_rows(name: str, rows: torch.Tensor) -> None:
+    """Raise unless `rows` is a floating-point tensor [B, T, C]."""
+    if rows.dim() != 3 or not rows.is_floating_point():
+        raise ValueError(
+            f"{name}: expected a floating-point tensor [B, T, C], found {rows.dtype} {list(rows.shape)}"
+        )
+
+
+def raise_out_of_range() -> None:
+    """The error of every twin for an input or a state that the fixed-point neuron cannot hold."""
+    raise OverflowError(
+        "neuron: the input is not finite, or a current or voltage left the range of the fixed-point"
+        " states (|value| < 262144); check the weights and the input for NaN, Inf and runaway values"
+    )

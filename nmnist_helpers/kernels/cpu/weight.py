@@ -1,0 +1,85 @@
+"""Weight normalisation and 8-bit quantisation in one pass over the weights, and their gradient in another."""
+
+import numpy as np
+import torch
+from numba import njit, prange
+
+from .arithmetic import f32
+
+TILE = 16  # rows of outputs per task: a tile and its transpose fit the second-level cache
+WEIGHT_STEPS = 32  # quantised weights are multiples of 1/32: one byte holds them
+LOWEST, HIGHEST = -128, 127  # weights x32: -4 .. 127/32
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def _quantise(v, factor, table):
+    outputs, inputs = v.shape
+    tiles = (outputs + TILE - 1) // TILE
+    for tile in prange(tiles):
+        first, last = tile * TILE, min((tile + 1) * TILE, outputs)
+        local = np.empty((last - first, inputs), np.int8)
+        for o in range(first, last):
+            f, row, to = factor[o], v[o], local[o - first]
+            for i in range(inputs):
+                q = np.rint((row[i] * f) * f32(32.0))  # half to even, as torch.round
+                to[i] = np.int8(min(max(q, f32(LOWEST)), f32(HIGHEST)))
+        for i in range(inputs):
+            for o in range(last - first):
+                table[i, first + o] = local[o, i]
+
+
+@njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
+def _gradient(v, factor, norm, grad_table, normed, grad_v, grad_g):
+    outputs, inputs = v.shape
+    tiles = (outputs + TILE - 1) // TILE
+    for tile in prange(tiles):
+        first, last = tile * TILE, min((tile + 1) * TILE, outputs)
+        local = np.empty((last - first, inputs), np.float32)
+        for i in range(inputs):
+            for o in range(last - first):
+                local[o, i] = grad_table[i, first + o]
+        for o in range(first, last):
+            f, row, g, to = factor[o], v[o], local[o - first], grad_v[o]
+            dot = f32(0.0)
+            for i in range(inputs):  # straight through the rounding, nothing outside the clamp
+                q = np.rint((row[i] * f) * f32(32.0))
+                inside = (q >= f32(LOWEST)) & (q <= f32(HIGHEST))
+                x = g[i] if inside else f32(0.0)
+                g[i] = x
+                dot += x * row[i]
+            if not normed:
+                to[:] = g
+                continue
+            grad_g[o] = dot / norm[o]
+            along = dot * f / (norm[o] * norm[o])
+            for i in range(inputs):
+                to[i] = f * g[i] - along * row[i]
+
+
+def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """As `nmnist_helpers.kernels.reference.quantise`, but int8 x32 and [C_in, C_out].
+
+    Transposed, so that the weights of one input lie side by side.
+    """
+    table = torch.empty(v.shape[1], v.shape[0], dtype=torch.int8)
+    _quantise(v.contiguous().numpy(), factor.contiguous().numpy(), table.numpy())
+    return table
+
+
+def weight_values(table: torch.Tensor) -> torch.Tensor:
+    """The quantised weights as float [C_out, C_in]."""
+    return table.t().to(torch.float32).div_(WEIGHT_STEPS)
+
+
+def quantise_gradient(
+    v: torch.Tensor, factor: torch.Tensor, norm: torch.Tensor | None, grad_table: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """As `nmnist_helpers.kernels.reference.quantise_gradient`, from a gradient [C_in, C_out]."""
+    grad_v = torch.empty(v.shape)
+    grad_g = torch.empty(v.shape[0])
+    normed = norm is not None
+    _gradient(
+        v.contiguous().numpy(), factor.contiguous().numpy(), (norm if normed else factor).contiguous().numpy(),
+        grad_table.contiguous().numpy(), normed, grad_v.numpy(), grad_g.numpy(),
+    )  # fmt: skip
+    return grad_v, grad_g if normed else None

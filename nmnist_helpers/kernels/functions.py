@@ -1,0 +1,216 @@
+"""The kernels as differentiable functions: a neuron, an axon, and a whole layer in one step.
+
+Each asks `backend.resolve` which twin serves its tensors; everything else is the same for all of them.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from ..spikes import Spikes
+from . import backend
+from .common import NEVER, STATE_SCALE, State, Surrogate, zero_state
+
+
+def twin(device: torch.device):
+    """The package of kernels that serves `device`: `reference`, `cpu` or `gpu`."""
+    name = backend.resolve(device)
+    if name == "cpu":
+        from . import cpu as kernels
+    elif name == "gpu":
+        from . import gpu as kernels
+    else:
+        from . import reference as kernels
+    return kernels
+
+
+def keep_of(decay: torch.Tensor, channels: int) -> torch.Tensor:
+    """What a state keeps of 4096 in one step, int32 [C]: ``4096 - round(clamp(decay, 0, 4096))``."""
+    keep = (4096 - torch.round(decay.detach().clamp(0, 4096))).to(torch.int32)
+    return keep.expand(channels).contiguous()
+
+
+def as_parameter(grad: torch.Tensor | None, decay: torch.Tensor) -> torch.Tensor | None:
+    """Gradient [C] folded to the decay's own shape: summed where all channels share one decay."""
+    return None if grad is None else (grad.sum().reshape(decay.shape) if decay.numel() == 1 else grad)
+
+
+@dataclass
+class Membrane:
+    """The fixed part of a neuron step: threshold and scale in integers, surrogate, state before and after."""
+
+    threshold: int
+    surrogate: Surrogate
+    scale: int = STATE_SCALE
+    state: State | None = None
+    end: State | None = field(default=None, repr=False)
+
+    def start(self, batch: int, channels: int, device: torch.device) -> State:
+        """The state to begin with: the given one, or rest."""
+        return self.state if self.state is not None else zero_state(batch, channels, device)
+
+
+class NeuronStep(torch.autograd.Function):
+    """Input rows [B, T, C] to (spikes, voltage, current) [B, T, C], float32, real units."""
+
+    @staticmethod
+    def forward(ctx, z, current_decay, voltage_decay, membrane, need_current):
+        kernels = twin(z.device)
+        channels = z.shape[2]
+        keep_i, keep_v = keep_of(current_decay, channels), keep_of(voltage_decay, channels)
+        state = membrane.start(z.shape[0], channels, z.device)
+        trace = kernels.neuron_forward(z, keep_i, keep_v, membrane.threshold, state, membrane.scale, need_current)
+        membrane.end = trace.state
+        ctx.save_for_backward(trace.voltage, keep_i, keep_v, current_decay, voltage_decay, *state)
+        ctx.membrane = membrane
+        ctx.set_materialize_grads(False)
+        current = trace.current.float().div_(membrane.scale) if need_current else None
+        return trace.spikes.float(), trace.voltage.float().div_(membrane.scale), current
+
+    @staticmethod
+    def backward(ctx, grad_spike, grad_voltage, grad_current):
+        voltage, keep_i, keep_v, current_decay, voltage_decay, *state = ctx.saved_tensors
+        if grad_spike is None and grad_voltage is None and grad_current is None:
+            return (None,) * 5
+        membrane = ctx.membrane
+        grad_z, grad_i, grad_v = twin(voltage.device).neuron_backward(
+            grad_spike, voltage, keep_i, keep_v, membrane.threshold, State(*state), membrane.surrogate,
+            membrane.scale, grad_voltage, grad_current,
+            need_decay=ctx.needs_input_grad[1] or ctx.needs_input_grad[2],
+        )  # fmt: skip
+        return grad_z, as_parameter(grad_i, current_decay), as_parameter(grad_v, voltage_decay), None, None
+
+
+class SpikeFunction(torch.autograd.Function):
+    """Voltage to spikes, for whoever computed the voltage elsewhere; the derivative is the surrogate."""
+
+    @staticmethod
+    def forward(ctx, voltage, threshold, surrogate):
+        ctx.save_for_backward(voltage)
+        ctx.threshold, ctx.surrogate = threshold, surrogate
+        return (voltage > threshold).to(voltage.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (voltage,) = ctx.saved_tensors
+        distance = (voltage - ctx.threshold).abs()
+        return grad * ctx.surrogate.gain * torch.exp(-distance / ctx.surrogate.tau), None, None
+
+
+class AxonDelay(torch.autograd.Function):
+    """Rows [B, T, C] moved by whole steps: a fixed shift plus the floor of a learned delay."""
+
+    @staticmethod
+    def forward(ctx, rows, delay, shift):
+        from .reference.axon import moved
+
+        lag = lag_of(delay, shift, rows.shape[2], rows.device)
+        out = moved(rows, lag.to(torch.int64))
+        ctx.save_for_backward(out if ctx.needs_input_grad[1] else None, lag)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        from .reference.axon import moved
+
+        out, lag = ctx.saved_tensors
+        grad_delay = None
+        if ctx.needs_input_grad[1]:
+            before = torch.cat([torch.zeros_like(out[:, :1]), out[:, :-1]], 1)
+            grad_delay = (grad * (before - out)).sum((0, 1))
+        return moved(grad, -lag.to(torch.int64)), grad_delay, None
+
+
+def lag_of(delay: torch.Tensor | None, shift: int, channels: int, device: torch.device) -> torch.Tensor:
+    """Steps by which the axon moves each channel, int32 [C]: shift plus ``floor(delay)``."""
+    if delay is None:
+        return torch.full((channels,), shift, dtype=torch.int32, device=device)
+    return torch.floor(delay.detach()).to(torch.int32) + shift
+
+
+@dataclass
+class Layer:
+    """What `CubaLayer` needs beside its tensors, and where it leaves what is not a tensor."""
+
+    membrane: Membrane
+    spikes: Spikes | None  # the input as events, None where only a dense product will do
+    shift: int  # 1 with delay_shift, else 0
+    max_delay: int
+    kept: torch.Tensor | None = None  # uint8 [B, C], 0 where dropout silences a neuron
+    value: float = 1.0  # what an output spike is worth: 1/(1-p) under dropout
+    out: Spikes | None = field(default=None, repr=False)
+
+
+class CubaLayer(torch.autograd.Function):
+    """Synapse, neuron, dropout, shift and learned delay as one differentiable step.
+
+    ``apply(x, v, g, current_decay, voltage_decay, delay, layer)``: x dense [B, C_in, T] or None (then
+    `layer.spikes` is the input), v [C_out, C_in, ...] and g [C_out, 1, ...] (None without weight norm),
+    delay [C_out] or None. Returns dense spikes [B, C_out, T]; their events are left in `layer.out`.
+
+    Kept for the backward pass: the voltage (int32), the output as 0/1 bytes where delays learn, and the
+    input's events. Everything else is computed again.
+    """
+
+    @staticmethod
+    def forward(ctx, x, v, g, current_decay, voltage_decay, delay, layer):
+        kernels = twin(v.device)
+        membrane = layer.membrane
+        source = layer.spikes if layer.spikes is not None else x.transpose(1, 2)
+        batch = source.shape[0]
+        channels = v.shape[0]
+        flat = v.detach().reshape(channels, -1)
+        norm = None if g is None else torch.norm_except_dim(v.detach(), 2, 0).flatten()
+        factor = torch.ones(channels, device=v.device) if g is None else g.detach().flatten() / norm
+        weights = kernels.quantise(flat, factor)
+        keep_i, keep_v = keep_of(current_decay, channels), keep_of(voltage_decay, channels)
+        state = membrane.start(batch, channels, v.device)
+        trace = kernels.layer_forward(
+            source, weights, keep_i, keep_v, membrane.threshold, state, any(ctx.needs_input_grad)
+        )
+        membrane.end = trace.state
+        lag = lag_of(delay, layer.shift, channels, v.device)
+        out = kernels.axon_forward(trace.spikes, lag, layer.kept)
+        layer.out = Spikes.from_rows(out, layer.value)
+        ctx.save_for_backward(
+            x if layer.spikes is None else None, flat, factor, norm, g, weights, trace.voltage, keep_i, keep_v,
+            current_decay, voltage_decay, lag, out if delay is not None else None, *state,
+        )  # fmt: skip
+        ctx.layer, ctx.source, ctx.v_shape = layer, layer.spikes, v.shape
+        return layer.out.rows().transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x, flat, factor, norm, g, weights, voltage, keep_i, keep_v,
+         current_decay, voltage_decay, lag, out, *state) = ctx.saved_tensors  # fmt: skip
+        layer, need = ctx.layer, ctx.needs_input_grad
+        kernels = twin(voltage.device)
+        membrane = layer.membrane
+        grad = grad.transpose(1, 2).contiguous()
+        grad_z, grad_i, grad_v = kernels.neuron_backward(
+            grad, voltage, keep_i, keep_v, membrane.threshold, State(*state), membrane.surrogate, membrane.scale,
+            lag=lag, kept=layer.kept, value=layer.value, need_decay=need[3] or need[4],
+        )  # fmt: skip
+        grad_weight = grad_norm = grad_x = grad_delay = None
+        if need[1] or need[2]:
+            source = ctx.source if ctx.source is not None else x.transpose(1, 2)
+            table = kernels.weight_gradient(source, grad_z)
+            grad_weight, grad_norm = kernels.quantise_gradient(flat, factor, norm, table)
+            grad_weight = grad_weight.view(ctx.v_shape)
+            grad_norm = None if grad_norm is None else grad_norm.view(g.shape)
+        if need[0]:
+            grad_x = kernels.input_gradient(grad_z, weights).transpose(1, 2)
+        if need[5]:
+            grad_delay = kernels.delay_gradient(grad, out, layer.value)
+        return (
+            grad_x,
+            grad_weight,
+            grad_norm,
+            as_parameter(grad_i, current_decay) if need[3] else None,
+            as_parameter(grad_v, voltage_decay) if need[4] else None,
+            grad_delay,
+            None,
+        )
+
+
+__all__ = ["NEVER", "AxonDelay", "CubaLayer", "Layer", "Membrane", "NeuronStep", "SpikeFunction", "keep_of", "twin"]

@@ -1,0 +1,115 @@
+"""Quantised weights and their products, dense and plain."""
+
+import torch
+
+from ...spikes import Spikes
+from ..common import State, Trace
+from .neuron import neuron_forward
+
+WEIGHT_STEPS = 32  # quantised weights are multiples of 1/32
+LOWEST, HIGHEST = -128, 127  # weights x32: -4 .. 127/32 = 254/64
+
+
+def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """``clamp(round(32 * v * factor) / 32, -4, 254/64)``, round half to even.
+
+    Parameters
+    ----------
+    v : float tensor [C_out, C_in]
+        Weights, or their directions under weight normalisation.
+    factor : float tensor [C_out]
+        ``g / ||v||``, or ones.
+
+    Returns
+    -------
+    float tensor [C_out, C_in]
+        What this twin multiplies with (the other twins keep the same numbers in other layouts).
+    """
+    steps = torch.round(v * factor[:, None] * WEIGHT_STEPS)
+    return steps.clamp(LOWEST, HIGHEST) / WEIGHT_STEPS
+
+
+def weight_values(weights: torch.Tensor) -> torch.Tensor:
+    """The quantised weights as float [C_out, C_in], whatever layout the twin keeps them in."""
+    return weights
+
+
+def quantise_gradient(
+    v: torch.Tensor, factor: torch.Tensor, norm: torch.Tensor | None, grad: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Gradients of v and g: straight through the rounding, zero outside the clamp.
+
+    With ``w = g v / ||v||``: ``dL/dg = <dL/dw, v> / ||v||`` and
+    ``dL/dv = g / ||v|| * (dL/dw - v <dL/dw, v> / ||v||**2)`` (Salimans and Kingma, 2016, equation 3).
+
+    Parameters
+    ----------
+    v, factor
+        As given to `quantise`.
+    norm : float tensor [C_out] or None
+        ``||v||``, None without weight normalisation.
+    grad : float tensor [C_out, C_in]
+        As `weight_gradient` returns it.
+
+    Returns
+    -------
+    grad_v : float tensor [C_out, C_in]
+    grad_g : float tensor [C_out] or None
+    """
+    steps = torch.round(v * factor[:, None] * WEIGHT_STEPS)
+    grad = torch.where((steps >= LOWEST) & (steps <= HIGHEST), grad, 0.0)
+    if norm is None:
+        return grad, None
+    along = (grad * v).sum(1)
+    return factor[:, None] * (grad - v * (along / norm**2)[:, None]), along / norm
+
+
+def _rows(spikes: Spikes | torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Dense rows [B, T, C_in] and the factor that is left for after the product."""
+    return (spikes.rows(value=1.0), spikes.value) if isinstance(spikes, Spikes) else (spikes, 1.0)
+
+
+def product(spikes: Spikes | torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Dendrite input ``z[b, t, o] = sum_i w[o, i] s[b, i, t]``.
+
+    Sums of 0/1 spikes times multiples of 1/32 are exact in float32 in any order; that is why all twins
+    agree bit for bit. A spike's worth other than 1 is applied after the sum.
+
+    Parameters
+    ----------
+    spikes : Spikes of shape (B, C_in, T), or float rows [B, T, C_in]
+    weights
+        From `quantise`.
+
+    Returns
+    -------
+    float tensor [B, T, C_out]
+    """
+    rows, value = _rows(spikes)
+    z = rows @ weights.t()
+    return z if value == 1.0 else z * value
+
+
+def layer_forward(
+    spikes: Spikes | torch.Tensor,
+    weights: torch.Tensor,
+    keep_i: torch.Tensor,
+    keep_v: torch.Tensor,
+    threshold: int,
+    state: State,
+    need_voltage: bool = True,
+) -> Trace:
+    """`product`, then `neuron_forward`; the voltage may be left out where nobody will ask for gradients."""
+    return neuron_forward(product(spikes, weights), keep_i, keep_v, threshold, state)
+
+
+def weight_gradient(spikes: Spikes | torch.Tensor, grad_z: torch.Tensor) -> torch.Tensor:
+    """``dL/dw[o, i] = sum_bt grad_z[b, t, o] s[b, i, t]``, in the layout of the twin's weights."""
+    rows, value = _rows(spikes)
+    grad = grad_z.reshape(-1, grad_z.shape[2]).t() @ rows.reshape(-1, rows.shape[2])
+    return grad if value == 1.0 else grad * value
+
+
+def input_gradient(grad_z: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """``dL/ds[b, t, i] = sum_o grad_z[b, t, o] w[o, i]``: rows [B, T, C_in]."""
+    return grad_z @ weights
