@@ -135,7 +135,6 @@ class Layer:
     membrane: Membrane
     spikes: Spikes | None  # the input as events, None where only a dense product will do
     shift: int  # 1 with delay_shift, else 0
-    max_delay: int
     kept: torch.Tensor | None = None  # uint8 [B, C], 0 where dropout silences a neuron
     value: float = 1.0  # what an output spike is worth: 1/(1-p) under dropout
     out: Spikes | None = field(default=None, repr=False)

@@ -1,0 +1,107 @@
+"""Axons: the one-step shift between layers and learned delays."""
+
+import torch
+
+from .kernels.functions import AxonDelay
+
+MAX_DELAY = 62  # steps, what the hardware's spike buffers hold
+
+
+def _apply(spikes: torch.Tensor, delay: torch.Tensor | None, shift: int) -> torch.Tensor:
+    rows = spikes.reshape(spikes.shape[0], -1, spikes.shape[-1]).transpose(1, 2)
+    return AxonDelay.apply(rows, delay, shift).transpose(1, 2).reshape(spikes.shape)
+
+
+def delay(spikes: torch.Tensor, delay_val: int = 1, sampling_time: int = 1) -> torch.Tensor:
+    """Shift a signal by whole steps; what leaves at the end is lost, zeros come in at the start.
+
+    Parameters
+    ----------
+    spikes : float tensor [B, C, ..., T]
+        Any signal over time.
+    delay_val : int
+        Steps (ms at a sampling time of 1 ms).
+    sampling_time : int
+        ms in a step.
+
+    Returns
+    -------
+    float tensor [B, C, ..., T]
+        Its gradient is shifted back.
+    """
+    return _apply(spikes, None, int(delay_val // sampling_time))
+
+
+class Delay(torch.nn.Module):
+    """A learned delay per channel: floored in the forward pass, learned through a finite difference in time.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels.
+    sampling_time : float
+        ms in a step.
+    max_delay : int, optional
+        Longest delay in ms; None for no limit.
+    grad_scale : float
+        Factor on the delay's gradient.
+
+    Attributes
+    ----------
+    delay : Parameter [C]
+        ms, at first drawn from U(0, 1).
+
+    Notes
+    -----
+    The gradient is ``dL/dd[c] = sum_bt g[b, c, t] (y[b, c, t-1] - y[b, c, t])`` with y the delayed signal
+    (Shrestha and Orchard, 2018, section 3.3).
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        sampling_time: float = 1,
+        max_delay: int | None = None,
+        grad_scale: float = 1,
+    ):
+        super().__init__()
+        if num_features < 1:
+            raise ValueError(f"Delay: expected at least one channel, found num_features={num_features}")
+        self.sampling_time = sampling_time
+        self.max_delay = max_delay
+        self.grad_scale = grad_scale
+        self.delay = torch.nn.Parameter(torch.rand(num_features))
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the delays, [C]."""
+        return self.delay.shape
+
+    def clamp(self) -> None:
+        """Bring the delays back into 0..max_delay where a step of the optimiser left it."""
+        with torch.no_grad():
+            self.delay.clamp_(0, self.max_delay)
+
+    def steps(self) -> torch.Tensor:
+        """The delays in steps, clamped, before the floor; carries the gradient."""
+        if self.training:
+            self.clamp()
+        clamped = self.delay + (self.delay.detach().clamp(0, self.max_delay) - self.delay.detach())
+        if self.sampling_time != 1:
+            clamped = clamped / self.sampling_time
+        if self.grad_scale != 1:
+            clamped = clamped.detach() + self.grad_scale * (clamped - clamped.detach())
+        return clamped
+
+    def forward(self, spikes: torch.Tensor) -> torch.Tensor:
+        """Delay every channel of spikes [B, C, ..., T] by its own whole number of steps."""
+        if spikes.dim() < 3 or spikes.shape[1] != len(self.delay):
+            raise ValueError(
+                f"Delay: expected input [B, C, ..., T] with C = {len(self.delay)}, found {list(spikes.shape)}"
+            )
+        steps = self.steps()
+        inner = spikes[0, 0, ..., 0].numel()
+        return _apply(spikes, steps if inner == 1 else steps.repeat_interleave(inner), 0)
+
+    def extra_repr(self) -> str:
+        return f"num_features={len(self.delay)}, max_delay={self.max_delay}"

@@ -1,0 +1,5 @@
+"""Blocks: synapse, dendrite, neuron and axon in one module."""
+
+from . import cuba
+
+__all__ = ["cuba"]

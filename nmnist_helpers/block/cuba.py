@@ -1,0 +1,298 @@
+"""Blocks of CUBA neurons: the layers from which networks are built."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from .. import synapse
+from ..axon import MAX_DELAY, Delay
+from ..axon import delay as shift
+from ..kernels.functions import CubaLayer, Layer
+from ..neuron import Dropout, cuba
+from ..spikes import Spikes, attach
+
+if TYPE_CHECKING:
+    import h5py
+
+EXACT_SCALE = 64  # the fused layer works in these integers; other scales take the general path
+
+
+class Block(torch.nn.Module):
+    """Synapse, neuron, dropout, one-step shift and learned delay, one after the other.
+
+    Parameters
+    ----------
+    neuron_params : dict
+        Arguments of `nmnist_helpers.neuron.cuba.Neuron`.
+    synapses : synapse.Synapse
+        The weights; 8-bit quantisation becomes their hook unless they bring one of their own.
+    channels : int
+        Number of output channels, which the neuron's and the delay's parameters need.
+    delay : bool
+        Learn a delay per channel, 0..62 steps.
+    delay_shift : bool
+        Shift the output by one step, as a spike on the chip arrives one step later.
+    count_log : bool
+        Return (spikes, share of bins that spiked) instead of the spikes alone.
+    """
+
+    def __init__(
+        self,
+        neuron_params: dict,
+        synapses: synapse.Synapse,
+        channels: int | None,
+        delay: bool,
+        delay_shift: bool,
+        count_log: bool,
+    ):
+        super().__init__()
+        params = dict(neuron_params)
+        if channels is not None:
+            params.setdefault("num_neurons", channels)
+        self.neuron = cuba.Neuron(**params)
+        self.synapse = synapses
+        if self.synapse.pre_hook_fx is None:
+            self.synapse.pre_hook_fx = self.neuron.quantize_8bit
+        if delay and channels is None:
+            raise ValueError(f"{type(self).__name__}: a learned delay needs the number of channels")
+        self.delay = Delay(channels, max_delay=MAX_DELAY) if delay else None
+        self.delay_shift = delay_shift
+        self.count_log = count_log
+
+    def forward(self, spikes: torch.Tensor | Spikes):
+        """Spikes in, spikes out: [B, C, T] or [B, C, H, W, T]."""
+        return self._counted(self._axon(self.neuron(self.synapse(spikes))))
+
+    def _axon(self, spikes: torch.Tensor) -> torch.Tensor:
+        if self.delay_shift:
+            spikes = shift(spikes, 1)
+        return spikes if self.delay is None else self.delay(spikes)
+
+    def _counted(self, spikes: torch.Tensor):
+        if not self.count_log:
+            return spikes
+        return spikes, (spikes.detach() > 0).float().mean()
+
+
+class Dense(Block):
+    """Fully connected CUBA block.
+
+    Parameters
+    ----------
+    neuron_params : dict
+        Arguments of `nmnist_helpers.neuron.cuba.Neuron`.
+    in_neurons : int or tuple of int
+        Number of inputs; (width, height, channels) for inputs [B, C, H, W, T].
+    out_neurons : int
+        Number of neurons.
+    weight_scale : float
+        Factor on the initial weights.
+    weight_norm : bool
+        Learn length and direction of each neuron's weights apart.
+    pre_hook_fx : callable, optional
+        Replaces the 8-bit quantisation of the weights.
+    delay : bool
+        Learn a delay per neuron, 0..62 steps.
+    delay_shift : bool
+        Shift the output by one step.
+    mask : bool tensor [out, in], optional
+        False removes a synapse.
+    count_log : bool
+        Also return the share of bins that spiked.
+
+    Examples
+    --------
+    >>> block = Dense({'threshold': 1.25, 'current_decay': 0.25, 'voltage_decay': 0.03}, 20, 10)
+    >>> block(torch.ones(1, 20, 30)).shape
+    torch.Size([1, 10, 30])
+
+    Notes
+    -----
+    With the built-in quantisation and no norm, product, neuron and axon run as one fused step
+    (`nmnist_helpers.kernels.functions.CubaLayer`); otherwise one after the other. Both give the same.
+    """
+
+    def __init__(
+        self,
+        neuron_params: dict,
+        in_neurons: int | tuple[int, ...],
+        out_neurons: int,
+        weight_scale: float = 1,
+        weight_norm: bool = False,
+        pre_hook_fx: Callable | None = None,
+        delay: bool = False,
+        delay_shift: bool = True,
+        mask: torch.Tensor | None = None,
+        count_log: bool = False,
+    ):
+        weights = synapse.Dense(in_neurons, out_neurons, weight_scale, weight_norm, pre_hook_fx)
+        super().__init__(neuron_params, weights, out_neurons, delay, delay_shift, count_log)
+        self.quantised = pre_hook_fx is None
+        if mask is not None:
+            if mask.numel() != self.synapse.direction.numel():
+                raise ValueError(
+                    f"block.cuba.Dense: expected a mask of {list(self.synapse.shape[:2])}, found {list(mask.shape)}"
+                )
+            mask = mask.reshape(self.synapse.shape).to(self.synapse.direction.dtype)
+        self.register_buffer("mask", mask)
+        if mask is not None:
+            hook = self.synapse.pre_hook_fx
+            self.synapse.pre_hook_fx = lambda w, **options: hook(w * self.mask, **options)
+
+    @property
+    def fused(self) -> bool:
+        """Whether the whole block runs as one step."""
+        neuron = self.neuron
+        return (
+            self.quantised
+            and self.mask is None
+            and neuron.norm is None
+            and neuron.w_scale == EXACT_SCALE
+            and (neuron.drop is None or isinstance(neuron.drop, Dropout))
+        )
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the block's output without batch and time."""
+        return torch.Size([self.synapse.out_channels])
+
+    def forward(self, spikes: torch.Tensor | Spikes):
+        """Spikes [B, in, T] (dense or `Spikes`) to spikes [B, out, T]."""
+        self.synapse.check(spikes.shape)
+        if not self.fused or len(spikes.shape) == 5:
+            return super().forward(spikes)
+        synapses, neuron = self.synapse, self.neuron
+        direction = synapses.direction
+        dense = None if isinstance(spikes, Spikes) else spikes
+        events = spikes if dense is None else Spikes.from_dense(dense)
+        batch, channels = spikes.shape[0], synapses.out_channels
+        layer = Layer(neuron.membrane(batch, channels), events, int(self.delay_shift))
+        if neuron.drop is not None:
+            layer.kept = neuron.drop.draw(batch, channels, direction.device)
+            layer.value = neuron.drop.value
+        out = CubaLayer.apply(
+            dense,
+            direction,
+            synapses.weight_g if synapses.weight_norm_enabled else None,
+            neuron.current_decay,
+            neuron.voltage_decay,
+            None if self.delay is None else self.delay.steps(),
+            layer,
+        )
+        neuron.keep(layer.membrane)
+        return self._counted(attach(out, layer.out))
+
+    def layer_spec(self) -> dict:
+        """The block in hardware units: what `nmnist_helpers.netx` writes.
+
+        Returns
+        -------
+        dict
+            ``weight`` int [out, in] (even, -256..254), ``delay`` int [out] or None, ``i_decay``,
+            ``v_decay`` (of 4096), ``v_th_mant``.
+        """
+        if not self.quantised or self.neuron.w_scale != EXACT_SCALE:
+            raise ValueError("block.cuba.Dense: only blocks with the built-in 8-bit quantisation can be exported")
+        weight = (self.synapse.quantised_weight() * EXACT_SCALE).reshape(self.synapse.out_channels, -1)
+        steps = None if self.delay is None else torch.floor(self.delay.delay.detach().clamp(0, MAX_DELAY))
+        return {
+            "weight": weight.to(torch.int64).cpu().numpy(),
+            "delay": None if steps is None else steps.to(torch.int64).cpu().numpy(),
+            "i_decay": self.neuron.cx_current_decay,
+            "v_decay": self.neuron.cx_voltage_decay,
+            "v_th_mant": self.neuron.v_th_mant,
+        }
+
+    def export_hdf5(self, handle: "h5py.Group") -> None:
+        """Write the block into an open HDF5 group, as lava's netx reads it; the block stays as it is."""
+        from .. import netx
+
+        netx.write_layer(handle, netx.LayerSpec(type="dense", **self.layer_spec()))
+
+
+class Conv(Block):
+    """Convolutional CUBA block; input [B, C, H, W, T].
+
+    Parameters
+    ----------
+    neuron_params : dict
+        Arguments of `nmnist_helpers.neuron.cuba.Neuron`.
+    in_features, out_features, kernel_size, stride, padding, dilation, groups
+        As in `nmnist_helpers.synapse.Conv`.
+    weight_scale, weight_norm, pre_hook_fx, delay, delay_shift, count_log
+        As in `Dense`; delays are per channel.
+    """
+
+    def __init__(
+        self,
+        neuron_params: dict,
+        in_features: int,
+        out_features: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        weight_scale: float = 1,
+        weight_norm: bool = False,
+        pre_hook_fx: Callable | None = None,
+        delay: bool = False,
+        delay_shift: bool = True,
+        count_log: bool = False,
+    ):
+        weights = synapse.Conv(
+            in_features, out_features, kernel_size, stride, padding, dilation, groups,
+            weight_scale, weight_norm, pre_hook_fx,
+        )  # fmt: skip
+        super().__init__(neuron_params, weights, out_features, delay, delay_shift, count_log)
+
+
+class Pool(Block):
+    """Pooling CUBA block: sums over windows, then neurons; input [B, C, H, W, T].
+
+    Parameters
+    ----------
+    neuron_params : dict
+        Arguments of `nmnist_helpers.neuron.cuba.Neuron`; `norm` is left out.
+    kernel_size, stride, padding, dilation
+        As in `nmnist_helpers.synapse.Pool`.
+    weight_scale, weight_norm, pre_hook_fx, delay_shift, count_log
+        As in `Dense`.
+    """
+
+    def __init__(
+        self,
+        neuron_params: dict,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] | None = None,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        weight_scale: float = 1,
+        weight_norm: bool = False,
+        pre_hook_fx: Callable | None = None,
+        delay_shift: bool = True,
+        count_log: bool = False,
+    ):
+        weights = synapse.Pool(kernel_size, stride, padding, dilation, weight_scale, weight_norm, pre_hook_fx)
+        params = {**neuron_params, "norm": None}
+        super().__init__(params, weights, None, False, delay_shift, count_log)
+
+
+class Flatten(torch.nn.Module):
+    """[B, C, H, W, T] to [B, C * H * W, T].
+
+    Parameters
+    ----------
+    count_log : bool
+        Return (spikes, None), to stand among blocks that count.
+    """
+
+    def __init__(self, count_log: bool = False):
+        super().__init__()
+        self.count_log = count_log
+
+    def forward(self, spikes: torch.Tensor):
+        """Flatten all axes but batch and time."""
+        flat = spikes.reshape(spikes.shape[0], -1, spikes.shape[-1])
+        return (flat, None) if self.count_log else flat

@@ -1,0 +1,290 @@
+"""The current-based leaky integrate-and-fire (CUBA) neuron, in the integers of the Loihi chip."""
+
+from collections.abc import Callable
+
+import torch
+
+from ..kernels.common import NEVER, State, Surrogate
+from ..kernels.functions import Membrane, NeuronStep, SpikeFunction
+
+DECAY_SCALE = 1 << 12  # parameters hold decays x4096
+SCALE_GRAD_UNIT = 0.1  # SLAYER's units: scale_grad = 1 and tau_grad = 1 are good places to begin
+TAU_GRAD_UNIT = 100
+
+
+def neuron_params(device_params: dict, scale: int = 1 << 6, p_scale: int = DECAY_SCALE) -> dict:
+    """Constructor arguments of the neuron that `device_params` describes.
+
+    Parameters
+    ----------
+    device_params : dict
+        With ``vThMant``, ``iDecay`` and ``vDecay`` (of 4096), as `Neuron.device_params` gives them.
+    scale : int
+        Integer units of the weights per real unit.
+    p_scale : int
+        Integer units of the decays.
+
+    Returns
+    -------
+    dict
+        ``threshold``, ``current_decay``, ``voltage_decay``.
+    """
+    return {
+        "threshold": device_params["vThMant"] / scale,
+        "current_decay": device_params["iDecay"] / p_scale,
+        "voltage_decay": device_params["vDecay"] / p_scale,
+    }
+
+
+class Neuron(torch.nn.Module):
+    r"""CUBA neuron: a synaptic current and a membrane voltage, both leaky, both integers.
+
+    .. math::
+        I[t] &= (1 - \alpha_I)\, I[t-1] + z[t] \\
+        V[t] &= (1 - \alpha_V)\, R[t-1] + I[t] \\
+        s[t] &= V[t] > \vartheta, \qquad R[t] = (1 - s[t])\, V[t]
+
+    Values are kept x4096 and cut toward zero after every product, as the chip does.
+
+    Parameters
+    ----------
+    threshold : float
+        Firing threshold; ``trunc(64 * threshold) / 64`` is used. A voltage exactly at it does not fire.
+    current_decay, voltage_decay : float or (float, float)
+        Share of current and voltage that is lost in a step, 0..1. With ``shared_param=False`` a range
+        (lowest, highest) from which every channel draws; a single number then means +-1 %.
+    tau_grad, scale_grad : float
+        Width and height of the surrogate derivative
+        ``scale / (2 tau) * exp(-|V - threshold| / tau)``, with ``tau = 100 * tau_grad * threshold``
+        and ``scale = 0.1 * scale_grad``.
+    scale : int
+        Integer units of the weights per real unit; states have 64 times as many.
+    norm : callable, optional
+        Class of the normalisation between current and voltage, called with ``num_features``.
+    dropout : torch.nn.Module, optional
+        Applied to the spikes.
+    shared_param : bool
+        One pair of decays for all channels (True) or one pair each.
+    persistent_state : bool
+        Go on from the last state at the next call, as long as the shape stays the same.
+    requires_grad : bool
+        Whether the decays learn.
+    num_neurons : int, optional
+        Number of channels. Needed with ``shared_param=False`` and with `norm`; the blocks give it.
+
+    Raises
+    ------
+    ValueError
+        If a decay lies outside 0..1, the threshold is not positive, or `num_neurons` is missing.
+
+    Notes
+    -----
+    Shrestha and Orchard, "SLAYER: Spike layer error reassignment in time", NeurIPS 2018;
+    Davies et al., "Loihi: a neuromorphic manycore processor", IEEE Micro 38(1), 2018.
+    """
+
+    def __init__(
+        self,
+        threshold: float,
+        current_decay: float | tuple[float, float],
+        voltage_decay: float | tuple[float, float],
+        tau_grad: float = 1,
+        scale_grad: float = 1,
+        scale: int = 1 << 6,
+        norm: Callable | None = None,
+        dropout: torch.nn.Module | None = None,
+        shared_param: bool = True,
+        persistent_state: bool = False,
+        requires_grad: bool = False,
+        num_neurons: int | None = None,
+    ):
+        super().__init__()
+        if not threshold > 0:
+            raise ValueError(f"Neuron: expected a positive threshold, found {threshold}")
+        self.p_scale = DECAY_SCALE
+        self.w_scale = int(scale)
+        self.s_scale = int(scale) << 6
+        self.tau_grad, self.scale_grad = tau_grad, scale_grad
+        self.v_th_mant = int(threshold * self.w_scale)
+        self.shared_param, self.persistent_state, self.requires_grad = shared_param, persistent_state, requires_grad
+        self.num_neurons = num_neurons
+        if (norm is not None or not shared_param) and num_neurons is None:
+            raise ValueError("Neuron: norm and shared_param=False need num_neurons, the number of channels")
+        for name, decay in (("current_decay", current_decay), ("voltage_decay", voltage_decay)):
+            self.register_parameter(name, torch.nn.Parameter(self._decay(name, decay), requires_grad=requires_grad))
+        self.norm = None
+        if norm is not None:
+            self.norm = norm(num_features=num_neurons)
+            if hasattr(self.norm, "pre_hook_fx"):
+                self.norm.pre_hook_fx = self.quantize_8bit
+        self.drop = dropout
+        self.register_buffer("current_state", None, persistent=False)
+        self.register_buffer("voltage_state", None, persistent=False)
+
+    def _decay(self, name: str, decay: float | tuple[float, float]) -> torch.Tensor:
+        """Initial value of a decay parameter, x4096: [1] if shared, else [C]."""
+        ends = decay if isinstance(decay, tuple | list) else (decay, decay)
+        if len(ends) != 2 or (self.shared_param and isinstance(decay, tuple | list)):
+            wanted = "a number (shared_param=True)" if self.shared_param else "a number or a pair (lowest, highest)"
+            raise ValueError(f"Neuron: expected {name} to be {wanted}, found {decay}")
+        for end in ends:
+            if not 0 <= end <= 1:
+                raise ValueError(f"Neuron: expected {name} in 0..1, found {decay}")
+        if self.shared_param:
+            return torch.tensor([self.p_scale * float(decay)])
+        if ends[0] == ends[1]:
+            ends = (0.99 * ends[0], min(1.0, 1.01 * ends[1]))
+        return self.p_scale * torch.empty(self.num_neurons).uniform_(float(ends[0]), float(ends[1]))
+
+    @property
+    def threshold(self) -> float:
+        """The threshold as it is used, a multiple of 1/64."""
+        return self.v_th_mant / self.w_scale
+
+    @property
+    def scale(self) -> int:
+        """Integer units of the weights per real unit."""
+        return self.w_scale
+
+    @property
+    def device(self) -> torch.device:
+        """Where the neuron lives."""
+        return self.current_decay.device
+
+    @property
+    def surrogate(self) -> Surrogate:
+        """Shape of the spike function's derivative, in real units."""
+        tau = self.tau_grad * self.threshold * TAU_GRAD_UNIT
+        return Surrogate(tau, self.scale_grad * SCALE_GRAD_UNIT / (2 * tau))
+
+    @property
+    def device_params(self) -> dict:
+        """The neuron in hardware units: decays of 4096, threshold x64."""
+        return {
+            "type": "CUBA",
+            "iDecay": self.cx_current_decay,
+            "vDecay": self.cx_voltage_decay,
+            "vThMant": self.v_th_mant,
+            "refDelay": 1,
+            "gradedSpike": False,
+        }
+
+    @property
+    def cx_current_decay(self):
+        """Current decay x4096: an int, or an int array [C] without shared parameters."""
+        return self._whole(self.current_decay)
+
+    @property
+    def cx_voltage_decay(self):
+        """Voltage decay x4096: an int, or an int array [C] without shared parameters."""
+        return self._whole(self.voltage_decay)
+
+    def _whole(self, decay: torch.Tensor):
+        whole = torch.round(decay.detach().clamp(0, self.p_scale)).cpu().numpy().astype(int)
+        return int(whole[0]) if self.shared_param else whole
+
+    def quantize_8bit(self, weight: torch.Tensor, descale: bool = False) -> torch.Tensor:
+        """Quantise to even integers of 1/64: ``clamp(round(32 w) / 32, -4, 254/64)``; `descale` gives integers.
+
+        The gradient passes straight through the rounding and is zero outside the clamp.
+        """
+        half = self.w_scale / 2
+        rounded = weight + (torch.round(weight * half) / half - weight).detach()
+        # where gradients flow the sum above may be off by a last bit; the exact multiple is put back
+        rounded = rounded + (torch.round(rounded * half) / half - rounded).detach()
+        clamped = rounded.clamp(-256 / self.w_scale, 254 / self.w_scale)
+        return clamped * self.w_scale if descale else clamped
+
+    def clamp(self) -> None:
+        """Bring learned decays back to 0..4096 where a step of the optimiser left it."""
+        with torch.no_grad():
+            self.current_decay.clamp_(0, self.p_scale)
+            self.voltage_decay.clamp_(0, self.p_scale)
+
+    def membrane(self, batch: int, channels: int) -> Membrane:
+        """Threshold, surrogate and (with persistent state) the state to go on from."""
+        if self.training and self.requires_grad:
+            self.clamp()
+        state = None
+        if self.persistent_state and self.current_state is not None:
+            if self.current_state.shape == (batch, channels):
+                state = State(self.current_state, self.voltage_state)
+        return Membrane(self.v_th_mant * (self.s_scale // self.w_scale), self.surrogate, self.s_scale, state)
+
+    def keep(self, membrane: Membrane) -> None:
+        """Remember where a call ended, if the state is persistent."""
+        if self.persistent_state:
+            self.current_state, self.voltage_state = membrane.end
+
+    def reset_state(self) -> None:
+        """Start the next call at rest."""
+        self.current_state = self.voltage_state = None
+
+    def _run(self, z: torch.Tensor, need_current: bool):
+        """(spikes, voltage, current) as tensors of z's shape [B, C, ..., T]."""
+        if z.dim() < 3:
+            raise ValueError(f"Neuron: expected input [B, C, ..., T], found {list(z.shape)}")
+        if self.num_neurons is not None and z.shape[1] != self.num_neurons:
+            raise ValueError(f"Neuron: expected {self.num_neurons} channels, found input {list(z.shape)}")
+        inner = z[0, 0, ..., 0].numel()
+        channels = z.shape[1] * inner
+        decays = [
+            d if d.numel() == 1 or inner == 1 else d.repeat_interleave(inner)
+            for d in (self.current_decay, self.voltage_decay)
+        ]
+
+        def back(rows):
+            return None if rows is None else rows.transpose(1, 2).reshape(z.shape)
+
+        rows = z.reshape(z.shape[0], channels, z.shape[-1]).transpose(1, 2)
+        membrane = self.membrane(z.shape[0], channels)
+        if self.norm is None:
+            outputs = NeuronStep.apply(rows, *decays, membrane, need_current)
+            self.keep(membrane)
+            return tuple(back(x) for x in outputs)
+        # With a norm in between, each integrator is a neuron step of its own: one that keeps no voltage
+        # and never fires, then one that keeps no current.
+        lose_all = torch.full_like(decays[0], self.p_scale).detach()
+        start = membrane.start(z.shape[0], channels, z.device)
+        rest = torch.zeros_like(start.current)
+        first = Membrane(NEVER, membrane.surrogate, membrane.scale, State(start.current, rest))
+        _, current, _ = NeuronStep.apply(rows, decays[0], lose_all, first, False)
+        current = self.norm(back(current))
+        second = Membrane(membrane.threshold, membrane.surrogate, membrane.scale, State(rest, start.voltage))
+        normed_rows = current.reshape(z.shape[0], channels, z.shape[-1]).transpose(1, 2)
+        spikes, voltage, _ = NeuronStep.apply(normed_rows, lose_all, decays[1], second, False)
+        membrane.end = State(first.end.current, second.end.voltage)
+        self.keep(membrane)
+        return back(spikes), back(voltage), current
+
+    def dynamics(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Current and voltage (before the reset) in answer to a dendrite input.
+
+        Parameters
+        ----------
+        z : float tensor [B, C, ..., T]
+            Weighted spikes.
+
+        Returns
+        -------
+        current, voltage : float tensors [B, C, ..., T]
+            Real units, multiples of 1/4096. With `norm`, the current is the normalised one.
+        """
+        _, voltage, current = self._run(z, need_current=True)
+        return current, voltage
+
+    def spike(self, voltage: torch.Tensor) -> torch.Tensor:
+        """Spikes 0/1 where the voltage is above the threshold, then dropout."""
+        spikes = SpikeFunction.apply(voltage, self.threshold, self.surrogate)
+        return spikes if self.drop is None else self.drop(spikes)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Spikes [B, C, ..., T] in answer to a dendrite input of the same shape."""
+        spikes, _, _ = self._run(z, need_current=False)
+        return spikes if self.drop is None else self.drop(spikes)
+
+    def extra_repr(self) -> str:
+        return (
+            f"threshold={self.threshold}, iDecay={self.cx_current_decay}, vDecay={self.cx_voltage_decay},"
+            f" requires_grad={self.requires_grad}"
+        )

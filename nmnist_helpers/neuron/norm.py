@@ -1,0 +1,123 @@
+"""Normalisation of the dendrite current between the two integrators of a neuron."""
+
+from collections.abc import Callable
+
+import torch
+
+
+def _identity(x: torch.Tensor, descale: bool = False) -> torch.Tensor:
+    return x
+
+
+class MeanOnlyBatchNorm(torch.nn.Module):
+    """Subtract the mean of every channel; on hardware the mean becomes a (negative) bias.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels.
+    momentum : float
+        Weight of the newest batch in the running mean.
+    pre_hook_fx : callable, optional
+        Applied to the mean before it is subtracted, usually the neuron's 8-bit quantisation.
+        ``pre_hook_fx(x, descale=True)`` gives it in hardware units.
+
+    Raises
+    ------
+    ValueError
+        If `num_features` is missing: parameters exist at construction, not at the first forward.
+
+    Notes
+    -----
+    Salimans and Kingma, "Weight normalization", 2016, section 4.
+    """
+
+    def __init__(
+        self, num_features: int | None = None, momentum: float = 0.1, pre_hook_fx: Callable | None = None
+    ):
+        super().__init__()
+        if num_features is None:
+            raise ValueError(f"{type(self).__name__}: expected num_features, the number of channels, found None")
+        self.num_features = num_features
+        self.momentum = momentum
+        self.pre_hook_fx = pre_hook_fx if pre_hook_fx is not None else _identity
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.update = True
+
+    def reset_parameters(self) -> None:
+        """Forget what was seen."""
+        self.running_mean.zero_()
+
+    @property
+    def bias(self) -> torch.Tensor:
+        """The bias that does the same on hardware, [C], in weight units (x64)."""
+        return -self.pre_hook_fx(self.running_mean, descale=True)
+
+    def _mean(self, current: torch.Tensor) -> torch.Tensor:
+        if current.shape[1] != self.num_features:
+            raise ValueError(
+                f"{type(self).__name__}: expected {self.num_features} channels, found input {list(current.shape)}"
+            )
+        if not (self.training and self.update):
+            return self.running_mean
+        mean = current.transpose(0, 1).reshape(self.num_features, -1).mean(1)
+        with torch.no_grad():
+            self.running_mean.mul_(1 - self.momentum).add_(self.momentum * mean)
+        return mean
+
+    def forward(self, current: torch.Tensor) -> torch.Tensor:
+        """Current [B, C, ..., T] minus its mean per channel (the running one in evaluation)."""
+        shape = [1, -1] + [1] * (current.dim() - 2)
+        return current - self.pre_hook_fx(self._mean(current).view(shape))
+
+
+class WgtScaleBatchNorm(MeanOnlyBatchNorm):
+    """Subtract the mean and divide by a power of two near the standard deviation: a shift on hardware.
+
+    Parameters
+    ----------
+    num_features, momentum, pre_hook_fx
+        As in `MeanOnlyBatchNorm`.
+    weight_exp_bits : int
+        The exponent is kept in -weight_exp_bits .. weight_exp_bits.
+    eps : float
+        Added to the variance.
+    """
+
+    def __init__(
+        self,
+        num_features: int | None = None,
+        momentum: float = 0.1,
+        weight_exp_bits: int = 3,
+        eps: float = 1e-5,
+        pre_hook_fx: Callable | None = None,
+    ):
+        super().__init__(num_features, momentum, pre_hook_fx)
+        self.weight_exp_bits = weight_exp_bits
+        self.eps = eps
+        self.register_buffer("running_var", torch.zeros(1))
+
+    def reset_parameters(self) -> None:
+        """Forget what was seen."""
+        super().reset_parameters()
+        self.running_var.zero_()
+
+    def _exponent(self, variance: torch.Tensor) -> torch.Tensor:
+        exponent = torch.ceil(torch.log2(torch.sqrt(variance + self.eps)))
+        return exponent.clamp(-self.weight_exp_bits, self.weight_exp_bits)
+
+    @property
+    def weight_exp(self) -> torch.Tensor:
+        """Exponent of the scale on hardware."""
+        return self._exponent(self.running_var)
+
+    def forward(self, current: torch.Tensor) -> torch.Tensor:
+        """Current [B, C, ..., T], centred per channel and scaled by one power of two."""
+        centred = super().forward(current)
+        variance = self.running_var
+        if self.training and self.update:
+            variance = torch.var(current, unbiased=False).reshape(1)
+            count = current.numel() / current.shape[1]
+            with torch.no_grad():
+                self.running_var.mul_(1 - self.momentum).add_(self.momentum * variance * count / (count + 1))
+        return centred / torch.exp2(self._exponent(variance).detach())

@@ -1,0 +1,256 @@
+"""Synapses: weights, weight normalisation, 8-bit quantisation, and their product with spikes."""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from .spikes import Spikes
+
+
+class Synapse(torch.nn.Module):
+    """Weights with optional weight normalisation ``w = g v / ||v||`` and a hook (usually quantisation).
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (out, in, height, width, 1).
+    weight_scale : float
+        Factor on the initial weights, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+    weight_norm : bool
+        Keep direction `weight_v` and length `weight_g` instead of `weight`.
+    pre_hook_fx : callable, optional
+        Applied to the weights before every product.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], weight_scale: float, weight_norm: bool, pre_hook_fx: Callable | None
+    ):
+        super().__init__()
+        self.weight_norm_enabled = bool(weight_norm)
+        self.pre_hook_fx = pre_hook_fx
+        self.complex = False
+        bound = 1 / math.sqrt(math.prod(shape[1:]))
+        v = torch.empty(shape).uniform_(-bound, bound) * weight_scale
+        if weight_norm:
+            self.weight_g = torch.nn.Parameter(torch.norm_except_dim(v, 2, 0))
+            self.weight_v = torch.nn.Parameter(v)
+        else:
+            self.weight = torch.nn.Parameter(v)
+
+    def __getattr__(self, name: str):
+        if name == "weight" and self.__dict__.get("weight_norm_enabled"):
+            return torch._weight_norm(self.weight_v, self.weight_g, 0)
+        return super().__getattr__(name)
+
+    @property
+    def direction(self) -> torch.nn.Parameter:
+        """The parameter that has the weights' full shape: `weight_v` under weight normalisation, else `weight`."""
+        return self.weight_v if self.weight_norm_enabled else self.weight
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the weights."""
+        return self.direction.shape
+
+    @property
+    def grad_norm(self) -> float:
+        """Length of the weights' gradient over their number, to watch the gradient flow; 0 before a backward.
+
+        Under weight normalisation it is that of `weight_g`, as lava-dl has it.
+        """
+        parameter = self.weight_g if self.weight_norm_enabled else self.weight
+        return 0.0 if parameter.grad is None else parameter.grad.norm().item() / parameter.numel()
+
+    def enable_weight_norm(self) -> None:
+        """Split `weight` into length and direction; the product stays the same."""
+        if not self.weight_norm_enabled:
+            w = self.weight.detach()
+            del self.weight
+            self.weight_norm_enabled = True
+            self.weight_g = torch.nn.Parameter(torch.norm_except_dim(w, 2, 0))
+            self.weight_v = torch.nn.Parameter(w)
+
+    def disable_weight_norm(self) -> None:
+        """Merge length and direction into `weight`."""
+        if self.weight_norm_enabled:
+            w = self.weight.detach()
+            del self.weight_g, self.weight_v
+            self.weight_norm_enabled = False
+            self.weight = torch.nn.Parameter(w)
+
+    def hooked_weight(self) -> torch.Tensor:
+        """The weights as the product uses them: normalised, then through the hook. Carries gradients."""
+        return self.weight if self.pre_hook_fx is None else self.pre_hook_fx(self.weight)
+
+    @torch.no_grad()
+    def quantised_weight(self) -> torch.Tensor:
+        """`hooked_weight` without gradients, as [out, in, ...]; the module is left untouched."""
+        return self.hooked_weight()
+
+
+class Dense(Synapse):
+    """All-to-all synapses: ``z[b, o, t] = sum_i w[o, i] s[b, i, t]``.
+
+    Parameters
+    ----------
+    in_neurons : int or (width, height) or (width, height, channels)
+        Number of inputs; a tuple means that the input is [B, C, H, W, T] and is flattened.
+    out_neurons : int
+        Number of outputs.
+    weight_scale, weight_norm, pre_hook_fx
+        As in `Synapse`.
+
+    Examples
+    --------
+    >>> fc = Dense(4, 2)
+    >>> fc(torch.ones(1, 4, 3)).shape
+    torch.Size([1, 2, 3])
+    """
+
+    def __init__(
+        self,
+        in_neurons: int | tuple[int, ...],
+        out_neurons: int,
+        weight_scale: float = 1,
+        weight_norm: bool = False,
+        pre_hook_fx: Callable | None = None,
+    ):
+        inner = (in_neurons,) if isinstance(in_neurons, int) else tuple(in_neurons)
+        if len(inner) > 3 or min(inner) < 1 or not isinstance(out_neurons, int) or out_neurons < 1:
+            raise ValueError(
+                f"synapse.Dense: expected positive sizes, found in_neurons={in_neurons}, out_neurons={out_neurons}"
+            )
+        if len(inner) == 1:
+            kernel = (inner[0], 1, 1)
+        else:  # (width, height, channels) as lava-dl orders them
+            kernel = (inner[2] if len(inner) == 3 else 1, inner[1], inner[0])
+        super().__init__((out_neurons, *kernel, 1), weight_scale, weight_norm, pre_hook_fx)
+        self.in_channels = kernel[0]
+        self.in_neurons = math.prod(kernel)
+        self.out_channels = out_neurons
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise unless a tensor of this shape, [B, C, T] or [B, C, H, W, T], can be the input."""
+        if len(shape) not in (3, 5) or math.prod(shape[1:-1]) != self.in_neurons:
+            raise ValueError(
+                f"synapse.Dense: expected input [B, C, T] or [B, C, H, W, T] with {self.in_neurons} neurons,"
+                f" found {list(shape)}"
+            )
+
+    def forward(self, spikes: torch.Tensor | Spikes) -> torch.Tensor:
+        """Dendrite input [B, out, T] (or [B, out, 1, 1, T] for a five-axis input)."""
+        self.check(spikes.shape)
+        if isinstance(spikes, Spikes):
+            spikes = spikes.dense()
+        weight = self.hooked_weight().reshape(self.out_channels, -1)
+        rows = spikes.reshape(spikes.shape[0], -1, spikes.shape[-1]).transpose(1, 2)
+        z = F.linear(rows, weight).transpose(1, 2)
+        return z if spikes.dim() == 3 else z[:, :, None, None]
+
+    def extra_repr(self) -> str:
+        return f"{self.in_neurons}, {self.out_channels}, weight_norm={self.weight_norm_enabled}"
+
+
+def _pair(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
+    if isinstance(size, int):
+        return (size, size)
+    if len(size) != 2:
+        raise ValueError(f"synapse: expected {name} to be one int or two, found {size}")
+    return tuple(size)
+
+
+class Conv(Synapse):
+    """Convolution over height and width, the same at every step of time; input [B, C, H, W, T].
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Channels.
+    kernel_size, stride, padding, dilation : int or (int, int)
+        Height and width.
+    groups : int
+        Blocks of connected channels.
+    weight_scale, weight_norm, pre_hook_fx
+        As in `Synapse`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        weight_scale: float = 1,
+        weight_norm: bool = False,
+        pre_hook_fx: Callable | None = None,
+    ):
+        self_kernel = _pair("kernel_size", kernel_size)
+        shape = (out_features, in_features // groups, *self_kernel, 1)
+        super().__init__(shape, weight_scale, weight_norm, pre_hook_fx)
+        self.in_channels, self.out_channels, self.groups = in_features, out_features, groups
+        self.kernel_size = (*self_kernel, 1)
+        self.stride = (*_pair("stride", stride), 1)
+        self.padding = (*_pair("padding", padding), 0)
+        self.dilation = (*_pair("dilation", dilation), 1)
+
+    def forward(self, spikes: torch.Tensor) -> torch.Tensor:
+        """Dendrite input [B, out, H', W', T]."""
+        if spikes.dim() != 5 or spikes.shape[1] != self.in_channels:
+            raise ValueError(
+                f"synapse.Conv: expected input [B, {self.in_channels}, H, W, T], found {list(spikes.shape)}"
+            )
+        return F.conv3d(
+            spikes, self.hooked_weight(), None, self.stride, self.padding, self.dilation, self.groups
+        )
+
+
+class Pool(Synapse):
+    """Sum over windows of height and width, each channel by itself, with one fixed weight; input [B, C, H, W, T].
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, dilation : int or (int, int)
+        Height and width; the stride is the kernel size if not given.
+    weight_scale : float
+        The weight of every synapse.
+    weight_norm, pre_hook_fx
+        As in `Synapse`.
+    """
+
+    def __init__(
+        self,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] | None = None,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        weight_scale: float = 1,
+        weight_norm: bool = False,
+        pre_hook_fx: Callable | None = None,
+    ):
+        kernel = _pair("kernel_size", kernel_size)
+        super().__init__((1, 1, *kernel, 1), 1, False, pre_hook_fx)
+        self.weight = torch.nn.Parameter(torch.full((1, 1, *kernel, 1), float(weight_scale)), requires_grad=False)
+        if weight_norm:
+            self.enable_weight_norm()
+        self.kernel_size = (*kernel, 1)
+        self.stride = self.kernel_size if stride is None else (*_pair("stride", stride), 1)
+        self.padding = (*_pair("padding", padding), 0)
+        self.dilation = (*_pair("dilation", dilation), 1)
+
+    def forward(self, spikes: torch.Tensor) -> torch.Tensor:
+        """Dendrite input [B, C, H', W', T]; a rest at the right and lower edge is filled up with zeros."""
+        if spikes.dim() != 5:
+            raise ValueError(f"synapse.Pool: expected input [B, C, H, W, T], found {list(spikes.shape)}")
+        height, width = (-spikes.shape[i] % self.kernel_size[i - 2] for i in (2, 3))
+        spikes = F.pad(spikes, (0, 0, 0, width, 0, height))
+        flat = spikes.reshape(-1, 1, *spikes.shape[2:])
+        z = F.conv3d(flat, self.hooked_weight(), None, self.stride, self.padding, self.dilation)
+        return z.reshape(*spikes.shape[:2], *z.shape[2:])
+
+
+__all__ = ["Conv", "Dense", "Pool", "Synapse"]
