@@ -1,0 +1,169 @@
+"""Losses on spike trains: by spike times, by rates, and by the likelihood of the class."""
+
+import torch
+import torch.nn.functional as F
+
+from .classifier import EPSILON, MovingWindow, Rate, confidence_of
+
+REDUCTIONS = ("sum", "mean")
+
+
+def _check_reduction(name: str, reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"{name}: expected reduction 'sum' or 'mean', found {reduction!r}")
+
+
+def _check_labels(name: str, spike: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Labels [B] as int64, within the classes of spikes [B, C, T]."""
+    if spike.dim() != 3:
+        raise ValueError(f"{name}: expected spikes [B, C, T], found {list(spike.shape)}")
+    if label.shape != spike.shape[:1]:
+        raise ValueError(f"{name}: expected labels [{spike.shape[0]}], found {list(label.shape)}")
+    if label.device.type == "cpu" and label.numel() and not (0 <= label.min() and label.max() < spike.shape[1]):
+        raise ValueError(
+            f"{name}: expected labels in 0..{spike.shape[1] - 1}, found {label.min()}..{label.max()}"
+        )
+    return label.to(spike.device, torch.int64)
+
+
+def _reduced(values: torch.Tensor, reduction: str) -> torch.Tensor:
+    return values.sum() if reduction == "sum" else values.mean()
+
+
+class SpikeTime(torch.nn.Module):
+    """Squared distance of two spike trains after a causal filter (van Rossum, 2001).
+
+    The filter is ``h[k] = exp(-k / time_constant)`` for k = 0 .. length-1; order n convolves it with itself
+    n-1 times and cuts it at `length`.
+
+    Parameters
+    ----------
+    time_constant : float
+        Steps.
+    length : int
+        Steps of the filter that are kept.
+    filter_order : int
+        How often the filter is applied.
+    reduction : {'sum', 'mean'}
+        Over batch, channels and time.
+    """
+
+    def __init__(
+        self, time_constant: float = 5, length: int = 100, filter_order: int = 1, reduction: str = "sum"
+    ):
+        super().__init__()
+        _check_reduction("SpikeTime", reduction)
+        if not time_constant > 0 or length < 1 or filter_order < 1:
+            raise ValueError(
+                "SpikeTime: expected a positive time_constant, length and filter_order,"
+                f" found {time_constant}, {length}, {filter_order}"
+            )
+        self.time_constant, self.length, self.filter_order = time_constant, length, filter_order
+        self.reduction = reduction
+        once = torch.exp(-torch.arange(length, dtype=torch.float64) / time_constant)
+        response = once
+        for _ in range(filter_order - 1):
+            response = F.conv1d(response.view(1, 1, -1), once.flip(0).view(1, 1, -1), padding=length - 1)
+            response = response.flatten()[:length]
+        self.register_buffer("response", response.float(), persistent=False)
+
+    def filtered(self, spike: torch.Tensor) -> torch.Tensor:
+        """A spike train [B, C, ..., T] after the causal filter."""
+        flat = spike.reshape(-1, 1, spike.shape[-1])
+        padded = F.pad(flat, (self.length - 1, 0))
+        return F.conv1d(padded, self.response.flip(0).view(1, 1, -1).to(flat.dtype)).reshape(spike.shape)
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Loss of the trains `input` against `target`, both [B, C, ..., T]."""
+        if input.shape != target.shape:
+            raise ValueError(
+                f"SpikeTime: expected trains of one shape, found {list(input.shape)} and {list(target.shape)}"
+            )
+        # The filter is linear: the distance of the filtered trains is that of the filtered difference.
+        return _reduced(self.filtered(input - target) ** 2, self.reduction)
+
+
+class SpikeRate(torch.nn.Module):
+    """Squared error of the output rates against a high rate for the true class and a low one for the others.
+
+    Parameters
+    ----------
+    true_rate, false_rate : float
+        Spikes per step, 0..1.
+    moving_window : int, optional
+        Compare the rate over the last steps, at every step; by default the rate over the whole sample.
+    reduction : {'sum', 'mean'}
+        Over batch and classes (and steps, with a moving window).
+
+    Examples
+    --------
+    >>> error = SpikeRate(true_rate=0.2, false_rate=0.03, reduction='sum')
+    >>> error(torch.zeros(1, 2, 10), torch.tensor([0]))
+    tensor(0.0409)
+    """
+
+    def __init__(
+        self, true_rate: float, false_rate: float, moving_window: int | None = None, reduction: str = "sum"
+    ):
+        super().__init__()
+        _check_reduction("SpikeRate", reduction)
+        for name, rate in (("true_rate", true_rate), ("false_rate", false_rate)):
+            if not 0 <= rate <= 1:
+                raise ValueError(f"SpikeRate: expected {name} in 0..1 spikes per step, found {rate}")
+        self.true_rate, self.false_rate, self.reduction = true_rate, false_rate, reduction
+        self.window = None if moving_window is None else MovingWindow(moving_window)
+
+    def forward(self, spike: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Loss of spikes [B, C, T] for labels [B]."""
+        label = _check_labels("SpikeRate", spike, label)
+        one_hot = F.one_hot(label, spike.shape[1]).to(spike.dtype)
+        target = self.true_rate * one_hot + self.false_rate * (1 - one_hot)
+        if self.window is None:
+            return _reduced((Rate.rate(spike) - target) ** 2, self.reduction)
+        return _reduced((self.window.rate(spike) - target[..., None]) ** 2, self.reduction)
+
+
+class SpikeMax(torch.nn.Module):
+    """Negative log likelihood of the true class; no rates to choose.
+
+    Parameters
+    ----------
+    mode : {'probability', 'softmax'}
+        How rates become likelihoods. In 'probability' the likelihood is ``(r + eps) / sum(r + eps)``, so that
+        the loss stays finite where the true class is silent.
+    moving_window : int, optional
+        Use the rate over the last steps, at every step.
+    reduction : {'sum', 'mean'}
+        Over the batch (and steps, with a moving window).
+    eps : float
+        See above.
+    """
+
+    def __init__(
+        self,
+        mode: str = "probability",
+        moving_window: int | None = None,
+        reduction: str = "sum",
+        eps: float = EPSILON,
+    ):
+        super().__init__()
+        _check_reduction("SpikeMax", reduction)
+        if mode not in ("probability", "softmax"):
+            raise ValueError(f"SpikeMax: expected mode 'probability' or 'softmax', found {mode!r}")
+        self.mode, self.reduction, self.eps = mode, reduction, eps
+        self.window = None if moving_window is None else MovingWindow(moving_window)
+
+    def forward(self, spike: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Loss of spikes [B, C, T] for labels [B]."""
+        label = _check_labels("SpikeMax", spike, label)
+        rate = Rate.rate(spike) if self.window is None else self.window.rate(spike)
+        if self.mode == "softmax":
+            likelihood = confidence_of(rate, "logsoftmax")
+        else:
+            likelihood = torch.log(rate + self.eps) - torch.log((rate + self.eps).sum(1, keepdim=True))
+        if self.window is not None:
+            label = label[:, None].expand(-1, spike.shape[-1])
+        return F.nll_loss(likelihood, label, reduction=self.reduction)
+
+
+__all__ = ["SpikeMax", "SpikeRate", "SpikeTime"]
