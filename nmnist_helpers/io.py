@@ -138,7 +138,7 @@ class Event:
             raise ValueError(f"fill_tensor: event before time 0, at {self.t.min():g} ms")
         steps = tensor.shape[3]
         if random_shift and len(t) and t.max() < steps - 1:
-            t = t + np.random.randint(steps - t.max())
+            t = t + np.random.randint(steps - t.max())  # noqa: NPY002 (follows np.random.seed, as users expect)
         keep = t < steps
         value = self.p if self.graded else np.full(len(t), 1 / sampling_time)
         data = tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu().numpy()
