@@ -1,0 +1,15 @@
+"""Export to the `.net` file that lava's netx reads, and back: writer, safe reader, integer simulator.
+
+>>> from nmnist_helpers import netx
+>>> netx.write_network("Trained/network.net", net)  # net.blocks
+>>> exported = netx.load("Trained/network.net")
+>>> print(exported)
+>>> torch.equal(exported(spikes), net(spikes))
+True
+"""
+
+from .net import Net, load
+from .rules import LayerSpec, NetFileError, as_specs
+from .writer import write_layer, write_network
+
+__all__ = ["LayerSpec", "Net", "NetFileError", "as_specs", "load", "write_layer", "write_network"]

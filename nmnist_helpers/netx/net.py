@@ -1,0 +1,240 @@
+"""A `.net` file at hand: list it, run it, turn it back into blocks that can be trained."""
+
+import html
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..spikes import Spikes
+from .reader import read_network
+from .rules import DECAY_MAX, LayerSpec, as_specs
+from .simulator import Events, events_of, run_fast, run_reference
+
+ENGINES = {"fast": run_fast, "reference": run_reference}
+BATCH = 32  # recordings at a time: bounds the memory of the layers' dense outputs
+STATE_LIMIT = 1 << 51  # a state times 4096 must fit 64 bits
+
+
+def load(path: str | os.PathLike) -> "Net":
+    """Read a `.net` file and check all of it.
+
+    Parameters
+    ----------
+    path : path-like
+        A file that `export_hdf5` or `write_network` wrote, or lava-dl did.
+
+    Returns
+    -------
+    Net
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    NetFileError
+        If the file is no valid network; the message names the file, the layer and the field.
+
+    Examples
+    --------
+    >>> net = netx.load("Trained/network.net")
+    >>> print(net)
+    >>> spikes_out = net(spikes_in)  # [B, 2312, T] -> [B, 10, T], integers only
+    """
+    return Net(read_network(path), Path(path))
+
+
+class Net:
+    """A network of integer layers.
+
+    Parameters
+    ----------
+    layers : iterable of LayerSpec, or anything `write_network` takes
+        From input to output.
+    path : path-like, optional
+        The file it came from, for the listing.
+
+    Attributes
+    ----------
+    layers : list of LayerSpec
+    in_features, out_features : int
+    """
+
+    def __init__(self, layers, path: str | os.PathLike | None = None) -> None:
+        self.layers = as_specs(layers)
+        self.path = path
+
+    @property
+    def in_features(self) -> int:
+        return self.layers[0].in_features
+
+    @property
+    def out_features(self) -> int:
+        return self.layers[-1].out_features
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[LayerSpec]:
+        return iter(self.layers)
+
+    def __getitem__(self, index: int) -> LayerSpec:
+        return self.layers[index]
+
+    # -- running it
+
+    def __call__(self, spikes, engine: str = "fast"):
+        """Output spikes of the last layer, computed with integers only.
+
+        Parameters
+        ----------
+        spikes : array or tensor [B, in, T] of 0 and 1, or Spikes
+            Input spikes, T steps.
+        engine : {'fast', 'reference'}
+            Compiled loops, or plain NumPy; the results are equal.
+
+        Returns
+        -------
+        array or tensor [B, out, T] of 0 and 1
+            A uint8 array for an array, a tensor of the input's type and device for a tensor, a float32 tensor
+            for `Spikes`.
+
+        Raises
+        ------
+        ValueError
+            For an input of another shape, or with values other than 0 and 1.
+        """
+        return self._run(spikes, engine, last_only=True)[0]
+
+    def all_layers(self, spikes, engine: str = "fast") -> list:
+        """As calling it, with the output of every layer: what each sends on, shifted and delayed."""
+        return self._run(spikes, engine, last_only=False)
+
+    def _run(self, spikes, engine: str, last_only: bool) -> list:
+        if engine not in ENGINES:
+            raise ValueError(f"engine: found {engine!r}, expected one of {sorted(ENGINES)}")
+        parts, steps, give_back = self._input(spikes)
+        self._check_range(steps)
+        results = []
+        for part in parts:
+            sent = ENGINES[engine](self.layers, part)
+            results.append(sent[-1:] if last_only else sent)
+        return [give_back(np.concatenate(layer)) for layer in zip(*results, strict=True)]
+
+    def _input(self, spikes):
+        """The input as `Events` of `BATCH` recordings each, its length, and the way back to the caller's type."""
+        if isinstance(spikes, Spikes):
+            shape, array, value = tuple(spikes.shape), None, spikes.value
+        else:
+            tensor = isinstance(spikes, torch.Tensor)
+            array = spikes.detach().cpu().numpy() if tensor else np.asarray(spikes)
+            shape, value = array.shape, 1
+        if len(shape) != 3 or shape[1] != self.in_features or 0 in shape:
+            raise ValueError(f"spikes: found shape {list(shape)}, expected [B, {self.in_features}, T]")
+        if value != 1:
+            raise ValueError(f"spikes: found spikes worth {value}, expected 1: the chip knows no other")
+        starts = range(0, shape[0], BATCH)
+        if array is None:
+            indptr, channel = spikes.indptr.cpu().numpy(), spikes.channel.cpu().numpy()
+            parts = (_cut(indptr, channel, shape, b) for b in starts)
+            return parts, shape[2], lambda out: torch.from_numpy(out).float().to(spikes.channel.device)
+        if array.dtype.kind not in "biuf" or not ((array == 0) | (array == 1)).all():
+            raise ValueError(f"spikes: found {array.dtype} values other than 0 and 1, expected 0 and 1 only")
+        parts = (events_of(array[b : b + BATCH]) for b in starts)
+        if tensor:
+            return parts, shape[2], lambda out: torch.from_numpy(out).to(spikes.device, spikes.dtype)
+        return parts, shape[2], lambda out: out
+
+    def _check_range(self, steps: int) -> None:
+        """Refuse runs whose states could leave 64 bits: without decay they grow with every step."""
+        for index, layer in enumerate(self.layers):
+            kept = [np.minimum(steps, DECAY_MAX / np.maximum(d, 1e-9)) for d in (layer.i_decay, layer.v_decay)]
+            drive = 64 * np.abs(layer.weight).sum(axis=1, dtype=np.int64)
+            bias = 0 if layer.bias is None else 64 * np.abs(layer.bias)
+            if np.max((drive * kept[0] + bias) * kept[1]) >= STATE_LIMIT:
+                raise ValueError(f"layer {index}: its state may leave 64 bits within {steps} steps; run fewer steps")
+
+    # -- listing it
+
+    def table(self) -> list[dict[str, str]]:
+        """The listing as rows: one dictionary of column title and text for each layer."""
+        return [
+            {
+                "layer": str(index),
+                "type": layer.type,
+                "in": str(layer.in_features),
+                "out": str(layer.out_features),
+                "weights": f"{layer.weight.min()}..{layer.weight.max()}",
+                "zero": f"{100 * np.mean(layer.weight == 0):.1f} %",
+                "delay": "-" if layer.delay is None else _span(layer.delay),
+                "iDecay": _span(layer.i_decay),
+                "vDecay": _span(layer.v_decay),
+                "vThMant": str(layer.v_th_mant),
+                **({} if layer.bias is None else {"bias": _span(layer.bias)}),
+            }
+            for index, layer in enumerate(self.layers)
+        ]
+
+    def __str__(self) -> str:
+        rows = self.table()
+        titles = list(dict.fromkeys(title for row in rows for title in row))
+        lines = [titles] + [[row.get(title, "-") for title in titles] for row in rows]
+        width = [max(len(line[i]) for line in lines) for i in range(len(titles))]
+        text = [" | ".join(cell.rjust(w) for cell, w in zip(line, width, strict=True)) for line in lines]
+        text.insert(1, "-+-".join("-" * w for w in width))
+        return "\n".join([self._title(), *text])
+
+    def __repr__(self) -> str:
+        return f"<Net {' -> '.join(str(n) for n in [self.in_features, *(s.out_features for s in self.layers)])}>"
+
+    def _repr_html_(self) -> str:
+        rows = self.table()
+        titles = list(dict.fromkeys(title for row in rows for title in row))
+        head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(row.get(title, '-'))}</td>" for title in titles) + "</tr>"
+            for row in rows
+        )
+        caption = html.escape(self._title())
+        return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def _title(self) -> str:
+        weights = sum(layer.weight.size for layer in self.layers)
+        name = "network" if self.path is None else Path(self.path).name
+        return f"{name}: {len(self)} layers, {weights:,} weights of 8 bits"
+
+    # -- training it further
+
+    def to_blocks(self, **neuron_params) -> torch.nn.ModuleList:
+        """The network as trainable blocks that quantise to exactly these integers.
+
+        Parameters
+        ----------
+        **neuron_params
+            What the file does not say, given on to the neurons: ``tau_grad``, ``scale_grad``,
+            ``requires_grad``, ``dropout``, ... The defaults are the tutorial's.
+
+        Returns
+        -------
+        torch.nn.ModuleList of slayer.block.cuba.Dense
+            Without weight norm: g and v cannot be told apart in the file. Delays get half a step on top,
+            which ``floor`` takes off again, so that a first small update changes nothing by itself.
+        """
+        from .blocks import to_blocks  # the blocks import this package to export themselves
+
+        return to_blocks(self.layers, neuron_params)
+
+
+def _cut(indptr: np.ndarray, channel: np.ndarray, shape: tuple[int, int, int], start: int) -> Events:
+    """Recordings ``start : start + BATCH`` of a batch of events."""
+    batch, channels, steps = shape
+    stop = min(start + BATCH, batch)
+    rows = indptr[start * steps : stop * steps + 1].astype(np.int64)
+    return Events(rows - rows[0], channel[rows[0] : rows[-1]], (stop - start, channels, steps))
+
+
+def _span(value) -> str:
+    low, high = np.min(value), np.max(value)
+    return str(low) if low == high else f"{low}..{high}"

@@ -1,0 +1,261 @@
+"""Reading a `.net` file that nobody vouches for.
+
+HDF5 is a rich format: a file can point at other files, name code to load, claim sizes that it does not
+hold. So every object is looked at before it is read: its link, its kind, its type, its shape, and how many
+bytes stand behind it. Compressed pieces are fetched as they are stored and unpacked here, no further than
+the size that was announced.
+"""
+
+import math
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from .rules import MAX_FEATURES, MAX_LAYERS, MAX_WEIGHTS, LayerSpec, NetFileError, as_specs
+
+MAX_FILE = 1 << 30  # bytes
+MAX_CHUNKS = 4096
+MAX_TEXT = 64  # characters
+MAX_HEAP = 1 << 20  # bytes
+MAX_PACKING = 1032  # no DEFLATE stream unpacks to more than this many times its size
+GZIP, SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
+
+
+def read_network(path: str | os.PathLike) -> list[LayerSpec]:
+    """The layers of a `.net` file, checked.
+
+    Parameters
+    ----------
+    path : path-like
+        A file in the layout of `nmnist_helpers.netx.writer`, ours or lava-dl's.
+
+    Returns
+    -------
+    list of LayerSpec
+        From input to output.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    NetFileError
+        If it is anything but a valid network; the message names the file, the layer and the field.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if not path.is_file():  # a pipe or a device would be waited on for ever
+        raise NetFileError(f"{path}: found something that is no regular file, expected a .net file")
+    size = path.stat().st_size
+    if size > MAX_FILE:
+        raise NetFileError(f"{path}: found {size} bytes, expected at most {MAX_FILE}")
+    try:
+        with h5py.File(path, "r", locking="best-effort") as file:
+            return as_specs(_layers(file, size))
+    except NetFileError as error:
+        raise NetFileError(f"{path}: {error}") from None
+    # Damaged files make the HDF5 library raise almost anything (OSError, RuntimeError, KeyError, TypeError,
+    # MemoryError, ...): whatever it is, to the caller it means the same.
+    except Exception as error:
+        raise NetFileError(f"{path}: not a readable .net (HDF5) file: {_first_line(error)}") from error
+
+
+def _layers(file: h5py.File, size: int) -> list[LayerSpec]:
+    group = _child(file, "layer", h5py.Group)
+    count = group.id.get_num_objs()
+    if not 1 <= count <= MAX_LAYERS:
+        raise NetFileError(f"/layer: found {count} layers, expected 1 to {MAX_LAYERS}")
+    return [_layer(_child(group, str(index), h5py.Group), size) for index in range(count)]
+
+
+def _layer(group: h5py.Group, size: int) -> LayerSpec:
+    kind = _text(group, "type")
+    if kind != "dense":
+        raise NetFileError(f"{group.name}/type: found {kind!r}, expected 'dense', the one kind of layer known here")
+    neuron = _child(group, "neuron", h5py.Group)
+    model = _text(neuron, "type")
+    if model not in ("CUBA", "LOIHI"):  # netx takes both names for the same neuron
+        raise NetFileError(f"{neuron.name}/type: found {model!r}, expected 'CUBA'")
+    if _has(neuron, "gradedSpike") and _numbers(neuron, "gradedSpike", size, 1).any():
+        raise NetFileError(f"{neuron.name}/gradedSpike: found true, expected false: only 0/1 spikes are known here")
+    weight = _numbers(group, "weight", size, MAX_WEIGHTS)
+    per_neuron = {name: _numbers(group, name, size, MAX_FEATURES) for name in ("delay", "bias") if _has(group, name)}
+    try:
+        spec = LayerSpec(
+            type=kind,
+            weight=weight,
+            delay=per_neuron.get("delay"),
+            bias=per_neuron.get("bias"),
+            i_decay=_squeezed(_numbers(neuron, "iDecay", size, MAX_FEATURES)),
+            v_decay=_squeezed(_numbers(neuron, "vDecay", size, MAX_FEATURES)),
+            v_th_mant=_squeezed(_numbers(neuron, "vThMant", size, 1)),
+            ref_delay=_squeezed(_numbers(neuron, "refDelay", size, 1)) if _has(neuron, "refDelay") else 1,
+        )
+    except ValueError as error:
+        raise NetFileError(f"{group.name}: {error}") from error
+    expected = {"shape": spec.out_features, "inFeatures": spec.in_features, "outFeatures": spec.out_features}
+    for name, features in expected.items():
+        if name != "shape" and not _has(group, name):  # lava-dl writes them, netx does not ask for them
+            continue
+        found = _numbers(group, name, size, 8)
+        if math.prod(found.ravel().tolist()) != features:
+            raise NetFileError(
+                f"{group.name}/{name}: found {found.tolist()}, expected {features} as weight is {weight.shape}"
+            )
+    return spec
+
+
+def _squeezed(array: np.ndarray) -> np.ndarray:
+    """A scalar where there is one number only; lava-dl stores a shared decay either way."""
+    return array.reshape(()) if array.size == 1 else array
+
+
+# -- one object at a time
+
+
+def _has(group: h5py.Group, name: str) -> bool:
+    return group.id.links.exists(name.encode())
+
+
+def _child(group: h5py.Group, name: str, kind: type) -> h5py.Group | h5py.Dataset:
+    """Member `name` of the group, by hard link only: soft and external ones are refused, not followed."""
+    where = f"{group.name.rstrip('/')}/{name}"
+    if not _has(group, name):
+        raise NetFileError(f"{where}: missing")
+    if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+        raise NetFileError(f"{where}: found a link to elsewhere, expected the {kind.__name__.lower()} itself")
+    member = group[name]
+    if not isinstance(member, kind):
+        found = type(member).__name__.lower()
+        raise NetFileError(f"{where}: found a {found}, expected a {kind.__name__.lower()}")
+    return member
+
+
+def _text(group: h5py.Group, name: str) -> str:
+    """A short ASCII string: one element, of fixed length (ours) or of variable length (lava-dl's neuron type)."""
+    data = _plain_storage(_child(group, name, h5py.Dataset))
+    text = h5py.check_string_dtype(data.dtype)
+    if text is None or (text.length or 0) > MAX_TEXT or math.prod(data.shape) != 1 or data.chunks is not None:
+        raise NetFileError(f"{data.name}: found {_described(data)}, expected one short string")
+    value = _heap_text(data) if text.length is None else np.asarray(data[()]).reshape(()).item()
+    value = value.rstrip(b"\0")
+    if len(value) > MAX_TEXT or not value.isascii():
+        raise NetFileError(f"{data.name}: found {value[:MAX_TEXT]!r}, expected one short ASCII string")
+    return value.decode("ascii")
+
+
+def _heap_text(data: h5py.Dataset) -> bytes:
+    """A string of variable length, looked up in the file's bytes.
+
+    The dataset holds (length, address, index) of an object in a "global heap" collection: 16 bytes of heading,
+    then objects of 16 bytes of heading each, index, references, size, and their data padded to 8. The HDF5
+    library itself never ends on a collection with an object of size zero in it, hence this reading of our own.
+    """
+    offset = data.id.get_offset()
+    if offset is None or data.id.get_storage_size() != 16 or data.file.userblock_size:
+        raise NetFileError(f"{data.name}: found a string that the file does not hold")
+    with open(data.file.filename, "rb") as raw:
+        raw.seek(offset)
+        length, address, index = struct.unpack("<IQI", raw.read(16))
+        raw.seek(min(address, MAX_FILE))
+        heading = raw.read(16)
+        if heading[:5] != b"GCOL\1" or length > MAX_TEXT:
+            raise NetFileError(f"{data.name}: found a string of {length} characters that lies nowhere")
+        heap = raw.read(min(int.from_bytes(heading[8:], "little") - 16, MAX_HEAP))
+    position = 0
+    while position + 16 <= len(heap):
+        found, _, size = struct.unpack_from("<HH4xQ", heap, position)
+        if found == index:
+            return heap[position + 16 : position + 16 + min(length, size)]
+        if found == 0:  # the free space at the end
+            break
+        position += 16 + -(-size // 8) * 8
+    raise NetFileError(f"{data.name}: found a string that the file does not hold")
+
+
+def _numbers(group: h5py.Group, name: str, file_size: int, most: int) -> np.ndarray:
+    """A numeric dataset of at most `most` elements, none of which is read before its size is known to be true."""
+    data = _plain_storage(_child(group, name, h5py.Dataset))
+    if data.dtype.kind not in "iufb" or data.dtype.itemsize > 8:
+        raise NetFileError(f"{data.name}: found {_described(data)}, expected numbers")
+    count = math.prod(data.shape)
+    if not 1 <= count <= most:
+        raise NetFileError(f"{data.name}: found {_described(data)}, expected 1 to {most} numbers")
+    size = count * data.dtype.itemsize
+    if data.chunks is not None:
+        return _unpacked(data, file_size)
+    if data.id.get_storage_size() != size or size > file_size:
+        raise NetFileError(f"{data.name}: found {_described(data)}, but the file does not hold its {size} bytes")
+    return np.asarray(data[()])
+
+
+def _plain_storage(data: h5py.Dataset) -> h5py.Dataset:
+    """`data`, if what it holds lies in this very file."""
+    if data.shape is None:
+        raise NetFileError(f"{data.name}: found an empty dataset")
+    if data.is_virtual or data.external:
+        raise NetFileError(f"{data.name}: found data kept in another file, expected it in this one")
+    return data
+
+
+def _described(data: h5py.Dataset) -> str:
+    return f"{data.dtype} of shape {data.shape}"
+
+
+# -- compressed datasets
+
+
+def _unpacked(data: h5py.Dataset, file_size: int) -> np.ndarray:
+    """A chunked dataset, each chunk unpacked within the size that it must have."""
+    properties = data.id.get_create_plist()
+    filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
+    if not set(filters) <= {GZIP, SHUFFLE} or len(set(filters)) != len(filters):
+        raise NetFileError(f"{data.name}: found HDF5 filters {filters}, expected gzip ({GZIP}) or shuffle ({SHUFFLE})")
+    grid = tuple(-(-side // step) for side, step in zip(data.shape, data.chunks, strict=True))
+    chunk_size = math.prod(data.chunks) * data.dtype.itemsize
+    if math.prod(grid) > MAX_CHUNKS or math.prod(grid) * chunk_size > MAX_PACKING * file_size:
+        raise NetFileError(
+            f"{data.name}: found {_described(data)} in chunks of {data.chunks}, more than {file_size} bytes can hold"
+        )
+    if data.id.get_num_chunks() != math.prod(grid):
+        raise NetFileError(f"{data.name}: found {data.id.get_num_chunks()} chunks, expected {math.prod(grid)}")
+    result = np.empty(data.shape, data.dtype)
+    for index in np.ndindex(grid):
+        start = tuple(i * step for i, step in zip(index, data.chunks, strict=True))
+        stored = data.id.get_chunk_info_by_coord(start)
+        if stored.byte_offset is None or stored.size > file_size:
+            raise NetFileError(f"{data.name}: found the chunk at {start} missing or beyond the file's end")
+        mask, raw = data.id.read_direct_chunk(start)
+        for position in reversed(range(len(filters))):
+            if mask & (1 << position):
+                continue
+            raw = _inflated(raw, chunk_size) if filters[position] == GZIP else _unshuffled(raw, data.dtype.itemsize)
+        if len(raw) != chunk_size:
+            raise NetFileError(f"{data.name}: found {len(raw)} bytes in the chunk at {start}, expected {chunk_size}")
+        inside = tuple(slice(s, min(s + n, e)) for s, n, e in zip(start, data.chunks, data.shape, strict=True))
+        part = tuple(slice(0, s.stop - s.start) for s in inside)
+        result[inside] = np.frombuffer(raw, data.dtype).reshape(data.chunks)[part]
+    return result
+
+
+def _inflated(packed: bytes, size: int) -> bytes:
+    stream = zlib.decompressobj()
+    raw = stream.decompress(packed, size + 1)
+    if len(raw) != size or not stream.eof:
+        raise NetFileError(f"found a gzip chunk that does not unpack to its {size} bytes")
+    return raw
+
+
+def _unshuffled(raw: bytes, itemsize: int) -> bytes:
+    """Undo HDF5's shuffle: first bytes of all items, then all second bytes, ..."""
+    if len(raw) % itemsize:
+        raise NetFileError(f"found a chunk of {len(raw)} bytes, expected a multiple of {itemsize}")
+    return np.frombuffer(raw, np.uint8).reshape(itemsize, -1).T.tobytes()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
