@@ -1,0 +1,41 @@
+"""N-MNIST with spiking networks: the package under the notebooks, and a successor of lava-dl's SLAYER.
+
+``import nmnist_helpers as slayer`` and the names of lava-dl's tutorial are where its users expect them:
+`slayer.block.cuba.Dense`, `slayer.neuron.Dropout`, `slayer.loss.SpikeRate`, `slayer.utils.Assistant`, ...
+
+From user to metal: `NMNISTDataset`, `EventLoader`, `augment` bring the data; `Network` or your own stack of
+`block.cuba` computes; `utils` and `train` train; `netx` exports; `kernels` is what runs underneath.
+"""
+
+from . import axon, block, classifier, dendrite, io, kernels, loss, neuron, synapse, utils
+from .augment import Augment, augment
+from .dataset import NMNISTDataset
+from .loader import EventLoader
+from .network import Network
+from .paths import GIFS, ROOT, TRAINED, data_root
+from .spikes import Spikes
+
+__version__ = "1.0.0"
+
+__all__ = [
+    "GIFS",
+    "ROOT",
+    "TRAINED",
+    "Augment",
+    "EventLoader",
+    "NMNISTDataset",
+    "Network",
+    "Spikes",
+    "augment",
+    "axon",
+    "block",
+    "classifier",
+    "data_root",
+    "dendrite",
+    "io",
+    "kernels",
+    "loss",
+    "neuron",
+    "synapse",
+    "utils",
+]
