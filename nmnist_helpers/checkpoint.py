@@ -226,19 +226,17 @@ def _same_norm(found: dict[str, torch.Tensor], expected: Mapping) -> dict[str, t
 
 
 def _apart(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Direction and length whose product quantises as `weight` does."""
-    length = torch.norm_except_dim(weight, 2, 0)
+    """Direction and length whose product quantises as `weight` does.
+
+    The product may differ from the weight in the last bit, which decides where a weight lies half-way between two
+    quantisation steps (of 1/32): such a weight first moves a thousandth of the way to the step that it goes to.
+    """
+    step = torch.round(weight * 32) / 32
+    half_way = (weight - step).abs() * 32 > 0.499
+    direction = torch.where(half_way, weight + 1e-3 * (step - weight), weight)
+    length = torch.norm_except_dim(direction, 2, 0)
     # A neuron without weights has no direction: any will do, of length zero.
-    direction = torch.where(length == 0, torch.ones_like(weight), weight)
-    steps = torch.round(weight * 32)
-    for _ in range(8):
-        # The product differs from the weight in the last bit. That matters half-way between two steps only:
-        # there the direction moves a ten-thousandth of the way to the right one.
-        wrong = torch.round(torch._weight_norm(direction, length, 0) * 32) != steps
-        if not wrong.any():
-            break
-        direction = torch.where(wrong, direction + 1e-4 * (steps / 32 - direction), direction)
-    return direction, length
+    return torch.where(length == 0, torch.ones_like(direction), direction), length
 
 
 def _build(found: dict[str, torch.Tensor], neuron_params: dict | None, path: str | os.PathLike) -> torch.nn.Module:

@@ -1,0 +1,296 @@
+"""Loading `network.pt` files: lava-dl's variants, and clear refusals."""
+
+import pickle
+import zipfile
+
+import pytest
+import torch
+
+from nmnist_helpers import netx
+from nmnist_helpers.block import cuba
+from nmnist_helpers.checkpoint import CheckpointError, load_checkpoint, read_state
+
+PARAMS = {"threshold": 1.25, "current_decay": 0.25, "voltage_decay": 0.03, "requires_grad": True}
+
+
+class Network(torch.nn.Module):
+    """The tutorial's network in small."""
+
+    def __init__(self, weight_norm=True, delay=True, **params):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(
+            [
+                cuba.Dense({**PARAMS, **params}, 20, 16, weight_norm=weight_norm, delay=delay),
+                cuba.Dense({**PARAMS, **params}, 16, 5, weight_norm=weight_norm),
+            ]
+        )
+
+    def forward(self, spikes):
+        for block in self.blocks:
+            spikes = block(spikes)
+        return spikes
+
+
+def lava_dl_state(weight_norm=True, seed=0):
+    """What lava-dl's state_dict holds for this network, written down from its layout."""
+    g = torch.Generator().manual_seed(seed)
+    state = {}
+    for index, (inputs, out) in enumerate([(20, 16), (16, 5)]):
+        v = torch.randn(out, inputs, 1, 1, 1, generator=g)
+        state[f"blocks.{index}.neuron.current_decay"] = torch.tensor([1000.0 + index])
+        state[f"blocks.{index}.neuron.voltage_decay"] = torch.tensor([120.5 + index])
+        if weight_norm:
+            state[f"blocks.{index}.synapse.weight_g"] = torch.rand(out, 1, 1, 1, 1, generator=g) * 5
+            state[f"blocks.{index}.synapse.weight_v"] = v
+        else:
+            state[f"blocks.{index}.synapse.weight"] = v
+    state["blocks.0.delay.delay"] = torch.rand(16, generator=g) * 20
+    return state
+
+
+def saved(tmp_path, state, name="network.pt"):
+    torch.save(state, tmp_path / name)
+    return tmp_path / name
+
+
+def assert_holds(net, state):
+    own = net.state_dict()
+    assert own.keys() == state.keys()
+    for key, value in state.items():
+        assert torch.equal(own[key], value), key
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+def test_a_fresh_network_takes_a_lava_dl_checkpoint(tmp_path, weight_norm):
+    state = lava_dl_state(weight_norm)
+    path = saved(tmp_path, state)
+    net = Network(weight_norm)
+    assert load_checkpoint(path, net) is net
+    assert_holds(net, state)
+    assert net.blocks[0].synapse.direction.requires_grad  # still a parameter that trains
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+def test_a_network_is_built_from_the_file(tmp_path, weight_norm):
+    state = lava_dl_state(weight_norm)
+    net = load_checkpoint(saved(tmp_path, state))
+    assert_holds(net, state)
+    assert net.blocks[0].neuron.threshold == 1.25
+    reference = load_checkpoint(tmp_path / "network.pt", Network(weight_norm, tau_grad=0.03, scale_grad=3))
+    spikes = (torch.rand(3, 20, 50) < 0.3).float()
+    assert net(spikes).any()
+    assert torch.equal(net(spikes), reference(spikes))
+    assert netx.as_specs(net) == netx.as_specs(reference)
+    assert load_checkpoint(tmp_path / "network.pt", neuron_params={"threshold": 2}).blocks[1].neuron.threshold == 2
+
+
+def test_our_own_checkpoint_comes_back_bit_for_bit(tmp_path):
+    net = Network()
+    path = saved(tmp_path, net.state_dict())
+    assert_holds(load_checkpoint(path, Network()), net.state_dict())
+    assert_holds(load_checkpoint(path), net.state_dict())
+
+
+def test_weights_change_form_and_quantise_the_same(tmp_path):
+    normed = lava_dl_state(True)
+    # a neuron without weights, and weights half-way between two steps, where a last bit decides
+    normed["blocks.0.synapse.weight_g"][3] = 0
+    source = load_checkpoint(saved(tmp_path, normed), Network(True))
+    plain = load_checkpoint(tmp_path / "network.pt", Network(False))
+    assert netx.as_specs(plain) == netx.as_specs(source)
+    state = lava_dl_state(False)
+    state["blocks.0.synapse.weight"] = (torch.randint(-90, 90, (16, 20, 1, 1, 1)) + 0.5) / 32 * (1 + 1e-7)
+    state["blocks.0.synapse.weight"][3] = 0
+    source = load_checkpoint(saved(tmp_path, state), Network(False))
+    again = load_checkpoint(tmp_path / "network.pt", Network(True))
+    assert netx.as_specs(again) == netx.as_specs(source)
+    assert all(torch.isfinite(p).all() for p in again.parameters())
+
+
+@pytest.mark.parametrize("shape", [(16, 20), (16, 20, 1, 1, 1), (16, 5, 2, 2, 1), (16, 4, 5)])
+def test_weights_in_other_axes(tmp_path, shape):
+    state = lava_dl_state(False)
+    weight = state["blocks.0.synapse.weight"]
+    state["blocks.0.synapse.weight"] = weight.reshape(shape)
+    net = load_checkpoint(saved(tmp_path, state), Network(False))
+    assert torch.equal(net.blocks[0].synapse.weight, weight)
+    assert torch.equal(load_checkpoint(tmp_path / "network.pt").blocks[0].synapse.weight, weight)
+
+
+def test_what_lava_dl_makes_at_the_first_forward(tmp_path):
+    """Saved before it: one delay for all, one decay for all channels."""
+    state = lava_dl_state()
+    state["blocks.0.delay.delay"] = torch.zeros(1)
+    net = load_checkpoint(saved(tmp_path, state), Network())
+    assert torch.equal(net.blocks[0].delay.delay, torch.zeros(16))
+    net = load_checkpoint(tmp_path / "network.pt", Network(shared_param=False))
+    assert net.blocks[1].neuron.current_decay.tolist() == [1001.0] * 5
+
+
+def test_decays_of_every_channel(tmp_path):
+    state = lava_dl_state()
+    state["blocks.0.neuron.current_decay"] = torch.arange(16.0) * 100
+    state["blocks.0.neuron.voltage_decay"] = torch.arange(16.0) * 50
+    net = load_checkpoint(saved(tmp_path, state))
+    assert net.blocks[0].layer_spec()["i_decay"].tolist() == list(range(0, 1600, 100))
+    with pytest.raises(CheckpointError, match=r"shape: blocks\.0\.neuron\.current_decay: found \[16\], expected \[1\]"):
+        load_checkpoint(tmp_path / "network.pt", Network())
+
+
+def test_stored_state_and_parallel_prefix_are_no_part_of_the_network(tmp_path):
+    state = lava_dl_state()
+    stored = {**state, "blocks.0.neuron.current_state": torch.zeros(32, 16)}
+    stored = {f"module.{key}": value for key, value in stored.items()}
+    assert_holds(load_checkpoint(saved(tmp_path, stored), Network()), state)
+
+
+def test_a_mismatch_lists_every_key_and_shape(tmp_path):
+    state = lava_dl_state()
+    del state["blocks.1.neuron.voltage_decay"]
+    state["blocks.0.delay.delay"] = torch.zeros(15)
+    state["blocks.1.synapse.weight_v"] = torch.ones(5, 17, 1, 1, 1)
+    state["blocks.2.synapse.weight"] = torch.ones(2, 5)
+    net = Network()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(saved(tmp_path, state), net)
+    assert str(error.value).splitlines() == [
+        f"{tmp_path / 'network.pt'}: does not fit this network",
+        "  missing: blocks.1.neuron.voltage_decay [1]",
+        "  not in the network: blocks.2.synapse.weight [2, 5]",
+        "  shape: blocks.0.delay.delay: found [15], expected [16]",
+        "  shape: blocks.1.synapse.weight_v: found [5, 17, 1, 1, 1], expected [5, 16, 1, 1, 1]",
+    ]
+    assert_holds(net, before)  # all or nothing
+
+
+def test_a_network_without_delays_refuses_delays(tmp_path):
+    path = saved(tmp_path, lava_dl_state())
+    with pytest.raises(CheckpointError, match=r"not in the network: blocks\.0\.delay\.delay \[16\]"):
+        load_checkpoint(path, Network(delay=False))
+    state = lava_dl_state()
+    del state["blocks.0.delay.delay"]
+    with pytest.raises(CheckpointError, match=r"missing: blocks\.0\.delay\.delay \[16\]"):
+        load_checkpoint(saved(tmp_path, state), Network())
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"epoch": 3}, "found int under 'epoch', expected a tensor: save net.state_dict"),
+        ({"state": {"w": torch.ones(2)}}, "found dict under 'state'"),
+        ([torch.ones(2)], "found a list, expected a state_dict"),
+        ({}, "found a dict, expected a state_dict"),
+        ({1: torch.ones(2)}, "found the key 1, expected names"),
+        ({"w": torch.tensor([1.0, float("nan")])}, "found NaN or infinite numbers under 'w'"),
+        ({"w": torch.tensor([float("-inf")])}, "found NaN or infinite numbers under 'w'"),
+        ({"w": torch.ones(2, dtype=torch.int64)}, "found torch.int64 torch.strided under 'w'"),
+        ({"w": torch.ones(1).expand(1 << 40)}, r"found shape \[1099511627776\] under 'w', more than its record"),
+        ({"w": torch.ones(2, 2).to_sparse()}, "found 'torch._utils._rebuild_sparse_tensor' in it"),
+        (torch.nn.Linear(2, 2), r"found '.*Linear' in it, expected a state_dict of tensors only"),
+        ({"w": torch.ones(2, 3)}, r"found weights of blocks \[\], expected blocks 0, 1, .*the keys are \['w'\]"),
+        ({"blocks.1.synapse.weight": torch.ones(2, 3)}, r"found weights of blocks \[1\], expected blocks 0, 1"),
+    ],
+    ids=lambda v: None if isinstance(v, str) else type(v).__name__,
+)
+def test_other_contents_are_named(tmp_path, state, message):
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(saved(tmp_path, state))
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load_checkpoint(tmp_path / "none.pt")
+    with pytest.raises(CheckpointError, match="no regular file"):
+        load_checkpoint(tmp_path)
+
+
+def test_the_old_format_is_refused(tmp_path):
+    torch.save({"w": torch.ones(2)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match="found no zip archive, expected a file that torch.save wrote"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+class Bomb:
+    def __init__(self, call, *arguments):
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self):
+        return self.call, self.arguments
+
+
+def test_a_pickle_that_calls_something_is_refused(tmp_path):
+    target = tmp_path / "ran"
+    for bomb in (Bomb(open, str(target), "w"), Bomb(bytearray, 1 << 40), Bomb(torch.Tensor, 1 << 40)):
+        torch.save({"w": bomb}, tmp_path / "a.pt")
+        with pytest.raises(CheckpointError, match="in it, expected a state_dict of tensors only"):
+            read_state(tmp_path / "a.pt")
+    assert not target.exists()
+
+
+def rebuilt(source, target, change):
+    """Copy an archive record by record; `change(name, data)` gives new data, or None to leave the record out."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for record in old.infolist():
+            data = change(record.filename.rpartition("/")[2], old.read(record))
+            if data is not None:
+                new.writestr(record.filename, data)
+    return target
+
+
+def test_nesting_without_end_is_refused(tmp_path):
+    path = saved(tmp_path, {"w": torch.ones(2)})
+    deep = (
+        b"\x80\x02}" + b")" + b"\x85" * 100_000 + b"K\x01s."
+    )  # a dictionary with a very deep key: hashing it recurses
+    path = rebuilt(path, tmp_path / "b.pt", lambda name, data: deep if name == "data.pkl" else data)
+    with pytest.raises(CheckpointError, match="found too much in it, expected at most 1000 tensors"):
+        read_state(path)
+
+
+def test_a_record_that_is_shorter_than_the_pickle_claims(tmp_path):
+    path = saved(tmp_path, {"w": torch.ones(1000)})
+    read_state(rebuilt(path, tmp_path / "same.pt", lambda name, data: data))
+    short = rebuilt(path, tmp_path / "short.pt", lambda name, data: data[:40] if name == "0" else data)
+    with pytest.raises(CheckpointError, match="not a readable checkpoint|more than its record holds"):
+        read_state(short)
+    gone = rebuilt(path, tmp_path / "gone.pt", lambda name, data: None if name == "0" else data)
+    with pytest.raises(CheckpointError, match="not a readable checkpoint: "):
+        read_state(gone)
+
+
+def test_compressed_records_are_refused(tmp_path):
+    path = saved(tmp_path, {"w": torch.zeros(100_000)})
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as new:
+        for record in old.infolist():
+            new.writestr(record.filename, old.read(record))
+    with pytest.raises(CheckpointError, match="compressed, expected it stored as it is"):
+        read_state(tmp_path / "b.pt")
+
+
+def test_a_damaged_weight_is_noticed(tmp_path):
+    path = saved(tmp_path, {"w": torch.arange(1000.0)})
+    data = bytearray(path.read_bytes())
+    position = data.index(torch.arange(1000.0).numpy().tobytes()[:64])
+    data[position + 500] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="found record .*/data/0 damaged: its checksum differs"):
+        read_state(path)
+
+
+def test_a_script_is_refused(tmp_path):
+    path = saved(tmp_path, {"w": torch.ones(2)})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("network/constants.pkl", pickle.dumps(()))
+    with pytest.raises(CheckpointError, match="found a TorchScript program"):
+        read_state(path)
+
+
+def test_nothing_holds_on_to_the_file(tmp_path):
+    """The tensors are mapped while loading; the network has its own numbers."""
+    path = saved(tmp_path, lava_dl_state())
+    net = load_checkpoint(path)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with open(path, "r+b") as file:
+        file.write(b"\0" * path.stat().st_size)
+    assert_holds(net, before)
