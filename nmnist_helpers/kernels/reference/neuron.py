@@ -8,7 +8,7 @@ from .axon import axon_backward
 
 def leak(state: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     """What is left of an integer state after one step: ``trunc(state * keep / 4096)``, toward zero."""
-    return torch.div(state * keep, DECAY_SCALE, rounding_mode="trunc")
+    return torch.sign(state) * ((state.abs() * keep) >> 12)  # a shift is much faster than an integer division
 
 
 def neuron_forward(
