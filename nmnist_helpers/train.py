@@ -47,6 +47,7 @@ class Settings:
     dropout: float = 0.05
     source: str = "auto"
     data: str | None = None
+    recordings: int | None = None
     device: str = "auto"
     out: str = str(TRAINED)
 
@@ -150,7 +151,7 @@ def _run(settings: Settings, resume: bool, group: Group) -> dict:
     device = group.device(settings.device)
     torch.manual_seed(settings.seed)
     training_set = NMNISTDataset(settings.data, train=True, source=settings.source)
-    learn, validate = split(training_set.labels, settings.validation)
+    learn, validate = split(training_set.labels[: settings.recordings], settings.validation)
     options = {"batch_size": settings.batch_size, "device": device}
     train_loader = EventLoader(
         Subset(training_set, learn), shuffle=True, seed=settings.seed, transform=augment, **options
@@ -185,7 +186,8 @@ def _run(settings: Settings, resume: bool, group: Group) -> dict:
         seconds += time.perf_counter() - began
         if not first:
             continue
-        bar.set_postfix_str(f"train {stats.training.accuracy_log[-1]:.4f} valid {stats.validation.accuracy_log[-1]:.4f}")
+        learned, validated = stats.training.accuracy_log[-1], stats.validation.accuracy_log[-1]
+        bar.set_postfix_str(f"train {learned:.4f} valid {validated:.4f}")
         if stats.validation.best_accuracy:
             save_checkpoint(out / "network.pt", **net.state_dict())
         stats.save(str(out))
@@ -217,26 +219,27 @@ def _report(settings, out, net, stats, learned, validated, seconds, source) -> d
     device = next(net.parameters()).device
     net.load_state_dict(torch.load(out / "network.pt", map_location=device, weights_only=True))
     test_set = NMNISTDataset(settings.data, train=False, source=settings.source)
+    tested = Subset(test_set, range(min(len(test_set), settings.recordings or len(test_set))))
     net.eval()
     right = 0
     with torch.no_grad():
-        for spikes, label in EventLoader(test_set, settings.batch_size, device=device):
+        for spikes, label in EventLoader(tested, settings.batch_size, device=device):
             right += (Rate.predict(net(spikes)) == label).sum().item()
     curve = stats.validation.accuracy_log
     result = {
         "settings": {k: v for k, v in asdict(settings).items() if k not in ("out", "data")},
         "source": source,
-        "recordings": {"train": learned, "validation": validated, "test": len(test_set)},
+        "recordings": {"train": learned, "validation": validated, "test": len(tested)},
         "best_epoch": int(np.argmax(curve)),
         "validation_accuracy": max(curve),
-        "test_accuracy": right / len(test_set),
+        "test_accuracy": right / len(tested),
         "seconds": round(seconds, 1),
     }
     with atomic(out / "result.json") as temporary:
         temporary.write_text(json.dumps(result, indent=2) + "\n")
     print(
         f"best epoch {result['best_epoch']} (validation {result['validation_accuracy']:.4f}):"
-        f" {result['test_accuracy']:.4f} of {len(test_set)} test recordings"
+        f" {result['test_accuracy']:.4f} of {len(tested)} test recordings"
     )
     return result
 
@@ -258,6 +261,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dropout", type=float, default=d.dropout)
     p.add_argument("--source", choices=("auto", "recorded", "simulated"), default=d.source)
     p.add_argument("--data", default=d.data, help="folder of the recordings (default NMNIST_DATA, else data/)")
+    p.add_argument("--recordings", type=int, default=d.recordings, help="use only so many of each split, for a trial")
     p.add_argument("--device", default=d.device, help="auto, cpu or cuda")
     p.add_argument("--out", default=d.out, help="folder for network, curves and result (default Trained/)")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")

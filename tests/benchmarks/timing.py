@@ -1,0 +1,138 @@
+"""What the benchmarks share: interleaved timing, peak memory, the batch and the contestants."""
+
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from nmnist_helpers import EventLoader, Network, NMNISTDataset, augment, kernels
+from nmnist_helpers.loss import SpikeRate
+from nmnist_helpers.utils import parameter_groups
+
+BATCH, STEPS = 32, 300
+
+
+def interleaved(contestants: dict[str, Callable], rounds: int = 7, warm: int = 1) -> dict[str, float]:
+    """Median seconds of each contestant; they take turns, so that a noisy machine disturbs all alike."""
+    for fx in contestants.values():
+        for _ in range(warm):
+            fx()
+    times = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, fx in contestants.items():
+            began = time.perf_counter()
+            fx()
+            times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def table(title: str, rows: list[tuple], header: tuple) -> None:
+    """Print rows as an aligned table."""
+    lines = [tuple(str(c) for c in row) for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in lines) for i in range(len(header))]
+    print(f"\n{title}")
+    for row in lines:
+        print("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+
+
+class Contest:
+    """One training step of the tutorial's network on a batch of recordings, in several ways.
+
+    Recorded data where there is some, else the simulation. The reference path is what a user of the plain
+    twin does: a DataLoader that opens a file per recording, dense tensors, the plain kernels.
+    """
+
+    def __init__(self, batch: int = BATCH, seed: int = 0):
+        torch.manual_seed(seed)
+        self.dataset = NMNISTDataset(train=True, transform=augment)
+        self.net = Network()
+        self.error = SpikeRate(0.2, 0.03)
+        self.optimizer = torch.optim.Adam(parameter_groups(self.net, 1e-3), lr=1e-3, fused=True)
+        self.events = EventLoader(self.dataset, batch, shuffle=True)
+        self.files = DataLoader(NMNISTDataset(train=True, transform=augment, cache=False), batch, shuffle=True)
+        self._next = 0
+
+    def batch(self):
+        """The next batch as events."""
+        self._next = (self._next + 1) % (len(self.events) - 1)
+        return self.events.batch(self._next)
+
+    def update(self, spikes, label) -> None:
+        """Forward, backward, Adam."""
+        self.net.train()
+        self.optimizer.zero_grad()
+        self.error(self.net(spikes), label).backward()
+        self.optimizer.step()
+
+    def engine_step(self) -> None:
+        """Load, augment, forward, backward, Adam on the CPU twin."""
+        with kernels.using("cpu"):
+            self.update(*self.batch())
+
+    def reference_step(self) -> None:
+        """The same on the plain path."""
+        with kernels.using("reference"):
+            spikes, label = next(iter(self.files))
+            self.update(spikes, label)
+
+    @torch.no_grad()
+    def engine_inference(self, spikes) -> torch.Tensor:
+        """Forward only, events in."""
+        self.net.eval()
+        with kernels.using("cpu"):
+            return self.net(spikes)
+
+    @torch.no_grad()
+    def reference_inference(self, dense) -> torch.Tensor:
+        """Forward only on the plain path, dense tensor in."""
+        self.net.eval()
+        with kernels.using("reference"):
+            return self.net(dense)
+
+
+class DenseLinear(torch.nn.Module):
+    """Three dense linear layers of the network's sizes over all steps of time: no neurons, no delays."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = (2312, 512, 512, 10)
+        self.layers = torch.nn.ModuleList(
+            torch.nn.Linear(a, b, bias=False) for a, b in zip(sizes, sizes[1:], strict=False)
+        )
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            rows = layer(rows)
+        return rows
+
+    def step(self, rows: torch.Tensor) -> None:
+        """Forward and backward on rows [B, T, 2312]."""
+        self.zero_grad()
+        self(rows).sum().backward()
+
+
+def peak_memory(task: str) -> float:
+    """MB that `task` ('engine', 'reference') needs at its peak beyond what is loaded before, in a process of its own."""
+    run = subprocess.run(
+        [sys.executable, __file__, task], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    return float(run.stdout.strip().splitlines()[-1])
+
+
+def _measure(task: str) -> None:
+    contest = Contest()
+    step = {"engine": contest.engine_step, "reference": contest.reference_step}[task]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        step()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+if __name__ == "__main__":
+    _measure(sys.argv[1])
