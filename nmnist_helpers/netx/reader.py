@@ -84,17 +84,12 @@ def _layer(group: h5py.Group, size: int) -> LayerSpec:
         raise NetFileError(f"{neuron.name}/gradedSpike: found true, expected false: only 0/1 spikes are known here")
     weight = _numbers(group, "weight", size, MAX_WEIGHTS)
     per_neuron = {name: _numbers(group, name, size, MAX_FEATURES) for name in ("delay", "bias") if _has(group, name)}
+    i_decay, v_decay = (_numbers(neuron, name, size, MAX_FEATURES) for name in ("iDecay", "vDecay"))
+    threshold = _numbers(neuron, "vThMant", size, 1)
+    ref_delay = _numbers(neuron, "refDelay", size, 1) if _has(neuron, "refDelay") else 1
     try:
-        spec = LayerSpec(
-            type=kind,
-            weight=weight,
-            delay=per_neuron.get("delay"),
-            bias=per_neuron.get("bias"),
-            i_decay=_squeezed(_numbers(neuron, "iDecay", size, MAX_FEATURES)),
-            v_decay=_squeezed(_numbers(neuron, "vDecay", size, MAX_FEATURES)),
-            v_th_mant=_squeezed(_numbers(neuron, "vThMant", size, 1)),
-            ref_delay=_squeezed(_numbers(neuron, "refDelay", size, 1)) if _has(neuron, "refDelay") else 1,
-        )
+        spec = LayerSpec(kind, weight, per_neuron.get("delay"), _squeezed(i_decay), _squeezed(v_decay), threshold,
+                         ref_delay, per_neuron.get("bias"))  # fmt: skip
     except ValueError as error:
         raise NetFileError(f"{group.name}: {error}") from error
     expected = {"shape": spec.out_features, "inFeatures": spec.in_features, "outFeatures": spec.out_features}
@@ -230,6 +225,8 @@ def _unpacked(data: h5py.Dataset, file_size: int) -> np.ndarray:
         if stored.byte_offset is None or stored.size > file_size:
             raise NetFileError(f"{data.name}: found the chunk at {start} missing or beyond the file's end")
         mask, raw = data.id.read_direct_chunk(start)
+        if len(raw) != stored.size:
+            raise NetFileError(f"{data.name}: found {stored.size} bytes in the chunk at {start}, expected {len(raw)}")
         for position in reversed(range(len(filters))):
             if mask & (1 << position):
                 continue

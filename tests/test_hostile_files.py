@@ -1,0 +1,392 @@
+"""Damaged and malicious `.net` and `.pt` files: a clear error or a valid network, never a crash, hang or blow-up.
+
+The mutations by the thousand run in a process of their own (this file is also its program), with little memory to
+spare beyond what it starts with: a crash, a hang or a blow-up shows as that process ending otherwise than well.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from nmnist_helpers import netx
+from nmnist_helpers.checkpoint import CheckpointError, load_checkpoint
+from nmnist_helpers.netx import LayerSpec, NetFileError
+
+MUTATIONS = 1200  # of each kind of file, shared by its base files
+SPARE_MEMORY = 256 << 20  # bytes
+
+
+def layers():
+    rng = np.random.default_rng(0)
+
+    def layer(inputs, out, **changes):
+        weight = 2 * rng.integers(-128, 128, (out, inputs))
+        fields = {"delay": rng.integers(0, 63, out), "i_decay": 1024, "v_decay": 123, "v_th_mant": 80}
+        return LayerSpec("dense", weight, **{**fields, **changes})
+
+    return [layer(12, 8), layer(8, 8, i_decay=rng.integers(0, 4097, 8)), layer(8, 4, delay=None)]
+
+
+def write_as_lava_dl(path):
+    """Uncompressed, with the neuron's type as a string of variable length."""
+    with h5py.File(path, "w") as file:
+        for index, layer in enumerate(layers()):
+            group = file.create_group(f"layer/{index}")
+            group.create_dataset("type", (1,), "S10", [b"dense"])
+            group.create_dataset("shape", data=np.array([layer.out_features]))
+            group.create_dataset("inFeatures", data=layer.in_features)
+            group.create_dataset("outFeatures", data=layer.out_features)
+            group.create_dataset("weight", data=layer.weight.astype(np.float32))
+            if layer.delay is not None:
+                group.create_dataset("delay", data=layer.delay.astype(np.float32))
+            values = {"type": "CUBA", "iDecay": layer.i_decay, "vDecay": layer.v_decay, "vThMant": 80, "refDelay": 1}
+            for name, value in values.items():
+                group.create_dataset(f"neuron/{name}", data=value)
+            group.create_dataset("neuron/gradedSpike", data=False)
+    return path
+
+
+def write_newest_format(path):
+    """HDF5's newest format, whose metadata carries checksums."""
+    with h5py.File(path, "w", libver="latest") as file:
+        for index, layer in enumerate(layers()):
+            netx.write_layer(file.create_group(f"layer/{index}"), layer)
+    return path
+
+
+def write_checkpoint(path, weight_norm):
+    network = torch.nn.Module()
+    blocks = netx.Net(layers()).to_blocks().blocks
+    if weight_norm:
+        for block in blocks:
+            block.synapse.enable_weight_norm()
+    network.blocks = blocks
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def net_bases(folder):
+    return [
+        netx.write_network(folder / "ours.net", layers()),
+        write_as_lava_dl(folder / "lava.net"),
+        write_newest_format(folder / "newest.net"),
+    ]
+
+
+def pt_bases(folder):
+    return [write_checkpoint(folder / "normed.pt", True), write_checkpoint(folder / "plain.pt", False)]
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """Cut short, with flipped bits, extreme numbers, or pieces copied over others or removed."""
+    kind = rng.choice(["cut", "flip", "flip", "extreme", "extreme", "copy", "remove"])
+    changed = bytearray(data)
+    if kind == "cut":
+        return bytes(changed[: rng.randrange(len(data))])
+    for _ in range(rng.choice([1, 1, 2, 8, 32])):
+        position = rng.randrange(len(changed))
+        if kind == "flip":
+            changed[position] ^= 1 << rng.randrange(8)
+        elif kind == "extreme":
+            width = rng.choice([1, 2, 4, 8])
+            value = rng.choice([b"\xff", b"\x00", b"\x7f", b"\x01"]) * width
+            changed[position : position + width] = value[: len(changed) - position]
+        elif kind == "copy":
+            source, width = rng.randrange(len(changed)), rng.choice([8, 64, 512])
+            piece = changed[source : source + width]
+            changed[position : position + len(piece)] = piece[: len(changed) - position]
+        else:
+            del changed[position : position + rng.choice([1, 8, 64])]
+            break
+    return bytes(changed)
+
+
+def try_net(path) -> bool:
+    """True for a valid network, which then also runs; False for the error it should be."""
+    try:
+        net = netx.load(path)
+    except NetFileError as error:
+        return not str(error).startswith(str(path))  # the message names the file
+    str(net)
+    net(np.ones((1, net.in_features, 5), np.uint8), engine="reference")
+    return True
+
+
+def try_pt(path) -> bool:
+    """As `try_net`, for a checkpoint."""
+    try:
+        net = load_checkpoint(path)
+    except CheckpointError as error:
+        return not str(error).startswith(str(path))
+    assert all(torch.isfinite(value).all() for value in net.state_dict().values())
+    return True
+
+
+def run_mutations(kind: str, folder: Path, count: int, seed: int) -> dict:
+    """The worker: what became of `count` mutations of each base file's share."""
+    attempt = {"net": try_net, "pt": try_pt}[kind]
+    bases = {"net": net_bases, "pt": pt_bases}[kind](folder)
+    assert all(attempt(base) for base in bases)
+    peak = None
+    if sys.platform == "linux":
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * os.sysconf("SC_PAGE_SIZE") + SPARE_MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = {"tried": 0, "valid": 0, "refused": 0, "slowest": 0.0}
+    path = folder / f"mutated.{kind}"
+    for base in bases:
+        data = base.read_bytes()
+        for index in range(count // len(bases)):
+            rng = random.Random(f"{seed} {base.name} {index}")
+            path.write_bytes(mutated(data, rng))
+            start = time.perf_counter()
+            try:
+                result["valid" if attempt(path) else "refused"] += 1
+            except BaseException:
+                print(f"seed {seed}, {base.name}, mutation {index}", file=sys.stderr)
+                raise
+            result["slowest"] = max(result["slowest"], time.perf_counter() - start)
+            result["tried"] += 1
+    if peak is not None:
+        result["grown_MiB"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024
+    return result
+
+
+@pytest.mark.parametrize("kind", ["net", "pt"])
+def test_mutations_by_the_thousand(kind, tmp_path):
+    command = [sys.executable, __file__, kind, str(tmp_path), str(MUTATIONS), "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(Path(netx.__file__).parents[2])
+    worker = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert worker.returncode == 0, f"return code {worker.returncode}: {worker.stderr[-3000:]}"
+    result = json.loads(worker.stdout.splitlines()[-1])
+    assert result["tried"] == MUTATIONS
+    assert result["valid"] + result["refused"] == MUTATIONS
+    assert result["refused"] > MUTATIONS // 2  # the mutations do bite
+    assert result["slowest"] < 5  # seconds
+    assert result.get("grown_MiB", 0) < 128
+
+
+# -- made by hand: what chance would not find
+
+
+def net_file(tmp_path, change):
+    path = netx.write_network(tmp_path / "a.net", layers())
+    with h5py.File(path, "a") as file:
+        change(file)
+    return path
+
+
+def replaced(name, **dataset):
+    def change(file):
+        del file[f"layer/0/{name}"]
+        file.create_dataset(f"layer/0/{name}", **dataset)
+
+    return change
+
+
+def removed(name):
+    def change(file):
+        del file[name]
+
+    return change
+
+
+def set_to(name, where, value):
+    def change(file):
+        data = file[f"layer/0/{name}"][()]
+        data[where] = value
+        del file[f"layer/0/{name}"]
+        file[f"layer/0/{name}"] = data
+
+    return change
+
+
+F4 = np.dtype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (removed("layer"), "/layer: missing"),
+        (removed("layer/1"), "/layer/1: missing"),
+        (removed("layer/0/type"), "/layer/0/type: missing"),
+        (removed("layer/0/weight"), "/layer/0/weight: missing"),
+        (removed("layer/0/shape"), "/layer/0/shape: missing"),
+        (removed("layer/2/neuron"), "/layer/2/neuron: missing"),
+        (removed("layer/0/neuron/iDecay"), "/layer/0/neuron/iDecay: missing"),
+        (removed("layer/0/neuron/vThMant"), "/layer/0/neuron/vThMant: missing"),
+        (replaced("type", data=np.array([b"conv"])), "/layer/0/type: found 'conv', expected 'dense'"),
+        (replaced("type", data=7), "/layer/0/type: found int64 of shape .*expected one short string"),
+        (replaced("type", data=np.array([b"dense"] * 2)), "expected one short string"),
+        (replaced("type", data=np.array([b"d" * 100])), "expected one short string"),
+        (replaced("type", data="d" * 1000), "found a string of 1000 characters"),
+        (replaced("type", data="d\u00e9nse"), "expected one short ASCII string"),
+        (replaced("type", data=h5py.Empty("S5")), "found an empty dataset"),
+        (replaced("neuron/type", data=b"LIF"), "/layer/0/neuron/type: found 'LIF', expected 'CUBA'"),
+        (replaced("neuron/gradedSpike", data=True), "gradedSpike: found true, expected false"),
+        (replaced("neuron/refDelay", data=2), "ref_delay: found 2, expected 1"),
+        (replaced("neuron/iDecay", data=5000), "i_decay: found 5000, expected an integer in 0..4096"),
+        (replaced("neuron/iDecay", data=np.float64("nan")), "i_decay: found nan"),
+        (replaced("neuron/iDecay", data=np.zeros(3)), r"i_decay: found shape \(3,\), expected \[8\]"),
+        (replaced("neuron/vThMant", data=np.zeros(3)), "found float64 of shape .3,., expected 1 to 1 numbers"),
+        (replaced("neuron/vDecay", data=b"123"), "/layer/0/neuron/vDecay: found object of shape .*expected numbers"),
+        (replaced("shape", data=np.array([9])), r"/layer/0/shape: found \[9\], expected 8 as weight is \(8, 12\)"),
+        (replaced("shape", data=np.full(8, 1 << 62)), "shape: found .* expected 8"),
+        (replaced("inFeatures", data=13), "inFeatures: found 13, expected 12"),
+        (replaced("weight", data=np.zeros(96, F4)), r"weight: found shape \(96,\), expected \[out, in\]"),
+        (replaced("weight", data=np.zeros((8, 12), complex)), "weight: found complex128 of shape"),
+        (replaced("weight", data=np.zeros((8, 12), "f4,f4")), "weight: found .* expected numbers"),
+        (replaced("weight", shape=(8, 12), dtype=h5py.vlen_dtype(F4)), "expected numbers"),
+        (replaced("weight", shape=(8, 12), dtype=h5py.ref_dtype), "expected numbers"),
+        (replaced("weight", data=np.zeros((8, 0), F4)), r"weight: found float32 of shape \(8, 0\)"),
+        (replaced("weight", data=h5py.Empty(F4)), "weight: found an empty dataset"),
+        (replaced("weight", shape=(8, 12), dtype=F4), "but the file does not hold its 384 bytes"),
+        (set_to("weight", (2, 3), np.nan), r"weight: found nan at \[2, 3\]"),
+        (set_to("weight", (2, 3), np.inf), r"weight: found inf at \[2, 3\]"),
+        (set_to("weight", (0, 0), 3), r"weight: found 3\.0 at \[0, 0\]"),
+        (set_to("delay", 1, 63), r"delay: found 63\.0 at \[1\]"),
+        (set_to("delay", 1, -1e30), r"delay: found -1\.0.*e.30 at"),
+        # sizes that are claimed and not there: 1 TiB at once, in one chunk, in many chunks, by a fill value
+        (replaced("weight", shape=(1 << 19, 1 << 19), dtype=F4), "expected 1 to 67108864 numbers"),
+        (replaced("weight", shape=(1 << 13, 1 << 13), dtype=F4), "the file does not hold its 268435456 bytes"),
+        (replaced("weight", shape=(8192, 8192), dtype=F4, chunks=(8192, 8192)), "more than .* bytes can hold"),
+        (replaced("weight", shape=(8192, 8192), dtype=F4, chunks=(1, 1)), "more than .* bytes can hold"),
+        (replaced("weight", shape=(8, 12), dtype=F4, chunks=(4, 6), fillvalue=2), "found 0 chunks, expected 4"),
+        (replaced("delay", shape=(1 << 40,), dtype=F4), "expected 1 to 1048576 numbers"),
+        # filters that are not the two known ones
+        (replaced("weight", data=np.zeros((8, 12), F4), compression="lzf"), r"HDF5 filters \[32000\], expected gzip"),
+        (replaced("weight", data=np.zeros((8, 12), F4), chunks=True, fletcher32=True), r"HDF5 filters \[3\]"),
+    ],
+)
+def test_made_by_hand(tmp_path, change, message):
+    path = net_file(tmp_path, change)
+    with pytest.raises(NetFileError, match=message) as error:
+        netx.load(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_bomb_in_a_gzip_chunk_is_not_unpacked(tmp_path):
+    """A chunk that unpacks to a thousand times its size: the HDF5 library itself would unpack all of it."""
+    import zlib
+
+    def change(file):
+        del file["layer/0/weight"]
+        data = file.create_dataset("layer/0/weight", (8, 12), F4, chunks=(8, 12), compression="gzip")
+        data.id.write_direct_chunk((0, 0), zlib.compress(bytes(1 << 28), 9))
+
+    with pytest.raises(NetFileError, match="found a gzip chunk that does not unpack to its 384 bytes"):
+        netx.load(net_file(tmp_path, change))
+
+
+def test_a_chunk_of_another_size_is_noticed(tmp_path):
+    def change(file):
+        del file["layer/0/weight"]
+        data = file.create_dataset("layer/0/weight", (8, 12), F4, chunks=(8, 12))
+        data.id.write_direct_chunk((0, 0), bytes(383))
+
+    with pytest.raises(NetFileError, match="found 383 bytes in the chunk at .*, expected 384"):
+        netx.load(net_file(tmp_path, change))
+
+
+@pytest.mark.parametrize("name", ["layer/0/weight", "layer/1", "layer/0/neuron", "layer/0/type"])
+@pytest.mark.parametrize("kind", ["soft", "external"])
+def test_links_are_not_followed(tmp_path, name, kind):
+    other = netx.write_network(tmp_path / "other.net", layers())
+    to = h5py.SoftLink("/kept/" + name) if kind == "soft" else h5py.ExternalLink(str(other), "/" + name)
+
+    def change(file):
+        file.copy(name, f"kept/{name}")
+        del file[name]
+        file[name] = to
+
+    path = net_file(tmp_path, change)
+    with h5py.File(path) as file:
+        assert name in file  # h5py itself would follow it
+    with pytest.raises(NetFileError, match=f"/{name}: found a link to elsewhere, expected the "):
+        netx.load(path)
+
+
+def test_data_in_other_files_is_not_read(tmp_path):
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(bytes(8 * 12 * 4))
+    change = replaced("weight", shape=(8, 12), dtype=F4, external=[(str(secret), 0, 8 * 12 * 4)])
+    with pytest.raises(NetFileError, match="/layer/0/weight: found data kept in another file"):
+        netx.load(net_file(tmp_path, change))
+    other = netx.write_network(tmp_path / "other.net", layers())
+
+    def virtual(file):
+        del file["layer/0/weight"]
+        layout = h5py.VirtualLayout((8, 12), F4)
+        layout[:] = h5py.VirtualSource(other, "/layer/0/weight", (8, 12))
+        file.create_virtual_dataset("layer/0/weight", layout)
+
+    with pytest.raises(NetFileError, match="/layer/0/weight: found data kept in another file"):
+        netx.load(net_file(tmp_path, virtual))
+
+
+def test_a_group_that_holds_itself_and_too_many_layers(tmp_path):
+    def circle(file):
+        del file["layer/1"]
+        file["layer/1"] = file["layer"]
+
+    with pytest.raises(NetFileError, match="/type: missing"):
+        netx.load(net_file(tmp_path, circle))
+
+    def many(file):
+        for index in range(3, 300):
+            file["layer"].create_group(str(index))
+
+    with pytest.raises(NetFileError, match="/layer: found 300 layers, expected 1 to 256"):
+        netx.load(net_file(tmp_path, many))
+
+
+def test_a_dataset_for_a_group_and_the_other_way_round(tmp_path):
+    def change(file):
+        del file["layer/0/neuron"]
+        file["layer/0/neuron"] = 1
+
+    with pytest.raises(NetFileError, match="/layer/0/neuron: found a dataset, expected a group"):
+        netx.load(net_file(tmp_path, change))
+
+    def complex_weights(file):
+        del file["layer/0/weight"]
+        file["layer/0/weight/real"] = np.zeros((8, 12))
+
+    with pytest.raises(NetFileError, match="/layer/0/weight: found a group, expected a dataset"):
+        netx.load(net_file(tmp_path, complex_weights))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n", b"PK\x03\x04", b"a text\n" * 100])
+@pytest.mark.parametrize(("load", "error"), [(netx.load, NetFileError), (load_checkpoint, CheckpointError)])
+def test_other_files(tmp_path, content, load, error):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(error, match="not a readable|found no zip archive"):
+        load(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+@pytest.mark.parametrize(("load", "error"), [(netx.load, NetFileError), (load_checkpoint, CheckpointError)])
+def test_a_pipe_is_not_waited_on(tmp_path, load, error):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(error, match="no regular file"):
+        load(tmp_path / "pipe")
+
+
+if __name__ == "__main__":
+    kind, folder, count, seed = sys.argv[1:]
+    print(json.dumps(run_mutations(kind, Path(folder), int(count), int(seed))))
