@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
+
+# Which dense tensors remember their events: kept beside the tensors, so that saving, copying or sending one
+# to another process takes the numbers alone.
+_events = WeakIdKeyDictionary()
 
 
 @dataclass(eq=False)
@@ -124,6 +129,8 @@ class Spikes:
         known = remembered(dense)
         if known is not None:
             return known
+        if dense.dtype != torch.float32:
+            dense = dense.float()
         if dense.device.type == "cpu":
             from .kernels.cpu.events import dense_to_events
 
@@ -138,11 +145,12 @@ class Spikes:
 
 def attach(dense: torch.Tensor, spikes: Spikes) -> torch.Tensor:
     """Let a dense tensor remember its events; the memory ends when the tensor is changed in place."""
-    dense._nmnist_spikes = (spikes, dense._version)
+    if not dense.is_inference():  # these do not count their changes
+        _events[dense] = (spikes, dense._version)
     return dense
 
 
 def remembered(dense: torch.Tensor) -> Spikes | None:
     """The events that `attach` gave to this very tensor, if they still hold."""
-    spikes, version = getattr(dense, "_nmnist_spikes", (None, None))
+    spikes, version = _events.get(dense, (None, None))
     return spikes if spikes is not None and version == dense._version else None
