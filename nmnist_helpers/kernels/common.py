@@ -45,11 +45,17 @@ def zero_state(batch: int, channels: int, device: torch.device) -> State:
 
 
 def check_rows(name: str, rows: torch.Tensor) -> None:
-    """Raise unless `rows` is a floating-point tensor [B, T, C]."""
-    if rows.dim() != 3 or not rows.is_floating_point():
+    """Raise unless `rows` is a floating-point tensor [B, T, C] with no side empty."""
+    if rows.dim() != 3 or not rows.is_floating_point() or not rows.numel():
         raise ValueError(
-            f"{name}: expected a floating-point tensor [B, T, C], found {rows.dtype} {list(rows.shape)}"
+            f"{name}: expected a floating-point tensor [B, T, C] with no side empty,"
+            f" found {rows.dtype} {list(rows.shape)}"
         )
+
+
+def raise_not_a_number(name: str) -> None:
+    """The error of every twin for parameters that hold NaN, which integers would silently turn into numbers."""
+    raise OverflowError(f"{name}: found NaN; training has diverged, or a damaged checkpoint was loaded")
 
 
 def raise_out_of_range() -> None:

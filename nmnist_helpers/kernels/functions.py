@@ -9,7 +9,7 @@ import torch
 
 from ..spikes import Spikes
 from . import backend
-from .common import NEVER, STATE_SCALE, State, Surrogate, zero_state
+from .common import NEVER, STATE_SCALE, State, Surrogate, raise_not_a_number, zero_state
 
 
 def twin(device: torch.device):
@@ -26,13 +26,20 @@ def twin(device: torch.device):
 
 def keep_of(decay: torch.Tensor, channels: int) -> torch.Tensor:
     """What a state keeps of 4096 in one step, int32 [C]: ``4096 - round(clamp(decay, 0, 4096))``."""
+    _check_number("decay", decay)
     keep = (4096 - torch.round(decay.detach().clamp(0, 4096))).to(torch.int32)
     return keep.expand(channels).contiguous()
 
 
-def as_parameter(grad: torch.Tensor | None, decay: torch.Tensor) -> torch.Tensor | None:
+def _check_number(name: str, parameter: torch.Tensor) -> None:
+    """Raise where a parameter on the CPU holds NaN (on a GPU the look would cost a halt of the queue)."""
+    if parameter.device.type == "cpu" and torch.isnan(parameter.detach()).any():
+        raise_not_a_number(name)
+
+
+def as_parameter(grad: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:
     """Gradient [C] folded to the decay's own shape: summed where all channels share one decay."""
-    return None if grad is None else (grad.sum().reshape(decay.shape) if decay.numel() == 1 else grad)
+    return None if grad is None else (grad.sum().reshape(shape) if shape.numel() == 1 else grad)
 
 
 @dataclass
@@ -61,24 +68,27 @@ class NeuronStep(torch.autograd.Function):
         state = membrane.start(z.shape[0], channels, z.device)
         trace = kernels.neuron_forward(z, keep_i, keep_v, membrane.threshold, state, membrane.scale, need_current)
         membrane.end = trace.state
-        ctx.save_for_backward(trace.voltage, keep_i, keep_v, current_decay, voltage_decay, *state)
-        ctx.membrane = membrane
+        # of the decays only the shapes: they are clamped in place, also between a forward and its backward
+        ctx.save_for_backward(trace.voltage, keep_i, keep_v, *state)
+        ctx.membrane, ctx.kernels = membrane, kernels
+        ctx.decay_shapes = current_decay.shape, voltage_decay.shape
         ctx.set_materialize_grads(False)
         current = trace.current.float().div_(membrane.scale) if need_current else None
         return trace.spikes.float(), trace.voltage.float().div_(membrane.scale), current
 
     @staticmethod
     def backward(ctx, grad_spike, grad_voltage, grad_current):
-        voltage, keep_i, keep_v, current_decay, voltage_decay, *state = ctx.saved_tensors
+        voltage, keep_i, keep_v, *state = ctx.saved_tensors
         if grad_spike is None and grad_voltage is None and grad_current is None:
             return (None,) * 5
         membrane = ctx.membrane
-        grad_z, grad_i, grad_v = twin(voltage.device).neuron_backward(
+        grad_z, grad_i, grad_v = ctx.kernels.neuron_backward(
             grad_spike, voltage, keep_i, keep_v, membrane.threshold, State(*state), membrane.surrogate,
             membrane.scale, grad_voltage, grad_current,
             need_decay=ctx.needs_input_grad[1] or ctx.needs_input_grad[2],
         )  # fmt: skip
-        return grad_z, as_parameter(grad_i, current_decay), as_parameter(grad_v, voltage_decay), None, None
+        of_current, of_voltage = ctx.decay_shapes
+        return grad_z, as_parameter(grad_i, of_current), as_parameter(grad_v, of_voltage), None, None
 
 
 class SpikeFunction(torch.autograd.Function):
@@ -125,6 +135,7 @@ def lag_of(delay: torch.Tensor | None, shift: int, channels: int, device: torch.
     """Steps by which the axon moves each channel, int32 [C]: shift plus ``floor(delay)``."""
     if delay is None:
         return torch.full((channels,), shift, dtype=torch.int32, device=device)
+    _check_number("delay", delay)
     return torch.floor(delay.detach()).to(torch.int32) + shift
 
 
@@ -137,6 +148,7 @@ class Layer:
     shift: int  # 1 with delay_shift, else 0
     kept: torch.Tensor | None = None  # uint8 [B, C], 0 where dropout silences a neuron
     value: float = 1.0  # what an output spike is worth: 1/(1-p) under dropout
+    need_grad: bool = True  # whether a backward pass may follow
     out: Spikes | None = field(default=None, repr=False)
 
 
@@ -159,31 +171,31 @@ class CubaLayer(torch.autograd.Function):
         batch = source.shape[0]
         channels = v.shape[0]
         flat = v.detach().reshape(channels, -1)
-        norm = None if g is None else torch.norm_except_dim(v.detach(), 2, 0).flatten()
-        factor = torch.ones(channels, device=v.device) if g is None else g.detach().flatten() / norm
+        norm, factor = None, torch.ones(channels, device=v.device)
+        if g is not None:
+            # the very norm that torch's weight norm divides by: `norm_except_dim` differs in the last bit
+            norm = torch._weight_norm_interface(flat, g.detach().view(channels, 1), 0)[1].flatten()
+            factor = g.detach().flatten() / norm
         weights = kernels.quantise(flat, factor)
         keep_i, keep_v = keep_of(current_decay, channels), keep_of(voltage_decay, channels)
         state = membrane.start(batch, channels, v.device)
-        trace = kernels.layer_forward(
-            source, weights, keep_i, keep_v, membrane.threshold, state, any(ctx.needs_input_grad)
-        )
+        trace = kernels.layer_forward(source, weights, keep_i, keep_v, membrane.threshold, state, layer.need_grad)
         membrane.end = trace.state
         lag = lag_of(delay, layer.shift, channels, v.device)
         out = kernels.axon_forward(trace.spikes, lag, layer.kept)
         layer.out = Spikes.from_rows(out, layer.value)
         ctx.save_for_backward(
             x if layer.spikes is None else None, flat, factor, norm, g, weights, trace.voltage, keep_i, keep_v,
-            current_decay, voltage_decay, lag, out if delay is not None else None, *state,
+            lag, out if delay is not None else None, *state,
         )  # fmt: skip
-        ctx.layer, ctx.source, ctx.v_shape = layer, layer.spikes, v.shape
+        ctx.layer, ctx.source, ctx.kernels, ctx.v_shape = layer, layer.spikes, kernels, v.shape
+        ctx.decay_shapes = current_decay.shape, voltage_decay.shape
         return layer.out.rows().transpose(1, 2)
 
     @staticmethod
     def backward(ctx, grad):
-        (x, flat, factor, norm, g, weights, voltage, keep_i, keep_v,
-         current_decay, voltage_decay, lag, out, *state) = ctx.saved_tensors  # fmt: skip
-        layer, need = ctx.layer, ctx.needs_input_grad
-        kernels = twin(voltage.device)
+        (x, flat, factor, norm, g, weights, voltage, keep_i, keep_v, lag, out, *state) = ctx.saved_tensors
+        layer, need, kernels = ctx.layer, ctx.needs_input_grad, ctx.kernels
         membrane = layer.membrane
         grad = grad.transpose(1, 2).contiguous()
         grad_z, grad_i, grad_v = kernels.neuron_backward(
@@ -205,8 +217,8 @@ class CubaLayer(torch.autograd.Function):
             grad_x,
             grad_weight,
             grad_norm,
-            as_parameter(grad_i, current_decay) if need[3] else None,
-            as_parameter(grad_v, voltage_decay) if need[4] else None,
+            as_parameter(grad_i, ctx.decay_shapes[0]) if need[3] else None,
+            as_parameter(grad_v, ctx.decay_shapes[1]) if need[4] else None,
             grad_delay,
             None,
         )

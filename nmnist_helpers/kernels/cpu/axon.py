@@ -46,9 +46,7 @@ def _delay_gradient(grad, out, value):
 def axon_forward(spikes: torch.Tensor, lag: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
     """As `nmnist_helpers.kernels.reference.axon_forward`."""
     out = torch.empty(spikes.shape, dtype=torch.uint8)
-    _forward(
-        spikes.contiguous().numpy(), lag.numpy(), NOT_DROPPED if kept is None else kept.numpy(), out.numpy()
-    )
+    _forward(spikes.contiguous().numpy(), lag.numpy(), NOT_DROPPED if kept is None else kept.numpy(), out.numpy())
     return out
 
 

@@ -33,7 +33,7 @@ def _forward(z, keep_i, keep_v, threshold, scale, current, reset, voltage, spike
     blocks = (channels + BLOCK - 1) // BLOCK
     keep_current = currents.size > 0
     flags = np.zeros(batch * blocks, np.int32)
-    limit = f32(MAX_STATE)
+    limit = f32(MAX_STATE + 1)
     for task in prange(batch * blocks):
         b, first = task // blocks, (task % blocks) * BLOCK
         last = min(first + BLOCK, channels)
@@ -44,7 +44,7 @@ def _forward(z, keep_i, keep_v, threshold, scale, current, reset, voltage, spike
             row = z[b, t, first:last]
             for c in range(drive.shape[0]):
                 x = row[c] * scale
-                inside = abs(x) <= limit  # False for NaN too
+                inside = abs(x) < limit  # False for NaN too
                 drive[c] = i32(x) if inside else i32(0)
                 seen |= i32(0) if inside else i32(-1)
             seen = step(
@@ -65,7 +65,7 @@ def _backward(
     batch, steps, channels = voltage.shape
     blocks = (channels + BLOCK - 1) // BLOCK
     decay_sums = np.zeros((2, batch, channels), np.float32)
-    by_tau = f32(-1.0 / (scale * tau))
+    by_tau, at_threshold = f32(-1.0 / (scale * tau)), f32(threshold)
     for task in prange(batch * blocks):
         b, first = task // blocks, (task % blocks) * BLOCK
         last = min(first + BLOCK, channels)
@@ -94,7 +94,7 @@ def _backward(
                         g_s[c] = grad[b, at, first + c] if at < steps else f32(0.0)
             v_row, z_row = voltage[b, t, first:last], grad_z[b, t, first:last]
             for c in range(n):
-                distance = f32(abs(i32(v_row[c] - threshold)))
+                distance = abs(f32(v_row[c]) - at_threshold)  # in float: with NEVER, 32 bits would wrap
                 g_v[c] = a_v[c] * g_v[c] + g_s[c] * factor[c] * exp_negative(distance * by_tau)
             if grad_voltage.size > 0:
                 for c in range(n):

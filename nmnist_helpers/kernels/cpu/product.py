@@ -10,20 +10,18 @@ import torch
 from numba import njit, prange
 
 from ...spikes import Spikes
-from ..common import State, Trace, raise_out_of_range
+from ..common import MAX_STATE, State, Trace, raise_out_of_range
 from .arithmetic import BLOCK, f32, i32
 from .neuron import neuron_forward, step
 from .weight import WEIGHT_STEPS, weight_values
 
 DRIVE_SHIFT = 7  # 4096 / 32 = 2**7: from weight steps to state units
 DENSE_FROM = 0.15  # share of set bins from which a dense product is the faster one
-MAX_INPUTS = 1 << 16  # inputs x 128 x 128 must stay below 2**30
+MAX_INPUTS = (1 << 16) - 1  # inputs x 128 x 128 must stay below 2**30
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
-def _forward(
-    indptr, channel, table, value, keep_i, keep_v, threshold, current, reset, voltage, spikes
-):  # fmt: skip
+def _forward(indptr, channel, table, value, keep_i, keep_v, threshold, current, reset, voltage, spikes):
     batch, steps, channels = spikes.shape
     blocks = (channels + BLOCK - 1) // BLOCK
     keep_voltage = voltage.shape[1] == steps  # else one row, written over and over
@@ -46,13 +44,16 @@ def _forward(
                     drive[c] = i32(drive[c] << i32(DRIVE_SHIFT))
             else:  # the value multiplies the exact sum, one rounding, as a float product would
                 for c in range(n):
-                    drive[c] = i32(value * f32(i32(drive[c] << i32(DRIVE_SHIFT))))
+                    x = value * f32(i32(drive[c] << i32(DRIVE_SHIFT)))
+                    inside = abs(x) < f32(MAX_STATE + 1)  # False for NaN too
+                    drive[c] = i32(x) if inside else i32(0)
+                    seen |= i32(0) if inside else i32(-1)
             seen = step(
                 drive, keep_i[first:last], keep_v[first:last], threshold, i, r,
                 voltage[b, t if keep_voltage else 0, first:last], spikes[b, t, first:last], seen,
             )  # fmt: skip
         flags[task] = seen
-    return np.max(flags) > (1 << 30) - 1 or np.min(flags) < 0
+    return np.max(flags) > MAX_STATE or np.min(flags) < 0
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
@@ -122,6 +123,8 @@ def layer_forward(
     batch, inputs, steps = spikes.shape
     if inputs > MAX_INPUTS:
         raise ValueError(f"event product: at most {MAX_INPUTS} inputs, found {inputs}")
+    if 0 in spikes.shape:
+        raise ValueError(f"event product: expected spikes (B, C, T) with no side empty, found {spikes.shape}")
     outputs = table.shape[1]
     voltage = torch.empty(batch, steps if need_voltage else 1, outputs, dtype=torch.int32)
     fired = torch.empty(batch, steps, outputs, dtype=torch.uint8)

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from numba import njit, prange
 
+from ..common import raise_not_a_number
 from .arithmetic import f32
 
 TILE = 16  # rows of outputs per task: a tile and its transpose fit the second-level cache
@@ -15,17 +16,22 @@ LOWEST, HIGHEST = -128, 127  # weights x32: -4 .. 127/32
 def _quantise(v, factor, table):
     outputs, inputs = v.shape
     tiles = (outputs + TILE - 1) // TILE
+    missing = np.zeros(tiles, np.int32)
     for tile in prange(tiles):
         first, last = tile * TILE, min((tile + 1) * TILE, outputs)
         local = np.empty((last - first, inputs), np.int8)
+        nans = 0
         for o in range(first, last):
             f, row, to = factor[o], v[o], local[o - first]
             for i in range(inputs):
                 q = np.rint((row[i] * f) * f32(32.0))  # half to even, as torch.round
+                nans += q != q
                 to[i] = np.int8(min(max(q, f32(LOWEST)), f32(HIGHEST)))
         for i in range(inputs):
             for o in range(last - first):
                 table[i, first + o] = local[o, i]
+        missing[tile] = nans
+    return missing.any()
 
 
 @njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
@@ -62,7 +68,8 @@ def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     Transposed, so that the weights of one input lie side by side.
     """
     table = torch.empty(v.shape[1], v.shape[0], dtype=torch.int8)
-    _quantise(v.contiguous().numpy(), factor.contiguous().numpy(), table.numpy())
+    if _quantise(v.contiguous().numpy(), factor.contiguous().numpy(), table.numpy()):
+        raise_not_a_number("weights")
     return table
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from ...spikes import Spikes
-from ..common import State, Trace
+from ..common import State, Trace, raise_not_a_number
 from .neuron import neuron_forward
 
 WEIGHT_STEPS = 32  # quantised weights are multiples of 1/32
@@ -24,8 +24,15 @@ def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     -------
     float tensor [C_out, C_in]
         What this twin multiplies with (the other twins keep the same numbers in other layouts).
+
+    Raises
+    ------
+    OverflowError
+        If a weight is NaN.
     """
     steps = torch.round(v * factor[:, None] * WEIGHT_STEPS)
+    if torch.isnan(steps).any():
+        raise_not_a_number("weights")
     return steps.clamp(LOWEST, HIGHEST) / WEIGHT_STEPS
 
 
