@@ -24,9 +24,7 @@ class Synapse(torch.nn.Module):
         Applied to the weights before every product.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...], weight_scale: float, weight_norm: bool, pre_hook_fx: Callable | None
-    ):
+    def __init__(self, shape: tuple[int, ...], weight_scale: float, weight_norm: bool, pre_hook_fx: Callable | None):
         super().__init__()
         self.weight_norm_enabled = bool(weight_norm)
         self.pre_hook_fx = pre_hook_fx
@@ -145,8 +143,13 @@ class Dense(Synapse):
         if isinstance(spikes, Spikes):
             spikes = spikes.dense()
         weight = self.hooked_weight().reshape(self.out_channels, -1)
-        rows = spikes.reshape(spikes.shape[0], -1, spikes.shape[-1]).transpose(1, 2)
+        flat = spikes.reshape(spikes.shape[0], -1, spikes.shape[-1]).to(weight.dtype)
+        events = Spikes.from_dense(flat)
+        value = 1.0 if events is None else events.value
+        # spikes worth 1/(1-p) go in as ones and the factor comes after: only then is the sum exact
+        rows = (flat if value == 1.0 else flat / value).transpose(1, 2)
         z = F.linear(rows, weight).transpose(1, 2)
+        z = z if value == 1.0 else z * value
         return z if spikes.dim() == 3 else z[:, :, None, None]
 
     def extra_repr(self) -> str:
@@ -204,9 +207,7 @@ class Conv(Synapse):
             raise ValueError(
                 f"synapse.Conv: expected input [B, {self.in_channels}, H, W, T], found {list(spikes.shape)}"
             )
-        return F.conv3d(
-            spikes, self.hooked_weight(), None, self.stride, self.padding, self.dilation, self.groups
-        )
+        return F.conv3d(spikes, self.hooked_weight(), None, self.stride, self.padding, self.dilation, self.groups)
 
 
 class Pool(Synapse):

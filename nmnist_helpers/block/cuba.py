@@ -137,8 +137,12 @@ class Dense(Block):
             mask = mask.reshape(self.synapse.shape).to(self.synapse.direction.dtype)
         self.register_buffer("mask", mask)
         if mask is not None:
-            hook = self.synapse.pre_hook_fx
-            self.synapse.pre_hook_fx = lambda w, **options: hook(w * self.mask, **options)
+            self.unmasked_hook = self.synapse.pre_hook_fx
+            self.synapse.pre_hook_fx = self._masked  # a method, so that a copy of the block uses its own mask
+
+    def _masked(self, weight: torch.Tensor, **options) -> torch.Tensor:
+        """The weights' hook of a block with a mask."""
+        return self.unmasked_hook(weight * self.mask, **options)
 
     @property
     def fused(self) -> bool:
@@ -164,10 +168,11 @@ class Dense(Block):
             return super().forward(spikes)
         synapses, neuron = self.synapse, self.neuron
         direction = synapses.direction
-        dense = None if isinstance(spikes, Spikes) else spikes
+        dense = None if isinstance(spikes, Spikes) else spikes.float()
         events = spikes if dense is None else Spikes.from_dense(dense)
         batch, channels = spikes.shape[0], synapses.out_channels
         layer = Layer(neuron.membrane(batch, channels), events, int(self.delay_shift))
+        layer.need_grad = torch.is_grad_enabled()  # inside the function it would always be off
         if neuron.drop is not None:
             layer.kept = neuron.drop.draw(batch, channels, direction.device)
             layer.value = neuron.drop.value

@@ -10,6 +10,7 @@ from ..kernels.functions import Membrane, NeuronStep, SpikeFunction
 DECAY_SCALE = 1 << 12  # parameters hold decays x4096
 SCALE_GRAD_UNIT = 0.1  # SLAYER's units: scale_grad = 1 and tau_grad = 1 are good places to begin
 TAU_GRAD_UNIT = 100
+MAX_THRESHOLD = 1 << 24  # x64 it is 2**30, which no state reaches (hardware takes 17 bits: `netx` checks that)
 
 
 def neuron_params(device_params: dict, scale: int = 1 << 6, p_scale: int = DECAY_SCALE) -> dict:
@@ -75,7 +76,8 @@ class Neuron(torch.nn.Module):
     Raises
     ------
     ValueError
-        If a decay lies outside 0..1, the threshold is not positive, or `num_neurons` is missing.
+        If a decay lies outside 0..1, the threshold is not positive or out of range, or `num_neurons` is
+        missing.
 
     Notes
     -----
@@ -99,13 +101,18 @@ class Neuron(torch.nn.Module):
         num_neurons: int | None = None,
     ):
         super().__init__()
-        if not threshold > 0:
+        if not 0 < threshold < float("inf"):
             raise ValueError(f"Neuron: expected a positive threshold, found {threshold}")
         self.p_scale = DECAY_SCALE
         self.w_scale = int(scale)
         self.s_scale = int(scale) << 6
         self.tau_grad, self.scale_grad = tau_grad, scale_grad
         self.v_th_mant = int(threshold * self.w_scale)
+        if not 1 <= self.v_th_mant < MAX_THRESHOLD:
+            raise ValueError(
+                f"Neuron: expected a threshold of at least 1/{self.w_scale} and below {MAX_THRESHOLD / self.w_scale:g},"
+                f" found {threshold}"
+            )
         self.shared_param, self.persistent_state, self.requires_grad = shared_param, persistent_state, requires_grad
         self.num_neurons = num_neurons
         if (norm is not None or not shared_param) and num_neurons is None:

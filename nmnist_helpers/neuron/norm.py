@@ -32,9 +32,7 @@ class MeanOnlyBatchNorm(torch.nn.Module):
     Salimans and Kingma, "Weight normalization", 2016, section 4.
     """
 
-    def __init__(
-        self, num_features: int | None = None, momentum: float = 0.1, pre_hook_fx: Callable | None = None
-    ):
+    def __init__(self, num_features: int | None = None, momentum: float = 0.1, pre_hook_fx: Callable | None = None):
         super().__init__()
         if num_features is None:
             raise ValueError(f"{type(self).__name__}: expected num_features, the number of channels, found None")
