@@ -115,7 +115,9 @@ def try_net(path) -> bool:
     try:
         net = netx.load(path)
     except NetFileError as error:
-        return not str(error).startswith(str(path))  # the message names the file
+        if not str(error).startswith(f"{path}: "):  # the message names the file
+            raise AssertionError("the message does not name the file") from error
+        return False
     str(net)
     net(np.ones((1, net.in_features, 5), np.uint8), engine="reference")
     return True
@@ -126,7 +128,9 @@ def try_pt(path) -> bool:
     try:
         net = load_checkpoint(path)
     except CheckpointError as error:
-        return not str(error).startswith(str(path))
+        if not str(error).startswith(f"{path}: "):
+            raise AssertionError("the message does not name the file") from error
+        return False
     assert all(torch.isfinite(value).all() for value in net.state_dict().values())
     return True
 

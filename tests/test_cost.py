@@ -1,0 +1,175 @@
+"""Operations, memory and latency, against counts made one spike at a time."""
+
+import math
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+from nmnist_helpers import cost, netx
+from nmnist_helpers.netx import LayerSpec
+from nmnist_helpers.spikes import Spikes
+
+matplotlib.use("Agg")
+
+
+def network(rng):
+    def layer(inputs, out, delay):
+        weight = 2 * rng.integers(-60, 61, (out, inputs))
+        weight[rng.random(weight.shape) < 0.3] = 0
+        return LayerSpec("dense", weight, rng.integers(0, 9, out) if delay else None, 1024, 123, 80)
+
+    return netx.Net([layer(15, 9, True), layer(9, 7, True), layer(7, 4, False)])
+
+
+def some_spikes(rng, batch=6, steps=40):
+    return (rng.random((batch, 15, steps)) < 0.2).astype(np.uint8)
+
+
+def counted_one_by_one(net, spikes):
+    """[layer][name] by walking over every spike."""
+    counts = []
+    for spec, out in zip(net, net.all_layers(spikes), strict=True):
+        layer = {"spikes_in": 0, "spikes_out": int(out.sum()), "synaptic": 0, "synaptic_nonzero": 0}
+        for _, channel, _ in zip(*np.nonzero(spikes), strict=True):
+            layer["spikes_in"] += 1
+            for neuron in range(spec.out_features):
+                layer["synaptic"] += 1
+                layer["synaptic_nonzero"] += int(spec.weight[neuron, channel] != 0)
+        counts.append(layer)
+        spikes = out
+    return counts
+
+
+def test_operations_are_what_the_spikes_cause():
+    rng = np.random.default_rng(0)
+    net, spikes = network(rng), some_spikes(rng)
+    found = cost.count_operations(net, spikes)
+    for layer, expected in zip(found.layers, counted_one_by_one(net, spikes), strict=True):
+        for name, value in expected.items():
+            assert getattr(layer, name) == pytest.approx(value / 6), name
+    assert [layer.dense for layer in found.layers] == [15 * 9 * 40, 9 * 7 * 40, 7 * 4 * 40]
+    assert [layer.updates for layer in found.layers] == [9 * 40, 7 * 40, 4 * 40]
+    assert found.synaptic == pytest.approx(sum(layer.synaptic for layer in found.layers))
+    assert found.dense == (15 * 9 + 9 * 7 + 7 * 4) * 40
+    assert 0 < found.layers[2].synaptic < found.layers[2].dense
+
+
+def test_every_way_to_give_the_spikes():
+    rng = np.random.default_rng(1)
+    net, spikes = network(rng), some_spikes(rng)
+    expected = cost.count_operations(net, spikes)
+    tensor = torch.from_numpy(spikes).float()
+    labels = torch.zeros(2)
+    loader = [(tensor[:2], labels), (tensor[2:4], labels), [tensor[4:], labels]]
+    for given in (tensor, Spikes.from_dense(tensor), loader, iter([tensor[:5], tensor[5:]])):
+        assert cost.count_operations(net, given) == expected
+    assert cost.count_operations(net.to_blocks(), spikes) == expected
+
+
+def test_no_recording_is_named():
+    with pytest.raises(ValueError, match="spikes: found no recording, expected at least one"):
+        cost.count_operations(network(np.random.default_rng(2)), [])
+    with pytest.raises(ValueError, match=r"spikes: found shape \[1, 3, 2\], expected \[B, 15, T\]"):
+        cost.count_operations(network(np.random.default_rng(2)), np.zeros((1, 3, 2)))
+
+
+def test_memory():
+    net = network(np.random.default_rng(3))
+    net.layers[1].i_decay = np.full(7, 100)
+    found = cost.count_memory(net)
+    assert [layer.weights for layer in found.layers] == [135, 63, 28]
+    assert [layer.float32 for layer in found.layers] == [540, 252, 112]
+    assert [layer.delays for layer in found.layers] == [math.ceil(54 / 8), math.ceil(42 / 8), 0]
+    assert [layer.decays for layer in found.layers] == [3, 12, 3]
+    assert [layer.nonzero for layer in found.layers] == [np.count_nonzero(spec.weight) for spec in net]
+    assert found.weights == 226
+    assert found.total == 226 + 7 + 6 + 18
+
+
+def trains(*answers, classes=3):
+    """Output spikes from lists of the class that fires at each step, None for silence."""
+    out = np.zeros((len(answers), classes, len(answers[0])))
+    for b, steps in enumerate(answers):
+        for t, c in enumerate(steps):
+            if c is not None:
+                out[b, c, t] = 1
+    return out
+
+
+def test_answers_over_time():
+    out = trains([None, 2, 1, 1, None], [None] * 5, [0, 0, 0, 0, 0])
+    assert cost.answers_over_time(out).tolist() == [[-1, 2, 1, 1, 1], [-1] * 5, [0] * 5]  # a tie: the first class
+
+
+def test_latency():
+    out = trains([None, 2, 1, 1, None], [None] * 5, [0] * 5, [1, 0, 0, None, 2])
+    timing = cost.latency(out, [1, 0, 0, 2])
+    assert timing.stable.tolist() == [3, -1, 1, 2]
+    assert timing.accuracy.tolist() == [0.25, 0.25, 0.5, 0.5, 0.5]
+    assert timing.answered.tolist() == [0.5, 0.75, 0.75, 0.75, 0.75]
+    assert timing.final == 0.5
+    assert timing.steps_within(0.01) == 3
+    assert timing.steps_within(0.3) == 1
+    again = cost.latency(torch.from_numpy(out), torch.tensor([1, 0, 0, 2]))
+    np.testing.assert_array_equal(again.accuracy, timing.accuracy)
+
+
+def test_latency_agrees_with_shorter_runs():
+    """Accuracy after t steps is the accuracy of the first t steps alone; a stable answer is the final one."""
+    rng = np.random.default_rng(4)
+    out = (rng.random((30, 5, 50)) < 0.05).astype(np.uint8)
+    labels = rng.integers(0, 5, 30)
+    timing = cost.latency(out, labels)
+    for t in (1, 7, 50):
+        counts = out[:, :, :t].sum(axis=2)
+        right = (counts.argmax(axis=1) == labels) & (counts.sum(axis=1) > 0)
+        assert timing.accuracy[t - 1] == pytest.approx(right.mean())
+    answers = cost.answers_over_time(out)
+    for b, stable in enumerate(timing.stable):
+        assert len(set(answers[b, stable - 1 :])) == 1
+        assert stable == 1 or answers[b, stable - 2] != answers[b, -1]
+
+
+def test_the_final_answer_is_the_classifiers():
+    from nmnist_helpers import classifier
+
+    out = torch.rand(40, 10, 60, generator=torch.Generator().manual_seed(5)) < 0.1
+    expected = classifier.Rate.predict(out.float()).numpy()
+    np.testing.assert_array_equal(cost.answers_over_time(out)[:, -1], expected)
+
+
+@pytest.mark.parametrize(
+    ("out", "labels", "message"),
+    [
+        (np.zeros((3, 5)), [0] * 3, r"spikes_out: found shape \[3, 5\], expected \[B, classes, T\]"),
+        (np.zeros((3, 2, 5)), [0] * 4, r"labels: found shape \[4\], expected \[3\], one a recording"),
+        (np.zeros((3, 2, 5)), np.zeros((3, 1)), r"labels: found shape \[3, 1\]"),
+    ],
+)
+def test_wrong_shapes_are_named(out, labels, message):
+    with pytest.raises(ValueError, match=message):
+        cost.latency(out, labels)
+
+
+def test_tables_and_pictures():
+    import matplotlib.pyplot as plt
+
+    rng = np.random.default_rng(6)
+    net, spikes = network(rng), some_spikes(rng)
+    operations = cost.count_operations(net, spikes)
+    timing = cost.latency(net(spikes), np.zeros(6))
+    for table in (operations, cost.count_memory(net), timing, cost.latency(np.zeros((2, 3, 4)), [0, 1])):
+        lines = str(table).splitlines()
+        assert len({len(line) for line in lines[1:]}) == 1  # columns are aligned
+        assert table._repr_html_().count("<tr>") == len(lines) - 1
+    assert "mean of 6 recordings of 40 steps" in str(operations)
+    assert f"{operations.layers[0].synaptic:,.0f}" in str(operations).splitlines()[2]
+    assert [row["layer"] for row in operations.rows()] == ["0", "1", "2", "all"]
+    figure, axes = plt.subplots(2)
+    cost.plot_operations(operations, axes[0])
+    cost.plot_latency(timing, axes[1])
+    assert len(axes[0].patches) == 6
+    np.testing.assert_allclose(axes[1].lines[1].get_ydata(), 100 * timing.accuracy)
+    plt.close(figure)
