@@ -27,10 +27,6 @@ PICKLE_GLOBALS = {
 }
 # State that older versions stored: it belongs to the last batch, not to the network.
 IGNORED = ("neuron.current_state", "neuron.voltage_state")
-TUTORIAL = {
-    "threshold": 1.25, "current_decay": 0.25, "voltage_decay": 0.03,
-    "tau_grad": 0.03, "scale_grad": 3, "requires_grad": True,
-}  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -242,7 +238,8 @@ def _apart(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _build(found: dict[str, torch.Tensor], neuron_params: dict | None, path: str | os.PathLike) -> torch.nn.Module:
     """Dense CUBA blocks of the sizes in the file, under the names that it uses."""
     from .block import cuba  # these import what only training needs
-    from .netx.blocks import Network
+    from .network import NEURON_PARAMS
+    from .netx.blocks import BlockNetwork
 
     weights = {}
     for key, tensor in found.items():
@@ -260,7 +257,7 @@ def _build(found: dict[str, torch.Tensor], neuron_params: dict | None, path: str
         prefix = f"blocks.{index}."
         decays = [found.get(f"{prefix}neuron.{name}_decay") for name in ("current", "voltage")]
         shared = all(decay is None or decay.numel() == 1 for decay in decays)
-        params = {**TUTORIAL, **(neuron_params or {}), "shared_param": shared}
+        params = {**NEURON_PARAMS, **(neuron_params or {}), "shared_param": shared}
         normed = f"{prefix}synapse.weight_v" in found
         blocks.append(cuba.Dense(params, inputs, out, weight_norm=normed, delay=f"{prefix}delay.delay" in found))
-    return Network(blocks)
+    return BlockNetwork(blocks)

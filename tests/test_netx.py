@@ -330,6 +330,12 @@ def test_layers_must_fit_onto_each_other(tmp_path):
         netx.write_network(tmp_path / "a.net", [torch.nn.Linear(2, 2)])
 
 
+def test_what_the_file_cannot_say_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="layer 0: found a block with delay_shift=False, expected True"):
+        netx.write_network(tmp_path / "a.net", [cuba.Dense(PARAMS, 3, 2, delay_shift=False)])
+    assert not (tmp_path / "a.net").exists()
+
+
 def test_a_group_in_use_is_refused(tmp_path):
     rng = np.random.default_rng(13)
     with h5py.File(tmp_path / "a.net", "w") as file:
@@ -353,8 +359,9 @@ def test_writing_is_atomic(tmp_path, monkeypatch):
         netx.write_network(path, [spec(rng, 4, 2)])
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.net"]
-    with pytest.raises(FileNotFoundError, match="its folder .* does not exist"):
-        netx.write_network(tmp_path / "none" / "a.net", [spec(rng, 3, 2)])
+    monkeypatch.undo()
+    netx.write_network(tmp_path / "new" / "a.net", [spec(rng, 3, 2)])
+    assert os.listdir(tmp_path / "new") == ["a.net"]
 
 
 # -- reading what is not a network (mutations by the thousand: test_hostile_files.py)

@@ -8,15 +8,16 @@ import numpy as np
 import torch
 
 from ..block import cuba
+from ..network import NEURON_PARAMS
 from ..neuron.norm import MeanOnlyBatchNorm
 from .rules import LayerSpec
 from .writer import write_network
 
 UNIT = 64  # integer steps of a weight and of the threshold per real unit
-TUTORIAL = {"tau_grad": 0.03, "scale_grad": 3, "requires_grad": True}  # what a file does not say
+UNSAID = {name: NEURON_PARAMS[name] for name in ("tau_grad", "scale_grad", "requires_grad")}  # by a file
 
 
-class Network(torch.nn.Module):
+class BlockNetwork(torch.nn.Module):
     """Blocks one after the other, under the names that the tutorial's network has (``blocks.0...``).
 
     Parameters
@@ -49,15 +50,15 @@ class Network(torch.nn.Module):
         return write_network(filename, self)
 
 
-def to_blocks(layers: list[LayerSpec], neuron_params: dict) -> Network:
+def to_blocks(layers: list[LayerSpec], neuron_params: dict) -> BlockNetwork:
     """See `Net.to_blocks`."""
-    return Network(_block(layer, neuron_params) for layer in layers)
+    return BlockNetwork(_block(layer, neuron_params) for layer in layers)
 
 
 @torch.no_grad()
 def _block(layer: LayerSpec, neuron_params: dict) -> cuba.Dense:
     params = {
-        **TUTORIAL,
+        **UNSAID,
         **neuron_params,
         "threshold": layer.v_th_mant / UNIT,
         "current_decay": 0.0,  # both follow below, in whole steps

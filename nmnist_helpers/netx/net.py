@@ -4,6 +4,7 @@ import html
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from ..spikes import Spikes
 from .reader import read_network
 from .rules import DECAY_MAX, LayerSpec, as_specs
 from .simulator import Events, events_of, run_fast, run_reference
+
+if TYPE_CHECKING:
+    from .blocks import BlockNetwork
 
 ENGINES = {"fast": run_fast, "reference": run_reference}
 BATCH = 32  # recordings at a time: bounds the memory of the layers' dense outputs
@@ -207,7 +211,7 @@ class Net:
 
     # -- training it further
 
-    def to_blocks(self, **neuron_params) -> torch.nn.ModuleList:
+    def to_blocks(self, **neuron_params) -> "BlockNetwork":
         """The network as trainable blocks that quantise to exactly these integers.
 
         Parameters
@@ -218,9 +222,10 @@ class Net:
 
         Returns
         -------
-        torch.nn.ModuleList of slayer.block.cuba.Dense
-            Without weight norm: g and v cannot be told apart in the file. Delays get half a step on top,
-            which ``floor`` takes off again, so that a first small update changes nothing by itself.
+        BlockNetwork
+            A module with ``.blocks`` of `block.cuba.Dense`, without weight norm: the file does not tell g from v.
+            Delays get half a step on top, which ``floor`` takes off again, so that a first small update moves
+            no spike by itself.
         """
         from .blocks import to_blocks  # the blocks import this package to export themselves
 

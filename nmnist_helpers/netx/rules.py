@@ -143,6 +143,16 @@ def _one_integer(name: str, value, low: int, high: int) -> int:
     return int(number)
 
 
+def _spec_of_block(block) -> Mapping:
+    """A block's own account of itself, unless it does what the file cannot say."""
+    fields = block.layer_spec()
+    if not getattr(block, "delay_shift", True):
+        raise ValueError("found a block with delay_shift=False, expected True: on the chip a spike takes a step")
+    if getattr(getattr(block, "neuron", None), "norm", None) is not None and "bias" not in fields:
+        raise ValueError("found a block with a normalisation, expected one without, or a bias in its layer_spec()")
+    return fields
+
+
 def as_specs(network) -> list[LayerSpec]:
     """The layers of `network` as a list of valid `LayerSpec` that fit onto each other.
 
@@ -160,7 +170,7 @@ def as_specs(network) -> list[LayerSpec]:
     for index, item in enumerate(getattr(network, "blocks", network)):
         try:
             if hasattr(item, "layer_spec"):
-                item = item.layer_spec()
+                item = _spec_of_block(item)
             if not isinstance(item, LayerSpec | Mapping):
                 raise ValueError(f"found a {type(item).__name__}, expected a dense block (one with layer_spec())")
             spec = item if isinstance(item, LayerSpec) else LayerSpec(**{"type": "dense", **item})

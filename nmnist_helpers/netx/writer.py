@@ -19,13 +19,12 @@ integers. It reads ``delay`` for its listing only, so a chip run through netx le
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from ..files import atomic
 from .rules import LayerSpec, as_specs
 
 
@@ -71,7 +70,7 @@ def write_network(path: str | os.PathLike, network) -> Path:
     Parameters
     ----------
     path : path-like
-        The ``.net`` file; one that exists is replaced. Its folder must exist.
+        The ``.net`` file; one that exists is replaced. Its folder is made if it is missing.
     network : module with ``.blocks``, or iterable
         Blocks (anything with ``layer_spec()``) or `LayerSpec`, from input to output.
 
@@ -84,26 +83,10 @@ def write_network(path: str | os.PathLike, network) -> Path:
     ------
     ValueError
         For a layer that breaks a rule or does not fit the one before; no file is touched then.
-    FileNotFoundError
-        If the folder does not exist.
     """
     specs = as_specs(network)
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
         layers = file.create_group("layer")
         for index, spec in enumerate(specs):
             write_layer(layers.create_group(str(index)), spec)
     return Path(path)
-
-
-@contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path beside `path`, moved onto it at the end of the block, removed on an error."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: its folder {path.parent} does not exist")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
