@@ -1,0 +1,169 @@
+"""One call a batch: forward, loss, statistics, and in training backward and the optimiser's step."""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from ..spikes import Spikes
+from .optim import DECAY_LR_SCALE, scale_decay_groups
+from .stats import LearningStat, LearningStats
+
+
+class Assistant:
+    """Training, testing and validation on batches.
+
+    Decays of the network are stored x4096; the assistant gives them steps that fit (see
+    `nmnist_helpers.utils.scale_decay_groups`) unless the optimiser already treats them apart.
+
+    Parameters
+    ----------
+    net : torch.nn.Module
+        The network.
+    error : callable
+        ``error(output, label)`` gives the loss, a scalar tensor.
+    optimizer : torch.optim.Optimizer or None
+        None if you only test.
+    stats : LearningStats, optional
+        Where losses and correct answers are counted.
+    classifier : callable, optional
+        ``classifier(output)`` gives classes [B]; without one no answers are counted (regression).
+    count_log : bool
+        The network returns its spike counts as a last value, and so do `train`, `test` and `valid`.
+    lam : float, optional
+        The network returns a loss of its own after its output; `lam` times it is added for training.
+    decay_lr_scale : float
+        Step size of the decays, as a multiple of the optimiser's.
+
+    Examples
+    --------
+    >>> assistant = Assistant(net, error, optimizer, stats, classifier=Rate.predict)
+    >>> for input, label in train_loader:
+    ...     output = assistant.train(input, label)
+    >>> for input, label in test_loader:
+    ...     output = assistant.test(input, label)
+    >>> stats.update()
+    """
+
+    def __init__(
+        self,
+        net: torch.nn.Module,
+        error: Callable,
+        optimizer: torch.optim.Optimizer | None,
+        stats: LearningStats | None = None,
+        classifier: Callable | None = None,
+        count_log: bool = False,
+        lam: float | None = None,
+        decay_lr_scale: float = DECAY_LR_SCALE,
+    ):
+        self.net, self.error, self.optimizer = net, error, optimizer
+        self.stats, self.classifier = stats, classifier
+        self.count_log, self.lam = count_log, lam
+        if optimizer is not None:
+            scale_decay_groups(optimizer, net, decay_lr_scale)
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the network lives; None for a network without parameters."""
+        parameter = next(self.net.parameters(), None)
+        return None if parameter is None else parameter.device
+
+    def train(self, input: torch.Tensor | Spikes, label: torch.Tensor):
+        """Learn from a batch.
+
+        Parameters
+        ----------
+        input : tensor [B, ..., T] or Spikes
+            Moved to the network's device if need be, as is `label`.
+        label : tensor
+            Classes [B], or what the error expects.
+
+        Returns
+        -------
+        tensor, or (tensor, count) with `count_log`
+            The network's output.
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss is infinite or not a number; parameters are then as they were.
+        """
+        if self.optimizer is None:
+            raise ValueError("Assistant.train: expected an optimizer, found None")
+        self.net.train()
+        output, count, loss, total, label = self._forward(input, label)
+        self.optimizer.zero_grad()
+        total.backward()  # before the values are read: a GPU works on while we wait for them
+        self._log("training", output, label, loss, total)
+        self.optimizer.step()
+        return (output, count) if self.count_log else output
+
+    def test(self, input: torch.Tensor | Spikes, label: torch.Tensor):
+        """Test on a batch, without gradients; parameters and results as `train`."""
+        return self._judge("testing", input, label)
+
+    def valid(self, input: torch.Tensor | Spikes, label: torch.Tensor):
+        """Validate on a batch, without gradients; parameters and results as `train`."""
+        return self._judge("validation", input, label)
+
+    def reduce_lr(self, factor: float = 10 / 3) -> None:
+        """Divide the step size of every parameter group by `factor`.
+
+        Raises
+        ------
+        ValueError
+            If `factor` is not positive.
+        """
+        if not 0 < factor < math.inf:
+            raise ValueError(f"reduce_lr: expected a positive factor, found {factor}")
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["lr"] / factor
+        steps = ", ".join(f"{float(group['lr']):g}" for group in self.optimizer.param_groups)
+        print(f"learning rate divided by {factor:g}: now {steps}")
+
+    def _judge(self, part: str, input, label):
+        self.net.eval()
+        with torch.no_grad():
+            output, count, loss, total, label = self._forward(input, label)
+            self._log(part, output, label, loss, total)
+        return (output, count) if self.count_log else output
+
+    def _forward(self, input, label):
+        device = self.device
+        if device is not None:
+            input, label = input.to(device, non_blocking=True), label.to(device, non_blocking=True)
+        returned, count, net_loss = self.net(input), None, None
+        wanted = 1 + (self.lam is not None) + self.count_log
+        if wanted > 1:
+            if not isinstance(returned, tuple | list) or len(returned) != wanted:
+                found = len(returned) if isinstance(returned, tuple | list) else 1
+                raise ValueError(f"Assistant: expected {wanted} values of the network, found {found}")
+            returned = list(returned)
+            count = returned.pop() if self.count_log else None
+            net_loss = returned.pop() if self.lam is not None else None
+            returned = returned[0]
+        loss = self.error(returned, label)
+        if loss.dim() != 0:
+            raise ValueError(f"Assistant: expected the error to give one number, found shape {list(loss.shape)}")
+        total = loss if net_loss is None else loss + self.lam * net_loss
+        return returned, count, loss, total, label
+
+    def _log(self, part: str, output, label, loss, total) -> None:
+        """Check the loss and count it; one transfer from the device for all numbers."""
+        classify = self.stats is not None and self.classifier is not None
+        correct = (self.classifier(output.detach()) == label).sum() if classify else torch.zeros_like(loss)
+        wide = torch.promote_types(loss.dtype, torch.float32)  # counts of a batch are exact in float32
+        loss, total, correct = torch.stack([v.detach().to(wide) for v in (loss, total, correct)]).tolist()
+        if not math.isfinite(total) or not math.isfinite(loss):
+            raise FloatingPointError(f"{part}: expected a finite loss, found {total if math.isfinite(loss) else loss}")
+        if self.stats is None:
+            return
+        stat: LearningStat = getattr(self.stats, part)
+        batch = output.shape[0]
+        stat.num_samples += batch
+        stat.loss_sum += loss * batch
+        if classify:
+            stat.correct_samples += int(correct)
+
+
+__all__ = ["Assistant"]
