@@ -38,8 +38,8 @@ class Settings:
 
     epochs: int = 60
     batch_size: int = 32
-    lr: float = 0.002
-    schedule: str = "cosine"
+    lr: float = 0.001
+    schedule: str = "constant"
     seed: int = 0
     validation: float = 1 / 6
     true_rate: float = 0.2
@@ -251,7 +251,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--epochs", type=int, default=d.epochs)
     p.add_argument("--batch-size", type=int, default=d.batch_size)
     p.add_argument("--lr", type=float, default=d.lr, help="Adam's step size (default %(default)s)")
-    p.add_argument("--schedule", choices=("cosine", "constant"), default=d.schedule, help="of the step size")
+    p.add_argument("--schedule", choices=("constant", "cosine"), default=d.schedule, help="of the step size")
     p.add_argument("--seed", type=int, default=d.seed, help="of weights, order, augmentation and dropout")
     p.add_argument(
         "--validation", type=float, default=d.validation, help="share of the training recordings (default 1/6)"
