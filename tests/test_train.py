@@ -57,10 +57,10 @@ def test_resume_without_a_checkpoint_says_so(tmp_path):
 def test_two_processes_share_the_batches_and_agree(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29587"]
+    arguments = ["-m", "nmnist_helpers.train", *SMALL, "1", "--dropout", "0", "--device", "cpu", "--out", str(tmp_path)]
     run = subprocess.run(
-        [*command, "-m", "nmnist_helpers.train", *SMALL, "1", "--dropout", "0", "--device", "cpu", "--out", str(tmp_path)],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        [*command, *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["recordings"]["validation"] == 16

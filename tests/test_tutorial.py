@@ -76,7 +76,7 @@ def gif_frames(path):
 
 def test_the_tutorial_runs_with_one_changed_import(folder, capsys):
     torch.manual_seed(4)
-    np.random.seed(4)
+    np.random.seed(4)  # noqa: NPY002 (as the tutorial draws)
     trained_folder = "Trained"
     device = torch.device("cpu")
     net = Network().to(device)
@@ -89,7 +89,7 @@ def test_the_tutorial_runs_with_one_changed_import(folder, capsys):
 
     # Input gifs, as the tutorial makes them (fewer dots: 34 x 34 pixels do not need 300 dpi)
     for i in range(1):
-        spike_tensor, label = testing_set[np.random.randint(len(testing_set))]
+        spike_tensor, label = testing_set[np.random.randint(len(testing_set))]  # noqa: NPY002
         spike_tensor = spike_tensor.reshape(2, 34, 34, -1)
         event = slayer.io.tensor_to_event(spike_tensor.cpu().data.numpy())
         anim = event.anim(plt.figure(figsize=(5, 5)), frame_rate=240)

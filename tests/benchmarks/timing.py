@@ -118,7 +118,7 @@ class DenseLinear(torch.nn.Module):
 
 
 def peak_memory(task: str) -> float:
-    """MB that `task` ('engine', 'reference') needs at its peak beyond what is loaded before, in a process of its own."""
+    """MB that `task` ('engine', 'reference') needs at its peak beyond the loaded program, in a process of its own."""
     run = subprocess.run(
         [sys.executable, __file__, task], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
