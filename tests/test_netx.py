@@ -392,10 +392,14 @@ def test_listing(tmp_path):
     text = str(net)
     assert "3 layers, 212 weights of 8 bits" in text
     assert len({len(line) for line in text.splitlines()[1:]}) == 1  # columns are aligned
-    row = [cell.strip() for cell in text.splitlines()[3].split("|")]
-    assert row[:4] == ["0", "dense", "12", "9"]
-    assert row[7:] == ["1024", "123", "80"]
-    assert row[6] == f"{layers[0].delay.min()}..{layers[0].delay.max()}"
+    row = text.splitlines()[2].split()
+    assert row == [
+        *("0", "dense", "12", "9"),
+        f"{layers[0].weight.min()}..{layers[0].weight.max()}",
+        *(f"{100 * (layers[0].weight == 0).mean():.1f}", "%"),
+        f"{layers[0].delay.min()}..{layers[0].delay.max()}",
+        *("1024", "123", "80"),
+    ]
     page = net._repr_html_()
     assert page.count("<tr>") == 4
     assert "&lt;b&gt;.net" in page
@@ -404,6 +408,8 @@ def test_listing(tmp_path):
     assert len(net) == 3
     assert net[1] == layers[1]
     assert list(net) == layers
+    layers[1] = spec(np.random.default_rng(16), 9, 8, bias=np.arange(8))
+    assert [row["bias"] for row in netx.Net(layers).rows()] == ["-", "0..7", "-"]
 
 
 # -- blocks

@@ -1,6 +1,5 @@
 """A `.net` file at hand: list it, run it, turn it back into blocks that can be trained."""
 
-import html
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from ..spikes import Spikes
+from ..table import Table
 from .reader import read_network
 from .rules import DECAY_MAX, LayerSpec, as_specs
 from .simulator import Events, events_of, run_fast, run_reference
@@ -50,7 +50,7 @@ def load(path: str | os.PathLike) -> "Net":
     return Net(read_network(path), Path(path))
 
 
-class Net:
+class Net(Table):
     """A network of integer layers.
 
     Parameters
@@ -162,8 +162,16 @@ class Net:
 
     # -- listing it
 
-    def table(self) -> list[dict[str, str]]:
-        """The listing as rows: one dictionary of column title and text for each layer."""
+    @property
+    def title(self) -> str:
+        """First line of the listing."""
+        weights = sum(layer.weight.size for layer in self.layers)
+        name = "network" if self.path is None else Path(self.path).name
+        return f"{name}: {len(self)} layers, {weights:,} weights of 8 bits"
+
+    def rows(self) -> list[dict[str, str]]:
+        """The listing, one line for each layer."""
+        has_bias = any(layer.bias is not None for layer in self.layers)
         return [
             {
                 "layer": str(index),
@@ -172,42 +180,17 @@ class Net:
                 "out": str(layer.out_features),
                 "weights": f"{layer.weight.min()}..{layer.weight.max()}",
                 "zero": f"{100 * np.mean(layer.weight == 0):.1f} %",
-                "delay": "-" if layer.delay is None else _span(layer.delay),
+                "delay": _span(layer.delay),
                 "iDecay": _span(layer.i_decay),
                 "vDecay": _span(layer.v_decay),
                 "vThMant": str(layer.v_th_mant),
-                **({} if layer.bias is None else {"bias": _span(layer.bias)}),
+                **({"bias": _span(layer.bias)} if has_bias else {}),
             }
             for index, layer in enumerate(self.layers)
         ]
 
-    def __str__(self) -> str:
-        rows = self.table()
-        titles = list(dict.fromkeys(title for row in rows for title in row))
-        lines = [titles] + [[row.get(title, "-") for title in titles] for row in rows]
-        width = [max(len(line[i]) for line in lines) for i in range(len(titles))]
-        text = [" | ".join(cell.rjust(w) for cell, w in zip(line, width, strict=True)) for line in lines]
-        text.insert(1, "-+-".join("-" * w for w in width))
-        return "\n".join([self._title(), *text])
-
     def __repr__(self) -> str:
         return f"<Net {' -> '.join(str(n) for n in [self.in_features, *(s.out_features for s in self.layers)])}>"
-
-    def _repr_html_(self) -> str:
-        rows = self.table()
-        titles = list(dict.fromkeys(title for row in rows for title in row))
-        head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(row.get(title, '-'))}</td>" for title in titles) + "</tr>"
-            for row in rows
-        )
-        caption = html.escape(self._title())
-        return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-    def _title(self) -> str:
-        weights = sum(layer.weight.size for layer in self.layers)
-        name = "network" if self.path is None else Path(self.path).name
-        return f"{name}: {len(self)} layers, {weights:,} weights of 8 bits"
 
     # -- training it further
 
@@ -241,5 +224,7 @@ def _cut(indptr: np.ndarray, channel: np.ndarray, shape: tuple[int, int, int], s
 
 
 def _span(value) -> str:
+    if value is None:
+        return "-"
     low, high = np.min(value), np.max(value)
     return str(low) if low == high else f"{low}..{high}"

@@ -1,0 +1,163 @@
+"""Operations of an inference, counted from the spikes of real recordings."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from ..netx import Net
+from ..spikes import Spikes
+from ..table import Table
+
+
+@dataclass
+class LayerOperations:
+    """Work of one layer, mean per recording.
+
+    Attributes
+    ----------
+    spikes_in, spikes_out : float
+        Spikes that arrive at the layer within the recording, and that it sends on.
+    synaptic : float
+        Synaptic operations: arriving spikes times neurons reached.
+    synaptic_nonzero : float
+        The same without the synapses of weight zero, which the chip need not store.
+    dense : float
+        Multiply-accumulates of the same layer run densely: inputs x neurons x steps.
+    updates : float
+        Neuron updates: neurons x steps. Both ways have them.
+    """
+
+    name: str
+    inputs: int
+    neurons: int
+    spikes_in: float = 0.0
+    spikes_out: float = 0.0
+    synaptic: float = 0.0
+    synaptic_nonzero: float = 0.0
+    dense: float = 0.0
+    updates: float = 0.0
+
+
+@dataclass
+class Operations(Table):
+    """Work of a network, layer by layer; `print` it, or leave it at the end of a notebook cell."""
+
+    layers: list[LayerOperations]
+    recordings: int
+    steps: float
+    title: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.title = f"operations per inference, mean of {self.recordings} recordings of {self.steps:g} steps"
+
+    @property
+    def synaptic(self) -> float:
+        """Synaptic operations of all layers."""
+        return sum(layer.synaptic for layer in self.layers)
+
+    @property
+    def dense(self) -> float:
+        """Dense multiply-accumulates of all layers."""
+        return sum(layer.dense for layer in self.layers)
+
+    def rows(self) -> list[dict[str, str]]:
+        """The listing, the last line for the whole network."""
+        total = LayerOperations("all", self.layers[0].inputs, sum(layer.neurons for layer in self.layers))
+        total.spikes_in, total.spikes_out = self.layers[0].spikes_in, self.layers[-1].spikes_out
+        for name in ("synaptic", "synaptic_nonzero", "dense", "updates"):
+            setattr(total, name, sum(getattr(layer, name) for layer in self.layers))
+        return [
+            {
+                "layer": layer.name,
+                "in": str(layer.inputs),
+                "neurons": str(layer.neurons),
+                "spikes in": f"{layer.spikes_in:,.0f}",
+                "spikes out": f"{layer.spikes_out:,.0f}",
+                "synaptic ops": f"{layer.synaptic:,.0f}",
+                "non-zero": f"{layer.synaptic_nonzero:,.0f}",
+                "dense MACs": f"{layer.dense:,.0f}",
+                "ratio": f"{layer.dense / layer.synaptic:,.0f}x" if layer.synaptic else "-",
+                "neuron updates": f"{layer.updates:,.0f}",
+            }
+            for layer in [*self.layers, total]
+        ]
+
+
+def count_operations(network, spikes) -> Operations:
+    """Count the operations of each layer on real spikes.
+
+    Parameters
+    ----------
+    network : Net, or anything `netx.write_network` takes
+        The network; blocks are quantised for it and stay as they are.
+    spikes : array or tensor [B, in, T] or Spikes, or an iterable of such (or of tuples that begin with one)
+        Input spikes, 0 and 1; a DataLoader will do.
+
+    Returns
+    -------
+    Operations
+        Means per recording.
+
+    Raises
+    ------
+    ValueError
+        If there is no recording, or the spikes do not fit the network.
+
+    Examples
+    --------
+    >>> print(count_operations(netx.load("Trained/network.net"), spikes))
+    """
+    net = network if isinstance(network, Net) else Net(network)
+    layers = [LayerOperations(str(i), spec.in_features, spec.out_features) for i, spec in enumerate(net)]
+    reached = [(spec.weight != 0).sum(axis=0) for spec in net]  # neurons that a spike of each input reaches
+    recordings = total_steps = 0
+    for batch in _batches(spikes):
+        sent = [_per_channel(out) for out in net.all_layers(batch)]
+        arriving = [_per_channel(batch), *sent[:-1]]
+        count, _, steps = batch.shape
+        recordings, total_steps = recordings + count, total_steps + count * steps
+        for layer, spec, hits, come, go in zip(layers, net, reached, arriving, sent, strict=True):
+            layer.spikes_in += come.sum()
+            layer.spikes_out += go.sum()
+            layer.synaptic += come.sum() * spec.out_features
+            layer.synaptic_nonzero += come @ hits
+            layer.dense += count * steps * spec.weight.size
+            layer.updates += count * steps * spec.out_features
+    if not recordings:
+        raise ValueError("spikes: found no recording, expected at least one")
+    for layer in layers:
+        for name in ("spikes_in", "spikes_out", "synaptic", "synaptic_nonzero", "dense", "updates"):
+            setattr(layer, name, float(getattr(layer, name) / recordings))
+    return Operations(layers, recordings, total_steps / recordings)
+
+
+def _batches(spikes) -> Iterable:
+    if isinstance(spikes, Spikes | torch.Tensor | np.ndarray):
+        return [spikes]
+    return (item[0] if isinstance(item, tuple | list) else item for item in spikes)
+
+
+def _per_channel(spikes) -> np.ndarray:
+    """How many spikes each channel has, over all recordings and steps."""
+    if isinstance(spikes, Spikes):
+        return np.bincount(spikes.channel.cpu().numpy(), minlength=spikes.shape[1])
+    array = spikes.detach().cpu().numpy() if isinstance(spikes, torch.Tensor) else np.asarray(spikes)
+    return array.sum(axis=(0, 2), dtype=np.int64)
+
+
+def plot_operations(operations: Operations, ax=None):
+    """Bars of synaptic operations beside dense multiply-accumulates, for each layer, on a logarithmic axis."""
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    place = np.arange(len(operations.layers))
+    for shift, name, label in ((-0.2, "dense", "dense multiply-accumulates"), (0.2, "synaptic", "synaptic operations")):
+        bars = ax.bar(place + shift, [getattr(layer, name) for layer in operations.layers], 0.4, label=label)
+        ax.bar_label(bars, [f"{bar.get_height():,.0f}" for bar in bars], fontsize=8)
+    ax.set_yscale("log")
+    ax.set_xticks(place, [f"layer {layer.name}\n{layer.inputs} x {layer.neurons}" for layer in operations.layers])
+    ax.set_ylabel("operations per inference")
+    ax.legend()
+    return ax

@@ -1,0 +1,31 @@
+"""Listings for the terminal and for a notebook."""
+
+import html
+
+
+class Table:
+    """An object that lists itself: with `print` as aligned text, at the end of a notebook cell as a table.
+
+    Subclasses give `title` and `rows`.
+    """
+
+    title = ""
+
+    def rows(self) -> list[dict[str, str]]:
+        """The lines, each as column title and text; all with the same titles."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        lines = [list(rows[0])] + [list(row.values()) for row in rows]
+        width = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+        text = ["  ".join(cell.rjust(w) for cell, w in zip(line, width, strict=True)) for line in lines]
+        return "\n".join([self.title, *text])
+
+    def _repr_html_(self) -> str:
+        rows = self.rows()
+        head = "".join(f"<th>{html.escape(title)}</th>" for title in rows[0])
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row.values()) + "</tr>" for row in rows
+        )
+        return f"<table><caption>{html.escape(self.title)}</caption><tr>{head}</tr>{body}</table>"
