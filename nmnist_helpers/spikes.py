@@ -136,11 +136,101 @@ class Spikes:
 
             found = dense_to_events(dense)
             return None if found is None else cls(*found[:2], tuple(dense.shape), found[2])
-        rows = (dense != 0).transpose(1, 2)
-        values = dense.transpose(1, 2)[rows]
-        if len(values) and not (values == values[0]).all():
+        low, high = dense.aminmax()
+        value = torch.where(high > 0, high, low)
+        rows = dense != 0
+        same = ((dense == value) | ~rows).all()  # NaN equals nothing
+        value, same = torch.stack([value, same.to(value.dtype)]).tolist()  # the one wait for the device
+        if not same:
             return None
-        return cls.from_rows(rows.to(torch.uint8), float(values[0]) if len(values) else 1.0)
+        return DenseSpikes(
+            rows.transpose(1, 2).to(torch.uint8, memory_format=torch.contiguous_format), value=value or 1.0
+        )
+
+
+class DenseSpikes(Spikes):
+    """Spikes kept as 0/1 bytes instead of a list: the form for a GPU.
+
+    How long a list is, only the device knows, and the host would have to wait for it at every layer. Bytes have
+    a size that is known beforehand. `indptr`, `channel` and `count` are there all the same, worked out (with a
+    wait) when somebody asks.
+
+    Parameters
+    ----------
+    data : uint8 tensor [B, T, P]
+        0 or 1, each step's channels side by side; P >= C, with zeros beyond C.
+    channels : int, optional
+        C; P if not given.
+    value : float
+        What a spike is worth.
+
+    Examples
+    --------
+    >>> spikes = DenseSpikes(torch.tensor([[[0, 1], [1, 1]]], dtype=torch.uint8))
+    >>> spikes.shape, spikes.count
+    ((1, 2, 2), 3)
+    """
+
+    def __init__(self, data: torch.Tensor, channels: int | None = None, value: float = 1.0):
+        if data.dim() != 3 or data.dtype != torch.uint8:
+            raise ValueError(f"DenseSpikes: expected a uint8 tensor [B, T, P], found {data.dtype} {list(data.shape)}")
+        batch, steps, width = data.shape
+        channels = width if channels is None else channels
+        if not 0 < channels <= width:
+            raise ValueError(f"DenseSpikes: expected 1 to {width} channels in rows of {width}, found {channels}")
+        self.data, self.shape, self.value = data, (batch, channels, steps), value
+        self._list: Spikes | None = None
+
+    @property
+    def listed(self) -> Spikes:
+        """The same spikes as a list."""
+        if self._list is None:
+            self._list = Spikes.from_rows(self.data[..., : self.shape[1]].contiguous(), self.value)
+        return self._list
+
+    @property
+    def indptr(self) -> torch.Tensor:
+        """As in `Spikes`."""
+        return self.listed.indptr
+
+    @property
+    def channel(self) -> torch.Tensor:
+        """As in `Spikes`."""
+        return self.listed.channel
+
+    @property
+    def device(self) -> torch.device:
+        """Where the spikes live."""
+        return self.data.device
+
+    def __repr__(self) -> str:
+        return f"DenseSpikes(shape={self.shape}, value={self.value}, device={self.device})"
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "DenseSpikes":
+        """The same spikes on another device (the same object if they are there already)."""
+        if self.device == torch.device(device):
+            return self
+        return DenseSpikes(self.data.to(device, non_blocking=non_blocking), self.shape[1], self.value)
+
+    def rows(self, dtype: torch.dtype = torch.float32, value: float | None = None) -> torch.Tensor:
+        """As in `Spikes`."""
+        value = self.value if value is None else value
+        rows = self.data[..., : self.shape[1]]
+        return rows.to(dtype) if value == 1.0 else (rows * value).to(dtype)
+
+    @classmethod
+    def from_events(cls, spikes: Spikes, width: int | None = None) -> "DenseSpikes":
+        """Bytes of a list of spikes, in rows of `width` (by default C)."""
+        batch, channels, steps = spikes.shape
+        rows = spikes.rows(torch.uint8, 1)
+        if width is not None and width != channels:
+            rows = torch.nn.functional.pad(rows, (0, width - channels))
+        return cls(rows, channels, spikes.value)
+
+    @classmethod
+    def from_rows(cls, rows: torch.Tensor, value: float = 1.0) -> "DenseSpikes":
+        """The spikes of 0/1 rows, uint8 [B, T, C]."""
+        return cls(rows, value=value)
 
 
 def attach(dense: torch.Tensor, spikes: Spikes) -> torch.Tensor:

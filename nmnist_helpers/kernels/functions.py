@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..spikes import Spikes
+from ..spikes import DenseSpikes, Spikes
 from . import backend
 from .common import NEVER, STATE_SCALE, State, Surrogate, raise_not_a_number, zero_state
 
@@ -22,6 +22,15 @@ def twin(device: torch.device):
     else:
         from . import reference as kernels
     return kernels
+
+
+def spikes_of(rows: torch.Tensor, value: float) -> Spikes:
+    """A layer's output, uint8 [B, T, C]: listed for the CPU, left as bytes for a GPU.
+
+    The length of a list is known on the device only; waiting for it would stop the queue at every layer and
+    forbid recording the step as a CUDA graph.
+    """
+    return (DenseSpikes if backend.resolve(rows.device) == "gpu" else Spikes).from_rows(rows, value)
 
 
 def keep_of(decay: torch.Tensor, channels: int) -> torch.Tensor:
@@ -183,7 +192,7 @@ class CubaLayer(torch.autograd.Function):
         membrane.end = trace.state
         lag = lag_of(delay, layer.shift, channels, v.device)
         out = kernels.axon_forward(trace.spikes, lag, layer.kept)
-        layer.out = Spikes.from_rows(out, layer.value)
+        layer.out = spikes_of(out, layer.value)
         ctx.save_for_backward(
             x if layer.spikes is None else None, flat, factor, norm, g, weights, trace.voltage, keep_i, keep_v,
             lag, out if delay is not None else None, *state,

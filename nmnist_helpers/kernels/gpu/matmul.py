@@ -1,0 +1,115 @@
+"""The one dense product, on tensor cores: bfloat16 times bfloat16, added up in float32.
+
+Spikes (0 or 1) and quantised weights (multiples of 1/32 with eight significant bits) are bfloat16 numbers, a
+product of two of them is exact in float32, and so is every partial sum of a layer: a multiple of 1/32 far below
+2**24 / 32. So the order in which tensor cores add does not matter, and the result equals the other twins' bit
+for bit. A float32 factor (a gradient) goes in as two bfloat16 terms, its leading eight bits and the next eight:
+what is cut off is below 2**-16 of each element.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from ..backend import triton_interpreted
+from .launch import on
+
+# NumPy, under the interpreter, knows no bfloat16. The operands have eight significant bits by then, so float32
+# gives the same products.
+OPERAND = tl.float32 if triton_interpreted() else tl.bfloat16
+GROUP = 8  # row blocks that share a column block's data in the second-level cache
+PROGRAMS = 256  # fewer tiles than this share out the inner dimension too; fixed, so that every GPU adds alike
+
+
+@triton.jit
+def eight_bits(x):
+    """`x` rounded to eight significant bits (what bfloat16 holds), still float32."""
+    bits = (x.to(tl.int32, bitcast=True) + 0x8000) & -0x10000
+    return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)  # adding could turn NaN into a number
+
+
+@triton.jit
+def matmul_kernel(
+    a, b, out, M, N, K, a_m, a_k, b_k, b_n, out_m, out_part, share, value,
+    TWO_TERMS: tl.constexpr, OPERAND: tl.constexpr, WHOLE: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """``out[part] = value * a[:, k of part] @ b[k of part]``; `share` of the inner dimension is one part's."""
+    rows, columns = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
+    tile, part = tl.program_id(0), tl.program_id(1)
+    group = tile // (GROUP * columns)  # tiles go down GROUP rows before the next column
+    height = tl.minimum(rows - group * GROUP, GROUP)
+    m = (group * GROUP + tile % (GROUP * columns) % height) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tile % (GROUP * columns) // height * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+    first = part * share
+    count = tl.minimum(share, K - first)
+    a += first.to(tl.int64) * a_k
+    b += first.to(tl.int64) * b_k
+    a_at = a + m.to(tl.int64)[:, None] * a_m + k[None, :] * a_k
+    b_at = b + k[:, None] * b_k + n[None, :] * b_n
+    a_inside, b_inside = (m < M)[:, None], (n < N)[None, :]
+    total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for done in range(0, count, BLOCK_K):
+        if WHOLE:
+            x = tl.load(a_at, mask=a_inside, other=0)
+            y = tl.load(b_at, mask=b_inside, other=0)
+        else:
+            x = tl.load(a_at, mask=a_inside & (k < count - done)[None, :], other=0)
+            y = tl.load(b_at, mask=b_inside & (k < count - done)[:, None], other=0)
+        y = y.to(OPERAND)
+        if TWO_TERMS:
+            leading = eight_bits(x)
+            total = tl.dot(eight_bits(x - leading).to(OPERAND), y, total)
+            total = tl.dot(leading.to(OPERAND), y, total)
+        else:
+            total = tl.dot(x.to(OPERAND), y, total)
+        a_at += BLOCK_K * a_k
+        b_at += BLOCK_K * b_k
+    out += part.to(tl.int64) * out_part
+    out_at = out + m.to(tl.int64)[:, None] * out_m + n[None, :]
+    tl.store(out_at, total * value, mask=a_inside & b_inside)
+
+
+def _side(size: int) -> int:
+    return min(128, max(16, triton.next_power_of_2(size)))
+
+
+def matmul(a: torch.Tensor, b: torch.Tensor, value: float = 1.0, inner: int | None = None) -> torch.Tensor:
+    """``value * a @ b`` in float32.
+
+    Parameters
+    ----------
+    a : tensor [M, K]
+        uint8 or bfloat16 (exact), or float32 (as two terms).
+    b : tensor [K, N]
+        uint8 or bfloat16.
+    value : float
+        Multiplies the finished sums.
+    inner : int, optional
+        Sum over this many k instead of K, where the caller knows that both are stored with zeros beyond K.
+
+    Returns
+    -------
+    float32 tensor [M, N]
+        Its rows begin at multiples of 16 numbers. The sum's order depends on the sizes only.
+    """
+    (m, k), n = a.shape, b.shape[1]
+    k = inner or k
+    two_terms = a.dtype == torch.float32
+    block_m, block_n = _side(m), _side(n)
+    block_k = 32 if two_terms else 64
+    tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
+    parts = max(1, min(PROGRAMS // tiles, k // (8 * block_k)))
+    share = triton.cdiv(triton.cdiv(k, parts), block_k) * block_k
+    parts = triton.cdiv(k, share)
+    out = torch.empty(parts, m, -(-n // 16) * 16, dtype=torch.float32, device=a.device)
+    with on(a):
+        matmul_kernel[(tiles, parts)](
+            a, b, out, m, n, k, *a.stride(), *b.stride(), out.stride(1), out.stride(0), share, float(value),
+            TWO_TERMS=two_terms, OPERAND=OPERAND, WHOLE=k % block_k == 0, GROUP=GROUP,
+            BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k,
+            num_warps=8 if block_m * block_n >= 128 * 128 else 4, num_stages=3,
+        )  # fmt: skip
+    out = out[..., :n]
+    return out[0] if parts == 1 else out.sum(0)

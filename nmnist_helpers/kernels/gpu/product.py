@@ -1,0 +1,122 @@
+"""Products of spikes with quantised weights on a GPU: dense on tensor cores, or over lists of events.
+
+Dense is what runs by default: the spikes of a layer stay 0/1 bytes on the GPU (`DenseSpikes`), since the host
+would have to wait for the length of a list. Spikes that come as a list (`Spikes`) are gathered where they are
+few enough.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from ...spikes import DenseSpikes, Spikes
+from ..common import State, Trace
+from .launch import on
+from .matmul import matmul
+from .neuron import neuron_forward
+from .weight import padded, weight_values
+
+DENSE_FROM = 0.01  # share of set bins from which tensor cores should be the faster way; estimated, not measured
+EVENTS = 16  # events whose rows are on their way at once
+COLUMNS = 128
+
+
+@triton.jit
+def gather_kernel(
+    indptr, index, table, out, N, stride, value, EVENTS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """``out[r] = value * sum of table[index[k]], k = indptr[r] .. indptr[r + 1]``, in the order of k."""
+    r = tl.program_id(0).to(tl.int64)
+    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    first, last = tl.load(indptr + r), tl.load(indptr + r + 1)
+    total = tl.zeros([BLOCK], tl.float32)
+    for at in range(first, last, EVENTS):
+        k = at + tl.arange(0, EVENTS)
+        rows = tl.load(index + k, mask=k < last, other=0).to(tl.int64)
+        inside = (k < last)[:, None] & (n < N)[None, :]
+        x = tl.load(table + rows[:, None] * stride + n[None, :], mask=inside, other=0.0)
+        total += tl.sum(x.to(tl.float32), 0)
+    tl.store(out + r * N + n, total * value, mask=n < N)
+
+
+def _gather(indptr: torch.Tensor, index: torch.Tensor, table: torch.Tensor, value: float) -> torch.Tensor:
+    """Sum rows of `table` [X, N] for every row of a CSR list: float32 [len(indptr) - 1, N]."""
+    rows, columns = len(indptr) - 1, table.shape[1]
+    out = torch.empty(rows, columns, dtype=torch.float32, device=table.device)
+    with on(table):
+        gather_kernel[(rows, triton.cdiv(columns, COLUMNS))](
+            indptr, index, table, out, columns, table.stride(0), float(value), EVENTS=EVENTS, BLOCK=COLUMNS
+        )
+    return out
+
+
+def _bytes(spikes: Spikes) -> torch.Tensor:
+    """Spikes as 0/1 bytes [B * T, P], with P >= C_in and zeros beyond C_in."""
+    width = padded(spikes.shape[1])
+    if not isinstance(spikes, DenseSpikes):
+        spikes = DenseSpikes.from_events(spikes, width)
+    elif spikes.data.shape[2] % 16:  # rows that begin anywhere would be read byte by byte; kept for the backward
+        spikes.data = torch.nn.functional.pad(spikes.data, (0, width - spikes.data.shape[2]))
+    return spikes.data.reshape(-1, spikes.data.shape[2])
+
+
+def _by_channel(spikes: Spikes) -> tuple[torch.Tensor, torch.Tensor]:
+    """The list turned around: for every channel (indptr [C + 1]) its rows in increasing order."""
+    batch, channels, steps = spikes.shape
+    device = spikes.device
+    row = torch.repeat_interleave(
+        torch.arange(batch * steps, dtype=torch.int32, device=device), spikes.indptr.diff(), output_size=spikes.count
+    )
+    channel, order = torch.sort(spikes.channel, stable=True)
+    ends = torch.searchsorted(channel, torch.arange(channels + 1, dtype=channel.dtype, device=device))
+    return ends.to(torch.int32), row[order]
+
+
+def _listed(spikes: Spikes | torch.Tensor) -> bool:
+    return isinstance(spikes, Spikes) and not isinstance(spikes, DenseSpikes) and spikes.density < DENSE_FROM
+
+
+def product(spikes: Spikes | torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """As `nmnist_helpers.kernels.reference.product`, with weights from `quantise` here."""
+    if not isinstance(spikes, Spikes):  # graded: no bfloat16 numbers, so float32 throughout
+        return spikes.float() @ weight_values(weights).t()
+    batch, inputs, steps = spikes.shape
+    if _listed(spikes):
+        z = _gather(spikes.indptr, spikes.channel, weights.t().contiguous(), spikes.value)
+    else:
+        rows = _bytes(spikes)
+        # Both are stored with zeros up to the same width: no masks then.
+        inner = rows.shape[1] if weights.stride() == (rows.shape[1], 1) else inputs
+        z = matmul(rows[:, :inputs], weights.t(), spikes.value, inner)
+    return z.view(batch, steps, -1)
+
+
+def layer_forward(
+    spikes: Spikes | torch.Tensor,
+    weights: torch.Tensor,
+    keep_i: torch.Tensor,
+    keep_v: torch.Tensor,
+    threshold: int,
+    state: State,
+    need_voltage: bool = True,
+) -> Trace:
+    """As `nmnist_helpers.kernels.reference.layer_forward`."""
+    return neuron_forward(product(spikes, weights), keep_i, keep_v, threshold, state, need_voltage=need_voltage)
+
+
+def weight_gradient(spikes: Spikes | torch.Tensor, grad_z: torch.Tensor) -> torch.Tensor:
+    """As `nmnist_helpers.kernels.reference.weight_gradient`: [C_out, C_in], summed in a fixed order."""
+    outputs = grad_z.shape[2]
+    grad = grad_z.reshape(-1, outputs)
+    if not isinstance(spikes, Spikes):
+        return grad.t() @ spikes.float().reshape(-1, spikes.shape[2])
+    if _listed(spikes):
+        indptr, row = _by_channel(spikes)
+        return _gather(indptr, row, grad.contiguous(), spikes.value).t()
+    return matmul(grad.t(), _bytes(spikes)[:, : spikes.shape[1]], spikes.value)
+
+
+def input_gradient(grad_z: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """As `nmnist_helpers.kernels.reference.input_gradient`."""
+    batch, steps, outputs = grad_z.shape
+    return matmul(grad_z.reshape(-1, outputs), weights).view(batch, steps, -1)

@@ -1,0 +1,107 @@
+"""Weight normalisation and 8-bit quantisation on a GPU, and their gradient.
+
+Quantised weights are multiples of 1/32 in -4..127/32: eight significant bits, so that bfloat16 holds them
+exactly and tensor cores multiply them exactly.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from .launch import on
+
+LOWEST, HIGHEST = tl.constexpr(-128.0), tl.constexpr(127.0)  # weights x32: -4 .. 127/32
+TO_WHOLE = tl.constexpr(1.5 * 2**23)  # a float32 this large has no fraction: adding it rounds half to even
+COLUMNS = 1024
+ROW_MULTIPLE = 64  # rows are padded with zeros to whole tiles, which spares the products their masks
+
+
+def padded(columns: int) -> int:
+    """Stored length of a row of `columns` numbers."""
+    return -(-columns // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+@triton.jit
+def quantise_kernel(v, factor, weights, C, stride, BLOCK: tl.constexpr):
+    o = tl.program_id(0).to(tl.int64)
+    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    # The product with the factor is rounded once, as torch rounds it; times 32 is exact, fused or not.
+    steps = tl.load(v + o * C + i, mask=i < C, other=0.0) * tl.load(factor + o) * 32.0
+    # Clamped first: the ends are whole numbers, so rounding cannot cross them. NaN stays NaN, for the neuron
+    # step to find.
+    steps = tl.maximum(steps, LOWEST, propagate_nan=tl.PropagateNan.ALL)
+    steps = tl.minimum(steps, HIGHEST, propagate_nan=tl.PropagateNan.ALL)
+    whole = (steps + TO_WHOLE) - TO_WHOLE
+    tl.store(weights + o * stride + i, (whole / 32.0).to(weights.dtype.element_ty), mask=i < stride)
+
+
+@triton.jit
+def gradient_kernel(
+    v, factor, norm, grad, grad_v, grad_g, C, stride, NORMED: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """One program per row: the row's dot product first, then its gradient (the row is still in the cache)."""
+    o = tl.program_id(0).to(tl.int64)
+    v += o * C
+    grad += o * stride
+    grad_v += o * C
+    f = tl.load(factor + o)
+    along = 0.0
+    if NORMED:
+        length = tl.load(norm + o)
+        total = tl.zeros([BLOCK], tl.float32)
+        for first in range(0, C, BLOCK):
+            i = first + tl.arange(0, BLOCK)
+            x = tl.load(v + i, mask=i < C, other=0.0)
+            steps = x * f * 32.0
+            inside = (steps >= LOWEST - 0.5) & (steps < HIGHEST + 0.5)  # rounds to a step within the ends
+            g = tl.load(grad + i, mask=(i < C) & inside, other=0.0)
+            total += g * x
+        dot = tl.sum(total, 0)
+        tl.store(grad_g + o, dot / length)
+        along = dot * f / (length * length)
+    for first in range(0, C, BLOCK):
+        i = first + tl.arange(0, BLOCK)
+        x = tl.load(v + i, mask=i < C, other=0.0)
+        steps = x * f * 32.0
+        inside = (steps >= LOWEST - 0.5) & (steps < HIGHEST + 0.5)
+        g = tl.load(grad + i, mask=(i < C) & inside, other=0.0)
+        if NORMED:
+            g = f * g - along * x
+        tl.store(grad_v + i, g, mask=i < C)
+
+
+def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """As `nmnist_helpers.kernels.reference.quantise`, in bfloat16.
+
+    The rows are `padded` with zeros: what comes back is a view of their first C_in columns.
+    """
+    v, factor = v.float().contiguous(), factor.float().contiguous()
+    outputs, inputs = v.shape
+    weights = torch.empty(outputs, padded(inputs), dtype=torch.bfloat16, device=v.device)
+    with on(v):
+        quantise_kernel[(outputs, triton.cdiv(weights.shape[1], COLUMNS))](
+            v, factor, weights, inputs, weights.shape[1], BLOCK=COLUMNS
+        )
+    return weights[:, :inputs]
+
+
+def weight_values(weights: torch.Tensor) -> torch.Tensor:
+    """The quantised weights as float [C_out, C_in]."""
+    return weights.float()
+
+
+def quantise_gradient(
+    v: torch.Tensor, factor: torch.Tensor, norm: torch.Tensor | None, grad: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """As `nmnist_helpers.kernels.reference.quantise_gradient`."""
+    v, factor = v.float().contiguous(), factor.float().contiguous()
+    grad = grad if grad.stride(1) == 1 else grad.contiguous()
+    outputs, inputs = v.shape
+    grad_v = torch.empty_like(v)
+    grad_g = torch.empty(outputs, dtype=torch.float32, device=v.device)
+    with on(v):
+        gradient_kernel[(outputs,)](
+            v, factor, factor if norm is None else norm.float().contiguous(), grad, grad_v, grad_g, inputs,
+            grad.stride(0), NORMED=norm is not None, BLOCK=COLUMNS,
+        )  # fmt: skip
+    return grad_v, None if norm is None else grad_g
