@@ -53,13 +53,14 @@ def _gradient(v, factor, norm, grad_table, normed, grad_v, grad_g):
                 x = g[i] if inside else f32(0.0)
                 g[i] = x
                 dot += x * row[i]
-            if not normed:
-                to[:] = g
-                continue
-            grad_g[o] = dot / norm[o]
-            along = dot * f / (norm[o] * norm[o])
-            for i in range(inputs):
-                to[i] = f * g[i] - along * row[i]
+            if normed:
+                grad_g[o] = dot / norm[o]
+                along = dot * f / (norm[o] * norm[o])
+                for i in range(inputs):
+                    to[i] = f * g[i] - along * row[i]
+            else:  # as a loop: Numba drops `to[:] = g` here, and nothing is written
+                for i in range(inputs):
+                    to[i] = g[i]
 
 
 def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:

@@ -55,7 +55,7 @@ def neuron_forward(
     """
     check_rows("z", z)
     drive = torch.trunc(z * scale)
-    if not (drive.abs() <= MAX_STATE).all():  # NaN fails this too
+    if not (drive.abs() < MAX_STATE + 1).all():  # NaN fails this too
         raise_out_of_range()
     drive = drive.to(torch.int64)
     keep_i, keep_v = keep_i.to(torch.int64), keep_v.to(torch.int64)
