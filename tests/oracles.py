@@ -1,0 +1,185 @@
+"""Oracles: what the network computes, in plain NumPy and exact integers, written without the package's code.
+
+Signals are [B, C, T]. States are int64, value x 4096. Gradients are float64. Slow and literal on purpose.
+"""
+
+import numpy as np
+import torch
+
+NEVER = 2**31 - 1
+
+
+def tensor(array, dtype=torch.float32) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(dtype)
+
+
+def array(x) -> np.ndarray:
+    return x.detach().numpy()
+
+
+def trunc_product(state: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """trunc(state * keep / 4096), toward zero, in 64-bit integers."""
+    product = state.astype(np.int64) * keep
+    return np.where(product >= 0, product // 4096, -((-product) // 4096))
+
+
+def keep_of(decay) -> np.ndarray:
+    """4096 minus the rounded (half to even) and clamped decay x 4096."""
+    return 4096 - np.rint(np.clip(np.asarray(decay, np.float64), 0, 4096)).astype(np.int64)
+
+
+def neuron(z, keep_i, keep_v, threshold, current=None, reset=None, scale=4096):
+    """Integrate, fire and reset. Returns current, voltage before reset, spikes [B, C, T], I and R at the end [B, C].
+
+    `threshold` is in state units (80 * 64 for 1.25).
+    """
+    batch, channels, steps = z.shape
+    keep_i, keep_v = np.broadcast_to(keep_i, channels), np.broadcast_to(keep_v, channels)
+    drive = np.trunc(np.asarray(z, np.float32) * np.float32(scale)).astype(np.int64)
+    i = np.zeros((batch, channels), np.int64) if current is None else np.array(current, np.int64)
+    r = np.zeros((batch, channels), np.int64) if reset is None else np.array(reset, np.int64)
+    currents, voltages, spikes = (np.empty(z.shape, np.int64) for _ in range(3))
+    for t in range(steps):
+        i = trunc_product(i, keep_i) + drive[:, :, t]
+        v = trunc_product(r, keep_v) + i
+        fires = v > threshold
+        r = np.where(fires, 0, v)
+        currents[:, :, t], voltages[:, :, t], spikes[:, :, t] = i, v, fires
+    return currents, voltages, spikes, i, r
+
+
+def steps_of_weight(w) -> np.ndarray:
+    """Quantised weights x 32, int64: clamp(round(32 w) / 32, -4, 254/64) * 32."""
+    w = np.asarray(w, np.float32)
+    return np.clip(np.rint(w * np.float32(32)), -4 * 32, 254 * 32 // 64).astype(np.int64)
+
+
+def normed(v: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """Weight normalisation by torch itself, the outside reference for its rounding."""
+    return torch._weight_norm(v, g, 0)
+
+
+def product(weight_steps, spikes, value=1.0):
+    """z [B, out, T] float32: an exact integer sum over 0/1 spikes, then the value of a spike, one rounding."""
+    total = np.einsum("oi,bit->bot", weight_steps, (np.asarray(spikes) != 0).astype(np.int64))
+    return np.float32(value) * (total / 32).astype(np.float32)
+
+
+def shifted(x, lag):
+    """Every channel of x [B, C, T] later by its own number of steps; zeros come in."""
+    batch, channels, steps = x.shape
+    lag = np.broadcast_to(lag, channels)
+    out = np.zeros_like(x)
+    for c in range(channels):
+        if lag[c] < steps:
+            out[:, c, lag[c] :] = x[:, c, : steps - lag[c]]
+    return out
+
+
+def shifted_back(x, lag):
+    """The transpose of `shifted`."""
+    return shifted(x[:, :, ::-1], lag)[:, :, ::-1]
+
+
+def block(x, weight_steps, keep_i, keep_v, threshold, *, value_in=1.0, kept=None, value=1.0, shift=1, delay=None):
+    """Synapse, neuron, dropout, one-step shift, learned delay. Returns 0/1 output, and what happened inside."""
+    current, voltage, spikes, i, r = neuron(product(weight_steps, x, value_in), keep_i, keep_v, threshold)
+    sent = spikes if kept is None else spikes * np.asarray(kept, np.int64)[:, :, None]
+    lag = shift + (0 if delay is None else np.floor(np.clip(delay, 0, 62)).astype(np.int64))
+    return shifted(sent, lag), {"current": current, "voltage": voltage, "spikes": spikes, "state": (i, r), "lag": lag}
+
+
+def surrogate(voltage, threshold=80 * 64, tau_grad=0.03, scale_grad=3.0, scale=4096):
+    """ds/dV = s / (2 tau) exp(-|V - th| / tau), tau = 100 tau_grad th, s = 0.1 scale_grad."""
+    th = threshold / scale
+    tau, s = 100 * tau_grad * th, 0.1 * scale_grad
+    return s / (2 * tau) * np.exp(-np.abs(np.asarray(voltage, np.float64) / scale - th) / tau)
+
+
+def filtered_back(grad, keep):
+    """g[t] = a g[t+1] + grad[t], a = keep / 4096: the transpose of a leaky integrator."""
+    a = np.broadcast_to(np.asarray(keep, np.float64) / 4096, grad.shape[1])
+    out, g = np.zeros(grad.shape, np.float64), np.zeros(grad.shape[:2])
+    for t in reversed(range(grad.shape[2])):
+        g = a * g + grad[:, :, t]
+        out[:, :, t] = g
+    return out
+
+
+def neuron_gradient(
+    grad_spike, current, voltage, spikes, keep_i, keep_v, slope, current0=None, reset0=None,
+    grad_voltage=None, grad_current=None, scale=4096,
+):  # fmt: skip
+    """Gradients of z, current decay and voltage decay (per channel, by the decays x 4096)."""
+    zero = np.zeros(voltage.shape[:2])
+    g = np.zeros(voltage.shape) if grad_spike is None else np.asarray(grad_spike, np.float64) * slope
+    g = g if grad_voltage is None else g + grad_voltage
+    g_v = filtered_back(g, keep_v)
+    g_i = filtered_back(g_v if grad_current is None else g_v + grad_current, keep_i)
+    reset = np.where(spikes.astype(bool), 0, voltage)
+
+    def before(x, first):
+        first = zero if first is None else first
+        return np.concatenate([np.asarray(first, np.float64)[:, :, None], x[:, :, :-1]], 2) / scale
+
+    by_current = -(g_i * before(current, current0)).sum((0, 2)) / 4096
+    by_voltage = -(g_v * before(reset, reset0)).sum((0, 2)) / 4096
+    return g_i, by_current, by_voltage
+
+
+def delay_gradient(grad, out):
+    """sum_bt grad[b, c, t] (y[b, c, t-1] - y[b, c, t]), y the delayed output with its value."""
+    total = np.zeros(grad.shape[1])
+    for c in range(grad.shape[1]):
+        for b in range(grad.shape[0]):
+            for t in range(grad.shape[2]):
+                earlier = out[b, c, t - 1] if t else 0.0
+                total[c] += grad[b, c, t] * (earlier - out[b, c, t])
+    return total
+
+
+def weight_gradient(grad_z, x):
+    """dL/dw [out, in]."""
+    return np.einsum("bot,bit->oi", np.asarray(grad_z, np.float64), np.asarray(x, np.float64))
+
+
+def straight_through(v, g, grad_w):
+    """Gradients of v and g (or of v alone, g None): autograd in float64 through torch's weight norm, the rounding
+    passed over, nothing outside the clamp."""
+    v = v.detach().double().requires_grad_()
+    g = None if g is None else g.detach().double().requires_grad_()
+    w = v if g is None else normed(v, g)
+    steps = torch.round(w.detach().float() * 32)
+    inside = (steps >= -128) & (steps <= 127)
+    w.backward(torch.as_tensor(grad_w).reshape(w.shape) * inside)
+    return v.grad.numpy(), None if g is None else g.grad.numpy()
+
+
+def block_gradient(grad, x, weight_steps, inside, out, keep_i, keep_v, *, kept=None, value=1.0, delay=None):
+    """Gradients of one block from the gradient of its output [B, out, T]: dict of x, weights, decays, delay."""
+    grad = np.asarray(grad, np.float64)
+    at_neuron = shifted_back(grad, inside["lag"]) * value
+    if kept is not None:
+        at_neuron = at_neuron * np.asarray(kept)[:, :, None]
+    grad_z, by_current, by_voltage = neuron_gradient(
+        at_neuron, inside["current"], inside["voltage"], inside["spikes"], keep_i, keep_v,
+        surrogate(inside["voltage"]),
+    )  # fmt: skip
+    return {
+        "x": np.einsum("oi,bot->bit", weight_steps / 32, grad_z),
+        "weight": weight_gradient(grad_z, x),
+        "current_decay": by_current,
+        "voltage_decay": by_voltage,
+        "delay": None if delay is None else delay_gradient(grad, out * value),
+    }
+
+
+def assert_close(found, expected, tolerance=1e-5):
+    """The largest difference is at most `tolerance` of the largest expected value."""
+    found = found.detach().numpy() if isinstance(found, torch.Tensor) else np.asarray(found)
+    expected = expected.detach().numpy() if isinstance(expected, torch.Tensor) else np.asarray(expected)
+    assert found.shape == expected.shape, f"shape {found.shape}, expected {expected.shape}"
+    assert np.isfinite(found).all(), "not finite"
+    size = np.abs(expected).max(initial=0)
+    worst = np.abs(found.astype(np.float64) - expected).max(initial=0)
+    assert worst <= tolerance * size, f"off by {worst:.3g} where the largest is {size:.3g}"
