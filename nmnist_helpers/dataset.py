@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from . import recordings
+from .cache import cache_files, cached
 from .io import Event
 from .packed import CHANNELS, PIXELS, SIDE, PackedEvents
 from .paths import data_root
@@ -98,9 +99,10 @@ class NMNISTDataset(Dataset):
             if source == "auto":
                 said += f" (no recordings in {self.root}). {_HOW}."
         else:
-            self._files = recordings.Recordings(found)
             if cache:
-                self._packed = self._files.pack()
+                self._packed = load(found)
+            else:
+                self._files = recordings.Recordings(found)
             said = f"N-MNIST {split}: {len(self)} real recordings from {found}"
         print(said)
 
@@ -163,6 +165,31 @@ class NMNISTDataset(Dataset):
         spike = np.zeros(CHANNELS * self.bins, dtype=np.float32)
         spike[flat_bins(event, self.bins, self.sampling_time)] = 1 / self.sampling_time
         return torch.from_numpy(spike.reshape(CHANNELS, self.bins))
+
+
+def load(source: Path) -> PackedEvents:
+    """All recordings of a split (its folder or zip archive), through the cache; in memory where there is no room.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        See `recordings.Recordings`.
+    """
+    key = {"recordings": recordings.fingerprint(source), "source": source.name}
+    kind = "zip" if source.is_file() else "folder"
+    paths = cache_files(source.parent, f"nmnist-{source.stem.lower()}-{kind}")
+
+    def make():
+        files = recordings.Recordings(source)
+        return len(files), int(files.sizes.sum()) // recordings.EVENT_BYTES, files.pack
+
+    try:
+        return cached(paths, key, make)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and str(source) in str(error):
+            raise
+        print(f"{source}: no cache ({error}); the recordings are decoded into memory")
+        return recordings.Recordings(source).pack()
 
 
 def flat_bins(event: Event, bins: int, sampling_time: float) -> np.ndarray:

@@ -11,7 +11,7 @@ from .dataset import flat_bins
 from .io import Event
 from .packed import CHANNELS, PackedEvents
 from .raster import DeviceEvents, bin_edges, rasterise, time_bins
-from .spikes import Spikes
+from .spikes import Spikes, attach
 
 
 class EventLoader:
@@ -196,9 +196,7 @@ class EventLoader:
             (len(index), CHANNELS, self.bins),
             value=1 / self.sampling_time,
         )
-        if self.device.type != "cpu":
-            spikes.indptr, spikes.channel = spikes.indptr.to(self.device), spikes.channel.to(self.device)
-        return spikes, labels.to(self.device)
+        return spikes.to(self.device), labels.to(self.device)
 
     def _epoch_plan(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Order of the recordings [N] (on the CPU) and the draw of each place in it [N, 6] (on the device)."""
@@ -258,7 +256,14 @@ class DenseBatches(Dataset):
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
         spikes, labels = self.loader.batch(i)
-        return spikes.dense(), labels
+        # Not `spikes.dense()`: its kernel has threads, and those do not survive a worker's fork.
+        batch, channels, bins = spikes.shape
+        row = torch.repeat_interleave(
+            torch.arange(batch * bins, device=spikes.device), spikes.indptr.diff(), output_size=spikes.count
+        )
+        dense = torch.zeros(spikes.shape, device=spikes.device)
+        dense[row // bins, spikes.channel.long(), row % bins] = spikes.value
+        return attach(dense, spikes), labels
 
 
 def _unwrap(dataset: Dataset | PackedEvents) -> tuple:

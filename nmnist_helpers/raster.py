@@ -177,6 +177,13 @@ def _close_up(indptr, room, loose, size):
     return channel
 
 
+def _read_only(array: np.ndarray) -> np.ndarray:
+    # Mapped arrays are read only; with all of them so, Numba compiles one version and not two.
+    array = array.view()
+    array.flags.writeable = False
+    return array
+
+
 def rasterise(
     packed: PackedEvents,
     index: np.ndarray,
@@ -213,11 +220,7 @@ def rasterise(
     size = np.zeros(len(index), dtype=np.int64)
     indptr = np.zeros(len(index) * len(edges) + 1, dtype=np.int32)
     _raster_batch(
-        packed.x,
-        packed.y,
-        packed.p,
-        packed.t,
-        packed.offsets,
+        *(_read_only(array) for array in (packed.x, packed.y, packed.p, packed.t, packed.offsets)),
         index,
         draws,
         edges,
@@ -254,6 +257,11 @@ class DeviceEvents:
         for i in range(0, total, chunk):
             part = slice(i, i + chunk)
             x, y, p, t = (np.asarray(a[part]).astype(np.int64) for a in (packed.x, packed.y, packed.p, packed.t))
+            if x.max() >= SIDE or y.max() >= SIDE or p.max() > 1 or t.min() < 0:
+                raise ValueError(
+                    f"events {i} and on: expected pixels 0..{SIDE - 1}, polarity 0..1 and times from 0, found x up to "
+                    f"{x.max()}, y up to {y.max()}, polarity up to {p.max()}, times from {t.min()}"
+                )
             self.words[part] = torch.from_numpy(t << 12 | (p * PIXELS + y * SIDE + x)).to(self.device, dtype)
 
     def rasterise(

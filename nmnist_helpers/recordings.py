@@ -51,8 +51,6 @@ class Recordings:
         Digit, from the folder's name.
     ids : int64 array [N]
         The number in the file's name, 0 where it is not a number.
-    fingerprint : str
-        Changes when a file comes, goes, or is written anew.
 
     Raises
     ------
@@ -71,15 +69,14 @@ class Recordings:
             raise FileNotFoundError(f"{self.source}: no recordings inside; {_EXPECTED}")
         found.sort(key=lambda entry: entry[0])
         self.names = [name for name, *_ in found]
-        self.members = [member for _, member, *_ in found]
-        self.sizes = np.array([size for _, _, size, _ in found], dtype=np.int64)
+        self.members = [member for _, member, _ in found]
+        self.sizes = np.array([size for *_, size in found], dtype=np.int64)
         for name, before in zip(self.names[1:], self.names, strict=False):
             if name == before:
                 raise ValueError(f"{self.source}: {name} is there twice")
         self.labels = np.array([int(name[0]) for name in self.names], dtype=np.int64)
         stems = [name[2:-4] for name in self.names]
         self.ids = np.array([int(s) if s.isascii() and s.isdigit() and len(s) < 19 else 0 for s in stems], np.int64)
-        self.fingerprint = self._fingerprint([stamp for *_, stamp in found])
         self._check_sizes()
 
     def __len__(self) -> int:
@@ -89,7 +86,7 @@ class Recordings:
         """Name of recording `n` for messages."""
         return f"{self.source}: {self.members[n]}" if self.is_zip else str(self.source / self.names[n])
 
-    def _list_folder(self) -> list[tuple[str, str, int, int]]:
+    def _list_folder(self) -> list[tuple[str, str, int]]:
         found = []
         with os.scandir(self.source) as folders:
             for folder in folders:
@@ -103,11 +100,11 @@ class Recordings:
                             continue
                         if not file.name.endswith(".bin") or not file.is_file():
                             raise ValueError(f"{file.path}: does not belong here; {_EXPECTED}")
-                        name, stat = f"{folder.name}/{file.name}", file.stat()
-                        found.append((name, name, stat.st_size, stat.st_mtime_ns))
+                        name = f"{folder.name}/{file.name}"
+                        found.append((name, name, file.stat().st_size))
         return found
 
-    def _list_zip(self) -> list[tuple[str, str, int, int]]:
+    def _list_zip(self) -> list[tuple[str, str, int]]:
         found = []
         for member in self._open().infolist():
             parts = PurePosixPath(member.filename).parts
@@ -116,18 +113,8 @@ class Recordings:
             folder, file = parts[-2:] if len(parts) > 1 else ("", "")
             if len(folder) != 1 or folder not in "0123456789" or not file.endswith(".bin"):
                 raise ValueError(f"{self.source}: member {member.filename!r} does not belong here; {_EXPECTED}")
-            found.append((f"{folder}/{file}", member.filename, member.file_size, member.CRC))
+            found.append((f"{folder}/{file}", member.filename, member.file_size))
         return found
-
-    def _fingerprint(self, stamps: list[int]) -> str:
-        digest = hashlib.blake2b(digest_size=16)
-        if self.is_zip:
-            stat = self.source.stat()
-            digest.update(f"{stat.st_size} {stat.st_mtime_ns} ".encode())
-        digest.update("\0".join(self.names).encode())
-        digest.update(self.sizes.tobytes())
-        digest.update(np.array(stamps, dtype=np.int64).tobytes())
-        return digest.hexdigest()
 
     def _check_sizes(self) -> None:
         bad = np.flatnonzero((self.sizes == 0) | (self.sizes % EVENT_BYTES != 0) | (self.sizes > MAX_BYTES))
@@ -252,3 +239,20 @@ def find(root: Path, train: bool) -> Path | None:
         if candidate.exists():
             return candidate
     return None
+
+
+def fingerprint(source: Path) -> str:
+    """A short text that changes when a recording comes, goes, or is written anew.
+
+    Of an archive, its size and time of change; of a folder, those of every file in it.
+    """
+    if source.is_file():
+        stat = source.stat()
+        return f"{stat.st_size} bytes, changed {stat.st_mtime_ns}"
+    digest = hashlib.blake2b(digest_size=16)
+    for folder in sorted(entry.name for entry in os.scandir(source) if not _litter(entry.name)):
+        with os.scandir(source / folder) as entries:
+            files = sorted((file.name, file.stat()) for file in entries if not _litter(file.name))
+        for name, stat in files:
+            digest.update(f"{folder}/{name} {stat.st_size} {stat.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
