@@ -159,10 +159,10 @@ def _raster(ax, event: Event, interval: float):
     if event.graded and len(t):
         value = np.abs(np.asarray(event.p, np.float64)[order])
         strength = value / value.max() if value.max() > 0 else strength
-    size = 14 if neurons <= CLASS_ROWS else 2
-    marks = ax.scatter([], [], s=[], marker="|" if neurons <= CLASS_ROWS else ".", color="0.1")
-    if neurons <= CLASS_ROWS:
-        size = 200 * 10 / max(10, neurons)
+    few = neurons <= CLASS_ROWS
+    size = 200 * 10 / max(10, neurons) if few else 2
+    marks = ax.scatter([], [], s=[], marker="|" if few else ".", color="0.1")
+    if few:
         ax.set_yticks(range(neurons))
     cursor = ax.axvline(0, color="0.6", lw=1)
     ax.set(xlim=(-0.02 * end, 1.02 * end), ylim=(neurons - 0.5, -0.5), xlabel="time (ms)", ylabel="neuron")

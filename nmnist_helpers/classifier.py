@@ -6,9 +6,11 @@ MODES = ("probability", "softmax", "logsoftmax")
 EPSILON = 1e-6  # keeps silent outputs from dividing by zero
 
 
-def _check(spike: torch.Tensor) -> None:
-    if spike.dim() != 3:
-        raise ValueError(f"classifier: expected spikes [B, C, T], found {list(spike.shape)}")
+def flat(name: str, spike: torch.Tensor) -> torch.Tensor:
+    """Spikes [B, C, ..., T] as [B, C', T]: axes between batch and time count as one."""
+    if spike.dim() < 3 or spike.shape[-1] == 0:
+        raise ValueError(f"{name}: expected spikes [B, C, T], found {list(spike.shape)}")
+    return spike if spike.dim() == 3 else spike.flatten(1, -2)
 
 
 def confidence_of(rate: torch.Tensor, mode: str = "probability", eps: float = EPSILON) -> torch.Tensor:
@@ -43,8 +45,7 @@ class Rate(torch.nn.Module):
     @staticmethod
     def rate(spike: torch.Tensor) -> torch.Tensor:
         """Mean of spikes [B, C, T] over time: [B, C]."""
-        _check(spike)
-        return spike.mean(-1)
+        return flat("Rate", spike).mean(-1)
 
     @staticmethod
     def confidence(spike: torch.Tensor, mode: str = "probability", eps: float = EPSILON) -> torch.Tensor:
@@ -84,14 +85,14 @@ class MovingWindow(torch.nn.Module):
 
     def rate(self, spike: torch.Tensor) -> torch.Tensor:
         """Spikes [B, C, T] averaged over the last `time_window` steps at every step: [B, C, T]."""
-        _check(spike)
-        total = spike.cumsum(-1)
+        spike = flat("MovingWindow", spike)
+        total = spike.cumsum(-1)  # sums of 0/1 spikes are exact
         before = torch.nn.functional.pad(total, (self.time_window, 0))[..., : spike.shape[-1]]
         return (total - before) / self.time_window
 
-    def confidence(self, spike: torch.Tensor) -> torch.Tensor:
-        """Confidence [B, C, T] in every class at every step."""
-        return confidence_of(self.rate(spike), self.mode, self.eps)
+    def confidence(self, spike: torch.Tensor, mode: str | None = None) -> torch.Tensor:
+        """Confidence [B, C, T] in every class at every step; `mode` is by default the window's own."""
+        return confidence_of(self.rate(spike), mode or self.mode, self.eps)
 
     def predict(self, spike: torch.Tensor) -> torch.Tensor:
         """Class [B, T] at every step."""

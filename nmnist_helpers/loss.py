@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from .classifier import EPSILON, MovingWindow, Rate, confidence_of
+from .classifier import EPSILON, MovingWindow, Rate, confidence_of, flat
 
 REDUCTIONS = ("sum", "mean")
 
@@ -13,17 +13,21 @@ def _check_reduction(name: str, reduction: str) -> None:
         raise ValueError(f"{name}: expected reduction 'sum' or 'mean', found {reduction!r}")
 
 
-def _check_labels(name: str, spike: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Labels [B] as int64, within the classes of spikes [B, C, T]."""
-    if spike.dim() != 3:
-        raise ValueError(f"{name}: expected spikes [B, C, T], found {list(spike.shape)}")
-    if label.shape != spike.shape[:1]:
-        raise ValueError(f"{name}: expected labels [{spike.shape[0]}], found {list(label.shape)}")
-    if label.device.type == "cpu" and label.numel() and not (0 <= label.min() and label.max() < spike.shape[1]):
-        raise ValueError(
-            f"{name}: expected labels in 0..{spike.shape[1] - 1}, found {label.min()}..{label.max()}"
-        )
-    return label.to(spike.device, torch.int64)
+def _check(
+    name: str, spike: torch.Tensor, label: torch.Tensor, steps: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Spikes as [B, C, T] and labels [B] (or, with `steps`, also [B, T]) as int64 of their device."""
+    spike = flat(name, spike)
+    batch, classes, time = spike.shape
+    if label.shape != (batch,) and not (steps and label.shape == (batch, time)):
+        wanted = f"[{batch}] or [{batch}, {time}]" if steps else f"[{batch}]"
+        raise ValueError(f"{name}: expected labels {wanted}, found {list(label.shape)}")
+    if label.is_floating_point() or label.dtype == torch.bool:
+        raise ValueError(f"{name}: expected whole numbers as labels, found {label.dtype}")
+    # Labels on a GPU are not read: that would make the program wait for it.
+    if label.device.type == "cpu" and label.numel() and not (0 <= label.min() and label.max() < classes):
+        raise ValueError(f"{name}: expected labels in 0..{classes - 1}, found {label.min()}..{label.max()}")
+    return spike, label.to(spike.device, torch.int64)
 
 
 def _reduced(values: torch.Tensor, reduction: str) -> torch.Tensor:
@@ -48,9 +52,7 @@ class SpikeTime(torch.nn.Module):
         Over batch, channels and time.
     """
 
-    def __init__(
-        self, time_constant: float = 5, length: int = 100, filter_order: int = 1, reduction: str = "sum"
-    ):
+    def __init__(self, time_constant: float = 5, length: int = 100, filter_order: int = 1, reduction: str = "sum"):
         super().__init__()
         _check_reduction("SpikeTime", reduction)
         if not time_constant > 0 or length < 1 or filter_order < 1:
@@ -102,9 +104,7 @@ class SpikeRate(torch.nn.Module):
     tensor(0.0409)
     """
 
-    def __init__(
-        self, true_rate: float, false_rate: float, moving_window: int | None = None, reduction: str = "sum"
-    ):
+    def __init__(self, true_rate: float, false_rate: float, moving_window: int | None = None, reduction: str = "sum"):
         super().__init__()
         _check_reduction("SpikeRate", reduction)
         for name, rate in (("true_rate", true_rate), ("false_rate", false_rate)):
@@ -114,13 +114,17 @@ class SpikeRate(torch.nn.Module):
         self.window = None if moving_window is None else MovingWindow(moving_window)
 
     def forward(self, spike: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """Loss of spikes [B, C, T] for labels [B]."""
-        label = _check_labels("SpikeRate", spike, label)
-        one_hot = F.one_hot(label, spike.shape[1]).to(spike.dtype)
-        target = self.true_rate * one_hot + self.false_rate * (1 - one_hot)
+        """Loss of spikes [B, C, T] for labels [B], or [B, T] with a moving window."""
+        spike, label = _check("SpikeRate", spike, label, steps=self.window is not None)
         if self.window is None:
-            return _reduced((Rate.rate(spike) - target) ** 2, self.reduction)
-        return _reduced((self.window.rate(spike) - target[..., None]) ** 2, self.reduction)
+            rate = Rate.rate(spike)
+        else:
+            rate = self.window.rate(spike)
+            label = label[:, None] if label.dim() == 1 else label
+        # The classes of the one-hot code come last; in rates they are axis 1.
+        one_hot = F.one_hot(label, spike.shape[1]).movedim(-1, 1).to(rate.dtype)
+        target = self.true_rate * one_hot + self.false_rate * (1 - one_hot)
+        return _reduced((rate - target) ** 2, self.reduction)
 
 
 class SpikeMax(torch.nn.Module):
@@ -154,14 +158,14 @@ class SpikeMax(torch.nn.Module):
         self.window = None if moving_window is None else MovingWindow(moving_window)
 
     def forward(self, spike: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """Loss of spikes [B, C, T] for labels [B]."""
-        label = _check_labels("SpikeMax", spike, label)
+        """Loss of spikes [B, C, T] for labels [B], or [B, T] with a moving window."""
+        spike, label = _check("SpikeMax", spike, label, steps=self.window is not None)
         rate = Rate.rate(spike) if self.window is None else self.window.rate(spike)
         if self.mode == "softmax":
             likelihood = confidence_of(rate, "logsoftmax")
         else:
             likelihood = torch.log(rate + self.eps) - torch.log((rate + self.eps).sum(1, keepdim=True))
-        if self.window is not None:
+        if self.window is not None and label.dim() == 1:
             label = label[:, None].expand(-1, spike.shape[-1])
         return F.nll_loss(likelihood, label, reduction=self.reduction)
 
