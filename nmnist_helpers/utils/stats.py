@@ -172,9 +172,12 @@ class LearningStats:
             stat.reset()
 
     def __str__(self) -> str:
-        """One line: the parts that have samples in the running epoch, or all of the last closed epoch."""
-        closed = not any(stat.num_samples for stat in self._parts())
-        lines = ((name, getattr(self, part)._line(closed)) for part, name in PARTS.items())
+        """One line: of every part the running epoch, or before its first sample the last closed one.
+
+        So a line is never shorter than the one before it, over which loops print it.
+        """
+        lines = ((name, getattr(self, part)) for part, name in PARTS.items())
+        lines = ((name, stat._line(closed=not stat.num_samples)) for name, stat in lines)
         return " | ".join(f"{name:5s} {line}" for name, line in lines if line)
 
     def new_line(self) -> None:

@@ -1,0 +1,612 @@
+"""Learning statistics and the assistant, against counts kept by hand."""
+
+import itertools
+import math
+import os
+import re
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from nmnist_helpers.classifier import Rate  # noqa: E402
+from nmnist_helpers.spikes import Spikes  # noqa: E402
+from nmnist_helpers.utils import Assistant, LearningStat, LearningStats  # noqa: E402
+
+PARTS = ("training", "testing", "validation")
+NUMBER = r"[ \d]{5}\.\d{5}"
+
+
+def count(stat, loss, samples, correct=None):
+    """One batch, as a loop of one's own counts it."""
+    stat.num_samples += samples
+    stat.loss_sum += loss * samples
+    if correct is not None:
+        stat.correct_samples += correct
+
+
+def close(stats, **epoch):
+    """One epoch: part -> (loss, accuracy) with 10 samples."""
+    for part, (loss, accuracy) in epoch.items():
+        count(getattr(stats, part), loss, 10, None if accuracy is None else round(10 * accuracy))
+    stats.update()
+
+
+# one part
+
+
+def test_running_loss_and_accuracy_are_weighted_by_samples():
+    stat = LearningStat()
+    assert stat.loss is None
+    assert stat.accuracy is None
+    count(stat, 0.5, 32, 20)
+    count(stat, 2.0, 8, 1)
+    assert stat.loss == pytest.approx((0.5 * 32 + 2.0 * 8) / 40, rel=1e-15)
+    assert stat.accuracy == 21 / 40
+    assert (stat.num_samples, stat.correct_samples, stat.loss_sum) == (40, 21, 32.0)
+
+
+def test_none_right_is_an_accuracy_of_zero_and_nobody_counting_is_none():
+    stat = LearningStat()
+    count(stat, 1.0, 4, 0)
+    assert stat.accuracy == 0.0
+    stat.reset()
+    count(stat, 1.0, 4)
+    assert stat.accuracy is None
+    assert stat.correct_samples == 0
+
+
+def test_reset_forgets_the_running_epoch_alone():
+    stat = LearningStat()
+    count(stat, 1.0, 4, 2)
+    stat.update()
+    count(stat, 9.0, 4, 0)
+    stat.reset()
+    assert stat.loss is None
+    assert (stat.loss_log, stat.accuracy_log) == ([1.0], [0.5])
+    assert (stat.min_loss, stat.max_accuracy) == (1.0, 0.5)
+
+
+def test_update_closes_the_epoch_and_starts_from_zero():
+    stat = LearningStat()
+    for loss, correct in ((3.0, 1), (1.0, 3), (2.0, 2)):
+        count(stat, loss, 4, correct)
+        stat.update()
+        assert stat.num_samples == 0
+    assert stat.loss_log == [3.0, 1.0, 2.0]
+    assert stat.accuracy_log == [0.25, 0.75, 0.5]
+    assert (stat.min_loss, stat.max_accuracy) == (1.0, 0.75)
+
+
+@pytest.mark.parametrize("accuracies", [
+    [0.1, 0.5, 0.3, 0.5, 0.9, 0.9, 0.2], [0.0, 0.0, 0.1], [0.7], [0.9, 0.8, 0.7],
+])  # fmt: skip
+def test_best_says_the_same_before_and_after_update(accuracies):
+    """lava-dl's flag is, before `update`, that of the epoch before; here it is always about this epoch."""
+    stats = LearningStats()
+    for epoch, accuracy in enumerate(accuracies):
+        earlier = accuracies[:epoch]
+        expected = all(accuracy > a for a in earlier)
+        loss = 1 - accuracy
+        count(stats.training, 5.0, 10, 5)  # in the tutorial's loop the test set comes after the training set
+        count(stats.testing, loss, 10, round(10 * accuracy))
+        assert stats.testing.best_accuracy is expected
+        assert stats.testing.best_loss is expected
+        stats.update()
+        assert stats.testing.best_accuracy is expected
+        assert stats.testing.best_loss is expected
+        count(stats.training, 5.0, 10, 5)  # the next epoch has begun, but not for the test set
+        assert stats.testing.best_accuracy is expected
+        stats.reset()
+
+
+@pytest.mark.parametrize("update_first", [False, True])
+def test_the_loop_keeps_the_weights_of_the_best_epoch(update_first):
+    """The tutorial's loop: whatever comes first, saving or updating, what is saved is the first best epoch."""
+    accuracies = [0.2, 0.6, 0.4, 0.8, 0.7, 0.8, 0.3]
+    stats, saved = LearningStats(), None
+    for epoch, accuracy in enumerate(accuracies):
+        count(stats.training, 1.0, 10, 9)
+        count(stats.testing, 1.0, 10, round(10 * accuracy))
+        if update_first:
+            stats.update()
+        if stats.testing.best_accuracy:
+            saved = epoch
+        if not update_first:
+            stats.update()
+    assert saved == int(np.argmax(accuracies)) == 3
+
+
+def test_best_is_false_before_anything_and_after_an_epoch_without_samples():
+    stat = LearningStat()
+    assert not stat.best_accuracy
+    assert not stat.best_loss
+    count(stat, 1.0, 4, 2)
+    stat.update()
+    assert stat.best_accuracy
+    stat.update()  # this epoch was not tested: nothing to save
+    assert not stat.best_accuracy
+    assert not stat.best_loss
+    count(stat, 0.5, 4, 3)
+    assert stat.best_accuracy
+
+
+def test_equal_is_not_better():
+    stat = LearningStat()
+    for _ in range(2):
+        count(stat, 1.0, 4, 2)
+        stat.update()
+    assert not stat.best_accuracy
+    assert not stat.best_loss
+
+
+# lines
+
+
+def test_line_looks_like_the_tutorials():
+    stats = LearningStats()
+    close(stats, training=(0.11887, 0.9), testing=(0.07424, 0.9))
+    close(stats, training=(0.2, 0.1), testing=(0.2, 0.1))
+    count(stats.training, 0.11669, 10, 9)
+    count(stats.testing, 0.07722, 10, 8)
+    assert str(stats) == (
+        "Train loss =     0.11669 (min =     0.11887)    accuracy = 0.90000 (max = 0.90000)"
+        " | Test  loss =     0.07722 (min =     0.07424)    accuracy = 0.80000 (max = 0.90000)"
+    )
+    first, second = str(stats).replace("| ", "\n").split("\n")
+    assert first.startswith("Train loss = ")
+    assert second.startswith("Test  loss = ")
+    assert first.index("accuracy") == second.index("accuracy")
+
+
+def test_line_in_the_first_epoch_has_no_best_yet():
+    stats = LearningStats()
+    assert str(stats) == ""
+    count(stats.training, 1.5, 10, 4)
+    assert str(stats) == "Train loss =     1.50000    accuracy = 0.40000"
+    count(stats.testing, 12345.5, 10)
+    assert str(stats).endswith(" | Test  loss = 12345.50000")
+
+
+def test_line_after_update_shows_the_epoch_just_closed():
+    stats = LearningStats()
+    close(stats, training=(1.0, 0.4), validation=(2.0, 0.3))
+    line = str(stats)
+    assert re.fullmatch(
+        rf"Train loss = {NUMBER} \(min = {NUMBER}\)    accuracy = 0.40000 \(max = 0.40000\)"
+        rf" \| Valid loss =     2.00000 .*accuracy = 0.30000 .*",
+        line,
+    )
+
+
+def test_line_never_gets_shorter_in_the_tutorials_loop():
+    """It is printed over the one before: a shorter line would leave the end of the longer one on the screen."""
+    stats, lengths = LearningStats(), []
+    for _ in range(3):
+        count(stats.training, 1.0, 10, 5)
+        lengths.append(len(str(stats)))
+        count(stats.testing, 1.0, 10, 5)
+        lengths.append(len(str(stats)))
+        stats.update()
+    assert lengths == sorted(lengths)
+
+
+def test_print_shows_epoch_header_progress_and_statistics(capsys):
+    stats = LearningStats()
+    count(stats.training, 1.5, 10, 4)
+    loader = torch.utils.data.DataLoader(list(range(50)), batch_size=16)
+    stats.print(7, iter=1, header=["rate 0.01"], dataloader=loader)
+    shown = capsys.readouterr().out
+    assert "Epoch" in shown
+    assert re.search(r"\b7\b", shown)
+    assert "rate 0.01" in shown
+    assert "32/50" in shown
+    assert "50%" in shown
+    assert "Train loss =     1.50000    accuracy = 0.40000" in shown
+    stats.print(7, iter=3, dataloader=loader)
+    assert "50/50 (100%)" in capsys.readouterr().out  # the last batch is a short one
+    stats.print(8, header="one line")
+    assert "one line" in capsys.readouterr().out
+    stats.new_line()
+    stats.print(9)
+    assert "Epoch" in capsys.readouterr().out
+
+
+def test_print_on_a_terminal_replaces_its_own_lines(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    stats = LearningStats()
+    count(stats.training, 1.5, 10, 4)
+    count(stats.testing, 1.5, 10, 4)
+    stats.print(0)
+    first = capsys.readouterr().out
+    assert "\033[" not in first
+    stats.print(0)
+    assert f"\033[{first.count(chr(10))}A" in capsys.readouterr().out
+    stats.new_line()
+    stats.print(1)
+    assert "\033[" not in capsys.readouterr().out
+
+
+# curves
+
+
+def test_plot_draws_what_the_logs_hold(tmp_path):
+    stats = LearningStats()
+    close(stats, training=(2.0, 0.3), testing=(2.5, 0.2))
+    close(stats, training=(1.0, 0.6))  # not tested in this epoch
+    close(stats, training=(0.5, 0.9), testing=(1.5, 0.7))
+    fig = stats.plot(figsize=(15, 5))
+    assert tuple(fig.get_size_inches()) == (15, 5)
+    loss, accuracy = fig.axes
+    for ax, expected in ((loss, {"train": [2.0, 1.0, 0.5], "test": [2.5, math.nan, 1.5]}),
+                         (accuracy, {"train": [0.3, 0.6, 0.9], "test": [0.2, math.nan, 0.7]})):  # fmt: skip
+        for word, values in expected.items():
+            (line,) = (one for one in ax.lines if one.get_label().lower().startswith(word))
+            np.testing.assert_allclose(line.get_ydata(), values)
+            np.testing.assert_array_equal(line.get_xdata(), [0, 1, 2])
+    assert "loss" in loss.get_ylabel().lower()
+    assert "accuracy" in accuracy.get_ylabel().lower()
+    plt.close(fig)
+
+
+def test_plot_is_saved_to_a_file_or_folder(tmp_path):
+    stats = LearningStats()
+    close(stats, training=(2.0, 0.3))
+    plt.close(stats.plot(path=tmp_path / "c.png"))
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    plt.close(stats.plot(path=str(tmp_path / "folder") + os.sep))
+    (name,) = os.listdir(tmp_path / "folder")
+    assert (tmp_path / "folder" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_without_a_closed_epoch_is_an_empty_picture():
+    fig = LearningStats().plot()
+    assert len(fig.axes) == 2
+    assert not any(len(line.get_xdata()) for ax in fig.axes for line in ax.lines)
+    plt.close(fig)
+
+
+# files
+
+
+def filled(epochs=7, seed=0):
+    """Statistics of awkward numbers: no short decimals, tiny and huge ones, gaps."""
+    rng = np.random.default_rng(seed)
+    stats = LearningStats()
+    for epoch in range(epochs):
+        for part in PARTS:
+            if part == "validation" or (part == "testing" and epoch % 3):
+                continue
+            stat = getattr(stats, part)
+            count(stat, float(rng.random() * 10.0 ** rng.integers(-12, 12)), int(rng.integers(1, 99)))
+            if part == "testing" or epoch != 2:
+                stat.correct_samples += int(rng.integers(0, stat.num_samples + 1))
+        stats.update()
+    return stats
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_round_trip_is_exact(tmp_path, slash):
+    stats = filled()
+    folder = str(tmp_path / "deep" / "er") + slash
+    stats.save(folder)
+    assert sorted(os.listdir(tmp_path / "deep" / "er")) == ["accuracy.txt", "loss.txt"]
+    loaded = LearningStats()
+    close(loaded, training=(1.0, 0.5))
+    count(loaded.training, 1.0, 10)
+    loaded.load(folder)
+    for part in PARTS:
+        old, new = getattr(stats, part), getattr(loaded, part)
+        assert old.loss_log == new.loss_log
+        assert old.accuracy_log == new.accuracy_log
+        assert (old.min_loss, old.max_accuracy) == (new.min_loss, new.max_accuracy)
+        assert (old.best_loss, old.best_accuracy) == (new.best_loss, new.best_accuracy)
+        assert new.num_samples == 0
+
+
+def test_loaded_statistics_go_on(tmp_path):
+    stats = LearningStats()
+    close(stats, testing=(1.0, 0.5))
+    close(stats, testing=(0.8, 0.7))
+    stats.save(tmp_path)
+    loaded = LearningStats()
+    loaded.load(tmp_path)
+    count(loaded.testing, 0.9, 10, 6)
+    assert not loaded.testing.best_accuracy
+    loaded.update()
+    assert loaded.testing.accuracy_log == [0.5, 0.7, 0.6]
+    loaded.save(tmp_path)
+    again = LearningStats()
+    again.load(tmp_path)
+    assert again.testing.accuracy_log == [0.5, 0.7, 0.6]
+
+
+def test_files_are_plain_tables_with_heads(tmp_path):
+    stats = filled()
+    stats.save(tmp_path)
+    for name, log in (("loss.txt", "loss_log"), ("accuracy.txt", "accuracy_log")):
+        with open(tmp_path / name) as file:
+            heads = file.readline().replace("#", "").split()
+        table = np.loadtxt(tmp_path / name, ndmin=2)
+        assert table.shape == (7, len(heads))
+        expected = [math.nan if value is None else value for value in getattr(stats.training, log)]
+        np.testing.assert_array_equal(table[:, heads.index("Train")], expected)
+
+
+def test_nothing_to_save_is_a_table_without_rows(tmp_path):
+    LearningStats().save(tmp_path)
+    loaded = filled()
+    loaded.load(tmp_path)
+    assert all(getattr(loaded, part).loss_log == [] for part in PARTS)
+
+
+def test_a_save_that_fails_leaves_the_old_files(tmp_path, monkeypatch):
+    stats = filled()
+    stats.save(tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+    close(stats, training=(1.0, 0.5))
+
+    def no_room(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", no_room)
+    with pytest.raises(OSError, match="no space left"):
+        stats.save(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
+
+
+def damaged(text: str):
+    lines = text.splitlines(keepends=True)
+    yield "empty", "", "first line"
+    yield "no heads", "".join(lines[1:]), "first line"
+    yield "foreign heads", text.replace("Train", "Trian"), "first line"
+    yield "a word for a number", text.replace(lines[3], lines[3].replace(lines[3].split()[0], "many", 1)), "line 4"
+    yield "half a line", "".join(lines[:4]) + lines[4].split()[0], "line 5"
+    yield "a number too many", "".join(lines[:4]) + lines[4].rstrip() + " 3.0\n", "line 5"
+
+
+@pytest.mark.parametrize("name", ["loss.txt", "accuracy.txt"])
+def test_damaged_files_are_named_and_change_nothing(tmp_path, name):
+    filled().save(tmp_path)
+    whole = (tmp_path / name).read_text()
+    for what, text, message in damaged(whole):
+        (tmp_path / name).write_text(text)
+        stats = LearningStats()
+        close(stats, training=(1.0, 0.5))
+        with pytest.raises(ValueError, match=re.escape(name) + ".*" + message):
+            stats.load(tmp_path)
+        assert stats.training.loss_log == [1.0], what
+    (tmp_path / name).write_bytes(b"\x80\x02\xff" + whole.encode())
+    with pytest.raises(ValueError, match=re.escape(name) + ": expected text"):
+        LearningStats().load(tmp_path)
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path):
+    filled(7).save(tmp_path)
+    (tmp_path / "accuracy.txt").write_text("".join((tmp_path / "accuracy.txt").open().readlines()[:3]))
+    with pytest.raises(ValueError, match=r"accuracy.txt: expected 7 epochs as loss.txt has, found 2"):
+        LearningStats().load(tmp_path)
+
+
+def test_a_save_broken_off_between_its_files_loads_to_the_epoch_before(tmp_path):
+    stats = filled(7)
+    stats.save(tmp_path)
+    (tmp_path / "accuracy.txt").write_text("".join((tmp_path / "accuracy.txt").open().readlines()[:-1]))
+    loaded = LearningStats()
+    loaded.load(tmp_path)
+    assert loaded.training.loss_log == stats.training.loss_log[:6]
+    assert loaded.training.accuracy_log == stats.training.accuracy_log[:6]
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"loss\.txt"):
+        LearningStats().load(tmp_path)
+
+
+# the assistant
+
+
+class Rows(torch.nn.Module):
+    """A stand-in for a network: [B, C, T] -> [B, 3, T], weights known, dropout to see the mode."""
+
+    def __init__(self, extra=()):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 3, bias=False)
+        self.drop = torch.nn.Dropout(0.5)
+        self.extra, self.seen, self.modes = extra, [], []
+
+    def forward(self, x):
+        self.seen.append(x)
+        self.modes.append((self.training, torch.is_grad_enabled()))
+        x = x.dense() if isinstance(x, Spikes) else x
+        out = self.linear(self.drop(x).transpose(1, 2)).transpose(1, 2)
+        return (out, *self.extra) if self.extra else out
+
+
+def squared(output, label):
+    return ((output.mean(-1) - torch.nn.functional.one_hot(label, 3)) ** 2).mean()
+
+
+def batch(size=5, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return (torch.rand(size, 4, 7, generator=g) < 0.4).float(), torch.randint(0, 3, (size,), generator=g)
+
+
+def assistant_of(net, lr=0.1, **options):
+    return Assistant(net, squared, torch.optim.SGD(net.parameters(), lr=lr), **options)
+
+
+def test_train_takes_the_step_that_autograd_gives():
+    torch.manual_seed(0)
+    net = Rows()
+    net.drop.p = 0.0
+    x, label = batch()
+    w = net.linear.weight.detach().clone().requires_grad_()
+    loss = squared(torch.einsum("oc,bct->bot", w, x), label)
+    loss.backward()
+    net.linear.weight.grad = torch.full_like(w, 1e6)  # an old gradient must not count
+    stats = LearningStats()
+    output = assistant_of(net, stats=stats, classifier=Rate.predict).train(x, label)
+    torch.testing.assert_close(net.linear.weight.detach(), (w - 0.1 * w.grad).detach())
+    torch.testing.assert_close(output.detach(), torch.einsum("oc,bct->bot", w, x).detach())
+    assert stats.training.loss == pytest.approx(loss.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("call", "part"), [("train", "training"), ("test", "testing"), ("valid", "validation")])
+def test_counts_go_to_the_part_they_belong_to(call, part):
+    torch.manual_seed(1)
+    net, stats = Rows(), LearningStats()
+    net.drop.p = 0.0
+    assistant = assistant_of(net, lr=0.0, stats=stats, classifier=Rate.predict)
+    losses, sizes, correct = [], [], 0
+    for seed, size in enumerate((8, 8, 3)):
+        x, label = batch(size, seed)
+        getattr(assistant, call)(x, label)
+        out = np.einsum("oc,bct->bot", net.linear.weight.detach().numpy(), x.numpy())
+        rate = out.mean(-1)
+        losses.append(((rate - np.eye(3)[label]) ** 2).mean())
+        sizes.append(size)
+        correct += sum(int(np.argmax(row)) == int(want) for row, want in zip(rate, label, strict=True))
+    stat = getattr(stats, part)
+    assert stat.num_samples == 19
+    assert stat.loss == pytest.approx(np.dot(losses, sizes) / 19, rel=1e-5)
+    assert stat.correct_samples == correct
+    assert all(getattr(stats, other).num_samples == 0 for other in PARTS if other != part)
+
+
+def test_modes_and_gradients():
+    net = Rows()
+    assistant = assistant_of(net)
+    x, label = batch()
+    weight = net.linear.weight.detach().clone()
+    for call, mode in (("test", (False, False)), ("valid", (False, False))):
+        output = getattr(assistant, call)(x, label)
+        assert net.modes[-1] == mode
+        assert not output.requires_grad
+    assert torch.equal(net.linear.weight, weight)
+    assert net.linear.weight.grad is None
+    assistant.train(x, label)
+    assert net.modes[-1] == (True, True)
+    assert not torch.equal(net.linear.weight, weight)
+    assert torch.is_grad_enabled()
+
+
+def test_spikes_are_handed_on_as_they_are():
+    net = Rows()
+    x, label = batch()
+    spikes = Spikes.from_dense(x)
+    from_events = assistant_of(net).test(spikes, label)
+    assert net.seen[-1] is spikes
+    assert torch.equal(from_events, assistant_of(net).test(x, label))
+
+
+def test_without_stats_or_classifier():
+    x, label = batch()
+    assistant_of(Rows()).train(x, label)
+    assistant_of(Rows(), classifier=Rate.predict).test(x, label)
+    stats = LearningStats()
+    assistant_of(Rows(), stats=stats).test(x, label)
+    assert stats.testing.num_samples == 5
+    assert stats.testing.accuracy is None
+
+
+def test_count_log_and_lam():
+    x, label = batch()
+    plain, stats = Rows(), LearningStats()
+    plain.drop.p = 0.0
+    for count_log, lam in itertools.product((False, True), (None, 3.0)):
+        torch.manual_seed(2)
+        net = Rows()
+        net.drop.p = 0.0
+        w = net.linear.weight
+        net.extra = ((w**2).sum(),) * (lam is not None) + ("counts",) * count_log
+        start = w.detach().clone()
+        assistant = assistant_of(net, count_log=count_log, lam=lam, stats=stats)
+        returned = assistant.train(x, label)
+        assert (isinstance(returned, tuple) and returned[1] == "counts") is count_log
+        want = start.clone().requires_grad_()
+        loss = squared(torch.einsum("oc,bct->bot", want, x), label)
+        (loss + (0 if lam is None else lam * (want**2).sum())).backward()
+        torch.testing.assert_close(w.detach(), (start - 0.1 * want.grad).detach())
+        assert stats.training.loss == pytest.approx(loss.item(), rel=1e-6)  # the network's own loss is not counted
+        stats.reset()
+        net.extra = (torch.ones(()),) * (lam is not None) + ("counts",) * count_log
+        tested = assistant.test(x, label)
+        assert (isinstance(tested, tuple) and tested[1] == "counts") is count_log
+        stats.reset()
+
+
+def test_a_network_that_returns_too_little_is_named():
+    x, label = batch()
+    with pytest.raises(ValueError, match="expected 2 values of the network, found 1"):
+        assistant_of(Rows(), count_log=True).train(x, label)
+    with pytest.raises(ValueError, match="expected 3 values of the network, found 2"):
+        assistant_of(Rows(extra=("c",)), count_log=True, lam=0.1).test(x, label)
+
+
+def test_a_loss_that_is_no_scalar_is_named():
+    net = Rows()
+    assistant = Assistant(net, lambda o, t: o.mean(-1), torch.optim.SGD(net.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match=r"one number, found shape \[5, 3\]"):
+        assistant.train(*batch())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("call", ["train", "test", "valid"])
+def test_a_loss_that_is_not_finite_stops_before_the_step(bad, call):
+    net, stats = Rows(), LearningStats()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
+    assistant = Assistant(net, lambda o, t: o.sum() * 0 + bad, optimizer, stats, classifier=Rate.predict)
+    before = net.linear.weight.detach().clone()
+    with pytest.raises(FloatingPointError, match="expected a finite loss, found (nan|-?inf)"):
+        getattr(assistant, call)(*batch())
+    assert torch.equal(net.linear.weight, before)
+    assert len(optimizer.state) == 0
+    assert all(getattr(stats, part).num_samples == 0 for part in PARTS)
+
+
+def test_an_own_loss_that_is_not_finite_stops_too():
+    net = Rows(extra=(torch.tensor(math.nan),))
+    before = net.linear.weight.detach().clone()
+    with pytest.raises(FloatingPointError, match="expected a finite loss, found nan"):
+        assistant_of(net, lam=1.0).train(*batch())
+    assert torch.equal(net.linear.weight, before)
+
+
+def test_training_needs_an_optimiser_and_testing_does_not():
+    assistant = Assistant(Rows(), squared, None)
+    assistant.test(*batch())
+    with pytest.raises(ValueError, match="expected an optimizer, found None"):
+        assistant.train(*batch())
+
+
+def test_input_and_label_are_moved_to_the_network():
+    """The meta device stands for another one: it computes shapes only."""
+    net = Rows().to("meta")
+    seen = {}
+
+    def error(output, label):
+        seen.update(output=output.device.type, label=label.device.type)
+        raise StopIteration
+
+    with pytest.raises(StopIteration):
+        Assistant(net, error, None).test(*batch())
+    assert net.seen[-1].device.type == "meta"
+    assert seen == {"output": "meta", "label": "meta"}
+
+
+def test_reduce_lr_divides_every_group():
+    net = Rows()
+    optimizer = torch.optim.SGD([{"params": net.linear.weight, "lr": 0.3}, {"params": [torch.nn.Parameter(torch.ones(1))]}], lr=0.02)  # fmt: skip  # noqa: E501
+    assistant = Assistant(net, squared, optimizer)
+    assistant.reduce_lr(4)
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.075, 0.005])
+    assistant.reduce_lr()
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.0225, 0.0015])
+    for factor in (0, -2, math.nan, math.inf):
+        with pytest.raises(ValueError, match="positive factor"):
+            assistant.reduce_lr(factor)
