@@ -134,7 +134,8 @@ def read_np_spikes(filename: str | os.PathLike, fmt: str = "xypt", time_unit: fl
     filename : path-like
         The .npy file; pickled objects are refused.
     fmt : str
-        Meaning of the columns: 'x', 'y', 'p' (polarity or channel) and 't' in any order; 'xpt' is 1-D.
+        Meaning of the columns: 'x', 'y', 'p' (polarity or channel) and 't' in any order; without 'y', or with
+        'xypt' and three columns, the events are 1-D.
     time_unit : float
         Seconds in a unit of the file's times: 1e-3 for ms, 1e-6 for microseconds.
 
@@ -149,6 +150,10 @@ def read_np_spikes(filename: str | os.PathLike, fmt: str = "xypt", time_unit: fl
         array = np.load(filename, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{filename}: not a .npy file of plain numbers ({error})") from None
+    if fmt == "xypt" and (
+        array.ndim == 2 and array.shape[1] == 3 or array.dtype.names and "y" not in array.dtype.names
+    ):
+        fmt = "xpt"
     if array.dtype.names:
         missing = set(fmt) - set(array.dtype.names)
         if missing:

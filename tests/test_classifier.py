@@ -1,0 +1,93 @@
+"""Classifiers against sums written out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nmnist_helpers.classifier import MovingWindow, Rate
+
+
+def spikes(batch=3, classes=4, steps=17, seed=0):
+    return (np.random.default_rng(seed).random((batch, classes, steps)) < 0.3).astype(np.float32)
+
+
+def windowed(s, window):
+    """Rate over the last `window` steps, step by step."""
+    out = np.zeros(s.shape)
+    for t in range(s.shape[-1]):
+        out[..., t] = s[..., max(0, t - window + 1) : t + 1].sum(-1) / window
+    return out
+
+
+def test_rate_and_prediction():
+    s = spikes()
+    counts = s.sum(-1)
+    np.testing.assert_allclose(Rate.rate(torch.from_numpy(s)), counts / 17, rtol=1e-6)
+    expected = counts.argmax(1)
+    assert Rate.predict(torch.from_numpy(s)).tolist() == expected.tolist()
+    assert Rate()(torch.from_numpy(s)).tolist() == expected.tolist()
+
+
+def test_first_of_equal_rates_wins_and_silence_is_class_0():
+    s = torch.zeros(2, 3, 5)
+    s[0, 1, 2] = s[0, 2, 4] = 1
+    assert Rate.predict(s).tolist() == [1, 0]
+
+
+def test_spatial_axes_count_as_classes():
+    s = torch.from_numpy(spikes(2, 6, 9))
+    assert torch.equal(Rate.predict(s.reshape(2, 1, 2, 3, 9)), Rate.predict(s))
+
+
+@pytest.mark.parametrize("mode", ["probability", "softmax", "logsoftmax"])
+def test_confidence(mode):
+    s = spikes(seed=1)
+    rate = s.sum(-1, dtype=np.float64) / 17
+    soft = np.array([[math.exp(r) / sum(math.exp(q) for q in row) for r in row] for row in rate])
+    expected = {"probability": rate / (rate.sum(1, keepdims=True) + 1e-6), "softmax": soft, "logsoftmax": np.log(soft)}
+    np.testing.assert_allclose(Rate.confidence(torch.from_numpy(s), mode), expected[mode], rtol=1e-5)
+
+
+def test_confidence_of_silent_outputs_is_finite():
+    assert Rate.confidence(torch.zeros(1, 3, 4)).tolist() == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize("window", [1, 5, 17, 40])
+def test_moving_window(window):
+    s = spikes(seed=2)
+    classifier = MovingWindow(window)
+    expected = windowed(s, window)
+    np.testing.assert_allclose(classifier.rate(torch.from_numpy(s)), expected, rtol=1e-6)
+    # equal rates: the first wins, in float32 as in exact counts
+    best = np.rint(expected * window).argmax(1)
+    assert (classifier(torch.from_numpy(s)).numpy() == best).all()
+    share = expected / (expected.sum(1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(classifier.confidence(torch.from_numpy(s)), share, rtol=1e-5, atol=1e-7)
+
+
+def test_moving_window_mode_can_be_chosen_late():
+    s = torch.from_numpy(spikes())
+    a = MovingWindow(4, mode="softmax").confidence(s)
+    assert torch.equal(a, MovingWindow(4).confidence(s, "softmax"))
+    torch.testing.assert_close(a.sum(1), torch.ones(3, 17))
+
+
+def test_moving_window_gradient_is_the_windows_reach():
+    s = torch.zeros(1, 1, 6, requires_grad=True)
+    MovingWindow(3).rate(s)[0, 0, 3].backward()
+    np.testing.assert_allclose(s.grad[0, 0], [0, 1 / 3, 1 / 3, 1 / 3, 0, 0], rtol=1e-6)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"Rate: expected spikes \[B, C, T\], found \[3, 4\]"):
+        Rate.predict(torch.zeros(3, 4))
+    with pytest.raises(ValueError, match=r"found \[1, 2, 0\]"):
+        Rate.rate(torch.zeros(1, 2, 0))
+    with pytest.raises(ValueError, match="expected a mode of probability, softmax, logsoftmax, found 'max'"):
+        Rate.confidence(torch.zeros(1, 2, 3), "max")
+    with pytest.raises(ValueError, match="at least one step, found 0"):
+        MovingWindow(0)
+    with pytest.raises(ValueError, match="found 'max'"):
+        MovingWindow(3, mode="max")

@@ -1,0 +1,177 @@
+"""Losses against their formulas written out in float64, gradients against finite differences."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_classifier import spikes, windowed
+
+from nmnist_helpers.loss import SpikeMax, SpikeRate, SpikeTime
+
+LABEL = [2, 0, 3]
+
+
+def rate_loss(rate, label, true=0.2, false=0.03):
+    """Squared error of rates [B, C] or [B, C, T] for labels [B] or [B, T]."""
+    total = 0.0
+    for b in range(rate.shape[0]):
+        for c in range(rate.shape[1]):
+            hit = np.asarray(label)[b] == c  # one answer, or one a step
+            total += np.sum((rate[b, c] - np.where(hit, true, false)) ** 2)
+    return total
+
+
+@pytest.mark.parametrize(("reduction", "share"), [("sum", 1), ("mean", 12)])
+def test_spike_rate(reduction, share):
+    s = spikes()
+    expected = rate_loss(s.mean(-1, dtype=np.float64), LABEL) / share
+    found = SpikeRate(0.2, 0.03, reduction=reduction)(torch.from_numpy(s), torch.tensor(LABEL))
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_spike_rate_has_no_factor_one_half():
+    assert SpikeRate(1, 0)(torch.zeros(1, 2, 5), torch.tensor([1])).item() == 1.0
+
+
+@pytest.mark.parametrize(("reduction", "share"), [("sum", 1), ("mean", 12 * 17)])
+def test_spike_rate_with_a_moving_window(reduction, share):
+    s = spikes(seed=4)
+    error = SpikeRate(0.2, 0.03, moving_window=6, reduction=reduction)
+    found = error(torch.from_numpy(s), torch.tensor(LABEL))
+    assert found.item() == pytest.approx(rate_loss(windowed(s, 6), LABEL) / share, rel=1e-5)
+    steps = np.random.default_rng(1).integers(0, 4, (3, 17))
+    found = error(torch.from_numpy(s), torch.from_numpy(steps))
+    assert found.item() == pytest.approx(rate_loss(windowed(s, 6), steps) / share, rel=1e-5)
+
+
+def test_spike_rate_collapses_spatial_axes():
+    s = torch.from_numpy(spikes(3, 4, 9))
+    error, label = SpikeRate(0.2, 0.03), torch.tensor(LABEL)
+    assert error(s.reshape(3, 1, 2, 2, 9), label) == error(s, label)
+
+
+def test_spike_rate_gradient_reaches_every_step_alike():
+    s = torch.from_numpy(spikes()).requires_grad_()
+    SpikeRate(0.2, 0.03)(s, torch.tensor(LABEL)).backward()
+    rate = s.detach().numpy().mean(-1, dtype=np.float64)
+    target = np.where(np.arange(4) == np.array(LABEL)[:, None], 0.2, 0.03)
+    expected = np.repeat((2 * (rate - target) / 17)[..., None], 17, -1)
+    np.testing.assert_allclose(s.grad, expected, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("mode", ["probability", "softmax"])
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_spike_max(mode, window, reduction):
+    s = spikes(seed=5)
+    rate = s.mean(-1, dtype=np.float64)[..., None] if window is None else windowed(s, window)
+    terms = []
+    for b, label in enumerate(LABEL):
+        for r in rate[b].T:
+            weight = [math.exp(q) for q in r] if mode == "softmax" else [q + 1e-6 for q in r]
+            terms.append(-math.log(weight[label] / sum(weight)))
+    expected = sum(terms) if reduction == "sum" else sum(terms) / len(terms)
+    found = SpikeMax(mode=mode, moving_window=window, reduction=reduction)(torch.from_numpy(s), torch.tensor(LABEL))
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_spike_max_is_close_to_the_likelihood_of_the_confidence():
+    s = torch.from_numpy(spikes(seed=6))
+    confidence = s.mean(-1).double() / (s.mean(-1).double().sum(1, keepdim=True) + 1e-6)
+    expected = -torch.log(confidence[torch.arange(3), torch.tensor(LABEL)]).sum()
+    assert SpikeMax()(s, torch.tensor(LABEL)).item() == pytest.approx(expected.item(), abs=1e-3)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_spike_max_and_its_gradient_are_finite_where_the_true_class_is_silent(window):
+    s = torch.from_numpy(spikes())
+    s[:, 1] = 0
+    s[2] = 0  # and where everything is
+    s.requires_grad_()
+    loss = SpikeMax(moving_window=window)(s, torch.tensor([1, 1, 1]))
+    loss.backward()
+    assert math.isfinite(loss.item())
+    assert loss.item() > 0
+    assert torch.isfinite(s.grad).all()
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_spike_time(order, reduction):
+    a, b = spikes(2, 3, 40, seed=7), spikes(2, 3, 40, seed=8)
+    length, tau = 12, 5.0
+    once = [math.exp(-k / tau) for k in range(length)]
+    response = once
+    for _ in range(order - 1):
+        response = [sum(response[j] * once[k - j] for j in range(k + 1)) for k in range(length)]
+    filtered = np.zeros(a.shape)
+    for t in range(40):
+        for k in range(min(length, t + 1)):
+            filtered[..., t] += response[k] * (a - b).astype(np.float64)[..., t - k]
+    expected = (filtered**2).sum() if reduction == "sum" else (filtered**2).mean()
+    error = SpikeTime(time_constant=tau, length=length, filter_order=order, reduction=reduction)
+    assert error(torch.from_numpy(a), torch.from_numpy(b)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_spike_time_default_filter_and_causality():
+    error = SpikeTime()
+    pulse = torch.zeros(1, 1, 150)
+    pulse[0, 0, 20] = 1
+    found = error.filtered(pulse)[0, 0].numpy()
+    expected = [math.exp(-(t - 20) / 5) if 20 <= t < 120 else 0.0 for t in range(150)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("error", [
+    lambda s: SpikeTime(4, 9, 2)(s, torch.ones(2, 3, 11, dtype=torch.float64)),
+    lambda s: SpikeRate(0.2, 0.03, moving_window=3)(s, torch.tensor([0, 2])),
+    lambda s: SpikeMax(moving_window=3)(s, torch.tensor([0, 2])),
+    lambda s: SpikeMax("softmax")(s, torch.tensor([0, 2])),
+])  # fmt: skip
+def test_gradients_against_finite_differences(error):
+    s = torch.rand(2, 3, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.1
+    assert torch.autograd.gradcheck(error, s.requires_grad_())
+
+
+@pytest.mark.parametrize("error", [SpikeRate(0.2, 0.03), SpikeMax()])
+def test_label_and_shape_errors(error):
+    name = type(error).__name__
+    s = torch.zeros(3, 4, 5)
+    with pytest.raises(ValueError, match=rf"{name}: expected labels in 0\.\.3, found 0\.\.4"):
+        error(s, torch.tensor([0, 4, 1]))
+    with pytest.raises(ValueError, match=rf"{name}: expected labels in 0\.\.3, found -1\.\.2"):
+        error(s, torch.tensor([0, 2, -1]))
+    with pytest.raises(ValueError, match=rf"{name}: expected labels \[3\], found \[2\]"):
+        error(s, torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=rf"{name}: expected labels \[3\], found \[3, 5\]"):
+        error(s, torch.zeros(3, 5, dtype=torch.int64))
+    with pytest.raises(ValueError, match=rf"{name}: expected whole numbers as labels, found torch.float32"):
+        error(s, torch.zeros(3))
+    with pytest.raises(ValueError, match=rf"{name}: expected spikes \[B, C, T\], found \[3, 4\]"):
+        error(s[..., 0], torch.tensor([0, 1, 2]))
+
+
+def test_settings_errors():
+    with pytest.raises(ValueError, match=r"true_rate in 0\.\.1 spikes per step, found 1\.5"):
+        SpikeRate(1.5, 0)
+    with pytest.raises(ValueError, match="false_rate in .* found nan"):
+        SpikeRate(0.5, float("nan"))
+    for make in (
+        lambda r: SpikeRate(1, 0, reduction=r),
+        lambda r: SpikeMax(reduction=r),
+        lambda r: SpikeTime(reduction=r),
+    ):
+        with pytest.raises(ValueError, match="expected reduction 'sum' or 'mean', found 'none'"):
+            make("none")
+    with pytest.raises(ValueError, match="mode 'probability' or 'softmax', found 'logsoftmax'"):
+        SpikeMax(mode="logsoftmax")
+    with pytest.raises(ValueError, match="positive time_constant, length and filter_order, found 0, 100, 1"):
+        SpikeTime(time_constant=0)
+    with pytest.raises(ValueError, match=r"trains of one shape, found \[1, 2, 3\] and \[1, 2, 4\]"):
+        SpikeTime()(torch.zeros(1, 2, 3), torch.zeros(1, 2, 4))
+
+
+def test_losses_hold_no_state_to_save():
+    for error in (SpikeTime(), SpikeRate(0.2, 0.03, moving_window=5), SpikeMax()):
+        assert not error.state_dict()
