@@ -86,7 +86,8 @@ class Delay(torch.nn.Module):
         """The delays in steps, clamped, before the floor; carries the gradient."""
         if self.training:
             self.clamp()
-        clamped = self.delay + (self.delay.detach().clamp(0, self.max_delay) - self.delay.detach())
+        stored = self.delay.detach()
+        clamped = stored.clamp(0, self.max_delay) + (self.delay - stored)  # the second is zero, with a gradient
         if self.sampling_time != 1:
             clamped = clamped / self.sampling_time
         if self.grad_scale != 1:

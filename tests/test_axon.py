@@ -1,0 +1,172 @@
+"""The one-step shift, learned delays, dropout."""
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from oracles import assert_close
+
+from nmnist_helpers import axon
+from nmnist_helpers.neuron import Dropout
+
+
+def signal(sizes, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=sizes).astype(np.float32))
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 5, 9), (3, 4, 2, 3, 7)], ids=str)
+@pytest.mark.parametrize("steps", [0, 1, 3, 20])
+def test_shift(sizes, steps):
+    x = signal(sizes).requires_grad_()
+    y = axon.delay(x, steps)
+    flat = x.detach().reshape(sizes[0], -1, sizes[-1]).numpy()
+    np.testing.assert_array_equal(y.detach().numpy(), oracles.shifted(flat, steps).reshape(sizes))
+    grad = signal(sizes, 1)
+    y.backward(grad)
+    back = oracles.shifted_back(grad.reshape(flat.shape).numpy(), steps)
+    np.testing.assert_array_equal(x.grad.numpy(), back.reshape(sizes))
+
+
+def test_shift_is_one_step_unless_told_and_counts_ms():
+    x = signal((1, 2, 8))
+    assert torch.equal(axon.delay(x)[..., 1:], x[..., :-1])
+    assert (axon.delay(x)[..., 0] == 0).all()
+    assert torch.equal(axon.delay(x, 6, sampling_time=2), axon.delay(x, 3))
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 6, 20), (2, 3, 2, 2, 15)], ids=str)
+def test_learned_delay(sizes):
+    layer = axon.Delay(sizes[1], max_delay=62)
+    delays = np.random.default_rng(2).uniform(0, 12, sizes[1]).astype(np.float32)
+    delays[0] = 2.0
+    layer.delay.data = torch.from_numpy(delays.copy())
+    x = signal(sizes).requires_grad_()
+    y = layer(x)
+    inner = x[0, 0, ..., 0].numel()
+    flat = x.detach().reshape(sizes[0], -1, sizes[-1]).numpy()
+    lag = np.repeat(np.floor(delays).astype(int), inner)
+    expected = oracles.shifted(flat, lag)
+    np.testing.assert_array_equal(y.detach().numpy(), expected.reshape(sizes))
+
+    grad = signal(sizes, 1)
+    y.backward(grad)
+    flat_grad = grad.reshape(flat.shape).numpy()
+    np.testing.assert_array_equal(x.grad.numpy(), oracles.shifted_back(flat_grad, lag).reshape(sizes))
+    by_delay = oracles.delay_gradient(flat_grad.astype(float), expected.astype(float)).reshape(sizes[1], inner).sum(1)
+    assert_close(layer.delay.grad, by_delay)
+
+
+def test_delay_gradient_points_downhill():
+    """A spike that comes too early: more delay lessens the loss, so the gradient is negative; too late, positive."""
+    for at, sign in ((4, -1), (12, 1)):
+        layer = axon.Delay(1)
+        layer.delay.data.fill_(0.0)
+        x = torch.zeros(1, 1, 20)
+        x[..., at] = 1
+        time = torch.arange(20.0)
+        wanted = torch.exp(-((time - 8) ** 2) / 30)  # a smooth target around step 8
+        (layer(x) * -wanted).sum().backward()
+        assert np.sign(layer.delay.grad.item()) == sign
+
+
+def test_delays_at_construction():
+    torch.manual_seed(0)
+    layer = axon.Delay(5000)
+    assert layer.delay.shape == layer.shape == (5000,)
+    d = layer.delay.detach()
+    assert d.min() >= 0
+    assert d.max() < 1
+    assert d.mean().item() == pytest.approx(0.5, abs=0.02)
+    with pytest.raises(ValueError, match="expected at least one channel, found num_features=0"):
+        axon.Delay(0)
+
+
+def test_delays_are_kept_in_range():
+    layer = axon.Delay(4, max_delay=62)
+    outside = torch.tensor([-3.0, 61.5, 62.9, 1e9])
+    layer.delay.data = outside.clone()
+    layer.eval()
+    assert torch.floor(layer.steps()).tolist() == [0, 61, 62, 62]
+    assert torch.equal(layer.delay.detach(), outside)  # evaluation changes no parameter
+    layer.train()
+    assert torch.floor(layer.steps()).tolist() == [0, 61, 62, 62]
+    assert layer.delay.tolist() == [0, 61.5, 62, 62]
+    free = axon.Delay(1)
+    free.delay.data.fill_(100.0)
+    assert free.steps().item() == 100
+
+
+def test_sampling_time_and_gradient_scale():
+    layer = axon.Delay(1, sampling_time=2, grad_scale=10)
+    layer.delay.data.fill_(5.0)  # ms: two steps of 2 ms
+    x = torch.zeros(1, 1, 8)
+    x[..., 1] = 1
+    y = layer(x)
+    assert y[0, 0].nonzero().item() == 3
+    grad = signal((1, 1, 8), 3)
+    y.backward(grad)
+    by_steps = oracles.delay_gradient(grad.numpy(), y.detach().numpy())
+    assert_close(layer.delay.grad, 10 * by_steps / 2)
+
+
+def test_delay_of_not_a_number_raises():
+    layer = axon.Delay(3)
+    layer.delay.data[1] = float("nan")
+    with pytest.raises(OverflowError, match="delay: found NaN"):
+        layer(torch.zeros(1, 3, 4))
+
+
+def test_wrong_channels_raise():
+    with pytest.raises(ValueError, match=r"with C = 3, found \[1, 4, 5\]"):
+        axon.Delay(3)(torch.zeros(1, 4, 5))
+    with pytest.raises(ValueError, match=r"with C = 3, found \[3, 5\]"):
+        axon.Delay(3)(torch.zeros(3, 5))
+
+
+# ------------------------------------------------------------------------------------------------------ dropout
+
+
+def test_dropout_takes_whole_trains_and_scales_the_rest():
+    torch.manual_seed(0)
+    drop = Dropout(p=0.2)
+    x = torch.ones(40, 50, 6)
+    y = drop(x)
+    per_neuron = y[..., 0]
+    assert (y == per_neuron[..., None]).all()  # the same for the whole duration
+    assert set(per_neuron.unique().tolist()) == {0.0, np.float32(1.25)}
+    assert (per_neuron == 0).float().mean().item() == pytest.approx(0.2, abs=0.03)
+    assert not (per_neuron == per_neuron[:1]).all()  # every sample draws anew
+    assert (x == 1).all()  # the input is not changed
+    images = drop(torch.ones(10, 4, 5, 5, 3))
+    assert 0 < (images[..., 0] == 0).float().mean() < 0.5
+    assert (images == images[..., :1]).all()
+
+
+def test_dropout_gradient_is_what_it_did():
+    torch.manual_seed(1)
+    x = torch.rand(4, 6, 5, requires_grad=True)
+    y = Dropout(p=0.5)(x)
+    y.sum().backward()
+    assert torch.equal(x.grad, (y.detach() != 0).float() * 2)
+
+
+@pytest.mark.parametrize("drop", [Dropout(p=0.0), Dropout(p=0.9).eval()])
+def test_dropout_that_does_nothing(drop):
+    x = torch.ones(3, 4, 5)
+    assert drop(x) is x
+    assert drop.value == 1
+    assert drop.draw(3, 4, x.device) is None
+
+
+def test_dropout_draws_the_same_either_way():
+    drop = Dropout(p=0.3)
+    torch.manual_seed(5)
+    kept = drop.draw(7, 9, torch.device("cpu"))
+    torch.manual_seed(5)
+    assert torch.equal(drop(torch.ones(7, 9, 2)), (kept.float() / (1 - 0.3))[..., None].expand(-1, -1, 2))
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.0, 1.5, float("nan")])
+def test_dropout_refuses_other_probabilities(p):
+    with pytest.raises(ValueError, match=r"expected a probability p in \[0, 1\), found"):
+        Dropout(p=p)

@@ -1,0 +1,170 @@
+"""Weights: initial values, normalisation, quantisation, products, and their gradients."""
+
+import numpy as np
+import oracles
+import pytest
+import torch
+import torch.nn.functional as F
+from oracles import assert_close
+
+from nmnist_helpers import synapse
+from nmnist_helpers.neuron.cuba import Neuron
+from nmnist_helpers.spikes import Spikes
+
+quantise = Neuron(1.25, 0.25, 0.03).quantize_8bit
+
+
+def sample(sizes, density=0.2, seed=0):
+    return torch.from_numpy((np.random.default_rng(seed).random(sizes) < density).astype(np.float32))
+
+
+def test_initial_weights():
+    torch.manual_seed(0)
+    plain, scaled = synapse.Dense(400, 300), synapse.Dense(400, 300, weight_scale=3)
+    assert plain.weight.shape == (300, 400, 1, 1, 1)
+    for layer, bound in ((plain, 1 / 20), (scaled, 3 / 20)):
+        w = layer.weight.detach()
+        assert 0.999 * bound < w.abs().max() <= bound
+        assert w.mean().abs() < bound / 100
+        assert w.std().item() == pytest.approx(bound / 3**0.5, rel=0.01)  # uniform
+    normed = synapse.Dense(400, 300, weight_norm=True)
+    assert normed.weight_g.shape == (300, 1, 1, 1, 1)
+    assert_close(normed.weight_g.flatten(), normed.weight_v.detach().flatten(1).norm(dim=1), 1e-6)
+    assert_close(normed.weight, normed.weight_v, 1e-6)
+    assert dict(normed.named_parameters()).keys() == {"weight_g", "weight_v"}
+
+
+def test_quantisation_matches_the_oracle():
+    rng = np.random.default_rng(0)
+    w = np.concatenate([rng.normal(0, 2, 20000), (rng.integers(-150, 150, 2000) + 0.5) / 32, [-4.1, 4.1, 254 / 64]])
+    w = w.astype(np.float32)
+    for w_in in (torch.from_numpy(w), torch.from_numpy(w).requires_grad_()):
+        found = quantise(w_in).detach().numpy()
+        np.testing.assert_array_equal(found * 32, oracles.steps_of_weight(w))
+        hardware = quantise(w_in, descale=True).detach().numpy()
+        np.testing.assert_array_equal(hardware, 2 * oracles.steps_of_weight(w))
+    assert hardware.min() == -256
+    assert hardware.max() == 254
+
+
+def test_quantisation_gradient_is_straight_through_and_zero_outside():
+    w = torch.tensor([-300.0, -4.02, -4.0, -3.99, 0.013, 3.96, 3.98, 4.0, 9.0], requires_grad=True)
+    factors = torch.arange(1.0, 10.0)
+    (quantise(w) * factors).sum().backward()
+    # -4.02 and 3.98 round into the range (-128.6 -> -129: out; 127.4 -> 127: in)
+    inside = torch.tensor([0, 0, 1, 1, 1, 1, 1, 0, 0])
+    assert torch.equal(w.grad, factors * inside)
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+@pytest.mark.parametrize("value", [1.0, 1 / 0.95])
+def test_dense_product_and_gradients(weight_norm, value):
+    torch.manual_seed(0)
+    layer = synapse.Dense(60, 30, weight_scale=8, weight_norm=weight_norm, pre_hook_fx=quantise)
+    if weight_norm:
+        layer.weight_g.data *= torch.rand_like(layer.weight_g) * 3
+    x = (sample((3, 60, 12)) * value).requires_grad_()
+    z = layer(x)
+    v, g = layer.direction, layer.weight_g if weight_norm else None
+    steps = oracles.steps_of_weight(oracles.normed(v, g).detach() if weight_norm else v.detach()).reshape(30, 60)
+    np.testing.assert_array_equal(z.detach().numpy(), oracles.product(steps, x.detach(), value))
+    np.testing.assert_array_equal(layer.quantised_weight().reshape(30, 60).numpy() * 32, steps)
+    np.testing.assert_array_equal(layer(Spikes.from_dense(x)).detach().numpy(), z.detach().numpy())
+
+    grad = torch.from_numpy(np.random.default_rng(1).normal(size=z.shape).astype(np.float32))
+    z.backward(grad)
+    by_v, by_g = oracles.straight_through(v, g, oracles.weight_gradient(grad, x.detach()))
+    assert_close(v.grad, by_v)
+    if weight_norm:
+        assert_close(g.grad, by_g)
+    assert_close(x.grad, np.einsum("oi,bot->bit", steps / 32, grad.numpy()))
+    of = layer.weight_g if weight_norm else layer.weight
+    assert layer.grad_norm == pytest.approx(float(of.grad.norm()) / of.numel())
+
+
+def test_grad_norm_before_a_backward_is_zero():
+    assert synapse.Dense(3, 2).grad_norm == 0
+
+
+def test_dense_takes_images():
+    torch.manual_seed(1)
+    layer = synapse.Dense((5, 4, 3), 7)  # width, height, channels
+    assert layer.weight.shape == (7, 3, 4, 5, 1)
+    x = sample((2, 3, 4, 5, 6), 0.5)
+    z = layer(x)
+    assert z.shape == (2, 7, 1, 1, 6)
+    expected = torch.einsum("ochw,bchwt->bot", layer.weight[..., 0], x)
+    assert_close(z[:, :, 0, 0], expected)
+    assert synapse.Dense((5, 4), 7).weight.shape == (7, 1, 4, 5, 1)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.float64])
+def test_dense_takes_other_types(kind):
+    layer = synapse.Dense(6, 4)
+    x = sample((2, 6, 5))
+    assert torch.equal(layer(x.to(kind)), layer(x))
+
+
+def test_weight_norm_can_be_switched_on_and_off():
+    torch.manual_seed(2)
+    layer = synapse.Dense(9, 4)
+    before = layer.weight.detach().clone()
+    layer.enable_weight_norm()
+    layer.enable_weight_norm()  # nothing more to do
+    assert sorted(n for n, _ in layer.named_parameters()) == ["weight_g", "weight_v"]
+    assert_close(layer.weight, before, 1e-6)
+    layer.weight_g.data *= 2
+    layer.disable_weight_norm()
+    layer.disable_weight_norm()
+    assert [n for n, _ in layer.named_parameters()] == ["weight"]
+    assert_close(layer.weight, 2 * before, 1e-6)
+    layer(sample((1, 9, 3))).sum().backward()
+    assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+def test_convolution_is_torchs(weight_norm):
+    torch.manual_seed(3)
+    layer = synapse.Conv(
+        4, 6, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2, weight_scale=5,
+        weight_norm=weight_norm, pre_hook_fx=quantise,
+    )  # fmt: skip
+    x = sample((2, 4, 9, 8, 5), 0.3)
+    v = layer.direction.detach()
+    w = oracles.normed(v, layer.weight_g.detach()) if weight_norm else v
+    steps = torch.from_numpy(oracles.steps_of_weight(w)).double()
+    expected = F.conv3d(x.double(), steps, None, (2, 1, 1), (1, 0, 0), (1, 2, 1), 2) / 32
+    np.testing.assert_array_equal(layer(x).detach().numpy(), expected.numpy())
+    assert layer.direction.abs().max() <= 5 / (2 * 3 * 2) ** 0.5
+
+
+def test_pooling_sums_windows():
+    layer = synapse.Pool(2, weight_scale=1.5)
+    x = sample((2, 3, 5, 4, 6), 0.4)
+    z = layer(x)
+    padded = F.pad(x, (0, 0, 0, 0, 0, 1))
+    expected = 1.5 * padded.reshape(2, 3, 3, 2, 2, 2, 6).sum((3, 5))
+    assert torch.equal(z, expected)
+    assert not layer.weight.requires_grad
+    strided = synapse.Pool((2, 2), stride=1)(x)
+    assert strided.shape == (2, 3, 5, 3, 6)  # a row of zeros below fills the last window
+    assert strided[1, 2, 1, 1, 3] == x[1, 2, 1:3, 1:3, 3].sum()
+
+
+def test_wrong_sizes_raise():
+    with pytest.raises(ValueError, match="expected positive sizes, found in_neurons=0, out_neurons=3"):
+        synapse.Dense(0, 3)
+    with pytest.raises(ValueError, match="expected positive sizes, found in_neurons=3, out_neurons=-1"):
+        synapse.Dense(3, -1)
+    with pytest.raises(ValueError, match="expected positive sizes"):
+        synapse.Dense((1, 2, 3, 4), 3)
+    with pytest.raises(ValueError, match=r"with 6 neurons, found \[2, 5, 3\]"):
+        synapse.Dense(6, 2)(torch.zeros(2, 5, 3))
+    with pytest.raises(ValueError, match=r"with 6 neurons, found \[2, 6\]"):
+        synapse.Dense(6, 2)(torch.zeros(2, 6))
+    with pytest.raises(ValueError, match=r"expected input \[B, 3, H, W, T\], found \[2, 4, 8, 8, 5\]"):
+        synapse.Conv(3, 2, 3)(torch.zeros(2, 4, 8, 8, 5))
+    with pytest.raises(ValueError, match="expected stride to be one int or two"):
+        synapse.Conv(3, 2, 3, stride=(1, 2, 3))
+    with pytest.raises(ValueError, match=r"synapse.Pool: expected input \[B, C, H, W, T\], found \[2, 4, 8\]"):
+        synapse.Pool(2)(torch.zeros(2, 4, 8))
