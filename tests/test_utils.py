@@ -263,6 +263,20 @@ def test_plot_is_saved_to_a_file_or_folder(tmp_path):
     assert (tmp_path / "folder" / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_notebook_shows_the_plot_once(monkeypatch):
+    """As the value of a cell first; then no open figure may be left for the end of the cell."""
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    stats = LearningStats()
+    close(stats, training=(2.0, 0.3))
+    fig = stats.plot()
+    assert plt.fignum_exists(fig.number)
+    fig._ipython_display_()
+    assert not plt.fignum_exists(fig.number)
+    (picture,) = shown
+    assert picture.data.startswith(b"\x89PNG")
+
+
 def test_plot_without_a_closed_epoch_is_an_empty_picture():
     fig = LearningStats().plot()
     assert len(fig.axes) == 2

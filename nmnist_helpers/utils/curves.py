@@ -24,13 +24,12 @@ class CurveFigure(Figure):
     """
 
     def _ipython_display_(self) -> None:
-        if plt.fignum_exists(self.number):
-            return
         from IPython.display import Image, display
 
         picture = io.BytesIO()
         self.savefig(picture, format="png")
         display(Image(picture.getvalue()))
+        plt.close(self)  # as a value it comes first: nothing is left open for the end of the cell
 
 
 def plot_curves(stats, figsize: tuple[float, float] | None = None, path: str | os.PathLike | None = None) -> Figure:
