@@ -250,9 +250,14 @@ def fingerprint(source: Path) -> str:
         stat = source.stat()
         return f"{stat.st_size} bytes, changed {stat.st_mtime_ns}"
     digest = hashlib.blake2b(digest_size=16)
-    for folder in sorted(entry.name for entry in os.scandir(source) if not _litter(entry.name)):
-        with os.scandir(source / folder) as entries:
-            files = sorted((file.name, file.stat()) for file in entries if not _litter(file.name))
+    with os.scandir(source) as entries:
+        places = sorted((entry.name, entry.is_dir()) for entry in entries if not _litter(entry.name))
+    for place, is_folder in places:
+        digest.update(f"{place}\0".encode())
+        if not is_folder:
+            continue  # does not belong here: `Recordings` will say so
+        with os.scandir(source / place) as entries:
+            files = sorted((entry.name, entry.stat()) for entry in entries if not _litter(entry.name))
         for name, stat in files:
-            digest.update(f"{folder}/{name} {stat.st_size} {stat.st_mtime_ns}\0".encode())
+            digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\0".encode())
     return digest.hexdigest()
