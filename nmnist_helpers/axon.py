@@ -1,5 +1,7 @@
 """Axons: the one-step shift between layers and learned delays."""
 
+import math
+
 import torch
 
 from .kernels.functions import AxonDelay
@@ -101,7 +103,7 @@ class Delay(torch.nn.Module):
                 f"Delay: expected input [B, C, ..., T] with C = {len(self.delay)}, found {list(spikes.shape)}"
             )
         steps = self.steps()
-        inner = spikes[0, 0, ..., 0].numel()
+        inner = math.prod(spikes.shape[2:-1])
         return _apply(spikes, steps if inner == 1 else steps.repeat_interleave(inner), 0)
 
     def extra_repr(self) -> str:

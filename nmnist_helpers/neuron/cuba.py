@@ -1,5 +1,6 @@
 """The current-based leaky integrate-and-fire (CUBA) neuron, in the integers of the Loihi chip."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -233,7 +234,7 @@ class Neuron(torch.nn.Module):
             raise ValueError(f"Neuron: expected input [B, C, ..., T], found {list(z.shape)}")
         if self.num_neurons is not None and z.shape[1] != self.num_neurons:
             raise ValueError(f"Neuron: expected {self.num_neurons} channels, found input {list(z.shape)}")
-        inner = z[0, 0, ..., 0].numel()
+        inner = math.prod(z.shape[2:-1])
         channels = z.shape[1] * inner
         decays = [
             d if d.numel() == 1 or inner == 1 else d.repeat_interleave(inner)
