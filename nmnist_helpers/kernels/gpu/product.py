@@ -17,6 +17,7 @@ from .neuron import neuron_forward
 from .weight import padded, weight_values
 
 DENSE_FROM = 0.01  # share of set bins from which tensor cores should be the faster way; estimated, not measured
+MAX_INPUTS = 1 << 17  # so many weights of 128/32 add up to 2**24 / 32: beyond, a float32 sum would round
 EVENTS = 16  # events whose rows are on their way at once
 COLUMNS = 128
 
@@ -81,6 +82,8 @@ def product(spikes: Spikes | torch.Tensor, weights: torch.Tensor) -> torch.Tenso
     if not isinstance(spikes, Spikes):  # graded: no bfloat16 numbers, so float32 throughout
         return spikes.float() @ weight_values(weights).t()
     batch, inputs, steps = spikes.shape
+    if inputs > MAX_INPUTS:
+        raise ValueError(f"product: at most {MAX_INPUTS} inputs, found {inputs}")
     if _listed(spikes):
         z = _gather(spikes.indptr, spikes.channel, weights.t().contiguous(), spikes.value)
     else:
