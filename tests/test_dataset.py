@@ -182,8 +182,7 @@ def test_read_one_by_one_a_bad_recording_is_named_when_it_is_reached(root):
     dataset = NMNISTDataset(root, cache=False)
     dataset[0]
     with pytest.raises(ValueError, match=r"3.00003\.bin: event 0 has x = 40"):
-        for n in range(len(dataset)):
-            dataset[n]
+        list(dataset)
 
 
 @pytest.mark.parametrize("name", ["Train/notes.txt", "Train/10/00001.bin", "Train/x/00001.bin", "Train/5/picture.png"])
