@@ -495,3 +495,49 @@ def test_a_bias_becomes_a_normalisation():
     spikes = torch.from_numpy(random_spikes(rng, (3, 12, 60))).float()
     blocks = netx.Net([layer]).to_blocks().eval()
     assert torch.equal(blocks(spikes).detach(), netx.Net([layer])(spikes))
+
+
+# -- the tutorial's network on recordings
+
+
+def recordings(count, **options):
+    from nmnist_helpers import NMNISTDataset
+
+    dataset = NMNISTDataset(train=False, **options)
+    chosen = np.linspace(0, len(dataset) - 1, count).astype(int)
+    return torch.stack([dataset[int(i)][0] for i in chosen])
+
+
+def assert_spike_exact(net, spikes):
+    net.eval()
+    exported = netx.Net(net)
+    with torch.no_grad():
+        for block, found in zip(net.blocks, exported.all_layers(spikes), strict=True):
+            spikes = block(spikes)
+            assert torch.equal(found, spikes)
+    return spikes
+
+
+@pytest.mark.skipif(not os.environ.get("NMNIST_DATA"), reason="NMNIST_DATA is not set: no real recordings here")
+def test_real_recordings_spike_by_spike():
+    from nmnist_helpers import Network
+
+    torch.manual_seed(0)
+    net = Network()
+    with torch.no_grad():
+        for block, gain in zip(net.blocks, (2.5, 4, 4), strict=True):
+            block.synapse.weight_g.mul_(gain)
+        for block in net.blocks[:2]:
+            block.delay.delay.uniform_(0, 62)
+    assert assert_spike_exact(net, recordings(24, source="recorded")).sum() > 1000
+
+
+def test_the_shipped_network_is_its_checkpoint():
+    from nmnist_helpers import TRAINED, Network
+    from nmnist_helpers.checkpoint import load_checkpoint
+
+    if not (TRAINED / "network.pt").exists() or not (TRAINED / "network.net").exists():
+        pytest.skip("no trained network and export in Trained/ yet")
+    net = load_checkpoint(TRAINED / "network.pt", Network())
+    assert netx.load(TRAINED / "network.net").layers == netx.as_specs(net)
+    assert assert_spike_exact(net, recordings(8)).any()

@@ -144,7 +144,7 @@ class Net(Table):
             indptr, channel = spikes.indptr.cpu().numpy(), spikes.channel.cpu().numpy()
             parts = (_cut(indptr, channel, shape, b) for b in starts)
             return parts, shape[2], lambda out: torch.from_numpy(out).float().to(spikes.channel.device)
-        if array.dtype.kind not in "biuf" or not ((array == 0) | (array == 1)).all():
+        if array.dtype.kind not in "biuf" or not (array[array != 0] == 1).all():  # NaN is neither
             raise ValueError(f"spikes: found {array.dtype} values other than 0 and 1, expected 0 and 1 only")
         parts = (events_of(array[b : b + BATCH]) for b in starts)
         if tensor:

@@ -28,12 +28,25 @@ class Events(NamedTuple):
 
 
 def events_of(dense: np.ndarray) -> Events:
-    """List the ones of a 0/1 array [B, C, T]."""
-    b, c, t = dense.shape
-    flat = np.flatnonzero(dense.transpose(0, 2, 1))  # increasing in (b * T + t) * C + c
-    row, channel = np.divmod(flat, c)
-    indptr = np.searchsorted(row, np.arange(b * t + 1))
-    return Events(indptr.astype(np.int64), channel.astype(np.int32), (b, c, t))
+    """List the spikes of an array [B, C, T]: everything that is not zero."""
+    batch, channels, steps = dense.shape
+    b, rest = np.divmod(np.flatnonzero(dense != 0), channels * steps)
+    c, t = np.divmod(rest, steps)
+    return _listed(np.sort((b * steps + t) * channels + c), dense.shape)
+
+
+def events_of_rows(rows: np.ndarray) -> Events:
+    """As `events_of`, of an array [B, T, C]."""
+    batch, steps, channels = rows.shape
+    return _listed(np.flatnonzero(rows), (batch, channels, steps))
+
+
+def _listed(place: np.ndarray, shape: tuple[int, int, int]) -> Events:
+    """Events from their places ``(b * T + t) * C + c`` in increasing order."""
+    batch, channels, steps = shape
+    row, channel = np.divmod(place, channels)
+    indptr = np.searchsorted(row, np.arange(batch * steps + 1))
+    return Events(indptr.astype(np.int64), channel.astype(np.int32), shape)
 
 
 def truncated_product(state: np.ndarray, keep: np.ndarray) -> np.ndarray:
@@ -102,7 +115,7 @@ def run_fast(layers: list[LayerSpec], events: Events) -> list[np.ndarray]:
             out,
         )
         sent.append(out.transpose(0, 2, 1))
-        events = events_of(sent[-1])
+        events = events_of_rows(out)
     return sent
 
 

@@ -4,8 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numba import njit, prange
 
+from ..netx.simulator import events_of_rows
 from .graph import chain_of, check_form, nir_package
+
+BATCH = 8  # recordings at a time: bounds the memory of the dense inputs on a fine grid
 
 
 def simulate(graph, spikes, dt: float | None = None, method: str = "euler", substeps: int = 1) -> np.ndarray:
@@ -37,53 +41,68 @@ def simulate(graph, spikes, dt: float | None = None, method: str = "euler", subs
     array = spikes.detach().cpu().numpy() if isinstance(spikes, torch.Tensor) else np.asarray(spikes)
     if array.ndim != 3:
         raise ValueError(f"spikes: found shape {list(array.shape)}, expected [B, in, T]")
-    batch, _, steps = array.shape
-    # Spikes on the fine grid, time first: one at the first substep of its step.
-    onset = np.zeros((steps * substeps, batch, array.shape[1]), np.float32)
-    onset[::substeps] = array.transpose(2, 0, 1)
-    weight = None
-    for name, node in chain_of(graph, nir):
+    chain = chain_of(graph, nir)
+    parts = [_run(chain, array[b : b + BATCH], dt, method, substeps, nir) for b in range(0, len(array), BATCH)]
+    return np.concatenate(parts)
+
+
+def _run(chain: list, spikes: np.ndarray, dt: float, method: str, substeps: int, nir) -> np.ndarray:
+    batch, channels, steps = spikes.shape
+    # Spikes on the fine grid, [B, time, C]: each at the first substep of its step.
+    rows = np.zeros((batch, steps * substeps, channels), np.uint8)
+    rows[:, ::substeps] = (spikes != 0).transpose(0, 2, 1)
+    for name, node in chain:
         if isinstance(node, nir.Linear | nir.Affine):
-            weight = node.weight
-            if weight.shape[1] != onset.shape[2]:
-                raise ValueError(f"node {name!r}: found {onset.shape[2]} inputs, expected {weight.shape[1]}")
+            if node.weight.shape[1] != rows.shape[2]:
+                raise ValueError(f"node {name!r}: found {rows.shape[2]} inputs, expected {node.weight.shape[1]}")
+            events = events_of_rows(rows)
+            drive = np.zeros((batch * steps * substeps, node.weight.shape[0]))
+            _add_up(events.indptr, events.channel, np.ascontiguousarray(node.weight.T, np.float64), drive)
+            drive = drive.reshape(batch, steps * substeps, -1)
         elif isinstance(node, nir.CubaLIF):
-            drive = onset @ weight.T.astype(np.float64)  # [time, B, out]
-            onset = _neurons(node, _boxes(drive, substeps), dt / substeps, method)
+            rows = _neurons(node, _boxes(drive, substeps), dt / substeps, method)
         elif isinstance(node, nir.Delay):
-            onset = _delayed(onset, np.rint(node.delay / dt * substeps).astype(int))
+            rows = _delayed(rows, np.rint(node.delay / dt * substeps).astype(int))
         else:
             raise ValueError(f"node {name!r}: found a {type(node).__name__}, expected Linear, Affine, CubaLIF or Delay")
-    counts = onset.reshape(steps, substeps, batch, -1).sum(axis=1)
-    return counts.transpose(1, 2, 0).astype(np.int64)
+    counts = rows.reshape(batch, steps, substeps, -1).sum(axis=2, dtype=np.int64)
+    return counts.transpose(0, 2, 1)
+
+
+@njit(cache=True, parallel=True)
+def _add_up(indptr, channel, column, drive):
+    for row in prange(len(drive)):
+        for event in range(indptr[row], indptr[row + 1]):
+            drive[row] += column[channel[event]]
 
 
 def _boxes(drive: np.ndarray, length: int) -> np.ndarray:
     """Each impulse held for `length` substeps."""
     if length == 1:
         return drive
-    total = np.cumsum(drive, axis=0)
-    total[length:] = total[length:] - total[:-length].copy()
-    return total
+    held = drive.copy()
+    for lag in range(1, length):
+        held[:, lag:] += drive[:, :-lag]
+    return held
 
 
 def _neurons(node, drive: np.ndarray, h: float, method: str) -> np.ndarray:
     move_i, move_v = (h / tau if method == "euler" else -np.expm1(-h / tau) for tau in (node.tau_syn, node.tau_mem))
-    fired = np.zeros(drive.shape, np.float32)
-    current, voltage = np.zeros(drive.shape[1:]), np.zeros(drive.shape[1:])
-    for t in range(len(drive)):
-        current += move_i * (node.w_in * drive[t] - current)
+    fired = np.zeros(drive.shape, np.uint8)
+    current, voltage = np.zeros(drive[:, 0].shape), np.zeros(drive[:, 0].shape)
+    for t in range(drive.shape[1]):
+        current += move_i * (node.w_in * drive[:, t] - current)
         voltage += move_v * (node.v_leak + node.r * current - voltage)
         fires = voltage > node.v_threshold
-        voltage[fires] = np.broadcast_to(node.v_reset, voltage.shape)[fires]
-        fired[t] = fires
+        voltage = np.where(fires, node.v_reset, voltage)
+        fired[:, t] = fires
     return fired
 
 
-def _delayed(onset: np.ndarray, delay: np.ndarray) -> np.ndarray:
-    out = np.zeros_like(onset)
-    for channel, steps in enumerate(np.broadcast_to(delay, onset.shape[2])):
-        out[steps:, :, channel] = onset[: len(onset) - steps, :, channel]
+def _delayed(rows: np.ndarray, delay: np.ndarray) -> np.ndarray:
+    out = np.zeros_like(rows)
+    for channel, steps in enumerate(np.broadcast_to(delay, rows.shape[2])):
+        out[:, steps:, channel] = rows[:, : rows.shape[1] - steps, channel]
     return out
 
 
