@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .io import decode_2d
 from .packed import EVENT_ARRAYS, SIDE, PackedEvents

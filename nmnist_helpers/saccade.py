@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numba
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .digits import IMAGE_SIDE, load_sklearn_digits
 from .packed import EVENT_ARRAYS, RECORDING_ARRAYS, SIDE, PackedEvents

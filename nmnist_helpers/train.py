@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from sklearn.model_selection import train_test_split
 from torch.utils.data import Subset
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .augment import augment
 from .classifier import Rate
