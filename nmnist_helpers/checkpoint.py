@@ -240,6 +240,7 @@ def _build(found: dict[str, torch.Tensor], neuron_params: dict | None, path: str
     from .block import cuba  # these import what only training needs
     from .network import NEURON_PARAMS
     from .netx.blocks import BlockNetwork
+    from .neuron.norm import MeanOnlyBatchNorm
 
     weights = {}
     for key, tensor in found.items():
@@ -258,6 +259,8 @@ def _build(found: dict[str, torch.Tensor], neuron_params: dict | None, path: str
         decays = [found.get(f"{prefix}neuron.{name}_decay") for name in ("current", "voltage")]
         shared = all(decay is None or decay.numel() == 1 for decay in decays)
         params = {**NEURON_PARAMS, **(neuron_params or {}), "shared_param": shared}
+        if f"{prefix}neuron.norm.running_mean" in found:
+            params["norm"] = MeanOnlyBatchNorm
         normed = f"{prefix}synapse.weight_v" in found
         blocks.append(cuba.Dense(params, inputs, out, weight_norm=normed, delay=f"{prefix}delay.delay" in found))
     return BlockNetwork(blocks)

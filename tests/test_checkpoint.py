@@ -137,6 +137,14 @@ def test_decays_of_every_channel(tmp_path):
         load_checkpoint(tmp_path / "network.pt", Network())
 
 
+def test_a_normalisation_is_built_too(tmp_path):
+    state = {**lava_dl_state(), "blocks.0.neuron.norm.running_mean": torch.arange(16.0) / 32}
+    net = load_checkpoint(saved(tmp_path, state))
+    assert_holds(net, state)
+    assert net.blocks[0].neuron.norm.bias.tolist() == [-2.0 * i for i in range(16)]
+    assert net.blocks[1].neuron.norm is None
+
+
 def test_stored_state_and_parallel_prefix_are_no_part_of_the_network(tmp_path):
     state = lava_dl_state()
     stored = {**state, "blocks.0.neuron.current_state": torch.zeros(32, 16)}
