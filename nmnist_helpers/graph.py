@@ -119,9 +119,7 @@ class GraphedStep:
         if warm_up < 1:
             raise ValueError(f"GraphedStep: expected at least one step of warm-up, found {warm_up}")
         if any(getattr(module, "persistent_state", False) for module in net.modules()):
-            raise ValueError(
-                "GraphedStep: expected persistent_state=False, found a neuron that goes on from call to call"
-            )
+            raise ValueError("GraphedStep: expected persistent_state=False, found a neuron that keeps its state")
         if record:
             _on_device(optimizer, self.device)
         batch, channels, steps = spikes.shape

@@ -60,13 +60,13 @@ def run(twin, net, spikes, device, monkeypatch):
 @pytest.mark.parametrize("form", ["list", "bytes", "dense", "graded"])
 def test_network(device, monkeypatch, form):
     net = network()
-    dense = (torch.rand(3, 70, 14) < 0.2).float()
+    dense = (torch.rand(2, 70, 12) < 0.2).float()
     events = Spikes.from_dense(dense)
     spikes = {
         "list": events,
         "bytes": DenseSpikes.from_events(events, 128),
         "dense": dense * 0.8,
-        "graded": torch.randint(-8, 9, (3, 70, 14)) / 8,
+        "graded": torch.randint(-8, 9, (2, 70, 12)) / 8,
     }[form]
     expected, by_reference = run("reference", net, spikes, torch.device("cpu"), monkeypatch)
     assert 0.02 < expected.mean() < 0.9

@@ -71,8 +71,19 @@ def matmul_kernel(
     tl.store(out_at, total * value, mask=a_inside & b_inside)
 
 
-def _side(size: int) -> int:
-    return min(128, max(16, triton.next_power_of_2(size)))
+def tiling(m: int, n: int, two_terms: bool) -> dict[str, int]:
+    """Launch options of a product [m, ...] @ [..., n].
+
+    Chosen so that nothing spills from registers (`tests/test_gpu_compile.py`); not measured yet.
+    """
+    block_m, block_n = (min(128, max(16, triton.next_power_of_2(size))) for size in (m, n))
+    return {
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "BLOCK_K": 32 if two_terms else 64,
+        "num_warps": 8 if block_m * block_n >= 128 * 128 else 4,
+        "num_stages": 3,
+    }
 
 
 def matmul(a: torch.Tensor, b: torch.Tensor, value: float = 1.0, inner: int | None = None) -> torch.Tensor:
@@ -97,9 +108,9 @@ def matmul(a: torch.Tensor, b: torch.Tensor, value: float = 1.0, inner: int | No
     (m, k), n = a.shape, b.shape[1]
     k = inner or k
     two_terms = a.dtype == torch.float32
-    block_m, block_n = _side(m), _side(n)
-    block_k = 32 if two_terms else 64
-    tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
+    options = tiling(m, n, two_terms)
+    block_k = options["BLOCK_K"]
+    tiles = triton.cdiv(m, options["BLOCK_M"]) * triton.cdiv(n, options["BLOCK_N"])
     parts = max(1, min(PROGRAMS // tiles, k // (8 * block_k)))
     share = triton.cdiv(triton.cdiv(k, parts), block_k) * block_k
     parts = triton.cdiv(k, share)
@@ -107,9 +118,7 @@ def matmul(a: torch.Tensor, b: torch.Tensor, value: float = 1.0, inner: int | No
     with on(a):
         matmul_kernel[(tiles, parts)](
             a, b, out, m, n, k, *a.stride(), *b.stride(), out.stride(1), out.stride(0), share, float(value),
-            TWO_TERMS=two_terms, OPERAND=OPERAND, WHOLE=k % block_k == 0, GROUP=GROUP,
-            BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k,
-            num_warps=8 if block_m * block_n >= 128 * 128 else 4, num_stages=3,
+            TWO_TERMS=two_terms, OPERAND=OPERAND, WHOLE=k % block_k == 0, GROUP=GROUP, **options,
         )  # fmt: skip
     out = out[..., :n]
     return out[0] if parts == 1 else out.sum(0)
