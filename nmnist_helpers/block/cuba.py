@@ -176,7 +176,7 @@ class Dense(Block):
         if neuron.drop is not None:
             layer.kept = neuron.drop.draw(batch, channels, direction.device)
             layer.value = neuron.drop.value
-        out = CubaLayer.apply(
+        rows = CubaLayer.apply(
             dense,
             direction,
             synapses.weight_g if synapses.weight_norm_enabled else None,
@@ -186,7 +186,7 @@ class Dense(Block):
             layer,
         )
         neuron.keep(layer.membrane)
-        return self._counted(attach(out, layer.out))
+        return self._counted(attach(rows.transpose(1, 2), layer.out))
 
     def layer_spec(self) -> dict:
         """The block in hardware units: what `nmnist_helpers.netx` writes.

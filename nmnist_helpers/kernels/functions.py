@@ -166,7 +166,7 @@ class CubaLayer(torch.autograd.Function):
 
     ``apply(x, v, g, current_decay, voltage_decay, delay, layer)``: x dense [B, C_in, T] or None (then
     `layer.spikes` is the input), v [C_out, C_in, ...] and g [C_out, 1, ...] (None without weight norm),
-    delay [C_out] or None. Returns dense spikes [B, C_out, T]; their events are left in `layer.out`.
+    delay [C_out] or None. Returns dense spikes as rows [B, T, C_out]; their events are left in `layer.out`.
 
     Kept for the backward pass: the voltage (int32), the output as 0/1 bytes where delays learn, and the
     input's events. Everything else is computed again.
@@ -199,14 +199,14 @@ class CubaLayer(torch.autograd.Function):
         )  # fmt: skip
         ctx.layer, ctx.source, ctx.kernels, ctx.v_shape = layer, layer.spikes, kernels, v.shape
         ctx.decay_shapes = current_decay.shape, voltage_decay.shape
-        return layer.out.rows().transpose(1, 2)
+        return layer.out.rows()  # the caller turns them: a view made in here could not be changed in place
 
     @staticmethod
     def backward(ctx, grad):
         (x, flat, factor, norm, g, weights, voltage, keep_i, keep_v, lag, out, *state) = ctx.saved_tensors
         layer, need, kernels = ctx.layer, ctx.needs_input_grad, ctx.kernels
         membrane = layer.membrane
-        grad = grad.transpose(1, 2).contiguous()
+        grad = grad.contiguous()
         grad_z, grad_i, grad_v = kernels.neuron_backward(
             grad, voltage, keep_i, keep_v, membrane.threshold, State(*state), membrane.surrogate, membrane.scale,
             lag=lag, kept=layer.kept, value=layer.value, need_decay=need[3] or need[4],
