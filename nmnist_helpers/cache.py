@@ -200,7 +200,7 @@ def user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nmnist_helpers"
 
 
-def _writable(folder: Path) -> bool:
+def writable(folder: Path) -> bool:
     """Whether files may be made in `folder`, which need not exist yet.
 
     Tried and not guessed, as a read-only disk may say otherwise; but a folder without write permission is left
@@ -254,7 +254,7 @@ def cached(
         except (CacheError, OSError):
             continue
     for path in paths:
-        if not _writable(path.parent):
+        if not writable(path.parent):
             continue
         # One process writes; the others wait and find it done.
         with locked(path.with_suffix(".lock"), f"waiting for another process that writes {path}"):

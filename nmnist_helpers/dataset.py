@@ -42,7 +42,7 @@ class NMNISTDataset(Dataset):
     transform : function Event -> Event, optional
         Applied to each recording when it is asked for, such as `augment`.
     download : bool
-        Fetch the official archives (1.2 GB) where they are missing.
+        Fetch the official archive of this split (1 GB to train, 0.2 GB to test) where it is missing.
     source : 'auto', 'recorded' or 'simulated'
         'auto' takes the recordings where there are any, else simulates, and says in one line which.
     cache : bool
@@ -87,7 +87,7 @@ class NMNISTDataset(Dataset):
         if download and source != "simulated":
             from .download import download as fetch
 
-            fetch(self.root)
+            fetch(self.root, train=self.train)
         found = None if source == "simulated" else self._find(source)
         self.source = "simulated" if found is None else "recorded"
         split = recordings.split_name(self.train)

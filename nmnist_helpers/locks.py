@@ -1,5 +1,6 @@
 """One process at a time: a lock that ends with the process that holds it."""
 
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -19,8 +20,9 @@ def _take(handle: int) -> bool:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         else:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-    except OSError:
-        return False
+    except OSError as error:
+        # Any other fault: a file system that knows no locks. Going on without is better than waiting for ever.
+        return error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
     return True
 
 

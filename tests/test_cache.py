@@ -249,7 +249,7 @@ def test_read_only_data_are_left_alone(root, tmp_path, packed):
 
 
 def test_without_any_room_it_decodes_into_memory(root, packed, monkeypatch, capsys):
-    monkeypatch.setattr(cache_module, "_writable", lambda folder: False)
+    monkeypatch.setattr(cache_module, "writable", lambda folder: False)
     dataset = NMNISTDataset(root)
     assert same(dataset.packed, packed)
     assert "no cache (none of these folders can be written" in capsys.readouterr().out
