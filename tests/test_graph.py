@@ -137,7 +137,8 @@ def test_the_graph_is_the_plain_loop():
     losses, nets = [], []
     for record in (False, True):
         net = network("cuda", dropout=0.0)
-        optimizer = torch.optim.Adam(net.parameters(), lr=0.01, capturable=True)
+        lr = torch.tensor(0.01, device="cuda")  # a float would be rounded in another place
+        optimizer = torch.optim.Adam(net.parameters(), lr=lr, capturable=True)
         before = [p.detach().clone() for p in net.parameters()]
         step = GraphedStep(net, ERROR, optimizer, *data[0], record=record)
         for p, value in zip(net.parameters(), before, strict=True):

@@ -1,0 +1,354 @@
+"""The engine on a GPU: every figure and every check that needs one, in one command.
+
+``pytest tests/benchmarks/test_gpu.py -s`` prints the tables; without a GPU everything is skipped with a reason.
+`test_launch_shapes` and `test_density` print what the constants `SHAPES` (`kernels/gpu/launch.py`) and `DENSE_FROM`
+(`kernels/gpu/product.py`) should be on this GPU. The checks of single kernels are in ``tests/gpu_twin``, which runs
+on the GPU itself where there is one.
+"""
+
+import importlib
+import importlib.util
+import statistics
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from nmnist_helpers import Network, kernels
+from nmnist_helpers.augment import augment
+from nmnist_helpers.graph import GraphedStep
+from nmnist_helpers.kernels.common import Surrogate, zero_state
+from nmnist_helpers.loss import SpikeRate
+from nmnist_helpers.packed import CHANNELS
+from nmnist_helpers.raster import bin_edges
+from nmnist_helpers.spikes import DenseSpikes, Spikes
+from nmnist_helpers.utils import parameter_groups
+
+if not torch.cuda.is_available():
+    pytest.skip("needs a CUDA device, found none", allow_module_level=True)
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("needs Triton, which is not installed", allow_module_level=True)
+
+from timing import table  # noqa: E402
+
+from nmnist_helpers.kernels import gpu  # noqa: E402
+from nmnist_helpers.kernels.gpu import launch, raster  # noqa: E402
+
+product = importlib.import_module("nmnist_helpers.kernels.gpu.product")  # `gpu.product` is the function
+
+DEVICE = torch.device("cuda")
+STEPS, BATCH, WIDTH = 300, 256, 4096  # the neuron step's size
+EVENTS = 4100  # of a recording
+SURROGATE = Surrogate(3.75, 0.3 / (2 * 3.75))
+THRESHOLD = 80 * 64
+FORWARD_BYTES, BACKWARD_BYTES = 4 + 4 + 1, 4 + 4 + 4  # z, V, s; grad, V, grad_z: of one neuron in one step
+
+
+def milliseconds(fx, rounds: int = 20, warm: int = 3) -> float:
+    """Median time on the GPU of one call."""
+    for _ in range(warm):
+        fx()
+    times = []
+    for _ in range(rounds):
+        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        began.record()
+        fx()
+        ended.record()
+        ended.synchronize()
+        times.append(began.elapsed_time(ended))
+    return statistics.median(times)
+
+
+@pytest.fixture(scope="module")
+def copy_bandwidth() -> float:
+    """GB/s of a copy, read and write counted: what memory gives at best."""
+    source = torch.empty(1 << 30, dtype=torch.float32, device=DEVICE)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / milliseconds(lambda: target.copy_(source)) / 1e6
+
+
+class NeuronStep:
+    """The inputs of a neuron step of [T, B, C], and the step itself."""
+
+    def __init__(self, steps: int = STEPS, batch: int = BATCH, channels: int = WIDTH, device=DEVICE):
+        torch.manual_seed(0)
+        self.count = steps * batch * channels
+        self.z = torch.randint(-8, 9, (batch, steps, channels), device=device).float().mul_(0.05)
+        self.grad = torch.randn(batch, steps, channels, device=device)
+        self.keep = [torch.full((channels,), k, dtype=torch.int32, device=device) for k in (3072, 3973)]
+        self.lag = torch.randint(1, 5, (channels,), dtype=torch.int32, device=device)
+        self.state = zero_state(batch, channels, device)
+        self.voltage = self.forward().voltage
+
+    def forward(self):
+        return gpu.neuron_forward(self.z, *self.keep, THRESHOLD, self.state)
+
+    def backward(self, lag=None):
+        return gpu.neuron_backward(self.grad, self.voltage, *self.keep, THRESHOLD, self.state, SURROGATE, lag=lag)
+
+
+@pytest.fixture(scope="module")
+def neuron_step():
+    yield NeuronStep()
+    torch.cuda.empty_cache()
+
+
+def test_neuron_step(neuron_step, copy_bandwidth):
+    """Forward and backward each at 70 % of a copy or more."""
+    shares, rows = {}, []
+    for name, bytes_each, fx in (
+        ("forward", FORWARD_BYTES, neuron_step.forward),
+        ("backward", BACKWARD_BYTES, neuron_step.backward),
+        ("backward, learned delays", BACKWARD_BYTES, lambda: neuron_step.backward(neuron_step.lag)),
+    ):
+        ms = milliseconds(fx)
+        rate = bytes_each * neuron_step.count / ms / 1e6
+        shares[name] = rate / copy_bandwidth
+        rows.append((name, f"{ms:.2f}", f"{rate:.0f}", f"{100 * shares[name]:.0f} %"))
+    table(
+        f"neuron step, T = {STEPS}, B = {BATCH}, C = {WIDTH}, {torch.cuda.get_device_name()}, copy"
+        f" {copy_bandwidth:.0f} GB/s",
+        rows,
+        ("pass", "ms", "GB/s", "of a copy"),
+    )
+    assert shares["forward"] > 0.7
+    assert shares["backward"] > 0.7
+
+
+@pytest.mark.parametrize("size", [(32, 512), (256, 512), (256, 4096)], ids=str)
+def test_launch_shapes(size, monkeypatch):
+    """Which block size, warps and loads ahead are the fastest; the chosen one is marked."""
+    step = NeuronStep(STEPS, *size)
+    chosen = launch.shape_for(*size)
+    rows = []
+    for block, warps in ((32, 1), (64, 1), (64, 2), (128, 1), (128, 2), (128, 4), (256, 2), (512, 4), (512, 8)):
+        for stages in (2, 3, 4, 6, 8):
+            shape = launch.Shape(block, warps, stages)
+            monkeypatch.setattr("nmnist_helpers.kernels.gpu.neuron.shape_for", lambda *_, shape=shape: shape)
+            ms = [milliseconds(fx, rounds=7, warm=2) for fx in (step.forward, step.backward)]
+            rows.append((*shape, f"{ms[0]:.3f}", f"{ms[1]:.3f}", sum(ms), "chosen" if shape == chosen else ""))
+    rows.sort(key=lambda row: row[-2])
+    best = rows[0][-2]
+    table(
+        f"neuron step B = {size[0]}, C = {size[1]}: the ten fastest launches, and the chosen one",
+        [(*row[:-2], f"{row[-2] / best:.2f}", row[-1]) for i, row in enumerate(rows) if i < 10 or row[-1]],
+        ("block", "warps", "stages", "forward ms", "backward ms", "times the best", ""),
+    )
+
+
+def test_density(monkeypatch):
+    """Gathering events against dense tensor cores, forward and weight gradient of the first layer."""
+    weights = gpu.quantise(torch.randn(512, CHANNELS, device=DEVICE) * 0.1, torch.ones(512, device=DEVICE))
+    grad = torch.randn(32, STEPS, 512, device=DEVICE)
+    rows = []
+    for density in (0.001, 0.003, 0.006, 0.01, 0.02, 0.05, 0.1):
+        data = (torch.rand(32, STEPS, CHANNELS, device=DEVICE) < density).to(torch.uint8)
+        dense = DenseSpikes(torch.nn.functional.pad(data, (0, -CHANNELS % 64)), CHANNELS)
+        events = dense.listed
+        monkeypatch.setattr(product, "DENSE_FROM", 1.1)
+        times = [milliseconds(lambda s=s: gpu.product(s, weights)) for s in (events, dense)]
+        times += [milliseconds(lambda s=s: gpu.weight_gradient(s, grad)) for s in (events, dense)]
+        assert torch.equal(gpu.product(events, weights), gpu.product(dense, weights))
+        rows.append((f"{density:.1%}", *(f"{ms:.3f}" for ms in times)))
+    header = ("density", "events ms", "dense ms", "gradient, events ms", "gradient, dense ms")
+    table("first layer, B = 32: events against tensor cores", rows, header)
+
+
+class Recordings:
+    """Synthetic recordings of real event count, as `DeviceEvents` keeps them; only counts and times matter here."""
+
+    def __init__(self, count: int, events: int = EVENTS, device=DEVICE, seed: int = 0):
+        generator = torch.Generator(device).manual_seed(seed)
+        total = count * events
+        self.words = torch.randint(0, STEPS * 1000, (total,), generator=generator, device=device, dtype=torch.int32)
+        self.words.bitwise_left_shift_(12)
+        for i in range(0, total, 1 << 26):
+            part = self.words[i : i + (1 << 26)]
+            part += torch.randint(0, CHANNELS, part.shape, generator=generator, device=device, dtype=torch.int32)
+        self.first = torch.arange(count, device=device) * events
+        self.count = torch.full((count,), events, dtype=torch.int64, device=device)
+        self.labels = torch.randint(0, 10, (count,), generator=generator, device=device)
+        self.edges = torch.from_numpy(bin_edges(STEPS, 1)).to(device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def plan(self, seed: int):
+        """An epoch's order and augmentation, on the device: first, count, labels, draws."""
+        rng = np.random.default_rng(seed)
+        order = torch.from_numpy(rng.permutation(len(self))).to(self.labels.device)
+        draws = torch.from_numpy(augment.draws(rng.random((len(self), 5)))).to(self.labels.device)
+        return self.first[order], self.count[order], self.labels[order], draws
+
+    def batch(self, plan, part: slice, out=None) -> DenseSpikes:
+        first, count, _, draws = plan
+        return raster.rasterise(self.words, first[part], count[part], draws[part], self.edges, augment, out=out)
+
+
+def training(recordings: Recordings, batch: int, device=DEVICE, record: bool = True) -> GraphedStep:
+    """The tutorial's network, loss and Adam as one graph."""
+    torch.manual_seed(0)
+    net = Network().to(device)
+    optimizer = torch.optim.Adam(parameter_groups(net, 1e-3), lr=1e-3, fused=record, capturable=record)
+    plan = recordings.plan(0)
+    part = slice(0, batch)
+    spikes = recordings.batch(plan, part)
+    return GraphedStep(net, SpikeRate(0.2, 0.03), optimizer, spikes, plan[2][part], record=record)
+
+
+def train_epoch(step: GraphedStep, recordings: Recordings, seed: int) -> None:
+    """Rasterise, augment, forward, backward, Adam for every whole batch."""
+    plan = recordings.plan(seed)
+    batch = len(step.target)
+    for start in range(0, len(recordings) - batch + 1, batch):
+        part = slice(start, start + batch)
+        recordings.batch(plan, part, out=step.spikes.data)
+        step.target.copy_(plan[2][part])
+        step.replay()
+
+
+@torch.no_grad()
+def count_right(net: torch.nn.Module, recordings: Recordings, batch: int = 256) -> int:
+    """Recordings read rightly."""
+    net.eval()
+    plan = recordings.plan(0)
+    right = torch.zeros((), dtype=torch.int64, device=recordings.labels.device)
+    for start in range(0, len(recordings), batch):
+        part = slice(start, start + batch)
+        output = net(recordings.batch(plan, part))
+        right += (output.mean(-1).argmax(1) == plan[2][part]).sum()
+    return right.item()
+
+
+@pytest.mark.parametrize(("batch", "target"), [(32, 1.2), (256, 4.0)])
+def test_training_step(batch, target):
+    """Rasterise, augment, forward, backward, Adam; as one graph, and launch by launch."""
+    recordings = Recordings(2 * batch)
+    step = training(recordings, batch)
+    plan = recordings.plan(1)
+
+    def whole(step):
+        recordings.batch(plan, slice(0, batch), out=step.spikes.data)
+        step.replay()
+
+    eager = training(recordings, batch, record=False)
+    torch.cuda.reset_peak_memory_stats()
+    rows = [
+        ("graph", milliseconds(step.replay)),
+        ("rasterise + graph", milliseconds(lambda: whole(step))),
+        ("rasterise + launches", milliseconds(lambda: whole(eager))),
+    ]
+    table(
+        f"training step, B = {batch}, target {target} ms, peak {torch.cuda.max_memory_allocated() / 2**20:.0f} MB",
+        [(name, f"{ms:.3f}") for name, ms in rows],
+        ("way", "ms"),
+    )
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(5):
+            whole(step)
+        torch.cuda.synchronize()
+    print(profile.key_averages().table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=60))
+    gpu.check()
+    assert rows[1][1] < target
+
+
+def test_epoch():
+    """60,000 + 10,000 recordings of real event count at batch 32 in 3 s."""
+    learn, test = Recordings(60_000), Recordings(10_000, seed=1)
+    step = training(learn, 32)
+    train_epoch(step, Recordings(320), 0)
+    count_right(step.net, Recordings(320))
+    step.net.train()
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    train_epoch(step, learn, 1)
+    torch.cuda.synchronize()
+    trained = time.perf_counter() - began
+    right = count_right(step.net, test)
+    seconds = time.perf_counter() - began
+    gpu.check()
+    table(
+        "one epoch, batch 32",
+        [("train, 60,000", f"{trained:.2f}"), ("test, 10,000", f"{seconds - trained:.2f}"), ("both", f"{seconds:.2f}")],
+        ("part", "s"),
+    )
+    assert 0 <= right <= len(test)
+    assert seconds < 3
+
+
+def test_the_same_spikes_as_on_the_cpu():
+    """Every layer's spikes, bit by bit, from a list, from bytes and from a dense tensor.
+
+    The weights are merged first: torch adds up the norm of weight normalisation in another order on a GPU, which
+    moves a weight by a step now and then. How many, is printed.
+    """
+    recordings = Recordings(32)
+    plan = recordings.plan(3)
+    on_gpu = recordings.batch(plan, slice(0, 32))
+    on_cpu = on_gpu.listed.to("cpu")
+    torch.manual_seed(0)
+    net = Network().eval()
+    synapses = [b.synapse for b in net.blocks]
+    before = [synapse.quantised_weight() for synapse in synapses]
+    net.to(DEVICE)
+    moved = sum((s.quantised_weight().cpu() != w).sum().item() for s, w in zip(synapses, before, strict=True))
+    print(f"weight norm: {moved} of {sum(w.numel() for w in before)} weights differ between the devices")
+    net.to("cpu")
+    for synapse in synapses:
+        synapse.disable_weight_norm()
+    with torch.no_grad():
+        expected = net(on_cpu, layers=True)
+        net.to(DEVICE)
+        for spikes in (on_gpu, on_cpu.to(DEVICE), on_cpu.dense().to(DEVICE)):
+            found = net(spikes, layers=True)
+            for layer, (x, y) in enumerate(zip(found, expected, strict=True)):
+                assert torch.equal(x.cpu(), y), f"layer {layer}"
+    assert all(y.any() for y in expected[:2])
+    gpu.check()
+
+
+def test_two_runs_are_one():
+    """Gradients are summed in a fixed order: the same step twice is the same to the last bit."""
+    recordings = Recordings(64)
+    plan = recordings.plan(0)
+    found = []
+    for _ in range(2):
+        step = training(recordings, 32, record=False)
+        step.net.eval()
+        for start in (0, 32):
+            part = slice(start, start + 32)
+            step(recordings.batch(plan, part), plan[2][part])
+        found.append([p.detach().clone() for p in step.net.parameters()])
+    for p, q in zip(*found, strict=True):
+        assert torch.equal(p, q)
+
+
+def test_against_the_cpu_engine():
+    """How many times faster a training step is than the CPU twin's in the same process."""
+    recordings = Recordings(64)
+    plan = recordings.plan(0)
+    spikes = recordings.batch(plan, slice(0, 32))
+    listed: Spikes = spikes.listed.to("cpu")
+    step = training(recordings, 32)
+    fast = milliseconds(step.replay)
+    torch.manual_seed(0)
+    net = Network()
+    optimizer = torch.optim.Adam(parameter_groups(net, 1e-3), lr=1e-3, fused=True)
+    slow = []
+    with kernels.using("cpu"):
+        for _ in range(5):
+            began = time.perf_counter()
+            optimizer.zero_grad()
+            SpikeRate(0.2, 0.03)(net(listed), plan[2][:32].cpu()).backward()
+            optimizer.step()
+            slow.append(1000 * (time.perf_counter() - began))
+    cpu = statistics.median(slow)
+    table(
+        "training step, B = 32",
+        [
+            ("GPU, graph", f"{fast:.2f}", "1"),
+            (f"CPU, {torch.get_num_threads()} threads", f"{cpu:.1f}", f"{cpu / fast:.0f}"),
+        ],
+        ("engine", "ms", "times the GPU's"),
+    )
