@@ -352,3 +352,22 @@ def test_against_the_cpu_engine():
         ],
         ("engine", "ms", "times the GPU's"),
     )
+
+
+def test_more_elements_than_32_bits_count():
+    """B * T * C beyond 2**31: the last sample comes out as it does alone."""
+    if torch.cuda.get_device_properties(DEVICE).total_memory < 60 << 30:
+        pytest.skip("needs a GPU of 60 GB")
+    torch.cuda.empty_cache()
+    step = NeuronStep(STEPS, 1800, WIDTH)
+    assert step.count > 2**31
+    alone = gpu.neuron_forward(step.z[-1:], *step.keep, THRESHOLD, zero_state(1, WIDTH, DEVICE))
+    assert torch.equal(step.voltage[-1:], alone.voltage)
+    expected = gpu.neuron_backward(
+        step.grad[-1:], alone.voltage, *step.keep, THRESHOLD, zero_state(1, WIDTH, DEVICE), SURROGATE, lag=step.lag
+    )
+    assert torch.equal(step.backward(step.lag)[0][-1:], expected[0])
+    spikes = (step.voltage > THRESHOLD).to(torch.uint8)
+    step.voltage = step.z = None  # room for the output
+    moved = gpu.axon_forward(spikes, step.lag)
+    assert torch.equal(moved[-1:], gpu.axon_forward(spikes[-1:].clone(), step.lag))
