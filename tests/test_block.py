@@ -485,7 +485,7 @@ def test_layer_spec_is_what_runs():
     block.delay.delay.data[:2] = torch.tensor([-5.0, 80.0])
     spec = block.layer_spec()
     np.testing.assert_array_equal(spec["weight"], 2 * steps_of(block))
-    np.testing.assert_array_equal(spec["delay"], np.floor(block.delay.delay.detach().clamp(0, 62)).numpy())
+    np.testing.assert_array_equal(spec["delay"], block.delay.delay.detach().clamp(0, 62).floor().numpy())
     assert spec["delay"][:2].tolist() == [0, 62]
     assert (spec["i_decay"], spec["v_decay"], spec["v_th_mant"]) == (1024, 123, 80)
     assert block.shape == (7,)

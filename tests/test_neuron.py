@@ -315,7 +315,9 @@ def test_scaling_norm(backend):
 
 
 def test_norm_refuses_other_channels_and_needs_their_number():
-    with pytest.raises(ValueError, match="MeanOnlyBatchNorm: expected num_features, the number of channels, found None"):
+    with pytest.raises(
+        ValueError, match="MeanOnlyBatchNorm: expected num_features, the number of channels, found None"
+    ):
         MeanOnlyBatchNorm()
     with pytest.raises(ValueError, match=r"MeanOnlyBatchNorm: expected 4 channels, found input \[2, 5, 3\]"):
         MeanOnlyBatchNorm(4)(torch.zeros(2, 5, 3))
@@ -361,7 +363,10 @@ def test_channels_draw_their_own_decays():
         ({"current_decay": (0.1, 0.2)}, r"expected current_decay to be a number \(shared_param=True\)"),
         ({"shared_param": False}, "norm and shared_param=False need num_neurons"),
         ({"shared_param": False, "num_neurons": 3, "voltage_decay": (0.1, 1.2)}, "expected voltage_decay in 0..1"),
-        ({"shared_param": False, "num_neurons": 3, "voltage_decay": (0, 0, 0)}, "voltage_decay to be a number or a pair"),
+        (
+            {"shared_param": False, "num_neurons": 3, "voltage_decay": (0, 0, 0)},
+            "voltage_decay to be a number or a pair",
+        ),
     ],
 )
 def test_wrong_arguments_raise(changes, message):

@@ -31,9 +31,7 @@ def test_dense_to_events_and_back(sizes, density, value):
     dense = random_dense(sizes, density, value)
     spikes = Spikes.from_dense(dense)
     batch, channels, steps = sizes
-    expected = [
-        (b, t, c) for b in range(batch) for t in range(steps) for c in range(channels) if dense[b, c, t] != 0
-    ]
+    expected = [(b, t, c) for b in range(batch) for t in range(steps) for c in range(channels) if dense[b, c, t] != 0]
     assert listed(spikes) == expected
     assert spikes.count == len(expected)
     assert spikes.density == pytest.approx(len(expected) / dense.numel())
