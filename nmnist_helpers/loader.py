@@ -43,12 +43,12 @@ class EventLoader:
         Most events of a recording that are used, taken evenly from its duration. By default all are used. What
         it costs is said once, and kept in `dropped_events` and `capped_recordings`.
     on_device : bool, optional
-        Take the tensor path of a GPU on this `device` too; by default wherever `device` is not the CPU.
+        Keep the events on `device` and make the batches there; by default wherever `device` is not the CPU.
 
     Yields
     ------
     spikes : Spikes
-        [B, 2312, T], value 1 / sampling_time.
+        [B, 2312, T], value 1 / sampling_time; made by Triton, `DenseSpikes`.
     labels : int64 tensor [B]
 
     Examples
@@ -98,8 +98,12 @@ class EventLoader:
         self._edges = bin_edges(self.bins, self.sampling_time)
         self._labels = torch.from_numpy(self.packed.labels[self.index])
         on_device = self.device.type != "cpu" if on_device is None else on_device
+        self._events: DeviceEvents | None = None
         # A function of one's own sees one Event at a time, on the CPU.
-        self._events = DeviceEvents(self.packed, self.device) if on_device and not self._foreign else None
+        if on_device and not self._foreign:
+            self._events = DeviceEvents(self.packed, self.device)
+            self._edges = torch.from_numpy(self._edges).to(self.device)
+            self._labels = self._labels.to(self.device)
         self._plan: tuple | None = None
         self._count_dropped()
 
@@ -172,24 +176,34 @@ class EventLoader:
             self.position = i + 1
             yield batch
 
-    def batch(self, i: int, epoch: int | None = None) -> tuple[Spikes, torch.Tensor]:
-        """Batch `i` of an epoch (by default the present one), whatever was asked for before."""
+    def batch(self, i: int, epoch: int | None = None, out: torch.Tensor | None = None) -> tuple[Spikes, torch.Tensor]:
+        """Batch `i` of an epoch (by default the present one), whatever was asked for before.
+
+        Parameters
+        ----------
+        i : int
+            0 .. len(self) - 1.
+        epoch : int, optional
+        out : uint8 tensor [B, T, P], optional
+            Where Triton is to write the spikes, such as a recorded step's ``spikes.data``.
+        """
         if not 0 <= i < len(self):
             raise IndexError(f"batch {i} of {len(self)}")
-        order, draws = self._epoch_plan(self.epoch if epoch is None else epoch)
+        order, index, draws = self._epoch_plan(self.epoch if epoch is None else epoch)
         part = slice(i * self.batch_size, (i + 1) * self.batch_size)
-        picked = order[part]
-        labels = self._labels[picked]
-        index = self.index[picked.numpy()]
+        labels, index, draws = self._labels[order[part]], index[part], draws[part]
         known = self.transform if isinstance(self.transform, Augment) else None
         if self._events is not None:
-            spikes = self._events.rasterise(index, draws[part], self.bins, self.sampling_time, known, self.max_events)
-            return spikes, labels.to(self.device, non_blocking=True)
-        packed = self.packed
+            return self._events.rasterise(
+                index, draws, self._edges, self.sampling_time, known, self.max_events, out
+            ), labels
+        if out is not None:
+            raise ValueError("out: expected with events on a GPU alone")
+        index, draws = index.numpy(), draws.numpy()
         if self._foreign:
             indptr, channel = self._one_by_one(index)
         else:
-            indptr, channel = rasterise(packed, index, draws[part].numpy(), self._edges, known, self.max_events)
+            indptr, channel = rasterise(self.packed, index, draws, self._edges, known, self.max_events)
         spikes = Spikes(
             torch.from_numpy(indptr),
             torch.from_numpy(channel),
@@ -198,8 +212,8 @@ class EventLoader:
         )
         return spikes.to(self.device), labels.to(self.device)
 
-    def _epoch_plan(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Order of the recordings [N] (on the CPU) and the draw of each place in it [N, 6] (on the device)."""
+    def _epoch_plan(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Order of the epoch [N], the recordings in that order [N], and the draw of each [N, 6]."""
         if self._plan is None or self._plan[0] != epoch:
             size = len(self.index)
             order = np.arange(size)
@@ -209,10 +223,10 @@ class EventLoader:
                 draws = self.transform.draws(np.random.default_rng([self.seed, epoch, 1]).random((size, UNIFORMS)))
             else:
                 draws = np.broadcast_to(IDENTITY, (size, len(IDENTITY))).copy()
-            draws = torch.from_numpy(draws)
+            plan = [torch.from_numpy(array) for array in (order, self.index[order], draws)]
             if self._events is not None:
-                draws = draws.to(self.device)
-            self._plan = (epoch, torch.from_numpy(order), draws)
+                plan = [array.to(self.device) for array in plan]
+            self._plan = (epoch, *plan)
         return self._plan[1:]
 
     def _one_by_one(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""From packed events to the spikes of a batch, augmented on the way: once in Numba, once in tensor operations.
+"""From packed events to the spikes of a batch, augmented on the way: on the CPU in Numba, or wholly on a device.
 
 Both write CSR rows ``b * T + t`` with increasing channels and no channel twice, and agree spike by spike.
 """
@@ -9,6 +9,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from .augment import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, wobble
+from .kernels.backend import resolve
 from .packed import CHANNELS, PIXELS, SIDE, PackedEvents
 from .spikes import Spikes
 
@@ -236,7 +237,7 @@ def rasterise(
 
 
 class DeviceEvents:
-    """All events of a `PackedEvents` on one device, and their way into a batch in tensor operations only.
+    """All events of a `PackedEvents` on one device, and their way into a batch there.
 
     One event is one number, ``t << 12 | channel``: 4 bytes where all times are below 2^19 microseconds (half a
     second), else 8. The full N-MNIST training set takes 1 GB.
@@ -249,7 +250,8 @@ class DeviceEvents:
 
     def __init__(self, packed: PackedEvents, device: str | torch.device, chunk: int = 1 << 24):
         self.device = torch.device(device)
-        self.offsets = np.asarray(packed.offsets)
+        offsets = torch.from_numpy(np.array(packed.offsets)).to(self.device)
+        self.first, self.count = offsets[:-1].contiguous(), offsets.diff()
         total = len(packed.t)
         longest = max((int(packed.t[i : i + chunk].max()) for i in range(0, total, chunk)), default=0)
         dtype = torch.int32 if longest < 2**19 else torch.int64
@@ -266,27 +268,51 @@ class DeviceEvents:
 
     def rasterise(
         self,
-        index: np.ndarray,
+        index: torch.Tensor,
         draws: torch.Tensor,
-        bins: int,
-        sampling_time: float,
+        edges: torch.Tensor,
+        sampling_time: float = 1,
         augment: Augment | None = None,
         cap: int | None = None,
+        out: torch.Tensor | None = None,
     ) -> Spikes:
-        """Spikes of the recordings `index` [B] with the draws [B, 6] (int64, on the device).
+        """Spikes of some recordings; everything given and returned is on the device.
 
-        The only wait for the device is for the number of spikes.
+        The kernels' switch says how: with Triton, bytes without a wait for the device; else tensor operations,
+        which wait for the number of spikes.
+
+        Parameters
+        ----------
+        index : int64 tensor [B]
+            Which recordings.
+        draws : int64 tensor [B, 6]
+            One draw for each (see `Augment.draws`).
+        edges : int64 tensor [T]
+            From `bin_edges`.
+        sampling_time : float
+            ms.
+        augment : Augment, optional
+            Gives event dropout and time jitter; the rest is in `draws`.
+        cap : int, optional
+            See `rasterise`.
+        out : uint8 tensor [B, T, P], optional
+            Where Triton is to write; see `kernels.gpu.raster.rasterise`.
         """
-        first, count = self.offsets[index], self.offsets[index + 1] - self.offsets[index]
-        total = int(count.sum())
-        start = np.cumsum(count) - count
-        table = torch.from_numpy(np.stack([first - start, start, count])).to(self.device, non_blocking=True)
-        repeats = table[2]
-        event = torch.arange(total, device=self.device)
-        batch = torch.repeat_interleave(torch.arange(len(index), device=self.device), repeats, output_size=total)
-        word = self.words[event + table[0][batch]].to(torch.int64)
-        order, n = event - table[1][batch], repeats[batch]
-        draw = draws[batch]
+        first, count = self.first[index], self.count[index]
+        if resolve(self.device) == "gpu":
+            from .kernels.gpu.raster import rasterise as on_gpu
+
+            return on_gpu(self.words, first, count, draws, edges, augment, cap, 1 / sampling_time, out)
+        if out is not None:
+            raise ValueError("out: expected with the back end 'gpu' alone")
+        return self._by_tensors(first, count, draws, edges, sampling_time, augment, cap)
+
+    def _by_tensors(self, first, count, draws, edges, sampling_time, augment, cap) -> Spikes:
+        batch, bins = len(first), len(edges)
+        sample = torch.repeat_interleave(torch.arange(batch, device=self.device), count)
+        order = torch.arange(len(sample), device=self.device) - (count.cumsum(0) - count)[sample]
+        word, n = self.words[first[sample] + order].to(torch.int64), count[sample]
+        draw = draws[sample]
         channel, time = word & 0xFFF, word >> 12
         p, pixel = channel // PIXELS, channel % PIXELS
         x, y = rotate(draw[:, COS], draw[:, SIN], draw[:, DX], draw[:, DY], pixel % SIDE, pixel // SIDE)
@@ -298,14 +324,11 @@ class DeviceEvents:
             keep &= number >= augment.drop_below
             if augment.jitter_scale:
                 time = time + wobble(number, augment.jitter_scale)
-        k = torch.round(time.to(torch.float64) / 1000 / sampling_time).to(torch.int64)
+        k = torch.bucketize(time, edges)
         keep &= (time >= 0) & (k < bins)
-        spike = ((batch * bins + k) * CHANNELS + (p ^ draw[:, FLIP]) * PIXELS + y * SIDE + x)[keep]
+        spike = ((sample * bins + k) * CHANNELS + (p ^ draw[:, FLIP]) * PIXELS + y * SIDE + x)[keep]
         spike = torch.unique(spike)  # sorts: by row, then by channel
         row = spike // CHANNELS
-        rows = torch.bincount(row, minlength=len(index) * bins)
-        indptr = torch.zeros(len(index) * bins + 1, dtype=torch.int32, device=self.device)
-        indptr[1:] = torch.cumsum(rows, 0)
-        return Spikes(
-            indptr, (spike - row * CHANNELS).to(torch.int32), (len(index), CHANNELS, bins), value=1 / sampling_time
-        )
+        indptr = torch.zeros(batch * bins + 1, dtype=torch.int32, device=self.device)
+        indptr[1:] = torch.bincount(row, minlength=batch * bins).cumsum(0)
+        return Spikes(indptr, (spike % CHANNELS).to(torch.int32), (batch, CHANNELS, bins), value=1 / sampling_time)
