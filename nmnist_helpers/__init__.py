@@ -7,6 +7,12 @@ From user to metal: `NMNISTDataset`, `EventLoader`, `augment` bring the data; `N
 `block.cuba` computes; `utils` and `train` train; `netx` exports; `kernels` is what runs underneath.
 """
 
+import os
+
+# torch and Numba bring an OpenMP runtime each. Threads of the one that spin while they wait take the cores from the
+# other: up to twenty times slower where the cores are shared. It counts only for what is loaded after this line.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from . import axon, block, classifier, dendrite, io, kernels, loss, neuron, synapse, utils
 from .augment import Augment, augment
 from .dataset import NMNISTDataset

@@ -103,7 +103,7 @@ class NMNISTDataset(Dataset):
                 self._packed = load(found)
             else:
                 self._files = recordings.Recordings(found)
-            said = f"N-MNIST {split}: {len(self)} real recordings from {found}"
+            said = f"N-MNIST {split}: {len(self)} real recordings from {found.parent.name}/{found.name}"
         print(said)
 
     def _find(self, source: str) -> Path | None:

@@ -89,4 +89,4 @@ class Network(torch.nn.Module):
         """Write the network for hardware; see `nmnist_helpers.netx`."""
         from . import netx
 
-        netx.write_network(filename, [netx.LayerSpec(type="dense", **b.layer_spec()) for b in self.blocks])
+        netx.write_network(filename, self)

@@ -199,6 +199,9 @@ class Dense(Block):
         """
         if not self.quantised or self.neuron.w_scale != EXACT_SCALE:
             raise ValueError("block.cuba.Dense: only blocks with the built-in 8-bit quantisation can be exported")
+        if not self.delay_shift or self.neuron.norm is not None:
+            found = "delay_shift=False" if not self.delay_shift else "a normalisation"
+            raise ValueError(f"block.cuba.Dense: the file has no way to say {found}; such a block cannot be exported")
         weight = (self.synapse.quantised_weight() * EXACT_SCALE).reshape(self.synapse.out_channels, -1)
         steps = None if self.delay is None else torch.floor(self.delay.delay.detach().clamp(0, MAX_DELAY))
         return {
