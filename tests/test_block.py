@@ -11,6 +11,7 @@ from oracles import assert_close
 
 from nmnist_helpers import kernels
 from nmnist_helpers.block import cuba
+from nmnist_helpers.kernels import cpu, reference
 from nmnist_helpers.kernels.cpu.product import DENSE_FROM
 from nmnist_helpers.network import Network
 from nmnist_helpers.neuron import Dropout
@@ -165,6 +166,29 @@ def test_three_layer_network(backend):
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert (parameter.grad != 0).any(), name
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_weight_norm_is_torchs_to_the_last_bit(backend, monkeypatch):
+    """Weights on the edge between two quantisation steps, where a norm that is off by its last bit shows."""
+    rng = np.random.default_rng(0)
+    v = torch.from_numpy(rng.normal(size=(2000, 37)).astype(np.float32))
+    edge = (torch.from_numpy(rng.integers(1, 60, 2000)) + 0.5) / 32  # where the first weight of each row shall lie
+    g = (edge / v[:, 0].abs() * v.norm(dim=1)).float()[:, None]
+    expected = oracles.steps_of_weight(oracles.normed(v, g))
+    other_norm = torch.norm_except_dim(v, 2, 0)
+    assert (oracles.steps_of_weight(v * (g / other_norm)) != expected).any(1).sum() > 20  # else the test says nothing
+
+    block = cuba.Dense(PARAMS, 37, 2000, weight_norm=True)
+    block.synapse.weight_v.data.copy_(v.view(2000, 37, 1, 1, 1))
+    block.synapse.weight_g.data.copy_(g.view(2000, 1, 1, 1, 1))
+    twin = {"reference": reference, "cpu": cpu}[backend]
+    used, original = [], twin.quantise
+    monkeypatch.setattr(twin, "quantise", lambda *args: used.append(original(*args)) or used[-1])
+    with kernels.using(backend):
+        block(torch.zeros(1, 37, 1))
+    np.testing.assert_array_equal(twin.weight_values(used[0]).numpy() * 32, expected)
+    np.testing.assert_array_equal(block.layer_spec()["weight"], 2 * expected)
 
 
 def test_order_inside_a_block():
@@ -343,8 +367,8 @@ def test_inference_equals_training_and_keeps_no_voltage(monkeypatch):
     block = dense_block(30, 20)
     x = sample((2, 30, 40))
     asked = []
-    original = kernels.functions.twin(torch.device("cpu")).layer_forward
-    monkeypatch.setattr(kernels.cpu, "layer_forward", lambda *a: (asked.append(a[-1]), original(*a))[1])
+    original = cpu.layer_forward
+    monkeypatch.setattr(cpu, "layer_forward", lambda *a: (asked.append(a[-1]), original(*a))[1])
     trained = block(x)
     with torch.no_grad():
         inferred = block(x)
