@@ -146,8 +146,10 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
         if shape[1:] != (IMAGE_SIDE, IMAGE_SIDE):
             raise ValueError(f"{path}: expected images of 28x28, found {shape[1]}x{shape[2]}")
     else:
-        raise ValueError(f"{path}: expected idx magic 0x{IDX_IMAGES:08x} (images) or 0x{IDX_LABELS:08x} "
-                         f"(labels), found 0x{magic:08x}")
+        raise ValueError(
+            f"{path}: expected idx magic 0x{IDX_IMAGES:08x} (images) or 0x{IDX_LABELS:08x} "
+            f"(labels), found 0x{magic:08x}"
+        )
     header = 4 + 4 * len(shape)
     expected = header + int(np.prod(shape, dtype=np.int64))
     if len(data) != expected:
@@ -182,14 +184,16 @@ def load_mnist(path: str | os.PathLike | None = None, train: bool = True) -> tup
     """
     folder = path if path is not None else os.environ.get("NMNIST_MNIST")
     if not folder:
-        raise FileNotFoundError("MNIST: no folder given; pass path or set NMNIST_MNIST to the folder with "
-                                f"{MNIST_FILES[train][0]} and {MNIST_FILES[train][1]}")
+        raise FileNotFoundError(
+            "MNIST: no folder given; pass path or set NMNIST_MNIST to the folder with "
+            f"{MNIST_FILES[train][0]} and {MNIST_FILES[train][1]}"
+        )
     folder = Path(folder).expanduser()
     *names, count = MNIST_FILES[bool(train)]
     images, labels = (read_idx(_packed_or_not(folder, name)) for name in names)
     if images.ndim != 3 or labels.ndim != 1:
-        raise ValueError(f"{folder}: {names[0]} and {names[1]} hold arrays of shapes {images.shape} and {labels.shape}; "
-                         "expected images [N, 28, 28] and labels [N]")
+        found = f"{names[0]} of shape {images.shape}, {names[1]} of shape {labels.shape}"
+        raise ValueError(f"{folder}: expected images [N, 28, 28] and labels [N], found {found}")
     if len(images) != count or len(labels) != count:
         raise ValueError(f"{folder}: expected {count} images and labels, found {len(images)} and {len(labels)}")
     if labels.max() > 9:

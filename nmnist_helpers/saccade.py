@@ -1,203 +1,42 @@
 """A simulated event camera looks at a digit in three saccades, as N-MNIST's camera did.
 
-An event camera's pixel reports changes of the logarithm of its light: an ON event (polarity 1) where the log
-intensity has risen by a threshold since the pixel's last event, an OFF event (0) where it has fallen by one
-(Lichtsteiner, Posch, Delbruck, IEEE J. Solid-State Circuits 43:566, 2008). A still image gives no events, so
-N-MNIST's camera was moved: three small, quick turns of about 100 ms each, along a triangle (Orchard et al.,
-Front. Neurosci. 9:437, 2015).
+An event camera's pixel reports changes of the logarithm of its light: an ON event (polarity 1) where it has
+risen by a threshold since the pixel's last event, an OFF event (0) where it has fallen by one (Lichtsteiner,
+Posch, Delbruck, IEEE J. Solid-State Circuits 43:566, 2008). A still image gives no events, so N-MNIST's camera
+was moved: three small, quick turns of 100 ms each, along a triangle, before a screen that showed the digit
+(Orchard, Jayawant, Cohen, Thakor, Front. Neurosci. 9:437, 2015).
+
+`sensor` holds what the camera is made of, with the origin of each number, `pixels` the compiled part.
 """
 
 import hashlib
-import math
 import os
-import tempfile
-from dataclasses import astuple, dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numba
 import numpy as np
 from tqdm import tqdm
 
+from . import digits, pixels, sensor
 from .digits import IMAGE_SIDE, load_sklearn_digits
+from .files import atomic
+from .io import encode_2d
 from .packed import EVENT_ARRAYS, RECORDING_ARRAYS, SIDE, PackedEvents
+from .sensor import SensorParams
 
-#: Where the image's centre lies on the sensor over time: ms, then pixels right and down of (13.5, 13.5).
-PATH = (
-    (0, 0.2, 1.5), (10, 0.3, 1.5), (20, 0.3, 1.5), (30, 0.3, 2.0), (40, 0.3, 3.1), (50, 0.5, 4.5),
-    (60, 1.1, 5.7), (70, 1.8, 6.2), (80, 2.1, 6.4), (90, 2.3, 6.3), (100, 2.4, 6.2), (110, 2.5, 6.2),
-    (120, 2.6, 6.2), (130, 3.0, 6.0), (140, 3.6, 5.1), (150, 3.9, 4.1), (160, 4.3, 3.1), (170, 4.8, 2.2),
-    (180, 5.1, 1.9), (190, 5.4, 1.8), (200, 5.6, 1.7), (210, 5.8, 1.6), (220, 5.9, 1.5), (230, 5.7, 1.5),
-    (240, 5.0, 1.5), (250, 4.1, 1.4), (260, 3.0, 1.4), (270, 2.1, 1.3), (280, 1.5, 1.3), (290, 1.3, 1.4),
-    (300, 1.3, 1.5), (310, 1.3, 1.5),
-)  # fmt: skip
+#: Digits that are simulated at a time by one thread, and the events that each may have at first.
+CHUNK, ROOM = 64, 8_000
 
 
-@dataclass(frozen=True)
-class SensorParams:
-    """What the simulated sensor is made of.
-
-    Parameters
-    ----------
-    contrast : float
-        How much brighter the paper is than full ink: the logarithm of the ratio.
-    blur : float
-        Width (standard deviation) of the optics' blur, pixels.
-    threshold_on, threshold_off : float
-        Change of log intensity that makes an event.
-    spread : float
-        Standard deviation of the thresholds from pixel to pixel, as a share of the threshold.
-    refractory : float
-        Dead time of a pixel after an event, microseconds.
-    jitter : float
-        Standard deviation of the events' times, microseconds.
-    noise : float
-        Background events per pixel and second.
-    path : tuple of (ms, pixels, pixels)
-        Where the image's centre is over time, to the right and down.
-    """
-
-    contrast: float = 1.6
-    blur: float = 0.7
-    threshold_on: float = 0.2
-    threshold_off: float = 0.2
-    spread: float = 0.15
-    refractory: float = 1500.0
-    jitter: float = 500.0
-    noise: float = 1.0
-    path: tuple = PATH
-
-
-#: Image margin (pixels of paper) so that every place that a pixel can see is inside the grid.
-MARGIN = 9
-GRID = IMAGE_SIDE + 2 * MARGIN
-#: Simulation step, microseconds.
-STEP = 1000
-
-
-@numba.njit(cache=True)
-def _mix(state):
-    """splitmix64 (Steele, Lea, Flood, OOPSLA 2014): 64 well-mixed bits from any 64-bit number."""
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
-
-
-@numba.njit(cache=True)
-def _uniform(state):
-    """The next number in (0, 1) of the generator whose counter is ``state[0]``."""
-    state[0] += np.uint64(0x9E3779B97F4A7C15)
-    return (float(_mix(state[0]) >> np.uint64(11)) + 0.5) / 9007199254740992.0
-
-
-@numba.njit(cache=True)
-def _normal(state):
-    """A standard normal number (Box and Muller)."""
-    return math.sqrt(-2.0 * math.log(_uniform(state))) * math.cos(2.0 * math.pi * _uniform(state))
-
-
-@numba.njit(cache=True)
-def _log_light(image, contrast, kernel, grid):
-    """Fill `grid` [GRID, GRID] with the log intensity of `image` [28, 28] after the optics' blur."""
-    radius = len(kernel) // 2
-    dark = 1.0 - math.exp(-contrast)
-    rows = np.zeros((GRID, GRID), np.float32)
-    for y in range(IMAGE_SIDE):
-        for x in range(IMAGE_SIDE):
-            if image[y, x] > 0:
-                value = dark * image[y, x] / 255.0
-                for k in range(-radius, radius + 1):
-                    rows[y + MARGIN, x + MARGIN + k] += value * kernel[k + radius]
-    grid[:] = 0.0
-    for y in range(MARGIN - radius, MARGIN + IMAGE_SIDE + radius):
-        for x in range(GRID):
-            total = 0.0
-            for k in range(-radius, radius + 1):
-                total += rows[y + k, x] * kernel[k + radius]
-            grid[y, x] = math.log(1.0 - total)
-
-
-@numba.njit(cache=True)
-def _one_digit(grid, place, weight, threshold, sensor, state, out):
-    """Events of one digit as sortable keys in `out`; returns how many there were (it may be more than fit)."""
-    refractory, jitter, noise = sensor
-    steps = len(place)
-    count = 0
-    for y in range(SIDE):
-        for x in range(SIDE):
-            base = y * GRID + x
-            on, off = threshold[0, y, x], threshold[1, y, x]
-            reference = grid[0]
-            before = reference
-            ready = 0.0
-            for step in range(steps):
-                at = base + place[step]
-                now = (weight[step, 0] * grid[at] + weight[step, 1] * grid[at + 1]
-                       + weight[step, 2] * grid[at + GRID] + weight[step, 3] * grid[at + GRID + 1])
-                if step == 0:
-                    reference = now
-                    before = now
-                    continue
-                while True:
-                    if now - reference >= on:
-                        level, polarity = reference + on, 1
-                    elif reference - now >= off:
-                        level, polarity = reference - off, 0
-                    else:
-                        break
-                    # Where between the two steps the light passed the level.
-                    span = now - before
-                    part = (level - before) / span if span != 0.0 else 0.0
-                    time = STEP * (step - 1 + min(max(part, 0.0), 1.0))
-                    if time < ready:
-                        if ready > STEP * step:
-                            break
-                        time = ready
-                    reference = level
-                    ready = time + refractory
-                    time += jitter * _normal(state)
-                    if time >= 0:
-                        if count < len(out):
-                            out[count] = (np.int64(time) << 13) | (polarity << 12) | (y << 6) | x
-                        count += 1
-                before = now
-    time = 0.0
-    rate = noise * SIDE * SIDE * 1e-6  # events a microsecond
-    while rate > 0:
-        time -= math.log(_uniform(state)) / rate
-        if time >= STEP * (steps - 1):
-            break
-        if count < len(out):
-            pixel = int(_uniform(state) * SIDE * SIDE)
-            polarity = int(_uniform(state) * 2)
-            out[count] = (np.int64(time) << 13) | (polarity << 12) | ((pixel // SIDE) << 6) | (pixel % SIDE)
-        count += 1
-    return count
-
-
-@numba.njit(parallel=True, cache=True)
-def _many_digits(images, states, contrast, kernel, place, weight, threshold, sensor, out, counts):
-    for n in numba.prange(len(images)):
-        grid = np.empty((GRID, GRID), np.float32)
-        _log_light(images[n], contrast, kernel, grid)
-        state = states[n : n + 1].copy()
-        counts[n] = _one_digit(grid.reshape(-1), place, weight, threshold, sensor, state, out[n])
-        if counts[n] <= out.shape[1]:
-            out[n, : counts[n]].sort()
-
-
-def _track(path: tuple) -> tuple[np.ndarray, np.ndarray]:
-    """Where pixel (0, 0) looks in the grid, at every step: cell index [steps], bilinear weights [steps, 4]."""
-    knots = np.asarray(path, dtype=np.float64)
-    ms = np.arange(0, knots[-1, 0] * 1000 + 1, STEP) / 1000
-    x, y = (MARGIN - np.interp(ms, knots[:, 0], knots[:, k]) for k in (1, 2))
-    column, row = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
-    fx, fy = x - column, y - row
-    weight = np.stack([(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx], axis=1)
-    return row * GRID + column, weight.astype(np.float32)
-
-
-def simulate(images: np.ndarray, seed: int = 0, ids: np.ndarray | None = None, labels: np.ndarray | None = None,
-             params: SensorParams = SensorParams(), progress: bool = False) -> PackedEvents:  # fmt: skip
+def simulate(
+    images: np.ndarray,
+    seed: int = 0,
+    ids: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    params: SensorParams | None = None,
+    progress: bool = False,
+    workers: int | None = None,
+) -> PackedEvents:
     """What the simulated sensor records of digit images.
 
     Parameters
@@ -205,72 +44,118 @@ def simulate(images: np.ndarray, seed: int = 0, ids: np.ndarray | None = None, l
     images : uint8 array [N, 28, 28]
         Ink, 0 to 255, as MNIST has it.
     seed : int
-        Chooses the sensor (its pixels' thresholds) and the noise. Digit n's events depend on the seed, on
-        ``ids[n]`` and on its image alone, not on the other digits.
+        Chooses the sensor (its pixels' thresholds and refractory times) and all that is random. Digit n's
+        events depend on the seed, on ``ids[n]`` and on its image alone, not on the other digits.
     ids : integer array [N], optional
-        1-based numbers of the digits; 1..N where not given.
+        Numbers of the digits, 0 or more; 1..N where not given.
     labels : integer array [N], optional
         Digits 0..9; 0 where not given.
-    params : SensorParams
-        The sensor.
+    params : SensorParams, optional
+        The sensor, where it is not the calibrated one.
     progress : bool
         Show a progress bar.
+    workers : int, optional
+        Threads; as many as the process may use processors where not given.
 
     Returns
     -------
     PackedEvents
-        N recordings of about 300 ms.
+        N recordings of about 308 ms.
 
     Raises
     ------
     ValueError
-        Where images, ids or labels have another shape or type than expected.
+        Where images, ids or labels have another shape, type or range than expected.
+
+    Examples
+    --------
+    >>> images, labels, ids = load_mnist('MNIST', train=True)
+    >>> events = simulate(images[:1000], ids=ids[:1000], labels=labels[:1000])
     """
-    images = np.ascontiguousarray(images)
-    if images.ndim != 3 or images.shape[1:] != (IMAGE_SIDE, IMAGE_SIDE) or images.dtype != np.uint8:
-        raise ValueError(f"images: expected uint8 [N, 28, 28], found {images.dtype} {list(images.shape)}")
-    ids = np.arange(1, len(images) + 1) if ids is None else np.asarray(ids, dtype=np.int64)
-    labels = np.zeros(len(images), np.int64) if labels is None else np.asarray(labels, dtype=np.int64)
-    for name, array in (("ids", ids), ("labels", labels)):
-        if array.shape != (len(images),):
-            raise ValueError(f"{name}: expected one for each of {len(images)} images, found {list(array.shape)}")
+    images, ids, labels = _checked(images, ids, labels)
+    params = SensorParams() if params is None else params
+    constants, path = pixels.constants(params), np.array(params.path, dtype=np.float64)
+    thresholds, refractory = _make_sensor(params, seed)
+    states = _random_states(seed, ids)
 
-    radius = math.ceil(3 * params.blur)
-    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / params.blur) ** 2)
-    kernel = (kernel / kernel.sum()).astype(np.float32)
-    place, weight = _track(params.path)
-    rng = np.random.default_rng(seed)
-    threshold = np.empty((2, SIDE, SIDE), np.float32)
-    for polarity, mean in enumerate((params.threshold_on, params.threshold_off)):
-        threshold[polarity] = mean * np.maximum(0.3, 1 + params.spread * rng.standard_normal((SIDE, SIDE)))
-    sensor = (params.refractory, params.jitter, params.noise)
-    # Two rounds of mixing keep the streams of neighbouring ids and seeds apart.
-    words = [int.from_bytes(hashlib.blake2b(f"{seed} {n}".encode(), digest_size=8).digest()) for n in ids.tolist()]
-    states = np.array(words, dtype=np.uint64)
-
-    parts, chunk, room = [], 256, 12_000
-    bar = tqdm(total=len(images), desc="simulating", unit="digit", disable=not progress)
-    for start in range(0, len(images), chunk):
-        some = slice(start, start + chunk)
+    def run(start: int) -> PackedEvents:
+        some, room = slice(start, start + CHUNK), ROOM
+        counts = np.empty(len(images[some]), np.int64)
         while True:
-            out = np.empty((len(images[some]), room), np.int64)
-            counts = np.empty(len(out), np.int64)
-            _many_digits(images[some], states[some], params.contrast, kernel, place, weight, threshold, sensor,
-                         out, counts)  # fmt: skip
+            out = np.empty((len(counts), room), np.int64)
+            pixels.record(images[some], states[some], path, constants, thresholds, refractory, out, counts)
             if counts.max() <= room:
                 break
             room = int(counts.max())
-        keys = np.concatenate([row[:count] for row, count in zip(out, counts, strict=True)])
-        parts.append(PackedEvents(
-            x=(keys & 63).astype(np.uint8), y=(keys >> 6 & 63).astype(np.uint8), p=(keys >> 12 & 1).astype(np.uint8),
-            t=(keys >> 13).astype(np.int32), offsets=np.concatenate([[0], np.cumsum(counts)]),
-            labels=labels[some], ids=ids[some]))  # fmt: skip
-        bar.update(len(out))
-    bar.close()
+        return _unpack(out, counts, labels[some], ids[some])
+
+    starts = range(0, len(images), CHUNK)
+    pool = ThreadPoolExecutor(workers or _processors())
+    parts = []
+    try:
+        with tqdm(total=len(images), desc="simulating", unit="digit", disable=not progress) as bar:
+            for part in pool.map(run, starts):
+                parts.append(part)
+                bar.update(len(part))
+    finally:
+        pool.shutdown(cancel_futures=True)
     if not parts:
         none = {name: np.empty(0, dtype) for name, dtype in (EVENT_ARRAYS | RECORDING_ARRAYS).items()}
         return PackedEvents(**none | {"offsets": np.zeros(1, np.int64)})
     return PackedEvents.concatenate(parts)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _checked(images, ids, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    images = np.ascontiguousarray(images)
+    if images.ndim != 3 or images.shape[1:] != (IMAGE_SIDE, IMAGE_SIDE) or images.dtype != np.uint8:
+        raise ValueError(f"images: expected uint8 [N, 28, 28], found {images.dtype} {list(images.shape)}")
+    arrays = []
+    for name, array, default in (("ids", ids, np.arange(1, len(images) + 1)), ("labels", labels, 0 * images[:, 0, 0])):
+        array = np.asarray(default if array is None else array)
+        if array.shape != (len(images),) or array.dtype.kind not in "iu":
+            expected = f"expected an integer for each of {len(images)} images"
+            raise ValueError(f"{name}: {expected}, found {array.dtype} {list(array.shape)}")
+        arrays.append(array.astype(np.int64))
+    ids, labels = arrays
+    if len(ids) and ids.min() < 0:
+        raise ValueError(f"ids: expected 0 or more, found {ids.min()}")
+    if len(labels) and not 0 <= labels.min() <= labels.max() <= 9:
+        raise ValueError(f"labels: expected digits 0..9, found {labels.min()}..{labels.max()}")
+    return images, ids, labels
+
+
+def _make_sensor(params: SensorParams, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Thresholds [2, 34, 34] (OFF, ON) and refractory times [34, 34] of the sensor number `seed`."""
+    rng = np.random.default_rng(_random_states(seed, ["sensor"])[0])
+    off, on, dead = rng.standard_normal((3, SIDE, SIDE))
+    # A threshold far below the others would make a pixel that never stops.
+    off = params.threshold_off * np.maximum(0.3, 1 + params.spread_off * off)
+    on = params.threshold_on * np.maximum(0.3, 1 + params.spread_on * on)
+    refractory = np.maximum(params.refractory * np.exp(params.refractory_spread * dead), params.reset)
+    return np.stack([off, on]), refractory
+
+
+def _random_states(seed: int, names) -> np.ndarray:
+    """One well-mixed start of random numbers for each name: neighbours have nothing in common."""
+    words = (hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest() for name in names)
+    return np.array([int.from_bytes(word, "little") for word in words], dtype=np.uint64)
+
+
+def _unpack(out: np.ndarray, counts: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> PackedEvents:
+    events = out[np.arange(out.shape[1]) < counts[:, None]]
+    return PackedEvents(
+        x=(events & 63).astype(np.uint8),
+        y=(events >> pixels.ROW_SHIFT & 63).astype(np.uint8),
+        p=(events >> pixels.POLARITY_SHIFT & 1).astype(np.uint8),
+        t=(events >> pixels.TIME_SHIFT).astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(counts)]),
+        labels=labels,
+        ids=ids,
+    )
 
 
 def simulated_split(train: bool, seed: int = 0, cache: bool = True) -> PackedEvents:
@@ -290,39 +175,70 @@ def simulated_split(train: bool, seed: int = 0, cache: bool = True) -> PackedEve
     -------
     PackedEvents
     """
-    images, labels, ids = load_sklearn_digits(bool(train))
     if not cache:
+        images, labels, ids = load_sklearn_digits(bool(train))
         return simulate(images, seed, ids, labels)
-    # The name holds everything the recordings depend on, this file included.
-    digest = hashlib.blake2b(digest_size=8)
-    for part in (images.tobytes(), repr(astuple(SensorParams())).encode(), Path(__file__).read_bytes()):
-        digest.update(part)
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nmnist_helpers"
-    path = folder / f"simulated-{'train' if train else 'test'}-seed{seed}-{digest.hexdigest()}.npz"
-    events = _load_npz(path)
-    if events is None or len(events) != len(labels) or not np.array_equal(events.ids, ids):
-        events = simulate(images, seed, ids, labels)
-        _save_npz(path, events)
+    path = cache_file(train, seed)
+    events = _load(path)
+    if events is None:
+        events = simulated_split(train, seed, cache=False)
+        _save(path, events)
     return events
 
 
-def _load_npz(path: Path) -> PackedEvents | None:
+def cache_file(train: bool, seed: int = 0) -> Path:
+    """Where `simulated_split` keeps its recordings. The name holds what they depend on: change that, and they are
+    made anew."""
+    digest = hashlib.blake2b(repr(SensorParams()).encode(), digest_size=8)
+    for module in (digits, pixels, sensor):
+        digest.update(Path(module.__file__).read_bytes())
+    digest.update(Path(__file__).read_bytes())
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nmnist_helpers"
+    return folder / f"simulated-{'train' if train else 'test'}-seed{seed}-{digest.hexdigest()}.npz"
+
+
+def _load(path: Path) -> PackedEvents | None:
+    """The recordings in `path`; None where it is not there or not whole. (npz files carry checksums.)"""
     try:
         with np.load(path, allow_pickle=False) as file:
             return PackedEvents(**{name: file[name] for name in EVENT_ARRAYS | RECORDING_ARRAYS}).validate()
-    except Exception:  # a cache is never worth an error: whatever is wrong with it, it is made anew
+    except Exception:  # whatever is wrong with a cache, the remedy is the same: make it anew
         return None
 
 
-def _save_npz(path: Path, events: PackedEvents) -> None:
+def _save(path: Path, events: PackedEvents) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".npz")
+        with atomic(path) as temporary:
+            np.savez(temporary, **{name: getattr(events, name) for name in EVENT_ARRAYS | RECORDING_ARRAYS})
     except OSError:
-        return  # no place to keep a cache; simulating takes a second or two
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **{name: getattr(events, name) for name in EVENT_ARRAYS | RECORDING_ARRAYS})
-        os.replace(temporary, path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
+        pass  # no place for a cache: next time it takes a second again
+
+
+def write_recordings(events: PackedEvents, folder: str | os.PathLike, progress: bool = False) -> None:
+    """Write recordings in N-MNIST's layout: ``<folder>/<digit>/<id>.bin``, the id with five figures.
+
+    Parameters
+    ----------
+    events : PackedEvents
+        Its ids are the files' names, so they must differ.
+    folder : path-like
+        Usually ``.../Train`` or ``.../Test``.
+    progress : bool
+        Show a progress bar.
+
+    Raises
+    ------
+    ValueError
+        Where two recordings have the same id, or one has no events.
+    """
+    folder = Path(folder)
+    ids, times = np.unique(events.ids, return_counts=True)
+    if (times > 1).any():
+        raise ValueError(f"ids: expected each once, found {ids[times > 1][0]} {times.max()} times")
+    if len(events) and events.counts.min() == 0:
+        raise ValueError(f"recording {int(events.counts.argmin())} has no events; a file would be empty")
+    for digit in np.unique(events.labels):
+        (folder / str(digit)).mkdir(parents=True, exist_ok=True)
+    for n in tqdm(range(len(events)), desc="writing", unit="rec", disable=not progress):
+        with atomic(folder / str(events.labels[n]) / f"{events.ids[n]:05d}.bin") as temporary:
+            temporary.write_bytes(encode_2d(*events.recording(n)))
