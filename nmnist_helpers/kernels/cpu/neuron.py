@@ -7,6 +7,7 @@ from numba import njit, prange
 from ..common import DECAY_SCALE, MAX_STATE, STATE_SCALE, State, Surrogate, Trace, check_rows, raise_out_of_range
 from .arithmetic import BLOCK, exp_negative, f32, i32, leak
 
+FEW_LAGS = 6  # up to so many different lags within a block of channels are picked row by row
 NO_CURRENT = np.empty((0, 0, 0), np.int32)
 NO_GRADIENT = np.empty((0, 0, 0), np.float32)
 
@@ -73,9 +74,7 @@ def _backward(
         k_i, k_v = keep_i[first:last], keep_v[first:last]
         a_i, a_v = k_i.astype(np.float32) / f32(DECAY_SCALE), k_v.astype(np.float32) / f32(DECAY_SCALE)
         lags = lag[first:last]
-        together = True
-        for c in range(n):
-            together &= lags[c] == lags[0]
+        nearest, farthest = lags.min(), lags.max()
         factor = np.empty(n, np.float32)
         for c in range(n):
             factor[c] = value * gain * (f32(1.0) if kept.size == 0 else f32(kept[b, first + c]))
@@ -83,11 +82,15 @@ def _backward(
         sum_i, sum_v = np.zeros(n, np.float32), np.zeros(n, np.float32)
         for t in range(steps - 1, -1, -1):
             if grad.size > 0:  # the output's gradient, read where the axon has sent the spike
-                if together:
-                    if t + lags[0] < steps:
-                        g_s[:] = grad[b, t + lags[0], first:last]
-                    else:
-                        g_s[:] = f32(0.0)
+                if farthest - nearest < FEW_LAGS:  # pick from whole rows: a gather, but in vector code
+                    for away in range(nearest, farthest + 1):
+                        if t + away < steps:
+                            row = grad[b, t + away, first:last]
+                            for c in range(n):
+                                g_s[c] = row[c] if lags[c] == away else g_s[c]
+                        else:
+                            for c in range(n):
+                                g_s[c] = f32(0.0) if lags[c] == away else g_s[c]
                 else:
                     for c in range(n):
                         at = t + lags[c]
