@@ -336,6 +336,9 @@ def test_surrogate_at_every_distance(twin):
     assert found[0] == pytest.approx(0.04, rel=1e-6)  # 0.3 / (2 * 3.75)
     near = expected > 1e-30
     np.testing.assert_allclose(found[near], expected[near], rtol=2e-6)
+    close = np.abs(v - THRESHOLD) < 2.5 * 4096 * SURROGATE.tau / np.log2(np.e)  # some whole turns of the exponent
+    assert close.sum() > 500
+    np.testing.assert_allclose(found[close], expected[close], rtol=4e-7)
     assert (np.abs(found[~near]) < 1e-30).all()
 
 
