@@ -12,7 +12,7 @@ from . import recordings
 from .cache import cache_files, cached
 from .io import Event
 from .packed import CHANNELS, PIXELS, SIDE, PackedEvents
-from .paths import data_root
+from .paths import ROOT, data_root
 from .raster import time_bins
 
 SOURCES = ("auto", "recorded", "simulated")
@@ -97,7 +97,9 @@ class NMNISTDataset(Dataset):
             self._packed = saccade.simulated_split(self.train)
             said = f"N-MNIST {split}: {len(self)} simulated recordings"
             if source == "auto":
-                said += f" (no recordings in {self.root}). {_HOW}."
+                # Short where it is our own folder: the line ends up in notebooks.
+                where = self.root.relative_to(ROOT) if self.root.is_relative_to(ROOT) else self.root
+                said += f" (no recordings in {where}). {_HOW}."
         else:
             if cache:
                 self._packed = load(found)

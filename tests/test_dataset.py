@@ -14,6 +14,7 @@ from nmnist_helpers.augment import augment
 from nmnist_helpers.dataset import NMNISTDataset
 from nmnist_helpers.io import Event
 from nmnist_helpers.packed import PackedEvents
+from nmnist_helpers.paths import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_transform_gets_an_event_in_ms(root):
 def test_one_line_says_which_source(root, tmp_path, capsys):
     NMNISTDataset(root, train=False)
     out = capsys.readouterr().out
-    assert out == f"N-MNIST Test: 20 real recordings from {root / 'Test'}\n"
+    assert out == "N-MNIST Test: 20 real recordings from data/Test\n"
     simulated = NMNISTDataset(tmp_path / "nothing", train=False)
     out = capsys.readouterr().out
     assert out.count("\n") == 1
@@ -132,6 +133,13 @@ def test_one_line_says_which_source(root, tmp_path, capsys):
     assert "download=True" in out
     assert "Train.zip" in out
     assert "NMNIST_DATA" in out
+
+
+def test_our_own_folder_is_named_without_the_users_folders(monkeypatch, capsys):
+    monkeypatch.setattr("nmnist_helpers.paths.ROOT", ROOT / "no-such-folder")
+    monkeypatch.setattr("nmnist_helpers.dataset.ROOT", ROOT / "no-such-folder")
+    NMNISTDataset(train=False)
+    assert "(no recordings in data)" in capsys.readouterr().out
 
 
 def test_data_root_comes_from_the_environment(root, monkeypatch):
