@@ -275,6 +275,28 @@ def test_workers_and_pickles(tmp_path, kind, cache):
     assert torch.cat([label for _, label in batches]).tolist() == [label for _, label in alone]
 
 
+class ArchiveOfParent(torch.utils.data.Dataset):
+    """Whether this process reads from the open archive of the process that made the dataset."""
+
+    def __init__(self, files):
+        self.files, self.archive = files, files._open()
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, n):
+        return int(self.files._open() is self.archive)
+
+
+def test_each_worker_opens_the_archive_itself(tmp_path):
+    # Forked processes share the position in an open file: one's reading would move the other's.
+    fake_nmnist.write_zip(tmp_path, "Train", fake_nmnist.make(0))
+    looking = ArchiveOfParent(NMNISTDataset(tmp_path, cache=False)._files)
+    assert [looking[n] for n in range(4)] == [1] * 4
+    seen = DataLoader(looking, batch_size=1, num_workers=2, multiprocessing_context="fork")
+    assert torch.cat(list(seen)).tolist() == [0] * 4
+
+
 def test_augmented_workers_differ_and_repeat(root):
     # The same recording from every worker: only augmentation can tell them apart.
     dataset = NMNISTDataset(root, transform=augment)
