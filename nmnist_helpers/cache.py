@@ -219,6 +219,14 @@ def writable(folder: Path) -> bool:
     return True
 
 
+def _may_write(path: Path) -> bool:
+    # Whatever a `.cache` may allow that somebody left in read-only data: the data folder's rights decide.
+    folder = path.parent
+    if folder.name == ".cache" and folder.parent.exists() and not folder.parent.stat().st_mode & 0o222:
+        return False
+    return writable(folder)
+
+
 def cache_files(root: Path, name: str) -> list[Path]:
     """Where the cache `name` of the data folder `root` may be, the better place first.
 
@@ -254,7 +262,7 @@ def cached(
         except (CacheError, OSError):
             continue
     for path in paths:
-        if not writable(path.parent):
+        if not _may_write(path):
             continue
         # One process writes; the others wait and find it done.
         with locked(path.with_suffix(".lock"), f"waiting for another process that writes {path}"):

@@ -248,6 +248,16 @@ def test_read_only_data_are_left_alone(root, tmp_path, packed):
     assert cache_files(tmp_path / "other", "nmnist-train-folder")[1] != files[0]
 
 
+def test_a_folder_left_in_read_only_data_is_not_written_to(root, packed):
+    (root / ".cache").mkdir()
+    root.chmod(0o555)
+    try:
+        assert same(NMNISTDataset(root).packed, packed)
+        assert not list((root / ".cache").iterdir())
+    finally:
+        root.chmod(0o755)
+
+
 def test_without_any_room_it_decodes_into_memory(root, packed, monkeypatch, capsys):
     monkeypatch.setattr(cache_module, "writable", lambda folder: False)
     dataset = NMNISTDataset(root)
