@@ -1,5 +1,6 @@
 """The official N-MNIST archives: fetched, checked, counted, and unpacked if that is wanted."""
 
+import argparse
 import json
 import os
 import shutil
@@ -282,3 +283,22 @@ def unpack_archive(path: str | os.PathLike, target: str | os.PathLike, progress:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command ``python -m nmnist_helpers.download``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m nmnist_helpers.download", description="Fetch and check the official N-MNIST archives (1.2 GB)."
+    )
+    parser.add_argument("root", nargs="?", help="data folder (default: NMNIST_DATA, else data/ beside the notebooks)")
+    parser.add_argument("--unpack", action="store_true", help="unpack them too; the dataset reads archives as well")
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--train", action="store_const", const=True, dest="train", help="only the training archive")
+    part.add_argument("--test", action="store_const", const=False, dest="train", help="only the test archive")
+    options = parser.parse_args(argv)
+    for path in download(options.root, options.train, options.unpack):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -618,3 +618,17 @@ def test_a_small_disk_is_noticed_before_unpacking(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"GB free, Train\.zip needs .* GB unpacked"):
         unpack_archive(path, tmp_path / "Train")
     assert not (tmp_path / "Train").exists()
+
+
+def test_command_passes_its_options_on(monkeypatch, tmp_path, capsys):
+    seen = []
+
+    def fake(root, train, unpack):
+        seen.append((root, train, unpack))
+        return [tmp_path / "Test.zip"]
+
+    monkeypatch.setattr(download_module, "download", fake)
+    download_module.main([str(tmp_path), "--test", "--unpack"])
+    download_module.main([])
+    assert seen == [(str(tmp_path), False, True), (None, None, False)]
+    assert "Test.zip" in capsys.readouterr().out

@@ -1,6 +1,5 @@
 """What the benchmarks share: interleaved timing, peak memory, the batch and the contestants."""
 
-import resource
 import statistics
 import subprocess
 import sys
@@ -128,10 +127,18 @@ def peak_memory(task: str) -> float:
 def _measure(task: str) -> None:
     contest = Contest()
     step = {"engine": contest.engine_step, "reference": contest.reference_step}[task]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    contest.batch()  # decodes or maps the recordings
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = _status("VmRSS")
     for _ in range(3):
         step()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print((_status("VmHWM") - before) / 1024)
+
+
+def _status(name: str) -> int:
+    """A line of the process's status, in kB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
 if __name__ == "__main__":

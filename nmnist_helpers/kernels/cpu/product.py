@@ -16,7 +16,7 @@ from .neuron import neuron_forward, step
 from .weight import WEIGHT_STEPS, weight_values
 
 DRIVE_SHIFT = 7  # 4096 / 32 = 2**7: from weight steps to state units
-DENSE_FROM = 0.15  # share of set bins from which a dense product is the faster one
+DENSE_FROM = 0.08  # share of set bins from which a dense product is the faster one (tests/benchmarks/test_cpu.py)
 MAX_INPUTS = (1 << 16) - 1  # inputs x 128 x 128 must stay below 2**30
 
 
