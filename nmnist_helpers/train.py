@@ -71,22 +71,32 @@ def split(labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(learn), np.sort(validate)
 
 
-class Group:
-    """The processes of a torchrun, or one process alone."""
+def evenly(count: int, most: int | None) -> np.ndarray:
+    """Indices of at most `most` of `count` recordings, taken evenly: datasets are in order of digit."""
+    return np.arange(count) if most is None or most >= count else np.arange(most) * count // most
 
-    def __init__(self):
+
+class Group:
+    """The processes of a torchrun, or one process alone.
+
+    Parameters
+    ----------
+    device : str
+        Where to compute. 'auto' takes a GPU where there is one; under torchrun 'cuda' gives each process its own.
+    """
+
+    def __init__(self, device: str = "auto"):
         self.size = int(os.environ.get("WORLD_SIZE", 1))
         self.rank = int(os.environ.get("RANK", 0))
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda" and self.size > 1:
+            device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        self.device = torch.device(device)
+        if self.device.index is not None and self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # Triton and NCCL go by the present device
         if self.size > 1:
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-
-    def device(self, name: str) -> torch.device:
-        """The device of this process: 'auto' takes its GPU where there is one."""
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cuda" and self.size > 1:
-            name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-        return torch.device(name)
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
 
     def wrap(self, net: torch.nn.Module) -> torch.nn.Module:
         """The network with its gradients averaged over the processes."""
@@ -103,8 +113,7 @@ class Group:
         """Sum a running statistic over the processes."""
         if self.size > 1:
             total = torch.tensor([stat.loss_sum, stat.correct_samples, stat.num_samples], dtype=torch.float64)
-            device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-            total = total.to(device)
+            total = total.to(self.device)
             dist.all_reduce(total)
             stat.loss_sum, stat.correct_samples, stat.num_samples = total[0].item(), int(total[1]), int(total[2])
 
@@ -139,7 +148,7 @@ def run(settings: Settings, resume: bool = False) -> dict:
     The output folder gets ``network.pt`` (the best epoch), ``loss.txt`` and ``accuracy.txt`` (the curves),
     ``checkpoint.pt`` (to resume) and ``result.json``.
     """
-    group = Group()
+    group = Group(settings.device)
     try:
         return _run(settings, resume, group)
     finally:
@@ -148,10 +157,11 @@ def run(settings: Settings, resume: bool = False) -> dict:
 
 def _run(settings: Settings, resume: bool, group: Group) -> dict:
     out, first = Path(settings.out), group.rank == 0
-    device = group.device(settings.device)
+    device = group.device
     torch.manual_seed(settings.seed)
     training_set = NMNISTDataset(settings.data, train=True, source=settings.source)
-    learn, validate = split(training_set.labels[: settings.recordings], settings.validation)
+    used = evenly(len(training_set), settings.recordings)
+    learn, validate = (used[part] for part in split(training_set.labels[used], settings.validation))
     options = {"batch_size": settings.batch_size, "device": device}
     train_loader = EventLoader(
         Subset(training_set, learn), shuffle=True, seed=settings.seed, transform=augment, **options
@@ -212,6 +222,9 @@ def _resume(out, device, net, optimizer, scheduler, stats) -> tuple[int, float]:
     if scheduler is not None and kept["scheduler"] is not None:
         scheduler.load_state_dict(kept["scheduler"])
     stats.load(str(out))
+    for stat in (stats.training, stats.validation, stats.testing):
+        # A run that was broken off between the curves and the checkpoint left one epoch too many.
+        del stat.loss_log[kept["epoch"] :], stat.accuracy_log[kept["epoch"] :]
     return kept["epoch"], kept["seconds"]
 
 
@@ -219,7 +232,7 @@ def _report(settings, out, net, stats, learned, validated, seconds, source) -> d
     device = next(net.parameters()).device
     net.load_state_dict(torch.load(out / "network.pt", map_location=device, weights_only=True))
     test_set = NMNISTDataset(settings.data, train=False, source=settings.source)
-    tested = Subset(test_set, range(min(len(test_set), settings.recordings or len(test_set))))
+    tested = Subset(test_set, evenly(len(test_set), settings.recordings))
     net.eval()
     right = 0
     with torch.no_grad():

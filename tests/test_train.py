@@ -24,6 +24,31 @@ def test_split_is_fixed_disjoint_and_balanced():
     assert (validate == again[1]).all()
 
 
+@pytest.mark.parametrize("most", [50, 60, 64, 599])
+def test_a_part_of_the_recordings_has_every_digit(most):
+    labels = np.repeat(np.arange(10), 60)  # recordings come in order of digit
+    chosen = train.evenly(len(labels), most)
+    assert len(np.unique(chosen)) == len(chosen) == most
+    counts = np.bincount(labels[chosen], minlength=10)
+    assert counts.max() - counts.min() <= 1
+    for all_of_them in (None, 600, 601):
+        assert (train.evenly(600, all_of_them) == np.arange(600)).all()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_process_has_a_gpu_of_its_own(monkeypatch, rank):
+    chosen, backends = [], []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(train.dist, "init_process_group", backends.append)
+    assert train.Group("auto").device == torch.device("cuda", rank)
+    assert chosen == [torch.device("cuda", rank)]
+    assert train.Group("cpu").device == torch.device("cpu")
+    assert backends == ["nccl", "gloo"], "NCCL cannot add up what is on the CPU"
+
+
 def test_run_writes_network_curves_and_result(tmp_path):
     result = train.main([*SMALL, "2", "--out", str(tmp_path)])
     assert result == json.loads((tmp_path / "result.json").read_text())
@@ -42,7 +67,12 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch)
     options = [*SMALL, "2", "--dropout", "0", "--schedule", "constant"]
     train.main([*options, "--out", str(whole)])
     train.main([*SMALL, "1", "--dropout", "0", "--schedule", "constant", "--out", str(broken)])
+    for name in ("loss.txt", "accuracy.txt"):  # as if it had been broken off just before the next checkpoint
+        text = (broken / name).read_text()
+        (broken / name).write_text(text + text.splitlines()[-1] + "\n")
     train.main([*options, "--out", str(broken), "--resume"])
+    lengths = [len((folder / "loss.txt").read_text().splitlines()) for folder in (whole, broken)]
+    assert lengths == [3, 3], "a line of heads and one for each epoch"
     a, b = (torch.load(folder / "checkpoint.pt", weights_only=True)["net"] for folder in (whole, broken))
     for name in a:
         torch.testing.assert_close(a[name], b[name], msg=name)
