@@ -64,6 +64,11 @@ class Block(torch.nn.Module):
         """Spikes in, spikes out: [B, C, T] or [B, C, H, W, T]."""
         return self._counted(self._axon(self.neuron(self.synapse(spikes))))
 
+    @property
+    def grad_norm(self) -> float:
+        """As `nmnist_helpers.synapse.Synapse.grad_norm`."""
+        return self.synapse.grad_norm
+
     def _axon(self, spikes: torch.Tensor) -> torch.Tensor:
         if self.delay_shift:
             spikes = shift(spikes, 1)
