@@ -9,6 +9,7 @@ import platform
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's malloc.h
 KEEP = 1 << 30  # bytes
+OLD_MOST = 1 << 25  # the documented upper limit of M_MMAP_THRESHOLD, which older versions enforce; blocks are smaller
 
 
 def keep_freed_memory() -> bool:
@@ -16,4 +17,5 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    return bool(libc.mallopt(M_MMAP_THRESHOLD, KEEP)) and bool(libc.mallopt(M_TRIM_THRESHOLD, KEEP))
+    kept = any(libc.mallopt(M_MMAP_THRESHOLD, size) for size in (KEEP, OLD_MOST))
+    return bool(libc.mallopt(M_TRIM_THRESHOLD, KEEP)) and kept
