@@ -476,7 +476,7 @@ def w_outside_has_no_gradient(w, grad) -> bool:
     return bool((grad[outside] == 0).all() and (grad[~outside] != 0).any() | (w.numel() == 1))
 
 
-DENSITIES = pytest.mark.parametrize("density", [0.0, 0.01, 0.1, 0.5, 1.0])
+DENSITIES = pytest.mark.parametrize("density", [0.0, 0.01, 0.6 * DENSE_FROM, 0.5, 1.0])
 VALUES = pytest.mark.parametrize("value", [1.0, 1 / 0.95, 0.25])
 
 
@@ -528,7 +528,7 @@ def test_layer_forward(twin, density, value):
         np.testing.assert_array_equal(bare.spikes.numpy(), trace.spikes.numpy())
         np.testing.assert_array_equal(bare.state.voltage.numpy(), trace.state.voltage.numpy())
         np.testing.assert_array_equal(bare.state.current.numpy(), trace.state.current.numpy())
-    assert density < 0.1 or expected[2].any()
+    assert density < 0.04 or expected[2].any()
 
 
 @TWINS
@@ -558,7 +558,7 @@ def test_largest_sums_are_exact():
     inputs = 40_000
     channel = ints(np.arange(inputs))
     spikes = Spikes(ints([0, inputs, inputs]), channel, (1, inputs, 2))
-    spikes = Spikes(torch.cat([spikes.indptr, spikes.indptr[-1:].expand(8)]), channel, (1, inputs, 10))  # sparse
+    spikes = Spikes(torch.cat([spikes.indptr, spikes.indptr[-1:].expand(198)]), channel, (1, inputs, 200))  # sparse
     assert spikes.density < DENSE_FROM
     table = torch.tensor([[-128, 127]], dtype=torch.int8).repeat(inputs, 1)
     keep = ints([0, 0])
