@@ -1,6 +1,7 @@
 """The tutorial's network: 2312-512-512-10 CUBA neurons with learned delays and decays."""
 
 import os
+from collections.abc import Sequence
 
 import torch
 
@@ -42,7 +43,7 @@ class Network(torch.nn.Module):
 
     def __init__(
         self,
-        hidden: tuple[int, ...] = (512, 512),
+        hidden: int | Sequence[int] = (512, 512),
         dropout: float = 0.05,
         inputs: int = CHANNELS,
         outputs: int = 10,
@@ -51,7 +52,7 @@ class Network(torch.nn.Module):
         super().__init__()
         params = {**NEURON_PARAMS, **(neuron_params or {})}
         with_dropout = {**params, "dropout": Dropout(p=dropout)}
-        sizes = [inputs, *hidden]
+        sizes = [inputs, *((hidden,) if isinstance(hidden, int) else hidden)]
         self.blocks = torch.nn.ModuleList(
             block.cuba.Dense(with_dropout, before, after, weight_norm=True, delay=True)
             for before, after in zip(sizes, sizes[1:], strict=False)

@@ -426,6 +426,11 @@ def test_input_of_other_types(kind):
 # ------------------------------------------------------------------------------------------------------- options
 
 
+def test_network_with_one_hidden_layer():
+    shapes = [b.synapse.shape[:2] for b in Network(hidden=7, inputs=20, outputs=3).blocks]
+    assert shapes == [(7, 20), (3, 7)]
+
+
 def test_grad_norm_is_the_synapses():
     block = cuba.Dense(PARAMS, 6, 4, weight_norm=True)
     assert block.grad_norm == 0

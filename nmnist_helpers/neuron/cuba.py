@@ -77,8 +77,8 @@ class Neuron(torch.nn.Module):
     Raises
     ------
     ValueError
-        If a decay lies outside 0..1, the threshold is not positive or out of range, or `num_neurons` is
-        missing.
+        If a decay lies outside 0..1, threshold, `tau_grad` or `scale` is not positive, the threshold is out of
+        range, or `num_neurons` is missing.
 
     Notes
     -----
@@ -102,8 +102,9 @@ class Neuron(torch.nn.Module):
         num_neurons: int | None = None,
     ):
         super().__init__()
-        if not 0 < threshold < float("inf"):
-            raise ValueError(f"Neuron: expected a positive threshold, found {threshold}")
+        for name, value in (("threshold", threshold), ("tau_grad", tau_grad), ("scale", scale)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"Neuron: expected a positive {name}, found {value}")
         self.p_scale = DECAY_SCALE
         self.w_scale = int(scale)
         self.s_scale = int(scale) << 6
