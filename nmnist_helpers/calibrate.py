@@ -31,7 +31,7 @@ POLARITY_PAIRS = ("OFF-OFF", "OFF-ON", "ON-OFF", "ON-ON")
 def profile(events: PackedEvents, bin_ms: float = 10.0) -> np.ndarray:
     """Events per recording in each time bin, float [2, bins]: OFF and ON; from 0 to 340 ms."""
     bins = int(np.ceil(SACCADES[-1] / bin_ms))
-    index = np.minimum((events.t / (1000 * bin_ms)).astype(np.int64), bins - 1) + bins * events.p
+    index = np.minimum((events.t / (1000 * bin_ms)).astype(np.int64), bins - 1) + bins * events.p.astype(np.int64)
     return np.bincount(index, minlength=2 * bins).reshape(2, bins) / max(len(events), 1)
 
 
@@ -145,15 +145,15 @@ def compare(recorded: PackedEvents, simulated: PackedEvents, images: np.ndarray 
         raise ValueError(f"images: expected one for each of {len(recorded)} recordings, found {len(images)}")
     both = recorded, simulated
     counts = [events.counts.astype(np.float64) for events in both]
-    means = [count.mean() for count in counts]
-    on = [100 * events.p.mean() for events in both]
+    means = [float(count.mean()) for count in counts]
+    on = [100 * float(events.p.mean()) for events in both]
     profiles = [profile(events).sum(axis=0) for events in both]
     maps = [event_maps(events) for events in both]
     whole = map_correlation(*(m.sum(axis=1) for m in maps)).mean(axis=0)
     parts = map_correlation(*maps).mean(axis=0)
 
     excess = 100 * (means[1] / means[0] - 1)
-    same_profile, same_counts = np.corrcoef(*profiles)[0, 1], np.corrcoef(*counts)[0, 1]
+    same_profile, same_counts = (float(np.corrcoef(*pair)[0, 1]) for pair in (profiles, counts))
     rows = [
         Row("events per recording", *means, excess, "within 2 %", abs(excess) <= 2),
         Row("  standard deviation", *(count.std() for count in counts)),

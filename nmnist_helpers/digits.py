@@ -24,6 +24,8 @@ MNIST_FILES = {
     True: ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", 60_000),
     False: ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", 10_000),
 }
+#: The largest of them has 47 million bytes.
+MAX_BYTES = 1 << 26
 #: idx magic numbers: two zero bytes, type 8 (uint8), number of dimensions.
 IDX_IMAGES, IDX_LABELS = 0x0803, 0x0801
 
@@ -130,12 +132,15 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
         Where the file is damaged: wrong magic number, size of images, or number of bytes.
     """
     path = Path(path)
-    data = path.read_bytes()
-    if data[:2] == b"\x1f\x8b":
+    with path.open("rb") as file:
         try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            data = (gzip.GzipFile(fileobj=file) if packed else file).read(MAX_BYTES + 1)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ValueError(f"{path}: damaged gzip file ({error})") from error
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{path}: more than {MAX_BYTES} bytes, no file of MNIST")
     if len(data) < 8:
         raise ValueError(f"{path}: expected an idx file, found {len(data)} bytes")
     magic, count = struct.unpack(">II", data[:8])
