@@ -7,6 +7,7 @@ From user to metal: `NMNISTDataset`, `EventLoader`, `augment` bring the data; `N
 `block.cuba` computes; `utils` and `train` train; `netx` exports; `kernels` is what runs underneath.
 """
 
+import importlib
 import os
 
 # torch and Numba bring an OpenMP runtime each. Threads of the one that spin while they wait take the cores from the
@@ -22,6 +23,16 @@ from .paths import GIFS, ROOT, TRAINED, data_root
 from .spikes import Spikes
 
 __version__ = "1.0.0"
+
+_LATER = ("animate", "checkpoint", "cost", "download", "graph", "netx", "nir_exchange", "saccade", "train")
+
+
+def __getattr__(name: str):
+    """Modules that not everyone needs are loaded when someone asks for them: ``slayer.netx``."""
+    if name in _LATER:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "GIFS",

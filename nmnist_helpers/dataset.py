@@ -25,7 +25,7 @@ _HOW = (
 class NMNISTDataset(Dataset):
     """Recordings of handwritten digits by an event camera in three saccades (N-MNIST).
 
-    Orchard, Cohen, Jayawant, Thakor: Converting Static Image Datasets to Spiking Neuromorphic Datasets Using
+    Orchard, Jayawant, Cohen, Thakor: Converting Static Image Datasets to Spiking Neuromorphic Datasets Using
     Saccades. Frontiers in Neuroscience 9:437, 2015. CC BY-SA 4.0.
 
     Parameters

@@ -83,8 +83,8 @@ class EventLoader:
         self.transform = own if transform is None else (transform or None)
         if self.transform is not None and not callable(self.transform):
             raise TypeError(f"transform: expected an Augment or a function, found {type(transform).__name__}")
-        self.sampling_time = sampling_time or getattr(base, "sampling_time", 1)
-        self.sample_length = sample_length or getattr(base, "sample_length", 300)
+        self.sampling_time = getattr(base, "sampling_time", 1) if sampling_time is None else sampling_time
+        self.sample_length = getattr(base, "sample_length", 300) if sample_length is None else sample_length
         self.bins = time_bins(self.sample_length, self.sampling_time)
         self.batch_size, self.shuffle, self.seed = int(batch_size), bool(shuffle), int(seed)
         self.drop_last, self.max_events = bool(drop_last), max_events

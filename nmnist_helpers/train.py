@@ -21,6 +21,7 @@ from sklearn.model_selection import train_test_split
 from torch.utils.data import Subset
 from tqdm import tqdm
 
+from . import kernels
 from .augment import augment
 from .classifier import Rate
 from .dataset import NMNISTDataset
@@ -49,7 +50,7 @@ class Settings:
     data: str | None = None
     recordings: int | None = None
     device: str = "auto"
-    out: str = str(TRAINED)
+    out: str | None = None
 
 
 def split(labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +157,7 @@ def run(settings: Settings, resume: bool = False) -> dict:
 
 
 def _run(settings: Settings, resume: bool, group: Group) -> dict:
-    out, first = Path(settings.out), group.rank == 0
+    first = group.rank == 0
     device = group.device
     torch.manual_seed(settings.seed)
     training_set = NMNISTDataset(settings.data, train=True, source=settings.source)
@@ -168,6 +169,7 @@ def _run(settings: Settings, resume: bool, group: Group) -> dict:
     )
     valid_loader = EventLoader(Subset(training_set, validate), **options)
 
+    out = TRAINED / training_set.source if settings.out is None else Path(settings.out)
     net = Network(dropout=settings.dropout).to(device)
     optimizer = torch.optim.Adam(parameter_groups(net, settings.lr), lr=settings.lr, fused=True)
     scheduler = None
@@ -178,7 +180,7 @@ def _run(settings: Settings, resume: bool, group: Group) -> dict:
     assistant = Assistant(group.wrap(net), error, optimizer, stats, classifier=Rate.predict)
     start, seconds = 0, 0.0
     if resume:
-        start, seconds = _resume(out, device, net, optimizer, scheduler, stats)
+        start, seconds = _resume(out, settings, device, net, optimizer, scheduler, stats)
     torch.manual_seed(1000 * settings.seed + group.rank)  # each process drops neurons of its own
 
     bar = tqdm(range(start, settings.epochs), unit="epoch", initial=start, total=settings.epochs, disable=not first)
@@ -193,6 +195,10 @@ def _run(settings: Settings, resume: bool, group: Group) -> dict:
         group.add_up(stats.training)
         group.add_up(stats.validation)
         stats.update()
+        if device.type == "cuda" and kernels.backend.resolve(device) == "gpu":
+            from .kernels import gpu
+
+            gpu.check()  # the GPU notes states out of range and goes on; once an epoch it is asked
         seconds += time.perf_counter() - began
         if not first:
             continue
@@ -212,11 +218,15 @@ def _run(settings: Settings, resume: bool, group: Group) -> dict:
     return result
 
 
-def _resume(out, device, net, optimizer, scheduler, stats) -> tuple[int, float]:
+def _resume(out, settings, device, net, optimizer, scheduler, stats) -> tuple[int, float]:
     path = out / "checkpoint.pt"
     if not path.exists():
         raise FileNotFoundError(f"--resume: expected {path}, found nothing there")
     kept = torch.load(path, map_location=device, weights_only=True)
+    for name, value in asdict(settings).items():
+        if name not in ("epochs", "out", "data", "device") and kept["settings"].get(name) != value:
+            found = kept["settings"].get(name)
+            raise ValueError(f"--resume: {path} was trained with {name} = {found}, expected {value} as asked for now")
     net.load_state_dict(kept["net"])
     optimizer.load_state_dict(kept["optimizer"])
     if scheduler is not None and kept["scheduler"] is not None:
@@ -276,7 +286,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", default=d.data, help="folder of the recordings (default NMNIST_DATA, else data/)")
     p.add_argument("--recordings", type=int, default=d.recordings, help="use only so many of each split, for a trial")
     p.add_argument("--device", default=d.device, help="auto, cpu or cuda")
-    p.add_argument("--out", default=d.out, help="folder for network, curves and result (default Trained/)")
+    p.add_argument(
+        "--out", default=d.out, help="folder for network, curves, result (default: Trained/recorded or Trained/simulated)"
+    )
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
     return p
 

@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from IPython import display
 from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
@@ -150,4 +151,7 @@ def test_the_tutorial_runs_with_one_changed_import(folder, capsys):
         out_anim.save(f"gifs/out{i}.gif", animation.PillowWriter(fps=24), dpi=30)
     assert sorted(glob.glob("gifs/*.gif")) == ["gifs/inp0.gif", "gifs/input0.gif", "gifs/out0.gif"]
     assert gif_frames("gifs/out0.gif") > 10
+    gif_td = lambda gif: f'<td> <img src="{gif}" alt="Drawing" style="height: 250px;"/> </td>'  # noqa: E731
+    table = display.HTML("<table><tr>" + gif_td("gifs/inp0.gif") + gif_td("gifs/out0.gif") + "</tr></table>")
+    assert "gifs/out0.gif" in table.data
     plt.close("all")
