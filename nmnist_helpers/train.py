@@ -287,7 +287,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--recordings", type=int, default=d.recordings, help="use only so many of each split, for a trial")
     p.add_argument("--device", default=d.device, help="auto, cpu or cuda")
     p.add_argument(
-        "--out", default=d.out, help="folder for network, curves, result (default: Trained/recorded or Trained/simulated)"
+        "--out", default=d.out, help="folder of network, curves, result (default Trained/recorded or Trained/simulated)"
     )
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
     return p
