@@ -9,7 +9,7 @@ import numpy as np
 
 from .digits import IMAGE_SIDE
 from .packed import SIDE
-from .sensor import PATH_STEP, PAUSES, SensorParams
+from .sensor import PATH_LIMITS, PATH_STEP, PAUSES, SensorParams
 
 #: Simulation step, microseconds; between two steps the log light is taken to change evenly.
 STEP = 1000.0
@@ -113,6 +113,7 @@ def displacement(path, delays, ms):
         slope_b = 0.5 * (path[min(i + 2, last), axis] - a)
         bend = slope_a + slope_b - 2 * (b - a)
         place[axis] = a + f * (slope_a + f * ((b - a) - slope_a - bend + f * bend))
+        place[axis] = min(max(place[axis], PATH_LIMITS[0]), PATH_LIMITS[1])  # where the grid reaches
     return place[0], place[1]
 
 
@@ -182,8 +183,24 @@ def _pixel(light, base, cell, weight, off_mean, on_mean, refractory, leak, end, 
     return count
 
 
+@numba.njit(cache=True)
+def _shots(rate, end, pixel, state, out, count):
+    """Events at random times, `rate` a second, of either polarity: of one pixel, or of any where it is -1."""
+    time = 0.0
+    while rate > 0:
+        time -= math.log(_uniform(state)) * 1e6 / rate
+        if time >= end:
+            break
+        polarity, place = int(_uniform(state) * 2), pixel
+        if pixel < 0:
+            any_pixel = int(_uniform(state) * SIDE * SIDE)
+            place = ((any_pixel // SIDE) << ROW_SHIFT) | (any_pixel % SIDE)
+        count = _put(out, count, time, polarity, place)
+    return count
+
+
 @numba.njit(cache=True, nogil=True)
-def record(images, states, path, p, thresholds, refractory, out, counts):
+def record(images, states, path, p, thresholds, refractory, leaks, hot, out, counts):
     """What the sensor records of each image: its row of `out`, sorted, and the number of events in `counts`.
 
     Parameters
@@ -198,6 +215,10 @@ def record(images, states, path, p, thresholds, refractory, out, counts):
         OFF and ON, log light.
     refractory : float array [34, 34]
         Microseconds.
+    leaks : float array [34, 34]
+        ON events per second of a still pixel.
+    hot : int64 array [H]
+        The hot pixels, each as ``row << ROW_SHIFT | column``.
     out : int64 array [N, room]
     counts : int64 array [N]
         May exceed the room: then the row is not complete, and not sorted.
@@ -232,22 +253,18 @@ def record(images, states, path, p, thresholds, refractory, out, counts):
                 seen = ink[bottom + 2 * y, right + 2 * x] - ink[top + 2 * y, right + 2 * x]
                 seen -= ink[bottom + 2 * y, left + 2 * x] - ink[top + 2 * y, left + 2 * x]
                 if seen:
-                    leak = p.leak * p.threshold_on * STEP * 1e-6
+                    leak = leaks[y, x] * on * STEP * 1e-6
                     count = _pixel(light, 2 * (y * GRID + x), cell, weight, off, on, refractory[y, x], leak, end,
                                    p, pixel, state, out[n], count)  # fmt: skip
-                elif p.leak > 0:
-                    period = 1e6 / p.leak * on / p.threshold_on
+                elif leaks[y, x] > 0:
+                    period = 1e6 / leaks[y, x]
                     time = _uniform(state) * period
                     while time < end:
                         count = _put(out[n], count, time, 1, pixel)
                         time += period
-        time = 0.0
-        while p.background > 0:
-            time -= math.log(_uniform(state)) * 1e6 / (p.background * SIDE * SIDE)
-            if time >= end:
-                break
-            place, polarity = int(_uniform(state) * SIDE * SIDE), int(_uniform(state) * 2)
-            count = _put(out[n], count, time, polarity, ((place // SIDE) << ROW_SHIFT) | (place % SIDE))
+        count = _shots(p.background * SIDE * SIDE, end, -1, state, out[n], count)
+        for pixel in hot:
+            count = _shots(p.hot_rate, end, pixel, state, out[n], count)
         counts[n] = count
         if count <= out.shape[1]:
             out[n, :count].sort()

@@ -75,7 +75,7 @@ def simulate(
     images, ids, labels = _checked(images, ids, labels)
     params = SensorParams() if params is None else params
     constants, path = pixels.constants(params), np.array(params.path, dtype=np.float64)
-    thresholds, refractory = _make_sensor(params, seed)
+    made = _make_sensor(params, seed)
     states = _random_states(seed, ids)
 
     def run(start: int) -> PackedEvents:
@@ -83,7 +83,7 @@ def simulate(
         counts = np.empty(len(images[some]), np.int64)
         while True:
             out = np.empty((len(counts), room), np.int64)
-            pixels.record(images[some], states[some], path, constants, thresholds, refractory, out, counts)
+            pixels.record(images[some], states[some], path, constants, *made, out, counts)
             if counts.max() <= room:
                 break
             room = int(counts.max())
@@ -128,15 +128,18 @@ def _checked(images, ids, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return images, ids, labels
 
 
-def _make_sensor(params: SensorParams, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Thresholds [2, 34, 34] (OFF, ON) and refractory times [34, 34] of the sensor number `seed`."""
+def _make_sensor(params: SensorParams, seed: int) -> tuple[np.ndarray, ...]:
+    """The pixels of sensor number `seed`: thresholds [2, 34, 34] (OFF, ON), refractory times and leaks [34, 34],
+    and which are hot."""
     rng = np.random.default_rng(_random_states(seed, ["sensor"])[0])
-    off, on, dead = rng.standard_normal((3, SIDE, SIDE))
+    off, on, dead, leak = rng.standard_normal((4, SIDE, SIDE))
     # A threshold far below the others would make a pixel that never stops.
     off = params.threshold_off * np.maximum(0.3, 1 + params.spread_off * off)
     on = params.threshold_on * np.maximum(0.3, 1 + params.spread_on * on)
     refractory = np.maximum(params.refractory * np.exp(params.refractory_spread * dead), params.reset)
-    return np.stack([off, on]), refractory
+    leak = params.leak * np.exp(params.leak_spread * leak - params.leak_spread**2 / 2)
+    rows, columns = np.divmod(rng.choice(SIDE * SIDE, params.hot, replace=False), SIDE)
+    return np.stack([off, on]), refractory, leak, rows << pixels.ROW_SHIFT | columns
 
 
 def _random_states(seed: int, names) -> np.ndarray:

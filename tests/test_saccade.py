@@ -14,7 +14,7 @@ from nmnist_helpers.sensor import PATH, PATH_STEP, SensorParams
 
 #: A sensor in which nothing is left to chance but where each pixel starts.
 PLAIN = SensorParams(
-    spread_on=0, spread_off=0, noise=0, refractory=1.0, refractory_spread=0, reset=0, leak=0, background=0,
+    spread_on=0, spread_off=0, noise=0, refractory=1.0, refractory_spread=0, reset=0, leak=0, background=0, hot=0,
     delay=(0, 0, 0), delay_spread=(0, 0, 0), duration_spread=0,
 )  # fmt: skip
 
@@ -184,8 +184,8 @@ def test_delays_shift_the_saccades(some):
 
 
 def test_an_empty_image_gives_the_noise_floor():
-    params = SensorParams()
-    events = saccade.simulate(np.zeros((200, 28, 28), np.uint8)).validate()
+    params = SensorParams(leak_spread=0, hot=0)
+    events = saccade.simulate(np.zeros((200, 28, 28), np.uint8), params=params).validate()
     seconds = params.duration * 1e-3
     on, off = (events.p == 1).sum(), (events.p == 0).sum()
     pixels_seconds = 200 * SIDE * SIDE * seconds
@@ -197,6 +197,29 @@ def test_an_empty_image_gives_the_noise_floor():
     assert abs(np.corrcoef(np.arange(len(events.t)) % 2, events.t)[0, 1]) < 0.1
     silent = saccade.simulate(np.zeros((3, 28, 28), np.uint8), params=replace(params, leak=0, background=0))
     assert silent.counts.tolist() == [0, 0, 0]
+
+
+def test_leaks_and_hot_pixels():
+    blank = np.zeros((300, 28, 28), np.uint8)
+    events = saccade.simulate(blank, params=SensorParams(background=0, hot=2, hot_rate=60.0, duration_spread=0))
+    seconds = 300 * SensorParams().duration * 1e-3
+    rate = np.bincount(events.y.astype(int) * SIDE + events.x, minlength=SIDE * SIDE) / seconds
+    hot = np.argsort(rate)[-2:]
+    np.testing.assert_allclose(rate[hot], 60, atol=5)
+    others = np.delete(rate, hot)
+    assert others.mean() == pytest.approx(SensorParams().leak, rel=0.06)
+    # A logarithm's spread of 0.5 puts half of the pixels between 0.71 and 1.4 of the median.
+    low, middle, high = np.percentile(others, [25, 50, 75])
+    assert low / middle == pytest.approx(0.71, abs=0.07)
+    assert high / middle == pytest.approx(1.4, abs=0.12)
+
+
+def test_a_path_of_ones_own_stays_inside():
+    wild = ((-2.0, 8.5), (8.5, -2.0)) * 31
+    image = np.full((2, 28, 28), 255, np.uint8)
+    saccade.simulate(image, params=SensorParams(path=wild)).validate()
+    still = saccade.simulate(image, params=replace(PLAIN, path=((3.0, 3.0), (3.0, 3.0))))
+    assert still.counts.tolist() == [0, 0]
 
 
 def test_leak_favours_on(some):
@@ -233,15 +256,18 @@ def test_recordings_look_like_nmnist():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"contrast": 0}, "contrast: expected a number above 0, found 0"),
-        ({"blur": float("nan")}, "blur: expected a number above 0, found nan"),
-        ({"blur": 0.9}, "blur: expected at most 0.75, found 0.9"),
-        ({"noise": -0.1}, "noise: expected 0 or more, found -0.1"),
-        ({"reset": 2000.0}, "reset: expected at most 1490, found 2000"),
-        ({"zoom": 1.2}, "zoom and tilt: expected"),
+        ({"contrast": 0}, "contrast: expected 0.01 to 10, found 0"),
+        ({"blur": float("nan")}, "blur: expected 0.05 to 0.75, found nan"),
+        ({"noise": -0.1}, "noise: expected 0 to 0.25, found -0.1"),
+        ({"reset": 2000.0}, "reset: expected 0 to 1370, found 2000"),
+        ({"refractory": float("inf")}, "refractory: expected 1 to inf, found inf"),
+        ({"tilt": float("nan")}, "tilt: expected -0.1 to 0.1, found nan"),
         ({"delay": (0, 0)}, r"delay: expected three numbers, one a saccade, found \(0, 0\)"),
-        ({"path": ((0, 0), (0, 30))}, "path: expected at least two knots within -2..8.5 pixels"),
+        ({"delay_spread": (0, 0, -1)}, "delay_spread: expected 0 to 20, found -1"),
+        ({"hot": 1.5}, "hot: expected a whole number, found 1.5"),
+        ({"path": ((0, 0), (0, 30))}, "path: expected -2 to 8.5, found 30"),
         ({"path": ((0, 0),)}, "path: expected at least two knots"),
+        ({"path": ((0, 0), (0, 1, 2))}, "path: expected at least two knots"),
     ],
 )
 def test_impossible_sensors(change, message):
