@@ -59,7 +59,7 @@ def download_mnist(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command ``python -m nmnist_helpers.mnist``."""
-    parser = argparse.ArgumentParser(prog="python -m nmnist_helpers.mnist", description="Fetch MNIST (11 MB), check it.")
+    parser = argparse.ArgumentParser(prog="python -m nmnist_helpers.mnist", description="Fetch MNIST, 11 MB.")
     parser.add_argument("folder", nargs="?", help="where to (default: mnist/ in the data folder)")
     folder = download_mnist(parser.parse_args(argv).folder)
     print(f"MNIST is in {folder}; name it in NMNIST_MNIST, or give it to load_mnist")
