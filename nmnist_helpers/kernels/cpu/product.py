@@ -81,16 +81,16 @@ def _weight_gradient(indptr, channel, grad_z, value, block, out):
     for task in prange(blocks):
         first = task * block
         last = min(first + block, channels)
-        out[:, first:last] = f32(0.0)
+        # Rows of a block side by side: at a stride of 2 kB they would fall into the same few cache sets.
+        own = np.zeros((out.shape[0], last - first), np.float32)
         for b in range(batch):
             for t in range(steps):
                 g = grad_z[b, t, first:last]
                 for k in range(indptr[b * steps + t], indptr[b * steps + t + 1]):
-                    row = out[channel[k], first:last]
+                    row = own[channel[k]]
                     for c in range(last - first):
                         row[c] += g[c]
-        if value != f32(1.0):
-            out[:, first:last] *= value
+        out[:, first:last] = own * value
 
 
 def product(spikes: Spikes | torch.Tensor, table: torch.Tensor) -> torch.Tensor:
