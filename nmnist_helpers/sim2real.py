@@ -28,7 +28,7 @@ from .network import Network
 from .packed import PackedEvents
 from .paths import TRAINED
 from .saccade import simulate
-from .train import save_checkpoint
+from .train import answers, save_checkpoint
 from .utils import Assistant, LearningStats, parameter_groups
 
 RECORDED_DIGITS = 1100  # recordings of the first digits of MNIST's training set exist in small collections
@@ -73,17 +73,6 @@ def fit(net: Network, events: PackedEvents, epochs: int, peak: float, seed: int,
         stats.update()
     bar.close()
     return stats
-
-
-@torch.no_grad()
-def answers(net: Network, dataset: NMNISTDataset | PackedEvents, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """The network's answers and the true digits, int arrays [N]."""
-    net.eval()
-    pairs = [
-        (Rate.predict(net(spikes)).cpu(), label.cpu())
-        for spikes, label in EventLoader(dataset, 64, transform=False, device=device)
-    ]
-    return tuple(torch.cat(column).numpy() for column in zip(*pairs, strict=True))
 
 
 def run(mnist: str, data: str | None, digits: int, epochs: int, tune: int, seed: int, out: Path) -> dict:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from sklearn.model_selection import train_test_split
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from . import kernels
@@ -29,6 +29,7 @@ from .files import atomic
 from .loader import EventLoader
 from .loss import SpikeRate
 from .network import Network
+from .packed import PackedEvents
 from .paths import TRAINED
 from .utils import Assistant, LearningStats, parameter_groups
 
@@ -75,6 +76,19 @@ def split(labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
 def evenly(count: int, most: int | None) -> np.ndarray:
     """Indices of at most `most` of `count` recordings, taken evenly: datasets are in order of digit."""
     return np.arange(count) if most is None or most >= count else np.arange(most) * count // most
+
+
+@torch.no_grad()
+def answers(
+    net: torch.nn.Module, dataset: Dataset | PackedEvents, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """The network's answers and the true digits, int arrays [N]."""
+    net.eval()
+    pairs = [
+        (Rate.predict(net(spikes)).cpu(), label.cpu())
+        for spikes, label in EventLoader(dataset, 64, transform=False, device=device)
+    ]
+    return tuple(torch.cat(column).numpy() for column in zip(*pairs, strict=True))
 
 
 class Group:
@@ -243,11 +257,7 @@ def _report(settings, out, net, stats, learned, validated, seconds, source) -> d
     net.load_state_dict(torch.load(out / "network.pt", map_location=device, weights_only=True))
     test_set = NMNISTDataset(settings.data, train=False, source=settings.source)
     tested = Subset(test_set, evenly(len(test_set), settings.recordings))
-    net.eval()
-    right = 0
-    with torch.no_grad():
-        for spikes, label in EventLoader(tested, settings.batch_size, device=device):
-            right += (Rate.predict(net(spikes)) == label).sum().item()
+    found, true = answers(net, tested, device)
     curve = stats.validation.accuracy_log
     result = {
         "settings": {k: v for k, v in asdict(settings).items() if k not in ("out", "data")},
@@ -255,7 +265,7 @@ def _report(settings, out, net, stats, learned, validated, seconds, source) -> d
         "recordings": {"train": learned, "validation": validated, "test": len(tested)},
         "best_epoch": int(np.argmax(curve)),
         "validation_accuracy": max(curve),
-        "test_accuracy": right / len(tested),
+        "test_accuracy": float((found == true).mean()),
         "seconds": round(seconds, 1),
     }
     with atomic(out / "result.json") as temporary:

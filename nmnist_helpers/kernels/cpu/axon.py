@@ -4,27 +4,9 @@ import numpy as np
 import torch
 from numba import njit, prange
 
+from .events import spiking
+
 NOT_DROPPED = np.empty((0, 0), np.uint8)
-
-
-@njit(inline="always")
-def _spiking(row, found):
-    """Channels that spike in a row of 0/1 bytes, into `found`; eight at a time are passed over where all are silent."""
-    channels = row.shape[0]
-    whole = channels // 8
-    words = row[: 8 * whole].view(np.uint64)
-    n = 0
-    for w in range(whole):
-        if words[w]:
-            for c in range(8 * w, 8 * w + 8):
-                if row[c]:
-                    found[n] = c
-                    n += 1
-    for c in range(8 * whole, channels):
-        if row[c]:
-            found[n] = c
-            n += 1
-    return n
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
@@ -34,7 +16,7 @@ def _forward(spikes, lag, kept, out):
         found = np.empty(channels, np.int32)
         out[b] = 0
         for t in range(steps):
-            for k in range(_spiking(spikes[b, t], found)):
+            for k in range(spiking(spikes[b, t], found)):
                 c = found[k]
                 if t + lag[c] < steps and (kept.size == 0 or kept[b, c]):
                     out[b, t + lag[c], c] = 1
@@ -58,7 +40,7 @@ def _delay_gradient(grad, out, value):
     for b in prange(batch):
         found = np.empty(channels, np.int32)
         for t in range(steps):
-            for k in range(_spiking(out[b, t], found)):
+            for k in range(spiking(out[b, t], found)):
                 c = found[k]
                 after = grad[b, t + 1, c] if t + 1 < steps else np.float32(0.0)
                 sums[b, c] += value * (after - grad[b, t, c])
