@@ -163,7 +163,7 @@ def block_gradient(grad, x, weight_steps, inside, out, keep_i, keep_v, *, kept=N
         at_neuron = at_neuron * np.asarray(kept)[:, :, None]
     grad_z, by_current, by_voltage = neuron_gradient(
         at_neuron, inside["current"], inside["voltage"], inside["spikes"], keep_i, keep_v,
-        surrogate(inside["voltage"]),
+        surrogate(inside["voltage"]), *inside.get("start", (None, None)),
     )  # fmt: skip
     return {
         "x": np.einsum("oi,bot->bit", weight_steps / 32, grad_z),

@@ -1,5 +1,6 @@
 """The reference and the CPU twin of every kernel against the oracles and so against each other."""
 
+import numba
 import numpy as np
 import oracles
 import pytest
@@ -10,6 +11,7 @@ from nmnist_helpers import kernels
 from nmnist_helpers.block.cuba import Dense
 from nmnist_helpers.kernels import backend, cpu, reference
 from nmnist_helpers.kernels.common import State, Surrogate
+from nmnist_helpers.kernels.cpu.lanes import LANES
 from nmnist_helpers.kernels.cpu.product import DENSE_FROM, MAX_INPUTS
 from nmnist_helpers.spikes import Spikes
 
@@ -507,28 +509,105 @@ def test_product_of_graded_rows(twin):
     assert_close(trains(z), np.einsum("oi,bit->bot", oracles.steps_of_weight(w) / 32, x.astype(np.float64)), 1e-6)
 
 
+def layer_voltage(trace, sizes) -> np.ndarray:
+    """The voltage that a layer kept for its backward pass, as [B, C, T]; the CPU's lies by chunks of channels."""
+    batch, channels, steps = sizes
+    voltage = trace.saved[0]
+    if voltage.dim() == 1:
+        voltage = voltage.view(batch, -1, steps, LANES).transpose(1, 2).reshape(batch, steps, -1)[..., :channels]
+    return trains(voltage)
+
+
+def layer_case(twin, sizes, outputs, density, value, same_lag, dropped):
+    """Arguments of `layer_forward`, and what the oracles expect of it."""
+    rng = np.random.default_rng(6)
+    batch, inputs, steps = sizes
+    dense, spikes = spike_case(2, sizes, density, value)
+    w = weight_case(3, outputs, inputs) * np.float32(0.1)
+    weights = twin.quantise(torch.from_numpy(w), torch.ones(outputs))
+    _, keep_i, keep_v, current, reset = random_case(1, (batch, outputs, 1))
+    lag = np.full(outputs, 2) if same_lag == 1 else rng.integers(1, 1 + same_lag, outputs)
+    kept = rng.random((batch, outputs)) < 0.7 if dropped else None
+    z = oracles.product(oracles.steps_of_weight(w), dense, value)
+    neuron = oracles.neuron(z, keep_i, keep_v, THRESHOLD, current, reset)
+    sent = neuron[2] if kept is None else neuron[2] * kept[:, :, None]
+    given = (
+        weights, ints(keep_i), ints(keep_v), THRESHOLD, state_of(current, reset), ints(lag),
+        None if kept is None else oracles.tensor(kept, torch.uint8), 1.25 if dropped else 1.0,
+    )  # fmt: skip
+    inside = {
+        "voltage": neuron[1], "current": neuron[0], "spikes": neuron[2], "lag": lag, "start": (current, reset),
+    }  # fmt: skip
+    return dense, spikes, given, neuron, oracles.shifted(sent, lag), (oracles.steps_of_weight(w), inside, kept)
+
+
+LAGS = pytest.mark.parametrize("same_lag", [1, 2, 30])  # one lag, two neighbours, all over the place
+
+
 @TWINS
 @DENSITIES
 @VALUES
-def test_layer_forward(twin, density, value):
-    sizes = (3, 70, 25)
-    dense, spikes = spike_case(2, sizes, density, value)
-    w = weight_case(3, 140, 70) * np.float32(0.1)
-    weights = twin.quantise(torch.from_numpy(w), torch.ones(140))
-    _, keep_i, keep_v, current, reset = random_case(1, (3, 140, 1))
-    z = oracles.product(oracles.steps_of_weight(w), dense, value)
-    expected = oracles.neuron(z, keep_i, keep_v, THRESHOLD, current, reset)
+@LAGS
+@pytest.mark.parametrize("dropped", [False, True])
+def test_layer_forward(twin, density, value, same_lag, dropped):
+    sizes, outputs = (3, 70, 25), 140
+    dense, spikes, given, neuron, expected, _ = layer_case(twin, sizes, outputs, density, value, same_lag, dropped)
+    _, voltage, fired, current, reset = neuron
     for source in (spikes, oracles.tensor(dense * np.float32(value)).transpose(1, 2)):
         if not isinstance(source, Spikes) and value == 1 / 0.95:
             continue  # a dense product of such a value is not exact: blocks hand over events then
-        given = (source, weights, ints(keep_i), ints(keep_v), THRESHOLD, state_of(current, reset))
-        trace = twin.layer_forward(*given)
-        check_forward(trace, expected)
-        bare = twin.layer_forward(*given, need_voltage=False)
-        np.testing.assert_array_equal(bare.spikes.numpy(), trace.spikes.numpy())
-        np.testing.assert_array_equal(bare.state.voltage.numpy(), trace.state.voltage.numpy())
-        np.testing.assert_array_equal(bare.state.current.numpy(), trace.state.current.numpy())
-    assert density < 0.04 or expected[2].any()
+        trace = twin.layer_forward(source, *given)
+        np.testing.assert_array_equal(layer_voltage(trace, (3, outputs, 25)), voltage)
+        np.testing.assert_array_equal(trace.state.current.numpy(), current)
+        np.testing.assert_array_equal(trace.state.voltage.numpy(), reset)
+        assert trace.spikes.shape == (3, outputs, 25)
+        assert trace.spikes.value == given[-1]
+        np.testing.assert_array_equal(trains(trace.spikes.rows(value=1.0)), expected)
+        listed = Spikes.from_rows(rows(expected, torch.uint8))  # in order, none twice
+        assert torch.equal(trace.spikes.indptr, listed.indptr)
+        assert torch.equal(trace.spikes.channel, listed.channel)
+        bare = twin.layer_forward(source, *given, need_grad=False)
+        assert bare.saved == ()
+        assert torch.equal(bare.spikes.channel, trace.spikes.channel)
+        assert torch.equal(bare.state.voltage, trace.state.voltage)
+        assert torch.equal(bare.state.current, trace.state.current)
+    assert density < 0.04 or fired.any()
+
+
+@pytest.mark.parametrize(
+    ("twin", "threads"), [(reference, 1), (cpu, 1), (cpu, 2)], ids=["reference", "cpu, 1 thread", "cpu, 2 threads"]
+)
+@LAGS
+@pytest.mark.parametrize("density", [0.0, 0.6 * DENSE_FROM, 0.5])
+@pytest.mark.parametrize("outputs", [1, 10, 64, 150])
+@pytest.mark.parametrize("dropped", [False, True])
+def test_layer_backward(twin, threads, same_lag, density, outputs, dropped):
+    sizes, value = (3, 70, 25), 0.25
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        dense, spikes, given, _, out, inside = layer_case(twin, sizes, outputs, density, value, same_lag, dropped)
+        weights, keep_i, keep_v, threshold, state, lag, kept, worth = given
+        steps, known, kept_there = inside
+        grad = np.random.default_rng(0).normal(size=(3, outputs, 25))
+        expected = oracles.block_gradient(
+            grad, dense * value, steps, known, out, keep_i.numpy(), keep_v.numpy(), kept=kept_there, value=worth,
+            delay=lag,
+        )  # fmt: skip
+        saved = twin.layer_forward(spikes, *given).saved
+        arguments = (rows(grad), saved, spikes, *given[:5], SURROGATE, *given[5:])
+        found = twin.layer_backward(*arguments)
+        assert_close(trains(found.input), expected["x"])
+        assert_close(found.weights if twin is reference else found.weights.t(), expected["weight"])
+        for name in ("current_decay", "voltage_decay", "delay"):
+            assert_close(getattr(found, name), expected[name])
+        only = twin.layer_backward(*arguments, need_input=False)
+        assert only.input is None
+        assert torch.equal(only.weights, found.weights)
+        only = twin.layer_backward(*arguments, need_weights=False)
+        assert only.weights is None
+        assert torch.equal(only.input, found.input)
+    finally:
+        numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
 
 
 @TWINS
@@ -538,7 +617,7 @@ def test_layer_forward_raises_for_a_value_out_of_range(twin, value):
     weights = twin.quantise(torch.ones(3, 40), torch.ones(3))
     keep = torch.zeros(3, dtype=torch.int32)
     with pytest.raises(OverflowError, match="left the range of the fixed-point"):
-        twin.layer_forward(spikes, weights, keep, keep, THRESHOLD, state_of(np.zeros((1, 3)), np.zeros((1, 3))))
+        twin.layer_forward(spikes, weights, keep, keep, THRESHOLD, state_of(np.zeros((1, 3)), np.zeros((1, 3))), keep)
 
 
 def test_layer_forward_refuses_what_its_integers_cannot_hold():
@@ -547,7 +626,7 @@ def test_layer_forward_refuses_what_its_integers_cannot_hold():
     table = torch.zeros(inputs, 1, dtype=torch.int8)
     state, keep = state_of([[0]], [[0]]), ints([0])
     with pytest.raises(ValueError, match=f"at most {MAX_INPUTS} inputs, found {inputs}"):
-        cpu.layer_forward(spikes, table, keep, keep, THRESHOLD, state)
+        cpu.layer_forward(spikes, table, keep, keep, THRESHOLD, state, keep)
     with pytest.raises(ValueError, match=f"at most {MAX_INPUTS} inputs, found {inputs}"):
         cpu.product(spikes, table)
     assert MAX_INPUTS * 128 * 128 < 2**30  # the largest sum fits
@@ -562,8 +641,8 @@ def test_largest_sums_are_exact():
     assert spikes.density < DENSE_FROM
     table = torch.tensor([[-128, 127]], dtype=torch.int8).repeat(inputs, 1)
     keep = ints([0, 0])
-    trace = cpu.layer_forward(spikes, table, keep, keep, NEVER, state_of([[0, 0]], [[0, 0]]))
-    assert trace.voltage[0, 0].tolist() == [-128 * 128 * inputs, 127 * 128 * inputs]
+    trace = cpu.layer_forward(spikes, table, keep, keep, NEVER, state_of([[0, 0]], [[0, 0]]), keep)
+    assert layer_voltage(trace, (1, 2, 200))[0, :, 0].tolist() == [-128 * 128 * inputs, 127 * 128 * inputs]
     assert (cpu.product(spikes, table)[0, 0] * 32).tolist() == [-128 * inputs, 127 * inputs]
 
 

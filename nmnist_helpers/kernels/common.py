@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..spikes import Spikes
+
 DECAY_SCALE = 4096  # decays are stored x4096: 1024 stands for 0.25
 STATE_SCALE = 4096  # neuron states are integers: value x 4096
 MAX_STATE = 2**30 - 1  # states are kept in 32 bits, with one bit to spare: a sum of two cannot wrap
@@ -24,6 +26,28 @@ class Trace(NamedTuple):
     voltage: torch.Tensor
     current: torch.Tensor | None
     state: State
+
+
+class LayerTrace(NamedTuple):
+    """What a layer did: the spikes that left its axons, the neurons' state, and what its backward pass needs."""
+
+    spikes: Spikes
+    state: State
+    saved: tuple[torch.Tensor, ...]
+
+
+class LayerGradients(NamedTuple):
+    """Gradients of a layer; None where nobody asked.
+
+    input : [B, T, C_in]; weights : in the layout of the twin's weights; the others [C_out], by the parameters as
+    they are stored (decays x4096, delays in steps).
+    """
+
+    input: torch.Tensor | None
+    weights: torch.Tensor | None
+    current_decay: torch.Tensor | None
+    voltage_decay: torch.Tensor | None
+    delay: torch.Tensor | None
 
 
 class Surrogate(NamedTuple):

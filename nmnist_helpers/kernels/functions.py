@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..spikes import DenseSpikes, Spikes
+from ..spikes import Spikes
 from . import backend
 from .common import NEVER, STATE_SCALE, State, Surrogate, raise_not_a_number, zero_state
 
@@ -22,15 +22,6 @@ def twin(device: torch.device):
     else:
         from . import reference as kernels
     return kernels
-
-
-def spikes_of(rows: torch.Tensor, value: float) -> Spikes:
-    """A layer's output, uint8 [B, T, C]: listed for the CPU, left as bytes for a GPU.
-
-    The length of a list is known on the device only; waiting for it would stop the queue at every layer and
-    forbid recording the step as a CUDA graph.
-    """
-    return (DenseSpikes if backend.resolve(rows.device) == "gpu" else Spikes).from_rows(rows, value)
 
 
 def keep_of(decay: torch.Tensor, channels: int) -> torch.Tensor:
@@ -168,8 +159,8 @@ class CubaLayer(torch.autograd.Function):
     `layer.spikes` is the input), v [C_out, C_in, ...] and g [C_out, 1, ...] (None without weight norm),
     delay [C_out] or None. Returns dense spikes as rows [B, T, C_out]; their events are left in `layer.out`.
 
-    Kept for the backward pass: the voltage (int32), the output as 0/1 bytes where delays learn, and the
-    input's events. Everything else is computed again.
+    Kept for the backward pass: what the twin asks for (the CPU's the voltage alone, int32), and the input's
+    events. Everything else is computed again.
     """
 
     @staticmethod
@@ -188,14 +179,15 @@ class CubaLayer(torch.autograd.Function):
         weights = kernels.quantise(flat, factor)
         keep_i, keep_v = keep_of(current_decay, channels), keep_of(voltage_decay, channels)
         state = membrane.start(batch, channels, v.device)
-        trace = kernels.layer_forward(source, weights, keep_i, keep_v, membrane.threshold, state, layer.need_grad)
-        membrane.end = trace.state
         lag = lag_of(delay, layer.shift, channels, v.device)
-        out = kernels.axon_forward(trace.spikes, lag, layer.kept)
-        layer.out = spikes_of(out, layer.value)
+        trace = kernels.layer_forward(
+            source, weights, keep_i, keep_v, membrane.threshold, state, lag, layer.kept, layer.value, layer.need_grad
+        )
+        membrane.end = trace.state
+        layer.out = trace.spikes
         ctx.save_for_backward(
-            x if layer.spikes is None else None, flat, factor, norm, g, weights, trace.voltage, keep_i, keep_v,
-            lag, out if delay is not None else None, *state,
+            x if layer.spikes is None else None, flat, factor, norm, g, weights, keep_i, keep_v, lag, *state,
+            *trace.saved,
         )  # fmt: skip
         ctx.layer, ctx.source, ctx.kernels, ctx.v_shape = layer, layer.spikes, kernels, v.shape
         ctx.decay_shapes = current_decay.shape, voltage_decay.shape
@@ -203,32 +195,27 @@ class CubaLayer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        (x, flat, factor, norm, g, weights, voltage, keep_i, keep_v, lag, out, *state) = ctx.saved_tensors
+        (x, flat, factor, norm, g, weights, keep_i, keep_v, lag, current, voltage, *saved) = ctx.saved_tensors
         layer, need, kernels = ctx.layer, ctx.needs_input_grad, ctx.kernels
         membrane = layer.membrane
-        grad = grad.contiguous()
-        grad_z, grad_i, grad_v = kernels.neuron_backward(
-            grad, voltage, keep_i, keep_v, membrane.threshold, State(*state), membrane.surrogate, membrane.scale,
-            lag=lag, kept=layer.kept, value=layer.value, need_decay=need[3] or need[4],
+        found = kernels.layer_backward(
+            grad.contiguous(), saved, ctx.source if ctx.source is not None else x.transpose(1, 2), weights,
+            keep_i, keep_v, membrane.threshold, State(current, voltage), membrane.surrogate, lag, layer.kept,
+            layer.value, need_input=need[0], need_weights=need[1] or need[2], need_decay=need[3] or need[4],
+            need_delay=need[5],
         )  # fmt: skip
-        grad_weight = grad_norm = grad_x = grad_delay = None
-        if need[1] or need[2]:
-            source = ctx.source if ctx.source is not None else x.transpose(1, 2)
-            table = kernels.weight_gradient(source, grad_z)
-            grad_weight, grad_norm = kernels.quantise_gradient(flat, factor, norm, table)
-            grad_weight = grad_weight.view(ctx.v_shape)
-            grad_norm = None if grad_norm is None else grad_norm.view(g.shape)
-        if need[0]:
-            grad_x = kernels.input_gradient(grad_z, weights).transpose(1, 2)
-        if need[5]:
-            grad_delay = kernels.delay_gradient(grad, out, layer.value)
+        by_v = by_g = None
+        if found.weights is not None:
+            by_v, by_g = kernels.quantise_gradient(flat, factor, norm, found.weights)
+            by_v = by_v.view(ctx.v_shape)
+            by_g = None if by_g is None else by_g.view(g.shape)
         return (
-            grad_x,
-            grad_weight,
-            grad_norm,
-            as_parameter(grad_i, ctx.decay_shapes[0]) if need[3] else None,
-            as_parameter(grad_v, ctx.decay_shapes[1]) if need[4] else None,
-            grad_delay,
+            None if found.input is None else found.input.transpose(1, 2),
+            by_v,
+            by_g,
+            as_parameter(found.current_decay, ctx.decay_shapes[0]) if need[3] else None,
+            as_parameter(found.voltage_decay, ctx.decay_shapes[1]) if need[4] else None,
+            found.delay if need[5] else None,
             None,
         )
 

@@ -60,7 +60,7 @@ def test_nan_weights_are_found_by_check(device):
     spikes = DenseSpikes(torch.ones(1, 2, 4, dtype=torch.uint8, device=device))
     keep = torch.zeros(3, dtype=torch.int32, device=device)
     rest = State(*torch.zeros(2, 1, 3, dtype=torch.int32, device=device))
-    gpu.layer_forward(spikes, table, keep, keep, 5120, rest)
+    gpu.layer_forward(spikes, table, keep, keep, 5120, rest, keep)
     with pytest.raises(OverflowError):
         gpu.check()
 

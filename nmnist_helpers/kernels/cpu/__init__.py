@@ -1,9 +1,10 @@
 """The CPU twin: Numba kernels, parallel over samples and blocks of channels, no compiler needed."""
 
 from .axon import axon_backward, axon_forward, delay_gradient
+from .layer import layer_backward, layer_forward
 from .memory import keep_freed_memory
 from .neuron import neuron_backward, neuron_forward
-from .product import input_gradient, layer_forward, product, weight_gradient
+from .product import input_gradient, product, weight_gradient
 from .weight import quantise, quantise_gradient, weight_values
 
 keep_freed_memory()
@@ -13,6 +14,7 @@ __all__ = [
     "axon_forward",
     "delay_gradient",
     "input_gradient",
+    "layer_backward",
     "layer_forward",
     "neuron_backward",
     "neuron_forward",

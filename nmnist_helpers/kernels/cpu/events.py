@@ -4,6 +4,10 @@ import numpy as np
 import torch
 from numba import njit, prange
 
+from .lanes import LANES, lowest_bit
+
+NONE_DROPPED = np.empty((0, 0), np.uint8)
+
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def _count_rows(spikes):
@@ -74,6 +78,79 @@ def _mark(dense, rows):
                         value = dense.dtype.type(np.nan)
         values[b] = value
     return values
+
+
+@njit(inline="always")
+def _sent(fired, lag, kept, b, t, chunk, steps, found):
+    """Channels of a chunk that fire at step t and whose spikes arrive, into `found`; how many."""
+    n = 0
+    word = fired[b, t, chunk]
+    while word:
+        c = chunk * LANES + lowest_bit(word)
+        word &= word - np.uint64(1)
+        if c < len(lag) and t + lag[c] < steps and (kept.size == 0 or kept[b, c]):
+            found[n] = c
+            n += 1
+    return n
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def _count_sent(fired, lag, kept, indptr):
+    batch, steps, chunks = fired.shape
+    for b in prange(batch):
+        found = np.empty(LANES, np.int32)
+        for t in range(steps):
+            for chunk in range(chunks):
+                for k in range(_sent(fired, lag, kept, b, t, chunk, steps, found)):
+                    indptr[b * steps + t + lag[found[k]] + 1] += 1
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def _fill_sent(fired, lag, kept, indptr, channel):
+    batch, steps, chunks = fired.shape
+    for b in prange(batch):
+        found = np.empty(LANES, np.int32)
+        free = indptr[b * steps : (b + 1) * steps].copy()
+        for t in range(steps):
+            for chunk in range(chunks):
+                for k in range(_sent(fired, lag, kept, b, t, chunk, steps, found)):
+                    c = found[k]
+                    arrival = t + lag[c]
+                    at = free[arrival]
+                    free[arrival] = at + 1
+                    begin = indptr[b * steps + arrival]
+                    while at > begin and channel[at - 1] > c:  # where lags differ, spikes arrive out of order
+                        channel[at] = channel[at - 1]
+                        at -= 1
+                    channel[at] = c
+
+
+def fired_to_events(
+    fired: np.ndarray, lag: torch.Tensor, kept: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """List the spikes that leave the axon: those of dropped neurons are left out, the others moved by `lag`.
+
+    Parameters
+    ----------
+    fired : uint64 array [B, T, chunks]
+        A bit for every neuron, as `nmnist_helpers.kernels.cpu.neuron.forward` leaves them.
+    lag : int32 tensor [C]
+    kept : uint8 tensor [B, C] or None
+        As in `nmnist_helpers.kernels.reference.axon_forward`.
+
+    Returns
+    -------
+    indptr, channel
+        As from `rows_to_events`.
+    """
+    batch, steps, _ = fired.shape
+    dropped = NONE_DROPPED if kept is None else kept.numpy()
+    indptr = np.zeros(batch * steps + 1, np.int32)
+    _count_sent(fired, lag.numpy(), dropped, indptr)
+    np.cumsum(indptr, out=indptr)
+    channel = np.empty(indptr[-1], np.int32)
+    _fill_sent(fired, lag.numpy(), dropped, indptr, channel)
+    return torch.from_numpy(indptr), torch.from_numpy(channel)
 
 
 def rows_to_events(spikes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,8 +6,9 @@ until `check` asks for it.
 
 from .axon import axon_backward, axon_forward, delay_gradient
 from .launch import check
+from .layer import layer_backward, layer_forward
 from .neuron import neuron_backward, neuron_forward
-from .product import input_gradient, layer_forward, product, weight_gradient
+from .product import input_gradient, product, weight_gradient
 from .weight import quantise, quantise_gradient, weight_values
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "check",
     "delay_gradient",
     "input_gradient",
+    "layer_backward",
     "layer_forward",
     "neuron_backward",
     "neuron_forward",

@@ -10,10 +10,8 @@ import triton
 import triton.language as tl
 
 from ...spikes import DenseSpikes, Spikes
-from ..common import State, Trace
 from .launch import on
 from .matmul import matmul
-from .neuron import neuron_forward
 from .weight import padded, weight_values
 
 DENSE_FROM = 0.01  # share of set bins from which tensor cores should be the faster way; estimated, not measured
@@ -92,19 +90,6 @@ def product(spikes: Spikes | torch.Tensor, weights: torch.Tensor) -> torch.Tenso
         inner = rows.shape[1] if weights.stride() == (rows.shape[1], 1) else inputs
         z = matmul(rows[:, :inputs], weights.t(), spikes.value, inner)
     return z.view(batch, steps, -1)
-
-
-def layer_forward(
-    spikes: Spikes | torch.Tensor,
-    weights: torch.Tensor,
-    keep_i: torch.Tensor,
-    keep_v: torch.Tensor,
-    threshold: int,
-    state: State,
-    need_voltage: bool = True,
-) -> Trace:
-    """As `nmnist_helpers.kernels.reference.layer_forward`."""
-    return neuron_forward(product(spikes, weights), keep_i, keep_v, threshold, state, need_voltage=need_voltage)
 
 
 def weight_gradient(spikes: Spikes | torch.Tensor, grad_z: torch.Tensor) -> torch.Tensor:

@@ -3,8 +3,7 @@
 import torch
 
 from ...spikes import Spikes
-from ..common import State, Trace, raise_not_a_number
-from .neuron import neuron_forward
+from ..common import raise_not_a_number
 
 WEIGHT_STEPS = 32  # quantised weights are multiples of 1/32
 LOWEST, HIGHEST = -128, 127  # weights x32: -4 .. 127/32 = 254/64
@@ -95,19 +94,6 @@ def product(spikes: Spikes | torch.Tensor, weights: torch.Tensor) -> torch.Tenso
     rows, value = _rows(spikes)
     z = rows @ weights.t()
     return z if value == 1.0 else z * value
-
-
-def layer_forward(
-    spikes: Spikes | torch.Tensor,
-    weights: torch.Tensor,
-    keep_i: torch.Tensor,
-    keep_v: torch.Tensor,
-    threshold: int,
-    state: State,
-    need_voltage: bool = True,
-) -> Trace:
-    """`product`, then `neuron_forward`; the voltage may be left out where nobody will ask for gradients."""
-    return neuron_forward(product(spikes, weights), keep_i, keep_v, threshold, state)
 
 
 def weight_gradient(spikes: Spikes | torch.Tensor, grad_z: torch.Tensor) -> torch.Tensor:

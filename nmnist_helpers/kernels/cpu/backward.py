@@ -1,0 +1,184 @@
+"""Back through axon, neuron and weights in one pass over time, against its direction."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numba import njit, prange
+
+from ...spikes import Spikes
+from ..common import DECAY_SCALE, State, Surrogate
+from .arithmetic import LOG2_E, exp2_negative, f32, i32, i64, leak
+from .lanes import LANES, distance, load, spread, store, to_f32, where
+from .layout import Layout, flat, pad
+
+
+class Gradients(NamedTuple):
+    """What `backward` finds: by the rows z [B, T, P], the table of weights [C_in, P], and by channel [C]."""
+
+    z: torch.Tensor | None
+    table: torch.Tensor | None
+    current_decay: torch.Tensor
+    voltage_decay: torch.Tensor
+    delay: torch.Tensor
+
+
+@njit(inline="always")
+def _read_where_sent(grad, lag, first, row, width, steps, out):
+    """Gradient rows of a sample as seen before the axon, which sent the spike of step t to step ``t + lag``."""
+    farthest = 0
+    for c in range(LANES):
+        farthest = max(farthest, lag[first + c])
+    for t in range(steps):
+        begin = row + t * width
+        if t + farthest < steps:
+            for c in range(LANES):
+                out[t * LANES + c] = grad[begin + lag[first + c] * width + c]
+        else:
+            for c in range(LANES):
+                inside = t + lag[first + c] < steps
+                out[t * LANES + c] = grad[begin + lag[first + c] * width + c] if inside else f32(0.0)
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def _backward(
+    grad, grad_voltage, grad_current, voltage, layout, keep_i, keep_v, threshold, current0, reset0,
+    by_tau, factor, lag, steps, indptr, channel, value, grad_z, grad_table, sums,
+):  # fmt: skip
+    width = len(lag)
+    batch, chunks = len(factor) // width, width // LANES
+    of_sample, of_chunk, of_step = layout
+    inputs = len(grad_table) // width
+    # Whoever adds to the weights of a chunk of channels owns them, and goes through all samples in order.
+    together = batch if inputs else 1
+    for task in prange(chunks * batch // together):
+        chunk = task % chunks
+        first = chunk * LANES
+        k_v, limit, zero, rest = load(keep_v, first), spread(i32(threshold)), spread(f32(0.0)), spread(i32(0))
+        a_i = to_f32(load(keep_i, first)) * spread(f32(1.0 / DECAY_SCALE))
+        a_v = to_f32(k_v) * spread(f32(1.0 / DECAY_SCALE))
+        nearest, farthest = i64(lag[first]), i64(lag[first])
+        for c in range(1, LANES):
+            nearest, farthest = min(nearest, lag[first + c]), max(farthest, lag[first + c])
+        # Delays begin below 1 and most stay there: with two neighbouring lags every row is still loaded whole, once.
+        near = farthest - nearest < 2
+        late = load(lag, first) > spread(i32(nearest))
+        sent = np.empty(0 if near else steps * LANES, np.float32)
+        rows = np.empty(steps * LANES if inputs else 0, np.float32)
+        table = np.zeros(inputs * LANES, np.float32)
+        for b in range(task // chunks, task // chunks + together):
+            state, begin = b * width + first, b * steps * width + first
+            volts = b * of_sample + chunk * of_chunk
+            if grad.size and not near:
+                _read_where_sent(grad, lag, first, begin, width, steps, sent)
+            gain = load(factor, state)
+            g_v, g_i, g_after, row_after = zero, zero, zero, zero
+            sum_i, sum_v, sum_d = zero, zero, zero
+            v = load(voltage, volts + (steps - 1) * of_step)
+            for t in range(steps - 1, -1, -1):
+                g = zero
+                if grad.size:
+                    if near:
+                        row = load(grad, begin + (t + nearest) * width) if t + nearest < steps else zero
+                        g_s = where(late, row_after, row)
+                        row_after = row
+                    else:
+                        g_s = load(sent, t * LANES)
+                    # The delayed train jumps up at a spike and down one step later.
+                    sum_d = sum_d + where(v > limit, g_after - g_s, zero)
+                    g_after = g_s
+                    away = distance(to_f32(v) - to_f32(limit))  # in float: with NEVER, 32 bits would wrap
+                    g = g_s * gain * exp2_negative(away * spread(f32(by_tau)))
+                if grad_voltage.size:
+                    g = g + load(grad_voltage, begin + t * width)
+                g_v = a_v * g_v + g
+                # Both sums take what stands here at step t, so that V is read once and one step ahead:
+                # gV[t] R[t-1], and gI[t+1] I[t] with I[t] = V[t] - leak(R[t-1]).
+                if t > 0:
+                    before = load(voltage, volts + (t - 1) * of_step)
+                    r = where(before > limit, rest, before)
+                else:
+                    before = load(reset0, state)
+                    r = before
+                sum_v = sum_v + g_v * to_f32(r)
+                sum_i = sum_i + g_i * to_f32(v - leak(r, k_v))
+                v = before
+                g_i = a_i * g_i + g_v
+                if grad_current.size:
+                    g_i = g_i + load(grad_current, begin + t * width)
+                if inputs:
+                    store(rows, t * LANES, g_i)
+                if grad_z.size:
+                    store(grad_z, begin + t * width, g_i)
+            sum_i = sum_i + g_i * to_f32(load(current0, state))
+            store(sums, state, sum_i)
+            store(sums, batch * width + state, sum_v)
+            store(sums, 2 * batch * width + state, sum_d)
+            if inputs:
+                for t in range(steps):
+                    g_i = load(rows, t * LANES)
+                    for k in range(indptr[b * steps + t], indptr[b * steps + t + 1]):
+                        at = i64(channel[k]) * LANES
+                        store(table, at, load(table, at) + g_i)
+        for c in range(inputs):
+            store(grad_table, c * width + first, load(table, c * LANES) * spread(f32(value)))
+
+
+def backward(
+    grad_spike: torch.Tensor | None,
+    grad_voltage: torch.Tensor | None,
+    grad_current: torch.Tensor | None,
+    voltage: torch.Tensor,
+    layout: Layout,
+    shape: tuple[int, int, int],
+    keep_i: torch.Tensor,
+    keep_v: torch.Tensor,
+    threshold: int,
+    state: State,
+    surrogate: Surrogate,
+    scale: int,
+    lag: torch.Tensor | None = None,
+    kept: torch.Tensor | None = None,
+    value: float = 1.0,
+    *,
+    events: Spikes | None = None,
+    need_z: bool = True,
+) -> Gradients:
+    """Gradients of a neuron's input, of its decays, of its axon's delays, and of its weights where `events` came in.
+
+    Parameters
+    ----------
+    grad_spike, grad_voltage, grad_current, keep_i, keep_v, threshold, state, surrogate, scale, lag, kept, value
+        As in `nmnist_helpers.kernels.reference.neuron_backward`.
+    voltage : int32 tensor
+        From the forward pass, a whole number of lanes wide.
+    layout : Layout
+        How the voltage lies.
+    shape : (int, int, int)
+        (B, T, C).
+    events : Spikes of shape (B, C_in, T), optional
+        The block's input. Its weights' gradient is added up while the rows of z are still in the cache.
+    need_z : bool
+        Whether to write the gradient of z; a network's first block needs none.
+    """
+    batch, steps, channels = shape
+    width = voltage.numel() // (batch * steps)
+    grads = [None if g is None else pad(g.float()) for g in (grad_spike, grad_voltage, grad_current)]
+    gain = torch.full((batch, channels), value * surrogate.gain)
+    lag = torch.zeros(channels, dtype=torch.int32) if lag is None else lag
+    z = torch.empty(batch, steps, width) if need_z else None
+    table = None if events is None else torch.empty(events.shape[1], width)
+    sums = torch.empty(3, batch, width)
+    _backward(
+        *map(flat, grads), flat(voltage), layout, flat(pad(keep_i)), flat(pad(keep_v)), i32(threshold),
+        flat(pad(state.current)), flat(pad(state.voltage)), f32(-LOG2_E / (scale * surrogate.tau)),
+        flat(pad(gain if kept is None else gain * kept)), flat(pad(lag, fill=int(lag[-1]))), steps,
+        flat(None if events is None else events.indptr, np.int32),
+        flat(None if events is None else events.channel, np.int32),
+        f32(1.0 if events is None else events.value), flat(z), flat(table), flat(sums),
+    )  # fmt: skip
+    if kept is not None:
+        sums[2, :, :channels] *= kept
+    of_current, of_voltage, of_delay = sums[..., :channels].sum(1, dtype=torch.float64)
+    unit = -1.0 / (DECAY_SCALE * scale)
+    return Gradients(z, table, (of_current * unit).float(), (of_voltage * unit).float(), (of_delay * value).float())

@@ -1,0 +1,44 @@
+"""How tensors lie in memory when a kernel takes them: flat, and padded to a whole number of lanes."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .lanes import LANES
+
+NOTHING = {kind: np.empty(0, kind) for kind in (np.uint8, np.int8, np.int32, np.float32)}  # for what is not given
+
+Layout = tuple[int, int, int]  # elements from one sample, one chunk of `LANES` channels, one step to the next
+
+
+def padded(channels: int) -> int:
+    """The least whole number of lanes that holds `channels`."""
+    return -(-channels // LANES) * LANES
+
+
+def pad(x: torch.Tensor, fill: float = 0, copy: bool = False) -> torch.Tensor:
+    """`x` [..., C], contiguous, with `fill` up to a whole number of lanes; `copy` for a tensor of one's own."""
+    missing = padded(x.shape[-1]) - x.shape[-1]
+    if missing:
+        return F.pad(x, (0, missing), value=fill)
+    return x.clone(memory_format=torch.contiguous_format) if copy else x.contiguous()
+
+
+def flat(x: torch.Tensor | None, kind: type = np.float32) -> np.ndarray:
+    """A contiguous tensor as the flat array that lanes are loaded from; an empty one of type `kind` for None."""
+    return NOTHING[kind] if x is None else x.detach().view(-1).numpy()
+
+
+def by_rows(steps: int, width: int) -> Layout:
+    """[B, T, width]: all channels of a step side by side, as everybody else reads them."""
+    return steps * width, LANES, width
+
+
+def by_chunks(steps: int, width: int) -> Layout:
+    """[B, width / LANES, T, LANES]: what one task writes lies together, which is kind to caches and page tables."""
+    return steps * width, steps * LANES, LANES
+
+
+def last_only(width: int) -> Layout:
+    """[B, width]: every step in the place of the one before, for those who will not look."""
+    return width, LANES, 0
