@@ -66,9 +66,9 @@ class Network(torch.nn.Module):
         """
         outputs = []
         for b in self.blocks:
-            spikes = b(spikes)
+            spikes = b(spikes, dense=layers or b is self.blocks[-1])
             outputs.append(spikes)
-        return outputs if layers else spikes
+        return outputs if layers else outputs[-1]
 
     def grad_flow(self, path: str | os.PathLike | None = None) -> list[float]:
         """Gradient norm of every block's weights; with `path`, a folder, also a picture ``gradFlow.png`` there."""

@@ -1,6 +1,6 @@
 """Spikes of a batch as events: the form in which spikes travel until someone needs them dense."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
@@ -25,6 +25,9 @@ class Spikes:
     value : float
         What a spike is worth: 1, or dropout's 1/(1-p), or 1/sampling_time. It is applied after the
         products, so that these stay exact.
+    source : tensor [B, C, T], optional
+        Stands for these spikes in autograd: the output of the block that fired them, without memory of its own.
+        A gradient that reaches it flows back into that block.
 
     Examples
     --------
@@ -40,6 +43,7 @@ class Spikes:
     channel: torch.Tensor
     shape: tuple[int, int, int]
     value: float = 1.0
+    source: torch.Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self):
         batch, channels, steps = self.shape
@@ -77,6 +81,7 @@ class Spikes:
             self.channel.to(device, non_blocking=non_blocking),
             self.shape,
             self.value,
+            None if self.source is None else self.source.to(device),
         )
 
     def rows(self, dtype: torch.dtype = torch.float32, value: float | None = None) -> torch.Tensor:
@@ -104,7 +109,8 @@ class Spikes:
 
     def dense(self) -> torch.Tensor:
         """Dense tensor [B, C, T] float32; it remembers these events, so that nobody has to find them again."""
-        return attach(self.rows().transpose(1, 2), self)
+        rows = self.rows() if self.source is None else _Filled.apply(self.source, self)
+        return attach(rows.transpose(1, 2), self)
 
     @classmethod
     def from_rows(cls, rows: torch.Tensor, value: float = 1.0) -> "Spikes":
@@ -148,6 +154,18 @@ class Spikes:
         )
 
 
+class _Filled(torch.autograd.Function):
+    """The rows [B, T, C] for which a `source` stands."""
+
+    @staticmethod
+    def forward(ctx, source, spikes):
+        return spikes.rows()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.transpose(1, 2), None
+
+
 class DenseSpikes(Spikes):
     """Spikes kept as 0/1 bytes instead of a list: the form for a GPU.
 
@@ -178,7 +196,7 @@ class DenseSpikes(Spikes):
         channels = width if channels is None else channels
         if not 0 < channels <= width:
             raise ValueError(f"DenseSpikes: expected 1 to {width} channels in rows of {width}, found {channels}")
-        self.data, self.shape, self.value = data, (batch, channels, steps), value
+        self.data, self.shape, self.value, self.source = data, (batch, channels, steps), value, None
         self._list: Spikes | None = None
 
     @property
@@ -210,7 +228,9 @@ class DenseSpikes(Spikes):
         """The same spikes on another device (the same object if they are there already)."""
         if self.device == torch.device(device):
             return self
-        return DenseSpikes(self.data.to(device, non_blocking=non_blocking), self.shape[1], self.value)
+        moved = DenseSpikes(self.data.to(device, non_blocking=non_blocking), self.shape[1], self.value)
+        moved.source = None if self.source is None else self.source.to(device)
+        return moved
 
     def rows(self, dtype: torch.dtype = torch.float32, value: float | None = None) -> torch.Tensor:
         """As in `Spikes`."""

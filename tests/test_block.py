@@ -1,6 +1,8 @@
 """Blocks against the oracles, and the fused step of a dense block against its parts one after the other."""
 
 import copy
+import gc
+import weakref
 
 import numpy as np
 import oracles
@@ -402,6 +404,40 @@ def test_an_output_remembers_its_events():
     assert remembered(changed) is None
     changed.sum().backward()
     assert block.delay.delay.grad is not None
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("second", [{}, {"pre_hook_fx": lambda w, descale=False: w}], ids=["fused", "in parts"])
+def test_spikes_between_blocks_carry_the_gradient(backend, second):
+    """Without dense numbers between the blocks: the same output, the same gradients."""
+    first, second = dense_block(20, 70, dropout=0.2), dense_block(70, 8, seed=2, **second)
+    parameters = [*first.parameters(), *second.parameters()]
+    x, grad = sample((2, 20, 30), density=0.3), gradient_like((2, 8, 30))
+    with kernels.using(backend):
+        found = []
+        for between in (lambda x: first(x), lambda x: first(x, dense=False), lambda x: first(x, dense=False).dense()):
+            torch.manual_seed(0)
+            out = second(between(x))
+            found.append((out, *torch.autograd.grad(out, parameters, grad)))
+        assert isinstance(first(x, dense=False), Spikes)
+    assert all(g.any() for g in found[0])
+    for others in found[1:]:
+        for plain, other in zip(found[0], others, strict=True):
+            assert torch.equal(plain, other)
+
+
+def test_spikes_between_blocks_free_their_memory_at_once():
+    """No cycle that waits for the garbage collector, with 20 MB of voltage in it."""
+    gc.collect()
+    gc.disable()
+    try:
+        spikes = dense_block(20, 10)(sample((2, 20, 30)), dense=False)
+        watched = weakref.ref(spikes)
+        assert spikes.source.grad_fn is not None
+        del spikes
+        assert watched() is None
+    finally:
+        gc.enable()
 
 
 def test_a_change_in_place_between_blocks_is_seen():

@@ -166,23 +166,29 @@ class Dense(Block):
         """Shape of the block's output without batch and time."""
         return torch.Size([self.synapse.out_channels])
 
-    def forward(self, spikes: torch.Tensor | Spikes):
-        """Spikes [B, in, T] (dense or `Spikes`) to spikes [B, out, T]."""
+    def forward(self, spikes: torch.Tensor | Spikes, dense: bool = True):
+        """Spikes [B, in, T] (dense or `Spikes`) to spikes [B, out, T].
+
+        With `dense` False the output may come as `Spikes`: the next block needs no more, and the numbers, nearly all
+        of them zero, are never written. Gradients flow through them as through a tensor.
+        """
         self.synapse.check(spikes.shape)
         if not self.fused or len(spikes.shape) == 5:
             return super().forward(spikes)
         synapses, neuron = self.synapse, self.neuron
         direction = synapses.direction
-        dense = None if isinstance(spikes, Spikes) else spikes.float()
-        events = spikes if dense is None else Spikes.from_dense(dense)
+        listed = isinstance(spikes, Spikes)
+        given = spikes.source if listed else spikes.float()
+        events = spikes if listed else Spikes.from_dense(given)
         batch, channels = spikes.shape[0], synapses.out_channels
         layer = Layer(neuron.membrane(batch, channels), events, int(self.delay_shift))
         layer.need_grad = torch.is_grad_enabled()  # inside the function it would always be off
         if neuron.drop is not None:
             layer.kept = neuron.drop.draw(batch, channels, direction.device)
             layer.value = neuron.drop.value
+        layer.dense = dense or self.count_log
         rows = CubaLayer.apply(
-            dense,
+            given,
             direction,
             synapses.weight_g if synapses.weight_norm_enabled else None,
             neuron.current_decay,
@@ -191,7 +197,11 @@ class Dense(Block):
             layer,
         )
         neuron.keep(layer.membrane)
-        return self._counted(attach(rows.transpose(1, 2), layer.out))
+        out, layer.out = layer.out, None  # the graph holds the layer, which must not hold the graph
+        if layer.dense:
+            return self._counted(attach(rows.transpose(1, 2), out))
+        out.source = rows.transpose(1, 2)
+        return out
 
     def layer_spec(self) -> dict:
         """The block in hardware units: what `nmnist_helpers.netx` writes.

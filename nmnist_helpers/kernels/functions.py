@@ -149,6 +149,7 @@ class Layer:
     kept: torch.Tensor | None = None  # uint8 [B, C], 0 where dropout silences a neuron
     value: float = 1.0  # what an output spike is worth: 1/(1-p) under dropout
     need_grad: bool = True  # whether a backward pass may follow
+    dense: bool = True  # whether to write the output's numbers, or only a tensor that stands for them
     out: Spikes | None = field(default=None, repr=False)
 
 
@@ -157,7 +158,8 @@ class CubaLayer(torch.autograd.Function):
 
     ``apply(x, v, g, current_decay, voltage_decay, delay, layer)``: x dense [B, C_in, T] or None (then
     `layer.spikes` is the input), v [C_out, C_in, ...] and g [C_out, 1, ...] (None without weight norm),
-    delay [C_out] or None. Returns dense spikes as rows [B, T, C_out]; their events are left in `layer.out`.
+    delay [C_out] or None. Returns dense spikes as rows [B, T, C_out] (without `layer.dense`, a zero that was expanded
+    to that shape, for autograd alone); their events are left in `layer.out`.
 
     Kept for the backward pass: what the twin asks for (the CPU's the voltage alone, int32), and the input's
     events. Everything else is computed again.
@@ -191,6 +193,8 @@ class CubaLayer(torch.autograd.Function):
         )  # fmt: skip
         ctx.layer, ctx.source, ctx.kernels, ctx.v_shape = layer, layer.spikes, kernels, v.shape
         ctx.decay_shapes = current_decay.shape, voltage_decay.shape
+        if not layer.dense:
+            return torch.zeros((), device=v.device).expand(batch, layer.out.shape[2], channels)
         return layer.out.rows()  # the caller turns them: a view made in here could not be changed in place
 
     @staticmethod
