@@ -10,9 +10,13 @@ From user to metal: `NMNISTDataset`, `EventLoader`, `augment` bring the data; `N
 import importlib
 import os
 
-# torch and Numba bring an OpenMP runtime each. Threads of the one that spin while they wait take the cores from the
-# other: up to twenty times slower where the cores are shared. It counts only for what is loaded after this line.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that wait for work. If they spin for long, they take the cores from other programs, and from the threads of a
+# second OpenMP runtime where torch and Numba bring one each: two trainings on two cores took 80 ms a step each, and 420
+# with a policy of ACTIVE, against 48. If they sleep at once, waking them costs a lone training 5 %. Hence a spin of
+# some microseconds. It counts for what is loaded after these lines, and only where nobody has chosen otherwise.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from . import axon, block, classifier, dendrite, io, kernels, loss, neuron, synapse, utils
 from .augment import Augment, augment

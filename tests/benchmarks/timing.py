@@ -34,10 +34,10 @@ def interleaved(contestants: dict[str, Callable], rounds: int = 7, warm: int = 1
 def table(title: str, rows: list[tuple], header: tuple) -> None:
     """Print rows as an aligned table."""
     lines = [tuple(str(c) for c in row) for row in [header, *rows]]
-    widths = [max(len(row[i]) for row in lines) for i in range(len(header))]
+    widths = [max(len(row[i]) for row in lines if i < len(row)) for i in range(len(header))]
     print(f"\n{title}")
     for row in lines:
-        print("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+        print("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=False)).rstrip())
 
 
 class Contest:

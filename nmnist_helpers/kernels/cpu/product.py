@@ -16,7 +16,7 @@ from .arithmetic import f32, i32
 from .weight import WEIGHT_STEPS, weight_values
 
 BLOCK = 128  # columns of weights per task: their sums stay in the first-level cache
-DENSE_FROM = 0.08  # share of set bins from which a dense product is the faster one (tests/benchmarks/test_cpu.py)
+DENSE_FROM = 0.2  # share of set bins from which a dense product is the faster one (tests/benchmarks/test_cpu.py)
 MAX_INPUTS = (1 << 16) - 1  # inputs x 128 x 128 must stay below 2**30
 ONE_DNN = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
 
@@ -74,12 +74,24 @@ def check_inputs(spikes: Spikes | torch.Tensor, table: torch.Tensor) -> tuple[in
     return batch, steps, table.shape[1]
 
 
+def _dense_product(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """``rows @ matrix``, [B, T, K] by [K, N].
+
+    It goes to oneDNN, as a convolution of length 1, where torch has it: torch gives matrix products to MKL, which
+    on AMD processors leaves half of the vector unit idle (27 against 11 ms for 9600 x 512 x 512).
+    """
+    if not ONE_DNN:
+        return rows @ matrix
+    image = rows.transpose(1, 2).unsqueeze(2)  # [B, K, 1, T], channels last: nothing moves
+    return F.conv2d(image, matrix.t()[..., None, None]).squeeze(2).transpose(1, 2)
+
+
 def product(spikes: Spikes | torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """As `nmnist_helpers.kernels.reference.product`, with weights int8 [C_in, C_out]."""
     if not isinstance(spikes, Spikes):
-        return spikes @ weight_values(table).t()
+        return _dense_product(spikes, weight_values(table).t())
     if not is_sparse(spikes):
-        z = spikes.rows(value=1.0) @ weight_values(table).t()
+        z = _dense_product(spikes.rows(value=1.0), weight_values(table).t())
         return z if spikes.value == 1.0 else z * spikes.value
     out = torch.empty(check_inputs(spikes, table))
     _product(spikes.indptr.numpy(), spikes.channel.numpy(), table.numpy(), f32(spikes.value), out.numpy())
@@ -105,13 +117,5 @@ def weight_gradient(spikes: Spikes | torch.Tensor, grad_z: torch.Tensor) -> torc
 
 
 def input_gradient(grad_z: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """As `nmnist_helpers.kernels.reference.input_gradient`: the one product that nothing makes sparse.
-
-    It goes to oneDNN, as a convolution of length 1, where torch has it: torch gives matrix products to MKL, which
-    on AMD processors leaves half of the vector unit idle (27 against 11 ms for 9600 x 512 x 512).
-    """
-    values = weight_values(table)  # [C_out, C_in]
-    if not ONE_DNN:
-        return grad_z @ values
-    image = grad_z.transpose(1, 2).unsqueeze(2)  # [B, C_out, 1, T], channels last: nothing moves
-    return F.conv2d(image, values.t()[..., None, None]).squeeze(2).transpose(1, 2)
+    """As `nmnist_helpers.kernels.reference.input_gradient`: the one product that nothing makes sparse."""
+    return _dense_product(grad_z, weight_values(table))
