@@ -202,6 +202,7 @@ def draw_growth(measured: dict[str, list[tuple[float, float]]], path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     labels = {"batch": "batch size", "steps": "steps of time", "width": "neurons", "rate": "share of set input bins"}
     fig, axes = plt.subplots(1, 4, figsize=(12, 2.8), layout="constrained")
@@ -209,7 +210,12 @@ def draw_growth(measured: dict[str, list[tuple[float, float]]], path) -> None:
         x, y = np.array(points).T
         ax.loglog(x, 1000 * y, "o-", color="tab:blue")
         ax.loglog(x, 1000 * y[0] * x / x[0], color="0.7", ls="--")
-        ax.set(xlabel=labels[name], ylabel="ms")
+        ax.set(xlabel=labels[name], ylabel="ms" if name == "batch" else None)
+        ax.set_xticks(x, [f"{v:g}" for v in x])
+        ax.set_xticks([], minor=True)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
     fig.suptitle("Forward and backward of a block (2312 inputs, 512 neurons, batch 16, T = 300); dashed: proportional")
     with atomic(path) as temporary:
         fig.savefig(temporary, dpi=80)

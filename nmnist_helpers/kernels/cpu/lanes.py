@@ -6,7 +6,9 @@ neighbouring channels as one value, computes with it, and stores it. State then 
 time. LLVM cuts the values into whatever vectors the processor has (AVX-512, AVX2, NEON): nothing depends on one.
 
 There are three kinds of values, `F32`, `I32` and `MASK`. Operators take two values of the same kind; a scalar is
-made a value by `spread`. Arrays are flat and C-contiguous, and places in them are counted in elements.
+made a value by `spread`. Arrays are flat and C-contiguous, and places in them are counted in elements; nothing checks
+that they lie inside. Numba keeps compiled kernels in `__pycache__` and looks at the kernel's own file alone: after a
+change in this one, delete ``*.nbi`` there.
 """
 
 import operator
