@@ -62,8 +62,8 @@ class Network(torch.nn.Module):
     def forward(self, spikes: torch.Tensor | Spikes, layers: bool = False):
         """Spikes [B, 2312, T], dense or `Spikes`, to output spikes [B, 10, T].
 
-        With `layers`, a list of every block's output spikes instead, all dense. Without, hidden blocks hand on `Spikes`,
-        which is also what a hook on them sees.
+        With `layers`, a list of every block's output spikes instead, all dense. Without, hidden blocks hand on
+        `Spikes`, which is also what a hook on them sees.
         """
         outputs = []
         for b in self.blocks:
