@@ -26,18 +26,20 @@ class Gradients(NamedTuple):
 @njit(inline="always")
 def _read_where_sent(grad, lag, first, row, width, steps, out):
     """Gradient rows of a sample as seen before the axon, which sent the spike of step t to step ``t + lag``."""
+    # Unsigned, since Numba looks at every signed index for whether it counts from the end.
+    reach = np.empty(LANES, np.uint64)
     farthest = 0
     for c in range(LANES):
+        reach[c] = np.uint64(row + lag[first + c] * width + c)
         farthest = max(farthest, lag[first + c])
     for t in range(steps):
-        begin = row + t * width
+        begin, to = np.uint64(t * width), np.uint64(t * LANES)
         if t + farthest < steps:
-            for c in range(LANES):
-                out[t * LANES + c] = grad[begin + lag[first + c] * width + c]
+            for c in range(np.uint64(LANES)):
+                out[to + c] = grad[begin + reach[c]]
         else:
-            for c in range(LANES):
-                inside = t + lag[first + c] < steps
-                out[t * LANES + c] = grad[begin + lag[first + c] * width + c] if inside else f32(0.0)
+            for c in range(np.uint64(LANES)):
+                out[to + c] = grad[begin + reach[c]] if t + lag[np.uint64(first) + c] < steps else f32(0.0)
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
