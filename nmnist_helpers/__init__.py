@@ -3,8 +3,9 @@
 ``import nmnist_helpers as slayer`` and the names of lava-dl's tutorial are where its users expect them:
 `slayer.block.cuba.Dense`, `slayer.neuron.Dropout`, `slayer.loss.SpikeRate`, `slayer.utils.Assistant`, ...
 
-From user to metal: `NMNISTDataset`, `EventLoader`, `augment` bring the data; `Network` or your own stack of
-`block.cuba` computes; `utils` and `train` train; `netx` exports; `kernels` is what runs underneath.
+The rooms, from user to metal: `data` (from recordings to batches) and `camera` (a simulated event camera) bring the
+spikes; `network`, `block`, `synapse`, `dendrite`, `neuron`, `axon` compute; `loss`, `classifier`, `utils` and `train`
+train; `netx`, `nir`, `checkpoint` and `cost` export, exchange and count; `pictures` shows; `kernels` runs underneath.
 """
 
 import importlib
@@ -19,16 +20,16 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from . import axon, block, classifier, dendrite, io, kernels, loss, neuron, synapse, utils
-from .augment import Augment, augment
-from .dataset import NMNISTDataset
-from .loader import EventLoader
+from .data.augmentation import Augment, augment
+from .data.dataset import NMNISTDataset
+from .data.loader import EventLoader
 from .network import Network
 from .paths import GIFS, ROOT, TRAINED, data_root
 from .spikes import Spikes
 
 __version__ = "1.0.0"
 
-_LATER = ("animate", "checkpoint", "cost", "download", "graph", "netx", "nir_exchange", "saccade", "train")
+_LATER = ("camera", "checkpoint", "cost", "data", "netx", "nir", "pictures", "sim2real", "train")
 
 
 def __getattr__(name: str):

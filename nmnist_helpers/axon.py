@@ -6,8 +6,6 @@ import torch
 
 from .kernels.functions import AxonDelay
 
-MAX_DELAY = 62  # steps, what the hardware's spike buffers hold
-
 
 def _apply(spikes: torch.Tensor, delay: torch.Tensor | None, shift: int) -> torch.Tensor:
     rows = spikes.reshape(spikes.shape[0], -1, spikes.shape[-1]).transpose(1, 2)

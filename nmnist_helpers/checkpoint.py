@@ -237,9 +237,8 @@ def _apart(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _build(found: dict[str, torch.Tensor], neuron_params: dict | None, path: str | os.PathLike) -> torch.nn.Module:
     """Dense CUBA blocks of the sizes in the file, under the names that it uses."""
-    from .block import cuba  # these import what only training needs
-    from .network import NEURON_PARAMS
-    from .netx.blocks import BlockNetwork
+    from .block import cuba
+    from .network import NEURON_PARAMS, Network
     from .neuron.norm import MeanOnlyBatchNorm
 
     weights = {}
@@ -263,4 +262,4 @@ def _build(found: dict[str, torch.Tensor], neuron_params: dict | None, path: str
             params["norm"] = MeanOnlyBatchNorm
         normed = f"{prefix}synapse.weight_v" in found
         blocks.append(cuba.Dense(params, inputs, out, weight_norm=normed, delay=f"{prefix}delay.delay" in found))
-    return BlockNetwork(blocks)
+    return Network.from_blocks(blocks)

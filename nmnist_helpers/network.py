@@ -1,13 +1,14 @@
 """The tutorial's network: 2312-512-512-10 CUBA neurons with learned delays and decays."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
 from . import block
+from .block.spec import LayerSpec
+from .geometry import CHANNELS
 from .neuron import Dropout
-from .packed import CHANNELS
 from .spikes import Spikes
 
 NEURON_PARAMS = {
@@ -18,6 +19,7 @@ NEURON_PARAMS = {
     "scale_grad": 3,
     "requires_grad": True,
 }
+UNSAID = {name: NEURON_PARAMS[name] for name in ("tau_grad", "scale_grad", "requires_grad")}  # by an exported file
 
 
 class Network(torch.nn.Module):
@@ -59,6 +61,43 @@ class Network(torch.nn.Module):
         )
         self.blocks.append(block.cuba.Dense(params, sizes[-1], outputs, weight_norm=True))
 
+    @classmethod
+    def from_blocks(cls, blocks: Iterable[torch.nn.Module]) -> "Network":
+        """A network of given blocks, from input to output."""
+        net = cls.__new__(cls)
+        torch.nn.Module.__init__(net)
+        net.blocks = torch.nn.ModuleList(blocks)
+        return net
+
+    @classmethod
+    def from_layers(cls, layers: Iterable[LayerSpec], **neuron_params) -> "Network":
+        """Trainable blocks that quantise to exactly the integers of `layers`.
+
+        Parameters
+        ----------
+        layers : iterable of LayerSpec
+            From input to output.
+        **neuron_params
+            What the layers do not say: ``tau_grad``, ``scale_grad``, ``requires_grad``, ``dropout``, ... The defaults
+            are the tutorial's.
+
+        Returns
+        -------
+        Network
+            Without weight norm: the layers do not tell g from v. Delays get half a step on top, which ``floor`` takes
+            off again, so that a first small update moves no spike by itself.
+        """
+        return cls.from_blocks(block.cuba.Dense.from_spec(layer, {**UNSAID, **neuron_params}) for layer in layers)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __iter__(self) -> Iterator[torch.nn.Module]:
+        return iter(self.blocks)
+
+    def __getitem__(self, index: int) -> torch.nn.Module:
+        return self.blocks[index]
+
     def forward(self, spikes: torch.Tensor | Spikes, layers: bool = False):
         """Spikes [B, 2312, T], dense or `Spikes`, to output spikes [B, 10, T].
 
@@ -67,7 +106,7 @@ class Network(torch.nn.Module):
         """
         outputs = []
         for b in self.blocks:
-            spikes = b(spikes, dense=layers or b is self.blocks[-1])
+            spikes = b(spikes, dense=layers or b is self.blocks[-1]) if isinstance(b, block.cuba.Dense) else b(spikes)
             outputs.append(spikes)
         return outputs if layers else outputs[-1]
 
@@ -88,7 +127,7 @@ class Network(torch.nn.Module):
         return grad
 
     def export_hdf5(self, filename: str | os.PathLike) -> None:
-        """Write the network for hardware; see `nmnist_helpers.netx`."""
-        from . import netx
+        """Write the network for hardware; see `nmnist_helpers.block.hdf5.write_network`."""
+        from .block.hdf5 import write_network  # h5py is needed for this alone
 
-        netx.write_network(filename, self)
+        write_network(filename, self)

@@ -17,17 +17,17 @@ import torch
 from sklearn.metrics import confusion_matrix
 from tqdm import tqdm
 
-from .augment import augment
+from .camera.digits import load_mnist
+from .camera.simulator import simulate
 from .classifier import Rate
-from .dataset import NMNISTDataset
-from .digits import load_mnist
+from .data.augmentation import augment
+from .data.dataset import NMNISTDataset
+from .data.loader import EventLoader
 from .files import atomic
-from .loader import EventLoader
+from .io import PackedEvents
 from .loss import SpikeRate
 from .network import Network
-from .packed import PackedEvents
 from .paths import TRAINED
-from .saccade import simulate
 from .train import answers, save_checkpoint
 from .utils import Assistant, LearningStats, parameter_groups
 
@@ -117,7 +117,7 @@ def run(mnist: str, data: str | None, digits: int, epochs: int, tune: int, seed:
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Parse the command line and run."""
-    p = argparse.ArgumentParser(prog="python -m nmnist_helpers.sim2real", description=__doc__.split("\n\n")[0])
+    p = argparse.ArgumentParser(prog="python -m nmnist_helpers sim2real", description=__doc__.split("\n\n")[0])
     p.add_argument("--mnist", required=True, help="folder with MNIST's idx files")
     p.add_argument("--data", help="folder of the recordings (default NMNIST_DATA, else data/)")
     p.add_argument("--digits", type=int, default=20000, help="simulated digits to train on")

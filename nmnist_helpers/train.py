@@ -22,14 +22,14 @@ from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from . import kernels
-from .augment import augment
 from .classifier import Rate
-from .dataset import NMNISTDataset
+from .data.augmentation import augment
+from .data.dataset import NMNISTDataset
+from .data.loader import EventLoader
 from .files import atomic
-from .loader import EventLoader
+from .io import PackedEvents
 from .loss import SpikeRate
 from .network import Network
-from .packed import PackedEvents
 from .paths import TRAINED
 from .utils import Assistant, LearningStats, parameter_groups
 
@@ -279,7 +279,7 @@ def _report(settings, out, net, stats, learned, validated, seconds, source) -> d
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m nmnist_helpers.train", description=__doc__.split("\n\n")[0])
+    p = argparse.ArgumentParser(prog="python -m nmnist_helpers train", description=__doc__.split("\n\n")[0])
     d = Settings()
     p.add_argument("--epochs", type=int, default=d.epochs)
     p.add_argument("--batch-size", type=int, default=d.batch_size)

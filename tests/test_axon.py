@@ -1,10 +1,10 @@
 """The one-step shift, learned delays, dropout."""
 
 import numpy as np
-import oracles
 import pytest
 import torch
-from oracles import assert_close
+from support import oracles
+from support.oracles import assert_close
 
 from nmnist_helpers import axon
 from nmnist_helpers.neuron import Dropout

@@ -5,9 +5,9 @@ import sys
 
 import h5py
 import numpy as np
-import oracles
 import pytest
 import torch
+from support import oracles
 
 import nmnist_helpers as slayer
 from nmnist_helpers import kernels, netx

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nmnist_helpers import TRAINED, Network, sim2real
-from nmnist_helpers.saccade import simulated_split
+from nmnist_helpers.data.simulated import simulated_split
 
 needs_both = pytest.mark.skipif(
     not (os.environ.get("NMNIST_DATA") and os.environ.get("NMNIST_MNIST")),

@@ -1,11 +1,11 @@
 """Weights: initial values, normalisation, quantisation, products, and their gradients."""
 
 import numpy as np
-import oracles
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import assert_close
+from support import oracles
+from support.oracles import assert_close
 
 from nmnist_helpers import synapse
 from nmnist_helpers.neuron.cuba import Neuron

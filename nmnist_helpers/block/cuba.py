@@ -3,19 +3,21 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from .. import synapse
-from ..axon import MAX_DELAY, Delay
+from ..axon import Delay
 from ..axon import delay as shift
+from ..kernels.constants import MAX_DELAY, WEIGHT_SCALE
 from ..kernels.functions import CubaLayer, Layer
 from ..neuron import Dropout, cuba
+from ..neuron.norm import MeanOnlyBatchNorm
 from ..spikes import Spikes, attach
+from .spec import LayerSpec
 
 if TYPE_CHECKING:
     import h5py
-
-EXACT_SCALE = 64  # the fused layer works in these integers; other scales take the general path
 
 
 class Block(torch.nn.Module):
@@ -157,7 +159,7 @@ class Dense(Block):
             self.quantised
             and self.mask is None
             and neuron.norm is None
-            and neuron.w_scale == EXACT_SCALE
+            and neuron.w_scale == WEIGHT_SCALE
             and (neuron.drop is None or isinstance(neuron.drop, Dropout))
         )
 
@@ -212,12 +214,12 @@ class Dense(Block):
             ``weight`` int [out, in] (even, -256..254), ``delay`` int [out] or None, ``i_decay``,
             ``v_decay`` (of 4096), ``v_th_mant``.
         """
-        if not self.quantised or self.neuron.w_scale != EXACT_SCALE:
+        if not self.quantised or self.neuron.w_scale != WEIGHT_SCALE:
             raise ValueError("block.cuba.Dense: only blocks with the built-in 8-bit quantisation can be exported")
         if not self.delay_shift or self.neuron.norm is not None:
             found = "delay_shift=False" if not self.delay_shift else "a normalisation"
             raise ValueError(f"block.cuba.Dense: the file has no way to say {found}; such a block cannot be exported")
-        weight = (self.synapse.quantised_weight() * EXACT_SCALE).reshape(self.synapse.out_channels, -1)
+        weight = (self.synapse.quantised_weight() * WEIGHT_SCALE).reshape(self.synapse.out_channels, -1)
         steps = None if self.delay is None else torch.floor(self.delay.delay.detach().clamp(0, MAX_DELAY))
         return {
             "weight": weight.to(torch.int64).cpu().numpy(),
@@ -227,11 +229,36 @@ class Dense(Block):
             "v_th_mant": self.neuron.v_th_mant,
         }
 
+    @classmethod
+    @torch.no_grad()
+    def from_spec(cls, layer: LayerSpec, neuron_params: dict) -> "Dense":
+        """A block that quantises to exactly the integers of `layer`; `neuron_params` say what the layer does not."""
+        params = {
+            **neuron_params,
+            "threshold": layer.v_th_mant / WEIGHT_SCALE,
+            "current_decay": 0.0,  # both follow below, in whole steps
+            "voltage_decay": 0.0,
+            "shared_param": np.ndim(layer.i_decay) == 0 and np.ndim(layer.v_decay) == 0,
+        }
+        if layer.bias is not None:
+            params["norm"] = MeanOnlyBatchNorm
+        block = cls(params, layer.in_features, layer.out_features, delay=layer.delay is not None)
+        synapses, neuron = block.synapse, block.neuron
+        synapses.weight.copy_(torch.from_numpy(layer.weight / WEIGHT_SCALE).reshape(synapses.weight.shape))
+        for parameter, decay in ((neuron.current_decay, layer.i_decay), (neuron.voltage_decay, layer.v_decay)):
+            parameter.copy_(torch.as_tensor(np.asarray(decay), dtype=torch.float32).expand(parameter.shape))
+        if layer.delay is not None:
+            # Half a step on top, away from the edges of floor(): the first small update moves no spike by itself.
+            block.delay.delay.copy_(torch.from_numpy(layer.delay) + 0.5)
+        if layer.bias is not None:
+            neuron.norm.running_mean.copy_(torch.from_numpy(-layer.bias / WEIGHT_SCALE))
+        return block
+
     def export_hdf5(self, handle: "h5py.Group") -> None:
         """Write the block into an open HDF5 group, as lava's netx reads it; the block stays as it is."""
-        from .. import netx
+        from .hdf5 import write_layer  # h5py is needed for this alone
 
-        netx.write_layer(handle, netx.LayerSpec(type="dense", **self.layer_spec()))
+        write_layer(handle, LayerSpec(type="dense", **self.layer_spec()))
 
 
 class Conv(Block):

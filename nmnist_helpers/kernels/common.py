@@ -1,15 +1,10 @@
-"""What the three twins share: the fixed-point scales, the containers and the checks."""
+"""What the three twins share: containers and checks."""
 
 from typing import NamedTuple
 
 import torch
 
 from ..spikes import Spikes
-
-DECAY_SCALE = 4096  # decays are stored x4096: 1024 stands for 0.25
-STATE_SCALE = 4096  # neuron states are integers: value x 4096
-MAX_STATE = 2**30 - 1  # states are kept in 32 bits, with one bit to spare: a sum of two cannot wrap
-NEVER = 2**31 - 1  # a threshold that no voltage can pass: no spike, no reset
 
 
 class State(NamedTuple):

@@ -9,7 +9,8 @@ import torch
 
 from ..spikes import Spikes
 from . import backend
-from .common import NEVER, STATE_SCALE, State, Surrogate, raise_not_a_number, zero_state
+from .common import State, Surrogate, raise_not_a_number, zero_state
+from .constants import NEVER, STATE_SCALE
 
 
 def twin(device: torch.device):

@@ -8,8 +8,8 @@
 True
 """
 
+from ..block.hdf5 import write_layer, write_network
+from ..block.spec import LayerSpec, NetFileError, as_specs
 from .net import Net, load
-from .rules import LayerSpec, NetFileError, as_specs
-from .writer import write_layer, write_network
 
 __all__ = ["LayerSpec", "Net", "NetFileError", "as_specs", "load", "write_layer", "write_network"]

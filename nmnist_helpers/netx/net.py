@@ -3,19 +3,17 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from ..block.spec import LayerSpec, as_specs
+from ..kernels.constants import DECAY_SCALE, WEIGHT_SCALE
+from ..network import Network
 from ..spikes import Spikes
 from ..table import Table
 from .reader import read_network
-from .rules import DECAY_MAX, LayerSpec, as_specs
 from .simulator import Events, events_of, run_fast, run_reference
-
-if TYPE_CHECKING:
-    from .blocks import BlockNetwork
 
 ENGINES = {"fast": run_fast, "reference": run_reference}
 BATCH = 32  # recordings at a time: bounds the memory of the layers' dense outputs
@@ -154,9 +152,9 @@ class Net(Table):
     def _check_range(self, steps: int) -> None:
         """Refuse runs whose states could leave 64 bits: without decay they grow with every step."""
         for index, layer in enumerate(self.layers):
-            kept = [np.minimum(steps, DECAY_MAX / np.maximum(d, 1e-9)) for d in (layer.i_decay, layer.v_decay)]
-            drive = 64 * np.abs(layer.weight).sum(axis=1, dtype=np.int64)
-            bias = 0 if layer.bias is None else 64 * np.abs(layer.bias)
+            kept = [np.minimum(steps, DECAY_SCALE / np.maximum(d, 1e-9)) for d in (layer.i_decay, layer.v_decay)]
+            drive = WEIGHT_SCALE * np.abs(layer.weight).sum(axis=1, dtype=np.int64)
+            bias = 0 if layer.bias is None else WEIGHT_SCALE * np.abs(layer.bias)
             if np.max((drive * kept[0] + bias) * kept[1]) >= STATE_LIMIT:
                 raise ValueError(f"layer {index}: its state may leave 64 bits within {steps} steps; run fewer steps")
 
@@ -194,25 +192,9 @@ class Net(Table):
 
     # -- training it further
 
-    def to_blocks(self, **neuron_params) -> "BlockNetwork":
-        """The network as trainable blocks that quantise to exactly these integers.
-
-        Parameters
-        ----------
-        **neuron_params
-            What the file does not say, given on to the neurons: ``tau_grad``, ``scale_grad``,
-            ``requires_grad``, ``dropout``, ... The defaults are the tutorial's.
-
-        Returns
-        -------
-        BlockNetwork
-            A module with ``.blocks`` of `block.cuba.Dense`, without weight norm: the file does not tell g from v.
-            Delays get half a step on top, which ``floor`` takes off again, so that a first small update moves
-            no spike by itself.
-        """
-        from .blocks import to_blocks  # the blocks import this package to export themselves
-
-        return to_blocks(self.layers, neuron_params)
+    def to_blocks(self, **neuron_params) -> Network:
+        """The network as trainable blocks; see `Network.from_layers`."""
+        return Network.from_layers(self.layers, **neuron_params)
 
 
 def _cut(indptr: np.ndarray, channel: np.ndarray, shape: tuple[int, int, int], start: int) -> Events:

@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from .rules import MAX_FEATURES, MAX_LAYERS, MAX_WEIGHTS, LayerSpec, NetFileError, as_specs
+from ..block.spec import MAX_FEATURES, MAX_LAYERS, MAX_WEIGHTS, LayerSpec, NetFileError, as_specs
 
 MAX_FILE = 1 << 30  # bytes
 MAX_CHUNKS = 4096

@@ -16,7 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit, prange
 
-from .rules import LayerSpec
+from ..block.spec import LayerSpec
+from ..kernels.constants import DECAY_SCALE, STATE_SCALE, WEIGHT_SCALE
+
+TO_STATE = STATE_SCALE // WEIGHT_SCALE  # states are that much finer than weights
 
 
 class Events(NamedTuple):
@@ -51,7 +54,7 @@ def _listed(place: np.ndarray, shape: tuple[int, int, int]) -> Events:
 
 def truncated_product(state: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """``trunc(state * keep / 4096)`` for integers: divide the magnitude, give the sign back."""
-    return np.sign(state) * (np.abs(state) * keep // 4096)
+    return np.sign(state) * (np.abs(state) * keep // DECAY_SCALE)
 
 
 def run_reference(layers: list[LayerSpec], events: Events) -> list[np.ndarray]:
@@ -83,9 +86,9 @@ def run_reference(layers: list[LayerSpec], events: Events) -> list[np.ndarray]:
             for b in range(batch):
                 row = b * steps + t
                 drive[b] = column[events.channel[events.indptr[row] : events.indptr[row + 1]]].sum(axis=0)
-            current = truncated_product(current, 4096 - layer.i_decay) + 64 * drive
-            voltage = truncated_product(rest, 4096 - layer.v_decay) + current + 64 * bias
-            fires = voltage > 64 * layer.v_th_mant
+            current = truncated_product(current, DECAY_SCALE - layer.i_decay) + TO_STATE * drive
+            voltage = truncated_product(rest, DECAY_SCALE - layer.v_decay) + current + TO_STATE * bias
+            fires = voltage > TO_STATE * layer.v_th_mant
             rest = np.where(fires, 0, voltage)
             b, neuron = np.nonzero(fires)
             arrives = t + 1 + delay[neuron]
@@ -107,10 +110,10 @@ def run_fast(layers: list[LayerSpec], events: Events) -> list[np.ndarray]:
             events.indptr,
             events.channel,
             np.ascontiguousarray(layer.weight.T),
-            every * (4096 - layer.i_decay),
-            every * (4096 - layer.v_decay),
-            every * (0 if layer.bias is None else 64 * layer.bias),
-            64 * layer.v_th_mant,
+            every * (DECAY_SCALE - layer.i_decay),
+            every * (DECAY_SCALE - layer.v_decay),
+            every * (0 if layer.bias is None else TO_STATE * layer.bias),
+            TO_STATE * layer.v_th_mant,
             every + (0 if layer.delay is None else layer.delay),
             out,
         )
@@ -140,7 +143,7 @@ def _run_layer(indptr, channel, column, i_keep, v_keep, bias, threshold, lag, ou
                 for n in range(neurons):
                     drive[n] += column[source, n]
             for n in range(neurons):
-                current[n] = _decayed(current[n], i_keep[n]) + 64 * np.int64(drive[n])
+                current[n] = _decayed(current[n], i_keep[n]) + TO_STATE * np.int64(drive[n])
                 voltage = _decayed(rest[n], v_keep[n]) + current[n] + bias[n]
                 rest[n] = voltage
                 if voltage > threshold:

@@ -5,16 +5,16 @@ from collections.abc import Callable
 
 import torch
 
-from ..kernels.common import NEVER, State, Surrogate
+from ..kernels.common import State, Surrogate
+from ..kernels.constants import DECAY_SCALE, NEVER, WEIGHT_SCALE
 from ..kernels.functions import Membrane, NeuronStep, SpikeFunction
 
-DECAY_SCALE = 1 << 12  # parameters hold decays x4096
 SCALE_GRAD_UNIT = 0.1  # SLAYER's units: scale_grad = 1 and tau_grad = 1 are good places to begin
 TAU_GRAD_UNIT = 100
 MAX_THRESHOLD = 1 << 24  # x64 it is 2**30, which no state reaches (hardware takes 17 bits: `netx` checks that)
 
 
-def neuron_params(device_params: dict, scale: int = 1 << 6, p_scale: int = DECAY_SCALE) -> dict:
+def neuron_params(device_params: dict, scale: int = WEIGHT_SCALE, p_scale: int = DECAY_SCALE) -> dict:
     """Constructor arguments of the neuron that `device_params` describes.
 
     Parameters
@@ -93,7 +93,7 @@ class Neuron(torch.nn.Module):
         voltage_decay: float | tuple[float, float],
         tau_grad: float = 1,
         scale_grad: float = 1,
-        scale: int = 1 << 6,
+        scale: int = WEIGHT_SCALE,
         norm: Callable | None = None,
         dropout: torch.nn.Module | None = None,
         shared_param: bool = True,

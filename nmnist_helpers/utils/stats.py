@@ -250,7 +250,7 @@ class LearningStats:
         matplotlib.figure.Figure
             Open in pyplot; a notebook shows it once, ``plt.show()`` shows it elsewhere.
         """
-        from .curves import plot_curves
+        from ..pictures.curves import plot_curves
 
         return plot_curves(self, figsize, path)
 

@@ -14,14 +14,14 @@ import time
 import numpy as np
 import pytest
 import torch
+from nmnist_helpers.graph import GraphedStep
 
 from nmnist_helpers import Network, kernels
-from nmnist_helpers.augment import augment
-from nmnist_helpers.graph import GraphedStep
+from nmnist_helpers.data.augmentation import augment
+from nmnist_helpers.data.binning import bin_edges
+from nmnist_helpers.geometry import CHANNELS
 from nmnist_helpers.kernels.common import Surrogate, zero_state
 from nmnist_helpers.loss import SpikeRate
-from nmnist_helpers.packed import CHANNELS
-from nmnist_helpers.raster import bin_edges
 from nmnist_helpers.spikes import DenseSpikes, Spikes
 from nmnist_helpers.utils import parameter_groups
 
@@ -32,8 +32,9 @@ if importlib.util.find_spec("triton") is None:
 
 from timing import table  # noqa: E402
 
+from nmnist_helpers.data import binning_gpu as raster  # noqa: E402
 from nmnist_helpers.kernels import gpu  # noqa: E402
-from nmnist_helpers.kernels.gpu import launch, raster  # noqa: E402
+from nmnist_helpers.kernels.gpu import launch
 
 product = importlib.import_module("nmnist_helpers.kernels.gpu.product")  # `gpu.product` is the function
 

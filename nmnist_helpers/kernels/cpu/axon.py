@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numba import njit, prange
 
-from .events import spiking
+from ...spikes.convert import spiking
 
 NOT_DROPPED = np.empty((0, 0), np.uint8)
 

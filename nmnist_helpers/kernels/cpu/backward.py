@@ -7,7 +7,8 @@ import torch
 from numba import njit, prange
 
 from ...spikes import Spikes
-from ..common import DECAY_SCALE, State, Surrogate
+from ..common import State, Surrogate
+from ..constants import DECAY_SCALE
 from .arithmetic import LOG2_E, exp2_negative, f32, i32, i64, leak
 from .lanes import LANES, distance, load, spread, store, to_f32, where
 from .layout import Layout, flat, pad

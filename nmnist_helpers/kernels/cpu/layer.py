@@ -5,7 +5,8 @@ import torch
 from numba import get_num_threads
 
 from ...spikes import Spikes
-from ..common import STATE_SCALE, LayerGradients, LayerTrace, State, Surrogate, raise_out_of_range
+from ..common import LayerGradients, LayerTrace, State, Surrogate, raise_out_of_range
+from ..constants import STATE_SCALE
 from .arithmetic import f32, i32
 from .backward import backward
 from .events import fired_to_events

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from numba import njit, prange
 
-from ..common import MAX_STATE, STATE_SCALE, State, Surrogate, Trace, check_rows, raise_out_of_range
+from ..common import State, Surrogate, Trace, check_rows, raise_out_of_range
+from ..constants import MAX_STATE, STATE_SCALE
 from .arithmetic import f32, i32, leak
 from .backward import backward
 from .lanes import LANES, bits, distance, load, magnitude, spread, store, to_f32, to_i32, where

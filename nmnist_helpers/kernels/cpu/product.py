@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from numba import get_num_threads, njit, prange
 
 from ...spikes import Spikes
+from ..constants import WEIGHT_STEPS
 from .arithmetic import f32, i32
-from .weight import WEIGHT_STEPS, weight_values
+from .weight import weight_values
 
 BLOCK = 128  # columns of weights per task: their sums stay in the first-level cache
 DENSE_FROM = 0.2  # share of set bins from which a dense product is the faster one (tests/benchmarks/test_cpu.py)

@@ -5,11 +5,10 @@ import torch
 from numba import njit, prange
 
 from ..common import raise_not_a_number
+from ..constants import HIGHEST_STEP, LOWEST_STEP, WEIGHT_STEPS
 from .arithmetic import f32
 
 TILE = 16  # rows of outputs per task: a tile and its transpose fit the second-level cache
-WEIGHT_STEPS = 32  # quantised weights are multiples of 1/32: one byte holds them
-LOWEST, HIGHEST = -128, 127  # weights x32: -4 .. 127/32
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
@@ -24,9 +23,9 @@ def _quantise(v, factor, table):
         for o in range(first, last):
             f, row, to = factor[o], v[o], local[o - first]
             for i in range(inputs):
-                q = np.rint((row[i] * f) * f32(32.0))  # half to even, as torch.round
+                q = np.rint((row[i] * f) * f32(WEIGHT_STEPS))  # half to even, as torch.round
                 nans += q != q
-                to[i] = np.int8(min(max(q, f32(LOWEST)), f32(HIGHEST)))
+                to[i] = np.int8(min(max(q, f32(LOWEST_STEP)), f32(HIGHEST_STEP)))
         for i in range(inputs):
             for o in range(last - first):
                 table[i, first + o] = local[o, i]
@@ -48,8 +47,8 @@ def _gradient(v, factor, norm, grad_table, normed, grad_v, grad_g):
             f, row, g, to = factor[o], v[o], local[o - first], grad_v[o]
             dot = f32(0.0)
             for i in range(inputs):  # straight through the rounding, nothing outside the clamp
-                q = np.rint((row[i] * f) * f32(32.0))
-                inside = (q >= f32(LOWEST)) & (q <= f32(HIGHEST))
+                q = np.rint((row[i] * f) * f32(WEIGHT_STEPS))
+                inside = (q >= f32(LOWEST_STEP)) & (q <= f32(HIGHEST_STEP))
                 x = g[i] if inside else f32(0.0)
                 g[i] = x
                 dot += x * row[i]

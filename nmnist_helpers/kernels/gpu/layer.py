@@ -3,7 +3,8 @@
 import torch
 
 from ...spikes import DenseSpikes, Spikes
-from ..common import STATE_SCALE, LayerGradients, LayerTrace, State, Surrogate
+from ..common import LayerGradients, LayerTrace, State, Surrogate
+from ..constants import STATE_SCALE
 from .axon import axon_forward, delay_gradient
 from .neuron import neuron_backward, neuron_forward
 from .product import input_gradient, product, weight_gradient

@@ -4,7 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
-from ..common import DECAY_SCALE, MAX_STATE, STATE_SCALE, State, Surrogate, Trace, check_rows
+from ..common import State, Surrogate, Trace, check_rows
+from ..constants import DECAY_SCALE, MAX_STATE, STATE_SCALE
 from .launch import check_if_asked, flag_of, on, shape_for
 
 LIMIT = tl.constexpr(MAX_STATE)

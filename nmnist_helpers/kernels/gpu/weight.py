@@ -8,9 +8,10 @@ import torch
 import triton
 import triton.language as tl
 
+from ..constants import HIGHEST_STEP, LOWEST_STEP
 from .launch import on
 
-LOWEST, HIGHEST = tl.constexpr(-128.0), tl.constexpr(127.0)  # weights x32: -4 .. 127/32
+LOWEST, HIGHEST = tl.constexpr(float(LOWEST_STEP)), tl.constexpr(float(HIGHEST_STEP))
 TO_WHOLE = tl.constexpr(1.5 * 2**23)  # a float32 this large has no fraction: adding it rounds half to even
 COLUMNS = 1024
 ROW_MULTIPLE = 64  # rows are padded with zeros to whole tiles, which spares the products their masks

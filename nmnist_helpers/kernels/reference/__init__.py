@@ -3,14 +3,7 @@
 from .axon import axon_backward, axon_forward, delay_gradient
 from .layer import layer_backward, layer_forward
 from .neuron import neuron_backward, neuron_forward
-from .product import (
-    input_gradient,
-    product,
-    quantise,
-    quantise_gradient,
-    weight_gradient,
-    weight_values,
-)
+from .product import input_gradient, product, quantise, quantise_gradient, weight_gradient, weight_values
 
 __all__ = [
     "axon_backward",

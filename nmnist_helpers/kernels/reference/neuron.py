@@ -2,7 +2,8 @@
 
 import torch
 
-from ..common import DECAY_SCALE, MAX_STATE, STATE_SCALE, State, Surrogate, Trace, check_rows, raise_out_of_range
+from ..common import State, Surrogate, Trace, check_rows, raise_out_of_range
+from ..constants import DECAY_SCALE, MAX_STATE, STATE_SCALE
 from .axon import axon_backward
 
 

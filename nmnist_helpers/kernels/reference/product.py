@@ -4,9 +4,7 @@ import torch
 
 from ...spikes import Spikes
 from ..common import raise_not_a_number
-
-WEIGHT_STEPS = 32  # quantised weights are multiples of 1/32
-LOWEST, HIGHEST = -128, 127  # weights x32: -4 .. 127/32 = 254/64
+from ..constants import HIGHEST_STEP, LOWEST_STEP, WEIGHT_STEPS
 
 
 def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
@@ -32,7 +30,7 @@ def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     steps = torch.round(v * factor[:, None] * WEIGHT_STEPS)
     if torch.isnan(steps).any():
         raise_not_a_number("weights")
-    return steps.clamp(LOWEST, HIGHEST) / WEIGHT_STEPS
+    return steps.clamp(LOWEST_STEP, HIGHEST_STEP) / WEIGHT_STEPS
 
 
 def weight_values(weights: torch.Tensor) -> torch.Tensor:
@@ -63,7 +61,7 @@ def quantise_gradient(
     grad_g : float tensor [C_out] or None
     """
     steps = torch.round(v * factor[:, None] * WEIGHT_STEPS)
-    grad = torch.where((steps >= LOWEST) & (steps <= HIGHEST), grad, 0.0)
+    grad = torch.where((steps >= LOWEST_STEP) & (steps <= HIGHEST_STEP), grad, 0.0)
     if norm is None:
         return grad, None
     along = (grad * v).sum(1)

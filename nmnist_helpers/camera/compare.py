@@ -1,0 +1,196 @@
+"""How close the simulated recordings come to the real ones: figures of both, side by side.
+
+Every function takes `PackedEvents`. Those that compare want the same digits in the same order in both, real
+recordings and what `saccade.simulate` makes of the images that were shown::
+
+    recorded = Recordings('nmnist/Test').pack()
+    images, labels, _ = load_mnist('mnist', train=True)    # where the digits of the 800 paired recordings are from
+    shown = images[recorded.ids - 1]
+    print_table(compare(recorded, simulate(shown, ids=recorded.ids, labels=recorded.labels), shown))
+
+or from the shell: ``python -m nmnist_helpers camera --recordings nmnist/Test --mnist mnist``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..geometry import PIXELS, SIDE
+from ..io import PackedEvents
+from .path import PATH, SACCADES
+
+#: Times between two events of a pixel are sorted into these (microseconds), equally wide in the logarithm.
+INTERVAL_EDGES = np.geomspace(200, 300_000, 61)
+POLARITY_PAIRS = ("OFF-OFF", "OFF-ON", "ON-OFF", "ON-ON")
+
+
+def profile(events: PackedEvents, bin_ms: float = 10.0) -> np.ndarray:
+    """Events per recording in each time bin, float [2, bins]: OFF and ON; from 0 to 340 ms."""
+    bins = int(np.ceil(SACCADES[-1] / bin_ms))
+    index = np.minimum((events.t / (1000 * bin_ms)).astype(np.int64), bins - 1) + bins * events.p.astype(np.int64)
+    return np.bincount(index, minlength=2 * bins).reshape(2, bins) / max(len(events), 1)
+
+
+def _recording_of(events: PackedEvents) -> np.ndarray:
+    return np.repeat(np.arange(len(events)), events.counts)
+
+
+def event_maps(events: PackedEvents) -> np.ndarray:
+    """Events of each pixel, float32 [N, 3, 2, 34, 34]: saccade, polarity (OFF, ON), row, column."""
+    saccade = np.searchsorted(np.array(SACCADES[1:-1]) * 1000, events.t, side="right")
+    index = (_recording_of(events) * 3 + saccade) * 2 + events.p
+    index = (index * SIDE + events.y) * SIDE + events.x
+    counts = np.bincount(index, minlength=len(events) * 6 * PIXELS)
+    return counts.astype(np.float32).reshape(len(events), 3, 2, SIDE, SIDE)
+
+
+def map_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Pearson's correlation over the last two axes; 0 where one of the maps is flat."""
+    first = first - first.mean(axis=(-2, -1), keepdims=True)
+    second = second - second.mean(axis=(-2, -1), keepdims=True)
+    scale = np.sqrt((first**2).sum(axis=(-2, -1)) * (second**2).sum(axis=(-2, -1)))
+    return np.divide((first * second).sum(axis=(-2, -1)), scale, out=np.zeros_like(scale), where=scale > 0)
+
+
+def intervals(events: PackedEvents) -> list[np.ndarray]:
+    """Times between one event of a pixel and its next, microseconds, sorted, for each of `POLARITY_PAIRS`."""
+    pixel = (_recording_of(events) * SIDE + events.y) * SIDE + events.x
+    order = np.lexsort((events.t, pixel))
+    same = np.diff(pixel[order]) == 0
+    pair = 2 * events.p[order][:-1] + events.p[order][1:]
+    between = np.diff(events.t[order])
+    return [np.sort(between[same & (pair == k)]) for k in range(4)]
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
+    """Shared area of two distributions of times (microseconds), 0 to 1."""
+    shares = [np.histogram(np.clip(times, 200, 299_999), INTERVAL_EDGES)[0] for times in (first, second)]
+    return float(np.minimum(*(share / max(share.sum(), 1) for share in shares)).sum())
+
+
+def still_rate(events: PackedEvents, images: np.ndarray, margin: int = 4) -> tuple[float, float]:
+    """The noise floor: events per pixel and second where ink never comes near, and the ON share among them.
+
+    Parameters
+    ----------
+    events : PackedEvents
+    images : uint8 array [N, 28, 28]
+        What each recording shows.
+    margin : int
+        Pixels that count as near.
+    """
+    path = np.unique(np.round(PATH).astype(int), axis=0)
+    pad = 12
+    near = np.zeros((len(images), SIDE + 2 * pad, SIDE + 2 * pad), dtype=bool)
+    ink = images > 0
+    reach = range(-margin, margin + 1)
+    for right, down in {(r + i, d + j) for r, d in path for i in reach for j in reach if abs(i) + abs(j) <= margin}:
+        near[:, pad + down : pad + down + 28, pad + right : pad + right + 28] |= ink
+    still = ~near[:, pad : pad + SIDE, pad : pad + SIDE]
+    chosen = still[_recording_of(events), events.y, events.x]
+    ends = events.t[events.offsets[1:] - 1] * 1e-6
+    seconds = (still.sum(axis=(1, 2)) * ends).sum()
+    return float(chosen.sum() / seconds), float(events.p[chosen].mean()) if chosen.any() else 0.0
+
+
+def spread_in_time(events: PackedEvents, shares: Sequence[float] = (0.05, 0.5, 0.95)) -> np.ndarray:
+    """When each saccade's first 5, 50 and 95 per cent of events have come, ms, float [3, 3]. Late first events
+    would show latency, late last ones trailing events."""
+    times = [
+        np.sort(events.t[(events.t >= 1000 * a) & (events.t < 1000 * b)])
+        for a, b in zip(SACCADES, SACCADES[1:], strict=False)
+    ]
+    return np.array([np.quantile(t, shares) / 1000 if len(t) else np.full(len(shares), np.nan) for t in times])
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the comparison; `target` says what `value` should be, `met` whether it is."""
+
+    name: str
+    recorded: float | None = None
+    simulated: float | None = None
+    value: float | None = None
+    target: str = ""
+    met: bool | None = None
+
+
+def compare(recorded: PackedEvents, simulated: PackedEvents, images: np.ndarray | None = None) -> list[Row]:
+    """All figures of real recordings beside those of the simulated ones of the same digits.
+
+    Parameters
+    ----------
+    recorded, simulated : PackedEvents
+        The same ids in the same order.
+    images : uint8 array [N, 28, 28], optional
+        What they show; with it the noise floor is compared, too.
+
+    Returns
+    -------
+    list of Row
+
+    Raises
+    ------
+    ValueError
+        Where the two do not show the same digits, or there are none.
+    """
+    if len(recorded) < 2 or not np.array_equal(recorded.ids, simulated.ids):
+        found = f"{len(recorded)} recordings and {len(simulated)} simulations"
+        raise ValueError(f"compare: expected the same ids, two at least, in the same order; found {found}")
+    if images is not None and len(images) != len(recorded):
+        raise ValueError(f"images: expected one for each of {len(recorded)} recordings, found {len(images)}")
+    both = recorded, simulated
+    counts = [events.counts.astype(np.float64) for events in both]
+    means = [float(count.mean()) for count in counts]
+    on = [100 * float(events.p.mean()) for events in both]
+    profiles = [profile(events).sum(axis=0) for events in both]
+    maps = [event_maps(events) for events in both]
+    whole = map_correlation(*(m.sum(axis=1) for m in maps)).mean(axis=0)
+    parts = map_correlation(*maps).mean(axis=0)
+
+    excess = 100 * (means[1] / means[0] - 1)
+    same_profile, same_counts = (float(np.corrcoef(*pair)[0, 1]) for pair in (profiles, counts))
+    rows = [
+        Row("events per recording", *means, excess, "within 2 %", abs(excess) <= 2),
+        Row("  standard deviation", *(count.std() for count in counts)),
+        Row("  correlation over recordings", value=same_counts, target=">= 0.85", met=same_counts >= 0.85),
+        Row("ON share, %", *on, on[1] - on[0], "within 1 point", abs(on[1] - on[0]) <= 1),
+        Row("10-ms profile, correlation", value=same_profile, target=">= 0.99", met=same_profile >= 0.99),
+    ]
+    for p, name in enumerate(("OFF", "ON")):
+        value = float(whole[p])
+        rows.append(Row(f"{name} event map, correlation", value=value, target=">= 0.90", met=value >= 0.9))
+        rows += [Row(f"  saccade {k + 1}", value=float(parts[k, p])) for k in range(3)]
+    for k in range(3):
+        for p, name in enumerate(("OFF", "ON")):
+            rows.append(Row(f"{name} events in saccade {k + 1}", *(m[:, k, p].sum() / len(m) for m in maps)))
+    times = [spread_in_time(events) for events in both]
+    for k in range(3):
+        for j, share in enumerate((5, 50, 95)):
+            rows.append(Row(f"saccade {k + 1}: {share} % of events by, ms", *(t[k, j] for t in times)))
+    last = [events.t[events.offsets[1:] - 1] / 1000 for events in both]
+    for share in (5, 50, 95):
+        rows.append(Row(f"last event, {share} % quantile, ms", *(np.percentile(t, share) for t in last)))
+    gaps = [intervals(events) for events in both]
+    for pair, *times in zip(POLARITY_PAIRS, *gaps, strict=True):
+        value = overlap(*times)
+        rows.append(Row(f"{pair} interval: per recording", *(len(t) / len(recorded) for t in times), value, "overlap"))
+        for share in (5, 50, 95):
+            rows.append(Row(f"  {share} % quantile, ms", *(np.percentile(t, share) / 1000 for t in times)))
+    if images is not None:
+        floors = [still_rate(events, images) for events in both]
+        rows.append(Row("noise floor, events per pixel and s", *(rate for rate, _ in floors)))
+        rows.append(Row("  ON share, %", *(100 * share for _, share in floors)))
+    return rows
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Print `rows` of `compare` as a table."""
+    print(f"{'':36s}{'recorded':>10s}{'simulated':>11s}{'agreement':>11s}  target")
+    for row in rows:
+        cells = (f"{x:{width}.{2 if abs(x) < 1000 else 0}f}" if x is not None else " " * width
+                 for x, width in ((row.recorded, 10), (row.simulated, 11)))  # fmt: skip
+        value = "" if row.value is None else f"{row.value:.3f}"
+        mark = "" if row.met is None else "  yes" if row.met else "  NO"
+        print(f"{row.name:36s}{''.join(cells)}{value:>11s}  {row.target}{mark}".rstrip())

@@ -1,0 +1,271 @@
+"""How the simulated sensor's pixels answer to light: the compiled part of the simulation (see `sensor`)."""
+
+import math
+from collections import namedtuple
+from dataclasses import fields
+
+import numba
+import numpy as np
+
+from ..geometry import SIDE
+from .digits import IMAGE_SIDE
+from .path import PATH_LIMITS, PATH_STEP, PAUSES
+from .sensor import SensorParams
+
+#: Simulation step, microseconds; between two steps the log light is taken to change evenly.
+STEP = 1000.0
+#: The log light lies on a grid of half pixels, from this place (the image's centre is 0, in pixels) on.
+GRID_START, GRID = -22.5, 90
+#: An event as a number that sorts by time: time, polarity, row and column from the high bits to the low.
+TIME_SHIFT, POLARITY_SHIFT, ROW_SHIFT = 13, 12, 6
+#: A pixel that sees no more change than this, a tenth of a threshold, counts as still.
+FAINT = -0.02
+#: A pixel darker than this at the start has ink before it.
+INKED = -0.1
+
+#: `SensorParams` in a form that compiled code takes.
+Constants = namedtuple("Constants", [field.name for field in fields(SensorParams) if field.name != "path"])
+
+
+def constants(params: SensorParams) -> Constants:
+    """The numbers of `params`, all of them floats; the path travels by itself."""
+    values = (getattr(params, name) for name in Constants._fields)
+    return Constants(*(tuple(map(float, v)) if isinstance(v, tuple) else float(v) for v in values))
+
+
+@numba.njit(cache=True)
+def _bits(state):
+    """64 random bits: splitmix64 (Steele, Lea, Flood, OOPSLA 2014) of the counter ``state[0]``."""
+    state[0] += np.uint64(0x9E3779B97F4A7C15)
+    bits = state[0]
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+@numba.njit(cache=True)
+def _uniform(state):
+    """A random number in (0, 1)."""
+    return (float(_bits(state) >> np.uint64(11)) + 0.5) / 9007199254740992.0
+
+
+@numba.njit(cache=True)
+def _normal(state):
+    """Nearly a standard normal number: the sum of four uniform 16-bit ones, never beyond +-3.5."""
+    bits, low = _bits(state), np.uint64(0xFFFF)
+    total = float(bits & low) + float((bits >> np.uint64(16)) & low)
+    total += float((bits >> np.uint64(32)) & low) + float(bits >> np.uint64(48))
+    return (total - 131070.0) / 37837.2
+
+
+@numba.njit(cache=True)
+def log_light(image, lens, grid):
+    """Fill `grid` [GRID, GRID] with the log light of `image` [28, 28] behind the optics; paper is 0."""
+    dark = 1.0 - math.exp(-lens.contrast)
+    cells = 10  # a screen pixel and its blur reach 2.25 pixels to each side
+    edge, share = np.empty((2, cells + 2)), np.empty((2, cells))
+    first = np.empty(2, np.int64)
+    grid[:] = 0.0
+    for row in range(IMAGE_SIDE):
+        for column in range(IMAGE_SIDE):
+            if image[row, column] == 0:
+                continue
+            ink = dark * (image[row, column] / 255.0) ** lens.gamma
+            x, y = column - 0.5 * (IMAGE_SIDE - 1), row - 0.5 * (IMAGE_SIDE - 1)
+            for axis in range(2):
+                centre = lens.zoom * x - lens.tilt * y if axis else lens.zoom * y + lens.tilt * x
+                first[axis] = int(math.floor((centre - 2.25 - GRID_START) * 2)) + 1
+                # A square of width 1 behind a Gaussian blur is a difference of error functions.
+                for k in range(cells + 2):
+                    place = GRID_START + 0.5 * (first[axis] + k - 1) - centre
+                    edge[axis, k] = 0.5 * math.erf(place / (math.sqrt(2.0) * lens.blur))
+                for k in range(cells):
+                    share[axis, k] = edge[axis, k + 2] - edge[axis, k]
+            for i in range(cells):
+                for j in range(cells):
+                    grid[first[0] + i, first[1] + j] += ink * share[0, i] * share[1, j]
+    for i in range(GRID):
+        for j in range(GRID):
+            if grid[i, j] > 0:
+                grid[i, j] = math.log(1.0 - min(grid[i, j], 0.9999))
+
+
+@numba.njit(cache=True)
+def displacement(path, delays, ms):
+    """Where the image is at `ms`, as (right, down) in pixels, with each saccade late by its delay (ms).
+
+    Between its knots the path is a cubic (Catmull and Rom), so that the speed has no jumps.
+    """
+    delay = delays[2]
+    for k in range(2):
+        begin, end = PAUSES[k]
+        if ms < end:
+            part = min(max((ms - begin) / (end - begin), 0.0), 1.0)
+            delay = delays[k] + part * (delays[k + 1] - delays[k])
+            break
+    last = len(path) - 1
+    knot = min(max((ms - delay) / PATH_STEP, 0.0), float(last))
+    i = min(int(knot), last - 1)
+    f = knot - i
+    place = np.empty(2)
+    for axis in range(2):
+        a, b = path[i, axis], path[i + 1, axis]
+        slope_a = 0.5 * (b - path[max(i - 1, 0), axis])
+        slope_b = 0.5 * (path[min(i + 2, last), axis] - a)
+        bend = slope_a + slope_b - 2 * (b - a)
+        place[axis] = a + f * (slope_a + f * ((b - a) - slope_a - bend + f * bend))
+        place[axis] = min(max(place[axis], PATH_LIMITS[0]), PATH_LIMITS[1])  # where the grid reaches
+    return place[0], place[1]
+
+
+@numba.njit(cache=True)
+def _track(path, delays, cell, weight):
+    """Where pixel (0, 0) looks in the grid at every step: `cell` [S] and its bilinear `weight` [S, 4]."""
+    for step in range(len(cell)):
+        right, down = displacement(path, delays, step * STEP * 1e-3)
+        x = (-0.5 * (IMAGE_SIDE - 1) - right - GRID_START) * 2
+        y = (-0.5 * (IMAGE_SIDE - 1) - down - GRID_START) * 2
+        column, row = int(math.floor(x)), int(math.floor(y))
+        fx, fy = x - column, y - row
+        cell[step] = row * GRID + column
+        weight[step, 0], weight[step, 1] = (1 - fy) * (1 - fx), (1 - fy) * fx
+        weight[step, 2], weight[step, 3] = fy * (1 - fx), fy * fx
+
+
+@numba.njit(cache=True)
+def _put(out, count, time, polarity, pixel):
+    """Write an event if there is room; the new count, in any case."""
+    if count < len(out):
+        out[count] = (np.int64(time) << TIME_SHIFT) | (polarity << POLARITY_SHIFT) | pixel
+    return count + 1
+
+
+@numba.njit(cache=True)
+def _pixel(light, base, cell, weight, off_mean, on_mean, refractory, leak, end, p, pixel, state, out, count):
+    """Events of one pixel that looks at ``light[base + cell]``; returns the new count, room or not."""
+    on, off = on_mean, off_mean
+    before = reference = 0.0
+    ready = release = -1.0  # until when the pixel is silent, and held in reset
+    for step in range(len(cell)):
+        at = base + cell[step]
+        now = weight[step, 0] * light[at] + weight[step, 1] * light[at + 1]
+        now += weight[step, 2] * light[at + GRID] + weight[step, 3] * light[at + GRID + 1]
+        now += leak * step  # it is the reference that leaks, downwards; the difference is the same
+        if step == 0:
+            # How far on its way to an event the pixel is. A still one is somewhere in its leak's cycle.
+            way = _uniform(state) * (off + p.rest_ink * on) - off if now < INKED else _uniform(state) * on
+            before, reference = now, now - way
+            continue
+        start = (step - 1) * STEP
+        stop = start + STEP
+        slope = (now - before) / STEP
+        if start <= release < stop:
+            reference = before + slope * (release - start)
+        free = max(ready, start)
+        while free < stop:
+            if now - reference >= on:
+                level, polarity = reference + on, 1
+            elif reference - now >= off:
+                level, polarity = reference - off, 0
+            else:
+                break
+            time = start
+            if slope != 0.0:  # when the light passed the level
+                time += min(max((level - before) / slope, 0.0), STEP)
+            time = max(time, free)
+            if time + p.latency < end:
+                count = _put(out, count, time + p.latency, polarity, pixel)
+            on, off = on_mean * (1 + p.noise * _normal(state)), off_mean * (1 + p.noise * _normal(state))
+            free = ready = time + refractory
+            release = time + p.reset
+            if release < stop:
+                reference = before + slope * (release - start)
+        before = now
+    return count
+
+
+@numba.njit(cache=True)
+def _shots(rate, end, pixel, state, out, count):
+    """Events at random times, `rate` a second, of either polarity: of one pixel, or of any where it is -1."""
+    time = 0.0
+    while rate > 0:
+        time -= math.log(_uniform(state)) * 1e6 / rate
+        if time >= end:
+            break
+        polarity, place = int(_uniform(state) * 2), pixel
+        if pixel < 0:
+            any_pixel = int(_uniform(state) * SIDE * SIDE)
+            place = ((any_pixel // SIDE) << ROW_SHIFT) | (any_pixel % SIDE)
+        count = _put(out, count, time, polarity, place)
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def record(images, states, path, p, thresholds, refractory, leaks, hot, out, counts):
+    """What the sensor records of each image: its row of `out`, sorted, and the number of events in `counts`.
+
+    Parameters
+    ----------
+    images : uint8 array [N, 28, 28]
+    states : uint64 array [N]
+        Where each digit's random numbers start.
+    path : float array [K, 2]
+        Right and down, pixels, every `PATH_STEP` ms.
+    p : Constants
+    thresholds : float array [2, 34, 34]
+        OFF and ON, log light.
+    refractory : float array [34, 34]
+        Microseconds.
+    leaks : float array [34, 34]
+        ON events per second of a still pixel.
+    hot : int64 array [H]
+        The hot pixels, each as ``row << ROW_SHIFT | column``.
+    out : int64 array [N, room]
+    counts : int64 array [N]
+        May exceed the room: then the row is not complete, and not sorted.
+    """
+    steps = int((p.duration + 6 * p.duration_spread + abs(p.delay[2]) + 4 * p.delay_spread[2]) * 1000 / STEP) + 2
+    cell, weight = np.empty(steps, np.int64), np.empty((steps, 4))
+    grid, ink = np.empty((GRID, GRID)), np.zeros((GRID + 1, GRID + 1), np.int64)
+    delays = np.empty(3)
+    for n in range(len(images)):
+        state = states[n : n + 1].copy()
+        log_light(images[n], p, grid)
+        light = grid.reshape(-1)
+        # The third saccade's delay goes with the second's, and the recording's end with the third's.
+        draw = _normal(state), _normal(state), _normal(state)
+        third = p.delay_link * draw[1] + math.sqrt(1 - p.delay_link**2) * draw[2]
+        delays[0] = p.delay[0] + p.delay_spread[0] * draw[0]
+        delays[1] = p.delay[1] + p.delay_spread[1] * draw[1]
+        delays[2] = p.delay[2] + p.delay_spread[2] * third
+        end = 1000 * (p.duration + delays[2] - p.delay[2] + p.duration_spread * _normal(state))
+        _track(path, delays, cell, weight)
+        top, bottom = (cell // GRID).min(), (cell // GRID).max() + 2
+        left, right = (cell % GRID).min(), (cell % GRID).max() + 2
+        # Inked cells above and left of each corner: four look-ups tell whether a pixel ever sees ink.
+        for i in range(GRID):
+            for j in range(GRID):
+                ink[i + 1, j + 1] = ink[i, j + 1] + ink[i + 1, j] - ink[i, j] + (grid[i, j] < FAINT)
+        count = 0
+        for y in range(SIDE):
+            for x in range(SIDE):
+                pixel = (y << ROW_SHIFT) | x
+                off, on = thresholds[0, y, x], thresholds[1, y, x]
+                seen = ink[bottom + 2 * y, right + 2 * x] - ink[top + 2 * y, right + 2 * x]
+                seen -= ink[bottom + 2 * y, left + 2 * x] - ink[top + 2 * y, left + 2 * x]
+                if seen:
+                    leak = leaks[y, x] * on * STEP * 1e-6
+                    count = _pixel(light, 2 * (y * GRID + x), cell, weight, off, on, refractory[y, x], leak, end,
+                                   p, pixel, state, out[n], count)  # fmt: skip
+                elif leaks[y, x] > 0:
+                    period = 1e6 / leaks[y, x]
+                    time = _uniform(state) * period
+                    while time < end:
+                        count = _put(out[n], count, time, 1, pixel)
+                        time += period
+        count = _shots(p.background * SIDE * SIDE, end, -1, state, out[n], count)
+        for pixel in hot:
+            count = _shots(p.hot_rate, end, pixel, state, out[n], count)
+        counts[n] = count
+        if count <= out.shape[1]:
+            out[n, :count].sort()

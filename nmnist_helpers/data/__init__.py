@@ -1,0 +1,1 @@
+"""From files to batches: recordings found, fetched, cached or simulated, augmented and binned."""

@@ -1,0 +1,214 @@
+"""Small random changes to a recording that leave its digit readable: rotation, shift, and a few optional ones.
+
+Everything random about one recording is drawn first, as one row of integers; what follows is integer arithmetic.
+So the one-recording path here, the Numba path and the tensor path in `raster` move every event to the same
+pixel and the same microsecond, whatever the machine.
+"""
+
+import math
+
+import numpy as np
+import torch
+from numba.extending import register_jitable
+
+from ..geometry import SIDE
+from ..io import Event
+
+#: Rotations are fixed point: cosine and sine times 2^20.
+ONE = 1 << 20
+MASK = 0xFFFFFFFF
+GOLDEN = 0x9E3779B9
+#: Uniform numbers that one recording's draw consumes.
+UNIFORMS = 5
+#: Columns of a draw: cosine and sine (x 2^20), shift in pixels, 1 to swap the polarity, 32-bit key.
+COS, SIN, DX, DY, FLIP, KEY = range(6)
+#: The draw that changes nothing.
+IDENTITY = np.array([ONE, 0, 0, 0, 0, 0], dtype=np.int64)
+#: Standard deviation of the sum of four 16-bit uniform numbers.
+_SUM_STD = math.sqrt((2**32 - 1) / 3)
+
+
+@register_jitable
+def mix(v):
+    """32-bit finaliser of MurmurHash3: neighbouring numbers in, unrelated numbers out.
+
+    `v` is an int64 in 0..2^32-1: a Numba scalar, a NumPy array or a tensor. Products may wrap in 64 bits; the
+    low 32 bits, all that is kept, are right all the same.
+    """
+    v = v ^ (v >> 16)
+    v = (v * 0x85EBCA6B) & MASK
+    v = v ^ (v >> 13)
+    v = (v * 0xC2B2AE35) & MASK
+    return v ^ (v >> 16)
+
+
+@register_jitable
+def rotate(cos, sin, dx, dy, x, y):
+    """Pixel (x, y) turned about the centre (16.5, 16.5) and shifted, rounded half up; all int64.
+
+    ``2 X = 33 + cos (2x - 33) - sin (2y - 33)``, and ``floor(X + 1/2) = (2 X + 1) >> 1``. Rows count downwards, so
+    a positive angle turns clockwise on the screen.
+    """
+    u, v = 2 * x - (SIDE - 1), 2 * y - (SIDE - 1)
+    return ((SIDE * ONE + cos * u - sin * v) >> 21) + dx, ((SIDE * ONE + sin * u + cos * v) >> 21) + dy
+
+
+@register_jitable
+def wobble(h, scale):
+    """Time offset in microseconds from an event's 32-bit number `h`: near-normal, a sum of four uniforms."""
+    a = mix(h ^ GOLDEN)
+    b = mix((a + GOLDEN) & MASK)
+    return (((a & 0xFFFF) + (a >> 16) + (b & 0xFFFF) + (b >> 16) - 131070) * scale + ONE // 2) >> 20
+
+
+class Augment:
+    """Rotate and shift a recording at random; optionally lose events, jitter their times, swap the polarity.
+
+    Events that leave the 34 x 34 sensor are dropped, and so are events that jitter moves before time 0. The
+    event given is left as it is; a new one comes back.
+
+    Parameters
+    ----------
+    max_angle : float
+        Rotation about the image centre (16.5, 16.5), uniform in -max_angle..+max_angle degrees.
+    max_shift : int
+        Shift in x and in y, each a whole number of pixels, uniform in -max_shift..+max_shift.
+    event_dropout : float
+        Probability of losing an event, 0..1.
+    time_jitter : float
+        Standard deviation in ms of a near-normal offset to each event's time (a sum of four uniform numbers, so
+        never beyond 3.46 standard deviations).
+    polarity_flip : float
+        Probability that a whole recording has ON and OFF swapped, 0..1.
+    rng : numpy.random.Generator, optional
+        Where single calls draw from. Without it, torch's global generator: ``torch.manual_seed`` repeats a run,
+        and the workers of a DataLoader differ from each other. With it, each worker goes on from a generator of
+        its own, seeded from `rng` and from the worker's seed. `EventLoader` draws from its own seed instead.
+
+    Examples
+    --------
+    >>> training_set = NMNISTDataset(train=True, transform=Augment(max_angle=10, time_jitter=0.5))
+    """
+
+    def __init__(
+        self,
+        max_angle: float = 5.0,
+        max_shift: int = 4,
+        event_dropout: float = 0.0,
+        time_jitter: float = 0.0,
+        polarity_flip: float = 0.0,
+        rng: np.random.Generator | None = None,
+    ):
+        if not 0 <= max_angle <= 180:
+            raise ValueError(f"max_angle: expected 0..180 degrees, found {max_angle}")
+        if max_shift != int(max_shift) or not 0 <= max_shift < SIDE:
+            raise ValueError(f"max_shift: expected whole pixels in 0..{SIDE - 1}, found {max_shift}")
+        for name, value in (("event_dropout", event_dropout), ("polarity_flip", polarity_flip)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected a probability 0..1, found {value}")
+        if not 0 <= time_jitter <= 1000:
+            raise ValueError(f"time_jitter: expected 0..1000 ms, found {time_jitter}")
+        if rng is not None and not isinstance(rng, np.random.Generator):
+            raise TypeError(f"rng: expected a numpy.random.Generator, found {type(rng).__name__}")
+        self.max_angle, self.max_shift = float(max_angle), int(max_shift)
+        self.event_dropout, self.time_jitter = float(event_dropout), float(time_jitter)
+        self.polarity_flip = float(polarity_flip)
+        self.rng = rng
+        self._worker_seed = None
+
+    def __repr__(self) -> str:
+        names = ("max_angle", "max_shift", "event_dropout", "time_jitter", "polarity_flip")
+        return f"Augment({', '.join(f'{name}={getattr(self, name):g}' for name in names)})"
+
+    @property
+    def drop_below(self) -> int:
+        """An event is lost where its 32-bit number is below this."""
+        return round(self.event_dropout * 2**32)
+
+    @property
+    def jitter_scale(self) -> int:
+        """Microseconds x 2^20 by which `wobble` scales its sum."""
+        return round(self.time_jitter * 1000 / _SUM_STD * ONE)
+
+    def draws(self, uniform: np.ndarray) -> np.ndarray:
+        """Turn uniform numbers into draws.
+
+        Parameters
+        ----------
+        uniform : float64 array [n, 5]
+            Uniform in 0 <= u < 1.
+
+        Returns
+        -------
+        int64 array [n, 6]
+            Columns COS, SIN, DX, DY, FLIP, KEY.
+        """
+        uniform = np.asarray(uniform, dtype=np.float64)
+        if uniform.ndim != 2 or uniform.shape[1] != UNIFORMS:
+            raise ValueError(f"uniform: expected shape [n, {UNIFORMS}], found {uniform.shape}")
+        angle = np.radians((2 * uniform[:, 0] - 1) * self.max_angle)
+        shift = np.floor(uniform[:, 1:3] * (2 * self.max_shift + 1)) - self.max_shift
+        columns = [
+            np.rint(np.cos(angle) * ONE),
+            np.rint(np.sin(angle) * ONE),
+            *shift.T,
+            uniform[:, 3] < self.polarity_flip,
+            np.floor(uniform[:, 4] * 2**32),
+        ]
+        return np.stack(columns, axis=1).astype(np.int64)
+
+    def apply(self, draw: np.ndarray, x: np.ndarray, y: np.ndarray, p: np.ndarray, t: np.ndarray):
+        """Apply one draw to the events of one recording.
+
+        Parameters
+        ----------
+        draw : int64 array [6]
+            A row of `draws`.
+        x, y, p : integer arrays [n]
+            Pixel and polarity (0 or 1).
+        t : array [n]
+            Times in ms.
+
+        Returns
+        -------
+        x, y, p : int64 arrays [m]
+        t : float64 array [m], ms
+        """
+        cos, sin, dx, dy, flip, key = (int(v) for v in draw)
+        x, y, p = (np.asarray(a).astype(np.int64) for a in (x, y, p))
+        t = np.asarray(t, dtype=np.float64)
+        if x.size and (min(x.min(), y.min()) < 0 or max(x.max(), y.max()) >= SIDE):
+            raise ValueError(f"expected pixels 0..{SIDE - 1}, found x {x.min()}..{x.max()}, y {y.min()}..{y.max()}")
+        if flip and x.size and (p.min() < 0 or p.max() > 1):
+            raise ValueError(f"polarity flip: expected polarities 0 and 1, found {p.min()}..{p.max()}")
+        new_x, new_y = rotate(cos, sin, dx, dy, x, y)
+        keep = (new_x >= 0) & (new_x < SIDE) & (new_y >= 0) & (new_y < SIDE)
+        if self.event_dropout or self.time_jitter:
+            number = mix((key + np.arange(len(x), dtype=np.int64) * GOLDEN) & MASK)
+            keep &= number >= self.drop_below
+        if self.time_jitter:
+            moved = np.rint(t * 1000) + wobble(number, self.jitter_scale)
+            keep &= moved >= 0
+            t = moved / 1000
+        return new_x[keep], new_y[keep], (p ^ flip if flip else p)[keep], t[keep]
+
+    def __call__(self, event: Event) -> Event:
+        """A changed copy of `event` (x, y in 0..33, polarity c, t in ms)."""
+        if getattr(event, "y", None) is None:
+            raise ValueError("augment: expected an event on a 34 x 34 sensor, found one without rows (y)")
+        draw = self.draws(self._uniform()[None])[0]
+        return Event(*self.apply(draw, event.x, event.y, event.c, event.t))
+
+    def _uniform(self) -> np.ndarray:
+        if self.rng is None:
+            return torch.rand(UNIFORMS, dtype=torch.float64).numpy()
+        # A worker holds a copy of the generator, the same in each worker and again in each epoch.
+        worker = torch.utils.data.get_worker_info()
+        if worker is not None and self._worker_seed != worker.seed:
+            self.rng = np.random.default_rng([int(self.rng.integers(2**63)), worker.seed % 2**63])
+            self._worker_seed = worker.seed
+        return self.rng.random(UNIFORMS)
+
+
+#: The tutorial's augmentation: +-5 degrees, -4..+4 pixels.
+augment = Augment()

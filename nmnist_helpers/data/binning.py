@@ -1,0 +1,234 @@
+"""From packed events to the spikes of a batch on the CPU, augmented on the way (`device` does the same elsewhere).
+
+Both write CSR rows ``b * T + t`` with increasing channels and no channel twice, and agree spike by spike.
+"""
+
+import numpy as np
+from numba import njit, types
+from numba.extending import intrinsic
+
+from ..geometry import CHANNELS, PIXELS, SIDE
+from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, wobble
+from ..io import PackedEvents
+
+_WORDS = (CHANNELS + 63) // 64
+
+
+def time_bins(sample_length: float, sampling_time: float) -> int:
+    """Number of time bins T = sample_length / sampling_time (both in ms)."""
+    if not (np.isfinite(sampling_time) and sampling_time > 0):
+        raise ValueError(f"sampling_time: expected ms above 0, found {sampling_time}")
+    bins = sample_length / sampling_time
+    if not np.isfinite(bins) or bins < 1 or bins > 2**20:
+        raise ValueError(
+            f"sample_length / sampling_time: expected 1 to 2^20 bins, found {sample_length} ms / "
+            f"{sampling_time} ms = {bins:g}"
+        )
+    return int(bins + 1e-9)
+
+
+def bin_of(t_us: np.ndarray, sampling_time: float) -> np.ndarray:
+    """Time bin of times in microseconds: round(t in ms / sampling_time), half to even. int64."""
+    return np.rint(np.asarray(t_us) / 1000 / sampling_time).astype(np.int64)
+
+
+def bin_edges(bins: int, sampling_time: float) -> np.ndarray:
+    """Last whole microsecond of each bin, int64 [bins].
+
+    A time t falls in the first bin k with ``t <= edges[k]``. The candidates around the half-way point are asked
+    of `bin_of` itself, so that the two cannot disagree.
+    """
+    middle = np.floor((np.arange(bins) + 0.5) * sampling_time * 1000).astype(np.int64)
+    near = middle[:, None] + np.arange(-2, 3)
+    inside = bin_of(near, sampling_time) <= np.arange(bins)[:, None]
+    return near[:, 0] + inside.sum(axis=1) - 1
+
+
+@intrinsic
+def _lowest_bit(typingctx, word):
+    """Position of the lowest set bit of a uint64, 64 where there is none (one machine instruction)."""
+
+    def codegen(context, builder, signature, args):
+        return builder.cttz(args[0], context.get_constant(types.boolean, False))
+
+    return types.uint64(types.uint64), codegen
+
+
+@intrinsic
+def _count_bits(typingctx, word):
+    """Number of set bits of a uint64."""
+
+    def codegen(context, builder, signature, args):
+        return builder.ctpop(args[0])
+
+    return types.uint64(types.uint64), codegen
+
+
+@njit(cache=True, nogil=True)
+def _raster_one(x, y, p, t, draw, edges, cap, drop_below, jitter_scale, bitmap, filled, row_count, channel):
+    """Spikes of one recording into `channel`; returns their number.
+
+    `bitmap` [T, 37] has one bit a channel, `filled` [T] one bit for each of its words that is not zero. Both
+    come in as zeros and are left as zeros.
+    """
+    bins = len(edges)
+    n = len(t)
+    cos, sin, dx, dy, flip, key = draw[COS], draw[SIN], draw[DX], draw[DY], draw[FLIP], draw[KEY]
+    # A recording has three to four times as many events as the sensor has pixels: turn each pixel once.
+    target = np.empty(PIXELS, dtype=np.int16)
+    for row in range(SIDE):
+        for column in range(SIDE):
+            new_x, new_y = rotate(cos, sin, dx, dy, column, row)
+            inside = 0 <= new_x < SIDE and 0 <= new_y < SIDE
+            target[row * SIDE + column] = new_y * SIDE + new_x if inside else -1
+    random = drop_below > 0 or jitter_scale > 0
+    k, marks = 0, np.uint64(0)
+    for i in range(n):
+        # Of n events a cap keeps every (n / cap)th.
+        if n > cap and (i + 1) * cap // n == i * cap // n:
+            continue
+        if x[i] >= SIDE or y[i] >= SIDE or p[i] > 1:
+            continue
+        pixel = target[np.int64(y[i]) * SIDE + x[i]]
+        if pixel < 0:
+            continue
+        time = np.int64(t[i])
+        if random:
+            number = mix((key + i * GOLDEN) & MASK)
+            if number < drop_below:
+                continue
+            if jitter_scale > 0:
+                time += wobble(number, jitter_scale)
+        if time < 0 or time > edges[bins - 1]:
+            continue
+        # Times rise (but for jitter), so the bin is at or just after the one before.
+        if time > edges[k] or (k > 0 and time <= edges[k - 1]):
+            filled[k] |= marks
+            marks = np.uint64(0)
+            while time > edges[k]:
+                k += 1
+            while k > 0 and time <= edges[k - 1]:
+                k -= 1
+        c = (np.int64(p[i]) ^ flip) * PIXELS + pixel
+        word = c >> 6
+        bitmap[k, word] |= np.uint64(1) << np.uint64(c & 63)
+        marks |= np.uint64(1) << np.uint64(word)
+    filled[k] |= marks
+    size = 0
+    for k in range(bins):
+        start = size
+        words = filled[k]
+        filled[k] = 0
+        while words:
+            w = _lowest_bit(words)
+            words &= words - np.uint64(1)
+            bits = bitmap[k, w]
+            bitmap[k, w] = 0
+            # Most words hold one or two spikes: write two whatever there is, and keep what counts.
+            base, count = w << np.uint64(6), np.int64(_count_bits(bits))
+            channel[size] = base + _lowest_bit(bits)
+            bits &= bits - np.uint64(1)
+            channel[size + 1] = base + _lowest_bit(bits)
+            for j in range(2, count):
+                bits &= bits - np.uint64(1)
+                channel[size + j] = base + _lowest_bit(bits)
+            size += count
+        row_count[k] = size - start
+    return size
+
+
+@njit(cache=True, nogil=True)
+def _raster_batch(x, y, p, t, offsets, index, draws, edges, cap, drop_below, jitter_scale, room, loose, size, indptr):
+    """Each recording of a batch into its own room in `loose`."""
+    bins = len(edges)
+    bitmap = np.zeros((bins, _WORDS), dtype=np.uint64)
+    filled = np.zeros(bins, dtype=np.uint64)
+    for b in range(len(index)):
+        first, last = offsets[index[b]], offsets[index[b] + 1]
+        row_count = indptr[1 + b * bins : 1 + (b + 1) * bins]
+        size[b] = _raster_one(
+            x[first:last],
+            y[first:last],
+            p[first:last],
+            t[first:last],
+            draws[b],
+            edges,
+            cap,
+            drop_below,
+            jitter_scale,
+            bitmap,
+            filled,
+            row_count,
+            loose[room[b] : room[b + 1] + 2],
+        )
+
+
+@njit(cache=True, nogil=True)
+def _close_up(indptr, room, loose, size):
+    """Turn counts into row starts, and put the recordings' spikes end to end."""
+    for row in range(len(indptr) - 1):
+        indptr[row + 1] += indptr[row]
+    channel = np.empty(indptr[-1], dtype=np.int32)
+    bins = (len(indptr) - 1) // len(size)
+    for b in range(len(size)):
+        start = indptr[b * bins]
+        channel[start : start + size[b]] = loose[room[b] : room[b] + size[b]]
+    return channel
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    # Mapped arrays are read only; with all of them so, Numba compiles one version and not two.
+    array = array.view()
+    array.flags.writeable = False
+    return array
+
+
+def rasterise(
+    packed: PackedEvents,
+    index: np.ndarray,
+    draws: np.ndarray,
+    edges: np.ndarray,
+    augment: Augment | None = None,
+    cap: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Spikes of the recordings `index` on the CPU.
+
+    Parameters
+    ----------
+    packed : PackedEvents
+        Where the events are; memory-mapped arrays will do.
+    index : int64 array [B]
+        Which recordings.
+    draws : int64 array [B, 6]
+        One draw for each (see `Augment.draws`; `IDENTITY` changes nothing).
+    edges : int64 array [T]
+        From `bin_edges`.
+    augment : Augment, optional
+        Gives event dropout and time jitter; the rest is in `draws`.
+    cap : int, optional
+        Most events of a recording that are looked at, taken evenly from its duration.
+
+    Returns
+    -------
+    indptr : int32 array [B * T + 1]
+    channel : int32 array [N]
+    """
+    drop_below, jitter_scale = (augment.drop_below, augment.jitter_scale) if augment else (0, 0)
+    room = np.concatenate([[0], np.cumsum(packed.offsets[index + 1] - packed.offsets[index])])
+    loose = np.empty(room[-1] + 2, dtype=np.uint16)
+    size = np.zeros(len(index), dtype=np.int64)
+    indptr = np.zeros(len(index) * len(edges) + 1, dtype=np.int32)
+    _raster_batch(
+        *(_read_only(array) for array in (packed.x, packed.y, packed.p, packed.t, packed.offsets)),
+        index,
+        draws,
+        edges,
+        cap or np.iinfo(np.int32).max,
+        drop_below,
+        jitter_scale,
+        room,
+        loose,
+        size,
+        indptr,
+    )
+    return indptr, _close_up(indptr, room, loose, size)

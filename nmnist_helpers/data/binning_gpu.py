@@ -1,0 +1,134 @@
+"""From recorded events to the spikes of a batch on a GPU: turned, shifted and binned on the way, in one launch.
+
+The same integer arithmetic as `nmnist_helpers.data.binning` and `nmnist_helpers.data.augmentation`, so that every event lands in
+the same pixel and the same bin.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from ..geometry import CHANNELS, PIXELS, SIDE
+from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, ONE, SIN, Augment
+from ..spikes import DenseSpikes
+from ..kernels.gpu.launch import on
+from ..kernels.gpu.weight import padded
+
+EVENTS = 256  # events a program looks at together
+PROGRAMS = 16  # programs per recording: 4,100 events are one round
+
+_GOLDEN, _PIXELS, _SIDE = tl.constexpr(GOLDEN), tl.constexpr(PIXELS), tl.constexpr(SIDE)
+_ONE, _HALF = tl.constexpr(ONE), tl.constexpr(ONE // 2)
+_COS, _SIN, _DX, _DY = tl.constexpr(COS), tl.constexpr(SIN), tl.constexpr(DX), tl.constexpr(DY)
+_FLIP, _KEY, _DRAW = tl.constexpr(FLIP), tl.constexpr(KEY), tl.constexpr(KEY + 1)
+
+
+@triton.jit
+def mix(v):
+    """`nmnist_helpers.data.augmentation.mix` on uint32, where the products wrap by themselves."""
+    v = v ^ (v >> 16)
+    v = v * 0x85EBCA6B
+    v = v ^ (v >> 13)
+    v = v * 0xC2B2AE35
+    return v ^ (v >> 16)
+
+
+@triton.jit(do_not_specialize=["T", "cap", "drop_below", "jitter_scale"])
+def raster_kernel(
+    words, first, count, draws, edges, out, T, width, cap, drop_below, jitter_scale,
+    RANDOM: tl.constexpr, JITTER: tl.constexpr, SEARCH: tl.constexpr, EVENTS: tl.constexpr,
+):  # fmt: skip
+    """Write 1 into ``out[b, bin, channel]`` for every event; several events of one bin write the same byte."""
+    b = tl.program_id(0).to(tl.int64)
+    begin, n = tl.load(first + b), tl.load(count + b)
+    draws += b * _DRAW
+    cos, sin = tl.load(draws + _COS).to(tl.int32), tl.load(draws + _SIN).to(tl.int32)
+    dx, dy = tl.load(draws + _DX).to(tl.int32), tl.load(draws + _DY).to(tl.int32)
+    flip = tl.load(draws + _FLIP).to(tl.int32)
+    key = tl.load(draws + _KEY).to(tl.uint32)
+    latest = tl.load(edges + T - 1)
+    out += b * T * width
+    for start in range(tl.program_id(1) * EVENTS, n, tl.num_programs(1) * EVENTS):
+        i = start + tl.arange(0, EVENTS).to(tl.int64)
+        word = tl.load(words + begin + i, mask=i < n, other=0).to(tl.int64)
+        channel, time = (word & 0xFFF).to(tl.int32), word >> 12
+        keep = (i < n) & ((n <= cap) | ((i + 1) * cap // n != i * cap // n))
+        p, pixel = channel // _PIXELS, channel % _PIXELS
+        u, v = 2 * (pixel % _SIDE) - (_SIDE - 1), 2 * (pixel // _SIDE) - (_SIDE - 1)
+        # |cos|, |sin| <= 2**20 and |u|, |v| <= 33: the sums stay below 2**27
+        x = ((_SIDE * _ONE + cos * u - sin * v) >> 21) + dx
+        y = ((_SIDE * _ONE + sin * u + cos * v) >> 21) + dy
+        keep &= (x >= 0) & (x < _SIDE) & (y >= 0) & (y < _SIDE)
+        if RANDOM:
+            number = mix(key + i.to(tl.uint32) * _GOLDEN)
+            keep &= number.to(tl.int64) >= drop_below
+            if JITTER:
+                low = mix(number ^ _GOLDEN)
+                high = mix(low + _GOLDEN)
+                total = (low & 0xFFFF) + (low >> 16) + (high & 0xFFFF) + (high >> 16)
+                time += ((total.to(tl.int64) - 131070) * jitter_scale + _HALF) >> 20
+        keep &= (time >= 0) & (time <= latest)
+        # The bin is the number of edges that lie before the time.
+        bin = tl.zeros([EVENTS], tl.int32)
+        for j in tl.static_range(SEARCH):
+            ahead = bin + (1 << (SEARCH - 1 - j))
+            edge = tl.load(edges + ahead - 1, mask=keep & (ahead < T), other=0)
+            bin = tl.where(keep & (ahead < T) & (edge < time), ahead, bin)
+        at = bin.to(tl.int64) * width + (p ^ flip) * _PIXELS + y * _SIDE + x
+        tl.store(out + at, 1, mask=keep)
+
+
+def rasterise(
+    words: torch.Tensor,
+    first: torch.Tensor,
+    count: torch.Tensor,
+    draws: torch.Tensor,
+    edges: torch.Tensor,
+    augment: Augment | None = None,
+    cap: int | None = None,
+    value: float = 1.0,
+    out: torch.Tensor | None = None,
+) -> DenseSpikes:
+    """Spikes of a batch, without a wait for the device.
+
+    Parameters
+    ----------
+    words : int32 or int64 tensor [E]
+        All events of a dataset, ``t << 12 | channel`` with t in microseconds
+        (`nmnist_helpers.data.device.DeviceEvents`).
+    first, count : int64 tensors [B]
+        Recording b owns ``words[first[b]:first[b] + count[b]]``.
+    draws : int64 tensor [B, 6]
+        One draw for each (`nmnist_helpers.data.augmentation.Augment.draws`).
+    edges : int64 tensor [T]
+        Last microsecond of each bin (`nmnist_helpers.data.binning.bin_edges`).
+    augment : Augment, optional
+        Gives event dropout and time jitter; the rest is in `draws`.
+    cap : int, optional
+        Most events of a recording that are looked at.
+    value : float
+        What a spike is worth: 1 / sampling_time.
+    out : uint8 tensor [B, T, P], optional
+        Where to write, P >= 2312. By default new, with P a multiple of 64.
+
+    Returns
+    -------
+    DenseSpikes
+        Of shape (B, 2312, T).
+    """
+    batch, bins = len(first), len(edges)
+    if out is None:
+        out = torch.empty(batch, bins, padded(CHANNELS), dtype=torch.uint8, device=words.device)
+    if out.shape[:2] != (batch, bins) or out.shape[2] < CHANNELS or not out.is_contiguous():
+        raise ValueError(
+            f"rasterise: expected a contiguous output [{batch}, {bins}, {CHANNELS} or more], found {list(out.shape)}"
+        )
+    out.zero_()
+    drop_below, jitter_scale = (augment.drop_below, augment.jitter_scale) if augment else (0, 0)
+    with on(words):
+        raster_kernel[(batch, PROGRAMS)](
+            words, first, count, draws, edges, out, bins, out.shape[2], cap or 2**31 - 1, drop_below, jitter_scale,
+            RANDOM=drop_below > 0 or jitter_scale > 0, JITTER=jitter_scale > 0, SEARCH=bins.bit_length(),
+            EVENTS=EVENTS,
+        )  # fmt: skip
+    return DenseSpikes(out, CHANNELS, value)

@@ -1,0 +1,277 @@
+"""Packed recordings in one file that is mapped into memory: opened in no time, read where it is needed.
+
+The file: 16 bytes of magic, then version, header length and the header's CRC-32 (three little-endian uint32),
+the header (JSON), and the seven arrays of `PackedEvents`, each from a multiple of 4,096 bytes on. Where they
+lie follows from the numbers of recordings and events alone.
+"""
+
+import json
+import mmap
+import os
+import shutil
+import struct
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ..files import atomic
+from ..locks import locked
+from ..io import EVENT_ARRAYS, RECORDING_ARRAYS, PackedEvents
+
+MAGIC = b"N-MNIST events\r\n"
+VERSION = 1
+SUFFIX = ".events"
+_HEAD = struct.Struct("<16sIII")
+_PAGE = 4096
+#: Room for head and header.
+_HEADER_ROOM = _PAGE
+#: A temporary file this old (seconds) was left by a process that was killed.
+_ABANDONED = 24 * 3600
+
+
+class CacheError(ValueError):
+    """A cache file that cannot be used; the message says why."""
+
+
+class MappedEvents(PackedEvents):
+    """`PackedEvents` in a cache file. Read only; another process gets the file's name instead of the data."""
+
+    path: Path
+    key: dict
+
+    def __reduce__(self):
+        return open_cache, (self.path, self.key)
+
+
+def _layout(recordings: int, events: int) -> tuple[dict[str, tuple[int, int, np.dtype]], int]:
+    """Array name -> (first byte, length, dtype), and the size of the whole file in bytes."""
+    lengths = {"offsets": recordings + 1, "labels": recordings, "ids": recordings}
+    place, layout = _HEADER_ROOM, {}
+    for name, dtype in (RECORDING_ARRAYS | EVENT_ARRAYS).items():
+        dtype = np.dtype(dtype).newbyteorder("<")
+        length = lengths.get(name, events)
+        layout[name] = (place, length, dtype)
+        place += -(-length * dtype.itemsize // _PAGE) * _PAGE
+    return layout, place
+
+
+def _map(path: Path, layout: dict, write: bool) -> dict[str, np.ndarray]:
+    with open(path, "r+b" if write else "rb") as file:
+        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_WRITE if write else mmap.ACCESS_READ)
+    return {name: np.frombuffer(memory, dtype, length, place) for name, (place, length, dtype) in layout.items()}
+
+
+def _crc(array: np.ndarray) -> int:
+    return zlib.crc32(array.view(np.uint8)) if array.size else 0
+
+
+def open_cache(path: str | os.PathLike, key: dict, thorough: bool = False) -> MappedEvents:
+    """Open a cache file after checking it.
+
+    Parameters
+    ----------
+    path : path-like
+    key : dict of plain values
+        What the recordings were made from; the file must have been written with an equal one.
+    thorough : bool
+        Also read all events and compare their check sums (about a second per GB).
+
+    Raises
+    ------
+    CacheError
+        Where the file is foreign, of another version, stale, truncated or damaged.
+    FileNotFoundError
+        Where there is no such file.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        first = file.read(_HEADER_ROOM)
+    if len(first) < _HEAD.size or not first.startswith(MAGIC):
+        raise CacheError(f"foreign: it does not begin as a cache does ({first[: len(MAGIC)]!r})")
+    _, version, length, crc = _HEAD.unpack_from(first)
+    if version != VERSION:
+        raise CacheError(f"of version {version}, expected {VERSION}")
+    text = first[_HEAD.size : _HEAD.size + length]
+    if len(text) != length or zlib.crc32(text) != crc:
+        raise CacheError("damaged: its header does not match its check sum")
+    header = json.loads(text)
+    try:
+        was, sums = header["key"], header["crc32"]
+        layout, expected = _layout(int(header["recordings"]), int(header["events"]))
+        changed = sorted(k for k in was.keys() | key.keys() if was.get(k) != key.get(k))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CacheError(f"damaged: its header is not understood ({error!r})") from error
+    if changed:
+        raise CacheError(f"stale: {', '.join(changed)} changed since it was written")
+    if size != expected:
+        raise CacheError(f"truncated: {size} bytes, expected {expected}")
+    arrays = _map(path, layout, write=False)
+    for name in layout if thorough else RECORDING_ARRAYS:
+        if _crc(arrays[name]) != sums.get(name):
+            raise CacheError(f"damaged: {name} does not match its check sum")
+    mapped = MappedEvents(
+        **{name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in arrays.items()}
+    )
+    mapped.path, mapped.key = path, dict(key)
+    return mapped
+
+
+def write_cache(
+    path: str | os.PathLike, key: dict, recordings: int, events: int, fill: Callable[..., PackedEvents]
+) -> None:
+    """Write a cache file, atomically.
+
+    Parameters
+    ----------
+    path : path-like
+    key : dict of plain values
+    recordings, events : int
+        How many there will be.
+    fill : function allocate -> PackedEvents
+        ``allocate(name, length, dtype)`` gives an event array inside the file to be filled; arrays that `fill`
+        returns and that lie elsewhere are copied.
+
+    Raises
+    ------
+    OSError
+        Where the disk is too small or cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    layout, size = _layout(recordings, events)
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        raise OSError(f"{path.parent}: {free / 1e9:.2f} GB free, the cache needs {size / 1e9:.2f} GB")
+    with atomic(path) as temporary:
+        with open(temporary, "r+b") as file:
+            file.truncate(size)
+            if hasattr(os, "posix_fallocate"):
+                # Now, with an error: a full disk under a memory map would end the process.
+                os.posix_fallocate(file.fileno(), 0, size)
+        sums = _fill(temporary, layout, fill)
+        text = json.dumps({"key": key, "recordings": recordings, "events": events, "crc32": sums}).encode()
+        if _HEAD.size + len(text) > _HEADER_ROOM:
+            raise ValueError(f"cache: a header of {len(text)} bytes does not fit {_HEADER_ROOM}")
+        with open(temporary, "r+b") as file:
+            file.write(_HEAD.pack(MAGIC, VERSION, len(text), zlib.crc32(text)) + text)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _fill(temporary: Path, layout: dict, fill: Callable[..., PackedEvents]) -> dict[str, int]:
+    """Let `fill` write the arrays; returns their check sums. The map ends with this function (Windows cares)."""
+    arrays = _map(temporary, layout, write=True)
+
+    def allocate(name: str, length: int, dtype: np.dtype) -> np.ndarray:
+        if arrays[name].shape != (length,) or arrays[name].dtype != dtype:
+            raise ValueError(
+                f"cache: {name} was announced as {arrays[name].shape} {arrays[name].dtype}, "
+                f"and is asked for as ({length},) {dtype}"
+            )
+        return arrays[name]
+
+    filled = fill(allocate)
+    for name, array in arrays.items():
+        given = getattr(filled, name)
+        if given.shape != array.shape:
+            raise ValueError(f"cache: {name} was announced as {array.shape} and came as {given.shape}")
+        if not np.shares_memory(given, array):
+            array[:] = given
+    return {name: _crc(array) for name, array in arrays.items()}
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a killed process left of an earlier attempt."""
+    for left in path.parent.glob(f".{path.stem}.*{path.suffix}"):
+        try:
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                left.unlink()
+        except OSError:
+            pass
+
+
+def user_cache() -> Path:
+    """The user's folder for caches: ``$XDG_CACHE_HOME/nmnist_helpers`` or ``~/.cache/nmnist_helpers``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nmnist_helpers"
+
+
+def writable(folder: Path) -> bool:
+    """Whether files may be made in `folder`, which need not exist yet.
+
+    Tried and not guessed, as a read-only disk may say otherwise; but a folder without write permission is left
+    alone even where, as for root, the system would let it pass.
+    """
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        if not there.stat().st_mode & 0o222:
+            return False
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic(folder / "probe"):
+            pass
+        (folder / "probe").unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
+
+
+def _may_write(path: Path) -> bool:
+    # Whatever a `.cache` may allow that somebody left in read-only data: the data folder's rights decide.
+    folder = path.parent
+    if folder.name == ".cache" and folder.parent.exists() and not folder.parent.stat().st_mode & 0o222:
+        return False
+    return writable(folder)
+
+
+def cache_files(root: Path, name: str) -> list[Path]:
+    """Where the cache `name` of the data folder `root` may be, the better place first.
+
+    In ``<root>/.cache``, or, where that cannot be written, in `user_cache` under a name that tells one data
+    folder from another.
+    """
+    mark = zlib.crc32(str(root.resolve()).encode())
+    return [root / ".cache" / (name + SUFFIX), user_cache() / f"{name}-{mark:08x}{SUFFIX}"]
+
+
+def cached(
+    paths: list[Path], key: dict, make: Callable[[], tuple[int, int, Callable[..., PackedEvents]]]
+) -> MappedEvents:
+    """Open the first good cache of `paths`; where there is none, write one in the first folder that allows it.
+
+    Parameters
+    ----------
+    paths : list of Path
+        See `cache_files`.
+    key : dict of plain values
+        See `open_cache`.
+    make : function -> (recordings, events, fill)
+        Called only where the cache has to be written; see `write_cache`.
+
+    Raises
+    ------
+    OSError
+        Where no folder can be written, or the disk is too small.
+    """
+    for path in paths:
+        try:
+            return open_cache(path, key)
+        except (CacheError, OSError):
+            continue
+    for path in paths:
+        if not _may_write(path):
+            continue
+        # One process writes; the others wait and find it done.
+        with locked(path.with_suffix(".lock"), f"waiting for another process that writes {path}"):
+            try:
+                return open_cache(path, key)
+            except FileNotFoundError:
+                pass
+            except CacheError as error:
+                print(f"{path}: {error}; writing it anew")
+            write_cache(path, key, *make())
+        return open_cache(path, key)
+    raise OSError(f"none of these folders can be written: {', '.join(str(path.parent) for path in paths)}")

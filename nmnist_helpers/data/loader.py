@@ -1,0 +1,300 @@
+"""Batches straight from packed events: shuffled, augmented and binned without a dense tensor on the way."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Subset
+
+from ..geometry import CHANNELS
+from .augmentation import IDENTITY, UNIFORMS, Augment
+from .dataset import flat_bins
+from ..io import Event
+from ..io import PackedEvents
+from .binning import bin_edges, rasterise, time_bins
+from .device import DeviceEvents
+from ..spikes import Spikes, attach
+
+
+class EventLoader:
+    """Iterate over a dataset in batches of spikes, many times faster than recording by recording.
+
+    An epoch is determined by (seed, epoch) alone: the order of the recordings and the augmentation of each are
+    the same on the CPU and on a GPU, for any batch size, and after resuming in the middle. Each time the loader
+    is iterated over, the next epoch comes; an epoch that was broken off counts as one.
+
+    Parameters
+    ----------
+    dataset : NMNISTDataset, torch.utils.data.Subset of one, or PackedEvents
+    batch_size : int
+    shuffle : bool
+        A new order in every epoch.
+    seed : int
+        Of order and augmentation.
+    transform : Augment or function Event -> Event, optional
+        By default the dataset's own. `Augment` runs compiled; any other function is called recording by
+        recording, which is slow, and keeps its randomness to itself. Pass False for none.
+    device : str or torch.device
+        Where the batches are wanted. On a GPU all events are kept there (1 GB for the full training set), and
+        selected, augmented and binned there.
+    drop_last : bool
+        Leave out a last batch that is not full.
+    sampling_time, sample_length : float, optional
+        ms; by default the dataset's own (1 and 300 for PackedEvents).
+    max_events : int, optional
+        Most events of a recording that are used, taken evenly from its duration. By default all are used. What
+        it costs is said once, and kept in `dropped_events` and `capped_recordings`.
+    on_device : bool, optional
+        Keep the events on `device` and make the batches there; by default wherever `device` is not the CPU.
+
+    Yields
+    ------
+    spikes : Spikes
+        [B, 2312, T], value 1 / sampling_time; made by Triton, `DenseSpikes`.
+    labels : int64 tensor [B]
+
+    Examples
+    --------
+    >>> for spikes, label in EventLoader(training_set, batch_size=32, shuffle=True, transform=augment):
+    ...     output = net(spikes)
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset | PackedEvents,
+        batch_size: int = 32,
+        shuffle: bool = False,
+        seed: int = 0,
+        transform: Augment | Callable[[Event], Event] | bool | None = None,
+        device: str | torch.device = "cpu",
+        drop_last: bool = False,
+        sampling_time: float | None = None,
+        sample_length: float | None = None,
+        max_events: int | None = None,
+        on_device: bool | None = None,
+    ):
+        if int(batch_size) != batch_size or batch_size < 1:
+            raise ValueError(f"batch_size: expected a whole number from 1, found {batch_size}")
+        if max_events is not None and max_events < 1:
+            raise ValueError(f"max_events: expected at least 1, found {max_events}")
+        if seed < 0:
+            raise ValueError(f"seed: expected 0 or more, found {seed}")
+        base, self.index = _unwrap(dataset)
+        self.packed = base if isinstance(base, PackedEvents) else base.packed
+        own = getattr(base, "transform", None)
+        self.transform = own if transform is None else (transform or None)
+        if self.transform is not None and not callable(self.transform):
+            raise TypeError(f"transform: expected an Augment or a function, found {type(transform).__name__}")
+        self.sampling_time = getattr(base, "sampling_time", 1) if sampling_time is None else sampling_time
+        self.sample_length = getattr(base, "sample_length", 300) if sample_length is None else sample_length
+        self.bins = time_bins(self.sample_length, self.sampling_time)
+        self.batch_size, self.shuffle, self.seed = int(batch_size), bool(shuffle), int(seed)
+        self.drop_last, self.max_events = bool(drop_last), max_events
+        self.device = torch.device(device)
+        if not len(self.index):
+            raise ValueError("dataset: expected at least one recording, found none")
+        if self.drop_last and len(self.index) < self.batch_size:
+            raise ValueError(f"drop_last leaves no batch: {len(self.index)} recordings, batch_size {batch_size}")
+        self.epoch, self.position = 0, 0
+        self._resume = False
+        self._edges = bin_edges(self.bins, self.sampling_time)
+        self._labels = torch.from_numpy(self.packed.labels[self.index])
+        on_device = self.device.type != "cpu" if on_device is None else on_device
+        self._events: DeviceEvents | None = None
+        # A function of one's own sees one Event at a time, on the CPU.
+        if on_device and not self._foreign:
+            self._events = DeviceEvents(self.packed, self.device)
+            self._edges = torch.from_numpy(self._edges).to(self.device)
+            self._labels = self._labels.to(self.device)
+        self._plan: tuple | None = None
+        self._count_dropped()
+
+    @property
+    def _foreign(self) -> bool:
+        return self.transform is not None and not isinstance(self.transform, Augment)
+
+    def _count_dropped(self) -> None:
+        self.capped_recordings = self.dropped_events = 0
+        if self.max_events is None:
+            return
+        counts = self.packed.counts[self.index]
+        over = np.maximum(counts - self.max_events, 0)
+        self.capped_recordings, self.dropped_events = int((over > 0).sum()), int(over.sum())
+        if self.dropped_events:
+            print(
+                f"EventLoader: max_events={self.max_events} drops {self.dropped_events} of {counts.sum()} events "
+                f"({self.dropped_events / counts.sum():.2%}), from {self.capped_recordings} of {len(counts)} "
+                "recordings"
+            )
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.index), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make `epoch` (from 0) the one that the next iteration goes through, from its start."""
+        if epoch < 0:
+            raise ValueError(f"epoch: expected 0 or more, found {epoch}")
+        self.epoch, self.position, self._resume = int(epoch), 0, False
+
+    def _identity(self) -> dict:
+        return {
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "batch_size": self.batch_size,
+            "recordings": len(self.index),
+            "drop_last": self.drop_last,
+        }
+
+    def state_dict(self) -> dict:
+        """Where the iteration stands: the epoch, and the batches of it that were given out."""
+        return self._identity() | {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where `state` was taken: the next iteration starts at the batch after.
+
+        Raises
+        ------
+        ValueError
+            Where the state is of a loader with other batches.
+        """
+        for name, value in self._identity().items():
+            if state.get(name) != value:
+                raise ValueError(f"{name}: this loader has {value}, the state {state.get(name)}")
+        epoch, position = int(state["epoch"]), int(state["position"])
+        if epoch < 0 or not 0 <= position <= len(self):
+            raise ValueError(f"expected an epoch from 0 and a position in 0..{len(self)}, found {epoch}, {position}")
+        if position == len(self):
+            epoch, position = epoch + 1, 0
+        self.epoch, self.position, self._resume = epoch, position, True
+
+    def __iter__(self) -> Iterator[tuple[Spikes, torch.Tensor]]:
+        if self.position and not self._resume:
+            self.epoch, self.position = self.epoch + 1, 0
+        self._resume = False
+        epoch = self.epoch
+        for i in range(self.position, len(self)):
+            batch = self.batch(i, epoch)
+            self.position = i + 1
+            yield batch
+
+    def batch(self, i: int, epoch: int | None = None, out: torch.Tensor | None = None) -> tuple[Spikes, torch.Tensor]:
+        """Batch `i` of an epoch (by default the present one), whatever was asked for before.
+
+        Parameters
+        ----------
+        i : int
+            0 .. len(self) - 1.
+        epoch : int, optional
+        out : uint8 tensor [B, T, P], optional
+            Where Triton is to write the spikes, such as a recorded step's ``spikes.data``.
+        """
+        if not 0 <= i < len(self):
+            raise IndexError(f"batch {i} of {len(self)}")
+        order, index, draws = self._epoch_plan(self.epoch if epoch is None else epoch)
+        part = slice(i * self.batch_size, (i + 1) * self.batch_size)
+        labels, index, draws = self._labels[order[part]], index[part], draws[part]
+        known = self.transform if isinstance(self.transform, Augment) else None
+        if self._events is not None:
+            return self._events.rasterise(
+                index, draws, self._edges, self.sampling_time, known, self.max_events, out
+            ), labels
+        if out is not None:
+            raise ValueError("out: expected with events on a GPU alone")
+        index, draws = index.numpy(), draws.numpy()
+        if self._foreign:
+            indptr, channel = self._one_by_one(index)
+        else:
+            indptr, channel = rasterise(self.packed, index, draws, self._edges, known, self.max_events)
+        spikes = Spikes(
+            torch.from_numpy(indptr),
+            torch.from_numpy(channel),
+            (len(index), CHANNELS, self.bins),
+            value=1 / self.sampling_time,
+        )
+        return spikes.to(self.device), labels.to(self.device)
+
+    def _epoch_plan(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Order of the epoch [N], the recordings in that order [N], and the draw of each [N, 6]."""
+        if self._plan is None or self._plan[0] != epoch:
+            size = len(self.index)
+            order = np.arange(size)
+            if self.shuffle:
+                order = np.random.default_rng([self.seed, epoch, 0]).permutation(size)
+            if isinstance(self.transform, Augment):
+                draws = self.transform.draws(np.random.default_rng([self.seed, epoch, 1]).random((size, UNIFORMS)))
+            else:
+                draws = np.broadcast_to(IDENTITY, (size, len(IDENTITY))).copy()
+            plan = [torch.from_numpy(array) for array in (order, self.index[order], draws)]
+            if self._events is not None:
+                plan = [array.to(self.device) for array in plan]
+            self._plan = (epoch, *plan)
+        return self._plan[1:]
+
+    def _one_by_one(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows, channels = [], []
+        for b, n in enumerate(index):
+            x, y, p, t = self.packed.recording(n)
+            if self.max_events and len(t) > self.max_events:
+                kept = np.diff(np.arange(len(t) + 1) * self.max_events // len(t)) > 0
+                x, y, p, t = x[kept], y[kept], p[kept], t[kept]
+            event = self.transform(Event(x, y, p, t / 1000))
+            flat = flat_bins(event, self.bins, self.sampling_time)
+            rows.append(b * self.bins + flat % self.bins)
+            channels.append(flat // self.bins)
+        spike = np.unique(np.concatenate(rows) * CHANNELS + np.concatenate(channels))
+        count = np.bincount(spike // CHANNELS, minlength=len(index) * self.bins)
+        return np.concatenate([[0], np.cumsum(count)]).astype(np.int32), (spike % CHANNELS).astype(np.int32)
+
+    def as_dataset(self) -> "DenseBatches":
+        """The same batches for a plain DataLoader, dense.
+
+        Examples
+        --------
+        >>> loader = EventLoader(training_set, batch_size=32, shuffle=True)
+        >>> for spike, label in DataLoader(loader.as_dataset(), batch_size=None, num_workers=2):
+        ...     output = net(spike)
+        """
+        return DenseBatches(self)
+
+
+class DenseBatches(Dataset):
+    """Batch `i` of a loader's present epoch as (float32 [B, 2312, T], int64 [B]).
+
+    `set_epoch` on the loader moves it on; a DataLoader with persistent workers does not notice.
+    """
+
+    def __init__(self, loader: EventLoader):
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        spikes, labels = self.loader.batch(i)
+        # Not `spikes.dense()`: its kernel has threads, and those do not survive a worker's fork.
+        batch, channels, bins = spikes.shape
+        row = torch.repeat_interleave(
+            torch.arange(batch * bins, device=spikes.device), spikes.indptr.diff(), output_size=spikes.count
+        )
+        dense = torch.zeros(spikes.shape, device=spikes.device)
+        dense[row // bins, spikes.channel.long(), row % bins] = spikes.value
+        return attach(dense, spikes), labels
+
+
+def _unwrap(dataset: Dataset | PackedEvents) -> tuple:
+    """The dataset at the bottom, and which of its recordings are meant."""
+    indices = None
+    while isinstance(dataset, Subset):
+        own = np.asarray(dataset.indices, dtype=np.int64)
+        indices = own if indices is None else own[indices]
+        dataset = dataset.dataset
+    if not isinstance(dataset, PackedEvents) and not hasattr(dataset, "packed"):
+        raise TypeError(
+            f"dataset: expected an NMNISTDataset, a Subset of one, or PackedEvents, found {type(dataset).__name__}"
+        )
+    size = len(dataset)
+    indices = np.arange(size) if indices is None else indices
+    if len(indices) and (indices.min() < 0 or indices.max() >= size):
+        raise IndexError(f"subset: expected indices in 0..{size - 1}, found {indices.min()}..{indices.max()}")
+    return dataset, indices

@@ -1,0 +1,69 @@
+"""Fetch MNIST, the digits that N-MNIST's camera looked at: 11 MB to simulate from instead of 1.2 GB of recordings.
+
+``python -m nmnist_helpers.mnist`` puts the four files into ``mnist/`` in the data folder.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..camera.digits import read_idx
+from .fetch import fetch
+from ..paths import data_root
+
+MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist")
+GZIP = b"\x1f\x8b"  # how a packed file begins
+#: Name -> MD5 and bytes of the original files (LeCun, Cortes and Burges).
+FILES = {
+    "train-images-idx3-ubyte.gz": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", 9912422),
+    "train-labels-idx1-ubyte.gz": ("d53e105ee54ea40749a09fcbcd1e9432", 28881),
+    "t10k-images-idx3-ubyte.gz": ("9fb629c4189551a2d022fa330f9573f3", 1648877),
+    "t10k-labels-idx1-ubyte.gz": ("ec29112dd5afa0611ce80d1b7f02629c", 4542),
+}
+
+
+def download_mnist(
+    folder: str | os.PathLike | None = None, mirrors: Sequence[str] = MIRRORS, progress: bool = True, **options
+) -> Path:
+    """Fetch what is missing of MNIST's four files, resume broken transfers, check every MD5.
+
+    Parameters
+    ----------
+    folder : path-like, optional
+        Where they go; by default ``mnist/`` in the data folder (`paths.data_root`).
+    mirrors : sequence of str
+        Folders on the web that have the files, tried in turn.
+    progress : bool
+        Show progress bars.
+    **options
+        For `fetch.fetch`: retries, timeout, pause.
+
+    Returns
+    -------
+    Path
+        The folder, for `digits.load_mnist` and for the environment variable ``NMNIST_MNIST``.
+
+    Raises
+    ------
+    fetch.DownloadError
+        If no mirror gives a file whole; the message tells how to fetch it by hand.
+    """
+    folder = data_root() / "mnist" if folder is None else Path(folder).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (md5, size) in FILES.items():
+        urls = [f"{mirror.rstrip('/')}/{name}" for mirror in mirrors]
+        fetch(urls, folder / name, md5, size, GZIP, read_idx, progress, **options)
+    return folder
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command ``python -m nmnist_helpers.mnist``."""
+    parser = argparse.ArgumentParser(prog="python -m nmnist_helpers mnist", description="Fetch MNIST, 11 MB.")
+    parser.add_argument("folder", nargs="?", help="where to (default: mnist/ in the data folder)")
+    folder = download_mnist(parser.parse_args(argv).folder)
+    print(f"MNIST is in {folder}; name it in NMNIST_MNIST, or give it to load_mnist")
+
+
+if __name__ == "__main__":
+    main()

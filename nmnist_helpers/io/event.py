@@ -1,0 +1,230 @@
+"""A recording as events, and its way into tensors and back."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.animation import FuncAnimation
+    from matplotlib.figure import Figure
+
+BINNING_MODES = ("OR", "SUM")
+
+
+class Event:
+    """A recording: for every event its place, channel and time, and maybe what it carried.
+
+    Parameters
+    ----------
+    x_event : int array [N]
+        Column, or the neuron's number in a 1-D recording.
+    y_event : int array [N] or None
+        Row; None makes the recording 1-D.
+    c_event : int array [N]
+        Channel; for an event camera the polarity, 1 = ON. Kept as it is given.
+    t_event : array [N]
+        Time in ms.
+    payload : array [N], optional
+        Values of graded spikes.
+
+    Attributes
+    ----------
+    x, y, c, t, p : arrays [N]
+        The same; `p` is the payload, None without one.
+    dim : int
+        1 or 2.
+    extent : (int, int, int, float) or None
+        Channels, rows, columns and duration (ms) of the tensor that the events come from, if they do; pictures
+        go by it, so that silent neurons have their place too.
+
+    Raises
+    ------
+    ValueError
+        If the arrays differ in length, a place is negative, or a time is not finite.
+    """
+
+    def __init__(self, x_event, y_event, c_event, t_event, payload=None):
+        self.x = _whole("x", x_event)
+        self.y = None if y_event is None else _whole("y", y_event)
+        self.c = _whole("c", c_event)
+        self.t = np.asarray(t_event)
+        self.p = None if payload is None else np.asarray(payload)
+        self.dim = 1 if y_event is None else 2
+        self.extent: tuple[int, int, int, float] | None = None
+        for name, values in (("y", self.y), ("c", self.c), ("t", self.t), ("payload", self.p)):
+            if values is not None and values.shape != self.x.shape:
+                raise ValueError(f"Event: expected {name} of shape {self.x.shape} as x has, found {values.shape}")
+        if not np.isfinite(self.t).all():
+            raise ValueError("Event: expected finite times in ms")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __repr__(self) -> str:
+        span = f"{self.t.min():g}..{self.t.max():g} ms" if len(self) else "empty"
+        return f"Event({self.dim}-D, {len(self)} events, {span})"
+
+    @property
+    def graded(self) -> bool:
+        """Whether the events carry values."""
+        return self.p is not None
+
+    def _default_dim(self, sampling_time: float) -> tuple[int, ...]:
+        """Shape of the smallest tensor that holds all events."""
+        axes = [self.c, self.x] if self.dim == 1 else [self.c, self.y, self.x]
+        t = _bins(self.t, sampling_time)
+        return tuple(int(axis.max(initial=0)) + 1 for axis in (*axes, t))
+
+    def to_tensor(
+        self, sampling_time: float = 1, dim: tuple[int, ...] | None = None, binning_mode: str = "OR"
+    ) -> np.ndarray:
+        """The events as a float32 array, [C, H, W, T] or, for 1-D events, [C, N, T].
+
+        Parameters
+        ----------
+        sampling_time : float
+            ms in a time bin.
+        dim : tuple of int, optional
+            Shape of the array; by default just large enough.
+        binning_mode : {'OR', 'SUM'}
+            As in `fill_tensor`.
+        """
+        if dim is None:
+            dim = self._default_dim(sampling_time)
+        return self.fill_tensor(np.zeros(tuple(dim), np.float32), sampling_time, binning_mode=binning_mode)
+
+    def fill_tensor(self, tensor, sampling_time: float = 1, random_shift: bool = False, binning_mode: str = "OR"):
+        """Write the events into a tensor (NumPy or torch), which is changed and returned.
+
+        The time bin is ``round(t / sampling_time)``, half to even. Events before time 0 or past the end are
+        left out.
+
+        Parameters
+        ----------
+        tensor : array or torch.Tensor [C, H, W, T]
+            Usually zeros. 1-D events take one row, H = 1, or [C, N, T].
+        sampling_time : float
+            ms in a time bin.
+        random_shift : bool
+            If the tensor is longer than the recording, begin at a random bin.
+        binning_mode : {'OR', 'SUM'}
+            'OR': a bin with events holds 1 / sampling_time (its last payload for graded events);
+            'SUM': every event adds that much.
+
+        Raises
+        ------
+        ValueError
+            If an event lies outside the tensor in space, or the mode is unknown.
+        """
+        binning_mode = str(binning_mode).upper()
+        if binning_mode not in BINNING_MODES:
+            raise ValueError(f"fill_tensor: expected binning_mode 'OR' or 'SUM', found {binning_mode!r}")
+        if self.dim == 1 and len(tensor.shape) == 3:
+            self.fill_tensor(tensor[:, None], sampling_time, random_shift, binning_mode)  # a view
+            return tensor
+        if len(tensor.shape) != 4:
+            raise ValueError(f"fill_tensor: expected a tensor [C, H, W, T], found {list(tensor.shape)}")
+        y = np.zeros_like(self.x) if self.y is None else self.y
+        for name, place, size in (("c", self.c, 0), ("y", y, 1), ("x", self.x, 2)):
+            if len(place) and place.max() >= tensor.shape[size]:
+                raise ValueError(
+                    f"fill_tensor: event at {name} = {place.max()} lies outside the tensor {list(tensor.shape)}"
+                )
+        t = _bins(self.t, sampling_time)
+        steps = tensor.shape[3]
+        if random_shift and len(t) and t.max() < steps - 1:
+            t = t + np.random.randint(steps - t.max())  # noqa: NPY002 (follows np.random.seed, as users expect)
+        keep = (0 <= t) & (t < steps)
+        value = self.p if self.graded else np.full(len(t), 1 / sampling_time)
+        data = tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu().numpy()
+        at = (self.c[keep], y[keep], self.x[keep], t[keep])
+        if binning_mode == "SUM":
+            np.add.at(data, at, value[keep])
+        else:
+            data[at] = value[keep]
+        if not isinstance(tensor, np.ndarray) and not _shares_memory(tensor, data):
+            tensor.copy_(_torch_like(data, tensor))
+        return tensor
+
+    def show(
+        self, fig: "Figure | None" = None, frame_rate: float = 24, pre_compute_frames: bool = True,
+        repeat: bool = False,
+    ) -> None:  # fmt: skip
+        """Play the recording in a window or a notebook; see `nmnist_helpers.animate.show`."""
+        from ..pictures import animation as animate
+
+        animate.show(self, fig, frame_rate, pre_compute_frames, repeat)
+
+    def anim(
+        self, fig: "Figure | None" = None, frame_rate: float = 24, pre_compute_frames: bool = True,
+        repeat: bool = True,
+    ) -> "FuncAnimation":  # fmt: skip
+        """The recording as a matplotlib animation; see `nmnist_helpers.animate.anim`."""
+        from ..pictures import animation as animate
+
+        return animate.anim(self, fig, frame_rate, pre_compute_frames, repeat)
+
+
+def _whole(name: str, values) -> np.ndarray:
+    """Places as integers; anything with a fraction or below zero is an error."""
+    array = np.asarray(values)
+    whole = array.astype(np.int64)
+    if array.size and (not (whole == array).all() or whole.min() < 0):
+        raise ValueError(f"Event: expected {name} to be whole numbers from 0, found {array.min()}..{array.max()}")
+    return whole
+
+
+def _bins(t: np.ndarray, sampling_time: float) -> np.ndarray:
+    """Time bins of times in ms."""
+    if not 0 < sampling_time < float("inf"):
+        raise ValueError(f"expected a positive sampling_time in ms, found {sampling_time}")
+    return np.rint(t / sampling_time).astype(np.int64)
+
+
+def _shares_memory(tensor: "torch.Tensor", data: np.ndarray) -> bool:
+    return tensor.device.type == "cpu" and tensor.data_ptr() == data.ctypes.data
+
+
+def _torch_like(data: np.ndarray, tensor: "torch.Tensor") -> "torch.Tensor":
+    import torch
+
+    return torch.from_numpy(data).to(tensor.device)
+
+
+def tensor_to_event(spike_tensor, sampling_time: float = 1) -> Event:
+    """The non-zero entries of a tensor as events.
+
+    Parameters
+    ----------
+    spike_tensor : array or torch.Tensor, [C, H, W, T] or [C, N, T]
+        Spikes; entries that are not 1 / sampling_time become payloads of graded events.
+    sampling_time : float
+        ms in a time bin.
+
+    Returns
+    -------
+    Event
+        2-D for four axes, 1-D for three, ordered by time.
+
+    Examples
+    --------
+    >>> tensor_to_event(np.array([[[0, 1, 1], [1, 0, 0]]]))
+    Event(1-D, 3 events, 0..2 ms)
+    """
+    tensor = spike_tensor.detach().cpu().numpy() if hasattr(spike_tensor, "detach") else np.asarray(spike_tensor)
+    if tensor.ndim not in (3, 4):
+        raise ValueError(f"tensor_to_event: expected [C, H, W, T] or [C, N, T], found {list(tensor.shape)}")
+    at = np.nonzero(tensor)
+    order = np.argsort(at[-1], kind="stable")
+    at = tuple(axis[order] for axis in at)
+    value = tensor[at]
+    payload = None if (value == value.dtype.type(1 / sampling_time)).all() else value
+    y = at[1] if tensor.ndim == 4 else None
+    event = Event(at[-2], y, at[0], at[-1] * sampling_time, payload)
+    rows = tensor.shape[1] if tensor.ndim == 4 else 1
+    event.extent = (tensor.shape[0], rows, tensor.shape[-2], tensor.shape[-1] * sampling_time)
+    return event
+
+
+__all__ = ["Event", "tensor_to_event"]

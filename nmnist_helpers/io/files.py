@@ -1,0 +1,191 @@
+"""Files of events: .bin and .npy <-> `Event`."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ..files import atomic
+from ..geometry import EVENT_BYTES, MAX_TIME
+from .event import Event
+
+
+def decode_2d(data: bytes | bytearray | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Unpack a 2-D spike file: 5 bytes an event, x, y, then 1 bit polarity and 23 bits microseconds, big-endian.
+
+    Returns
+    -------
+    x, y, p : uint8 arrays [N]
+    t : int32 array [N]
+        Microseconds.
+
+    Raises
+    ------
+    ValueError
+        If the length is no multiple of 5.
+    """
+    raw = np.frombuffer(data, np.uint8)
+    if len(raw) % EVENT_BYTES:
+        raise ValueError(f"expected {EVENT_BYTES} bytes an event, found {len(raw)} bytes in all (truncated?)")
+    columns = raw.reshape(-1, EVENT_BYTES)
+    high = columns[:, 2].astype(np.int32)
+    t = ((high & 127) << 16) | (columns[:, 3].astype(np.int32) << 8) | columns[:, 4]
+    return columns[:, 0].copy(), columns[:, 1].copy(), (high >> 7).astype(np.uint8), t
+
+
+def encode_2d(x: np.ndarray, y: np.ndarray, p: np.ndarray, t: np.ndarray) -> bytes:
+    """The inverse of `decode_2d`; `t` in microseconds.
+
+    Raises
+    ------
+    ValueError
+        If a value does not fit its bits.
+    """
+    for name, values, most in (("x", x, 255), ("y", y, 255), ("polarity", p, 1), ("t", t, MAX_TIME - 1)):
+        if len(values) and (np.min(values) < 0 or np.max(values) > most):
+            raise ValueError(f"{name}: expected 0..{most}, found {np.min(values)}..{np.max(values)}")
+    t = np.asarray(t, np.int64)
+    columns = np.empty((len(t), EVENT_BYTES), np.uint8)
+    columns[:, 0], columns[:, 1] = x, y
+    columns[:, 2] = (np.asarray(p, np.int64) << 7) | (t >> 16)
+    columns[:, 3], columns[:, 4] = (t >> 8) & 255, t & 255
+    return columns.tobytes()
+
+
+def _read(filename: str | os.PathLike) -> bytes:
+    data = Path(filename).read_bytes()
+    if not data:
+        raise ValueError(f"{filename}: expected {EVENT_BYTES} bytes an event, found an empty file")
+    if len(data) % EVENT_BYTES:
+        raise ValueError(f"{filename}: expected {EVENT_BYTES} bytes an event, found {len(data)} bytes (truncated?)")
+    return data
+
+
+def _write(filename: str | os.PathLike, event: Event, dim: int, high, low) -> None:
+    """Write events whose place is in the bytes `high` and `low`."""
+    if event.dim != dim:
+        raise ValueError(f"{filename}: expected {dim}-D events, found {event.dim}-D ones")
+    if not len(event):
+        raise ValueError(f"{filename}: expected events, found none (an empty file counts as a damaged one)")
+    t = np.rint(np.asarray(event.t, np.float64) * 1000).astype(np.int64)
+    try:
+        data = encode_2d(high, low, event.c, t)
+    except ValueError as error:
+        raise ValueError(f"{filename}: {error}") from None
+    with atomic(filename) as temporary:
+        temporary.write_bytes(data)
+
+
+def read_2d_spikes(filename: str | os.PathLike) -> Event:
+    """Read a .bin file of an event camera (N-MNIST's format, see `decode_2d`); times come in ms.
+
+    Raises
+    ------
+    ValueError
+        If the file is empty or its length is no multiple of 5 bytes.
+    """
+    x, y, p, t = decode_2d(_read(filename))
+    return Event(x, y, p, t / 1000)
+
+
+def encode_2d_spikes(filename: str | os.PathLike, td_event: Event) -> None:
+    """Write 2-D events (times in ms) to a .bin file, the inverse of `read_2d_spikes`; payloads are not kept.
+
+    Raises
+    ------
+    ValueError
+        If there are no events or one does not fit: places 0..255, polarity 0 or 1, times below 8388.608 ms.
+    """
+    _write(filename, td_event, 2, td_event.x, td_event.y)
+
+
+def read_1d_spikes(filename: str | os.PathLike) -> Event:
+    """Read 1-D spikes: as `read_2d_spikes`, with the neuron's number, 16 bits, in place of x and y.
+
+    Raises
+    ------
+    ValueError
+        As `read_2d_spikes`.
+    """
+    high, low, p, t = decode_2d(_read(filename))
+    return Event((high.astype(np.int64) << 8) | low, None, p, t / 1000)
+
+
+def encode_1d_spikes(filename: str | os.PathLike, td_event: Event) -> None:
+    """Write 1-D events (times in ms), the inverse of `read_1d_spikes`; payloads are not kept.
+
+    Raises
+    ------
+    ValueError
+        If there are no events or one does not fit: neurons 0..65535, channel 0 or 1, times below 8388.608 ms.
+    """
+    if len(td_event) and td_event.x.max() > 65535:
+        raise ValueError(f"{filename}: neuron: expected 0..65535, found {td_event.x.max()}")
+    _write(filename, td_event, 1, td_event.x >> 8, td_event.x & 255)
+
+
+def read_np_spikes(filename: str | os.PathLike, fmt: str = "xypt", time_unit: float = 1e-3) -> Event:
+    """Read events from a .npy file: an array [N, 4] (or [N, 3] for 'xpt'), or one with named fields.
+
+    Parameters
+    ----------
+    filename : path-like
+        The .npy file; pickled objects are refused.
+    fmt : str
+        Meaning of the columns: 'x', 'y', 'p' (polarity or channel) and 't' in any order; without 'y', or with
+        'xypt' and three columns, the events are 1-D.
+    time_unit : float
+        Seconds in a unit of the file's times: 1e-3 for ms, 1e-6 for microseconds.
+
+    Raises
+    ------
+    ValueError
+        If the file or its shape is not as `fmt` says.
+    """
+    if sorted(fmt) not in (sorted("xypt"), sorted("xpt")):
+        raise ValueError(f"read_np_spikes: expected fmt to order the letters of 'xypt' or 'xpt', found {fmt!r}")
+    try:
+        array = np.load(filename, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{filename}: not a .npy file of plain numbers ({error})") from None
+    if fmt == "xypt" and (
+        array.ndim == 2 and array.shape[1] == 3 or array.dtype.names and "y" not in array.dtype.names
+    ):
+        fmt = "xpt"
+    if array.dtype.names:
+        missing = set(fmt) - set(array.dtype.names)
+        if missing:
+            raise ValueError(f"{filename}: expected fields {fmt!r}, found {array.dtype.names}")
+        column = {name: array[name] for name in fmt}
+    elif array.ndim == 2 and array.shape[1] == len(fmt):
+        column = {name: array[:, i] for i, name in enumerate(fmt)}
+    else:
+        raise ValueError(f"{filename}: expected an array [N, {len(fmt)}] for {fmt!r}, found {list(array.shape)}")
+    t = np.asarray(column["t"], np.float64) * (time_unit * 1e3)
+    return Event(column["x"], column.get("y"), column["p"], t)
+
+
+def encode_np_spikes(filename: str | os.PathLike, td_event: Event, fmt: str = "xypt", time_unit: float = 1e-3) -> None:
+    """Write events to a .npy file, the inverse of `read_np_spikes`; float64 columns in the order of `fmt`."""
+    wanted = "xypt" if td_event.dim == 2 else "xpt"
+    if td_event.dim == 1 and fmt == "xypt":
+        fmt = "xpt"
+    if sorted(fmt) != sorted(wanted):
+        raise ValueError(f"encode_np_spikes: expected fmt to order the letters of {wanted!r}, found {fmt!r}")
+    t = np.asarray(td_event.t, np.float64) / (time_unit * 1e3)
+    column = {"x": td_event.x, "y": td_event.y, "p": td_event.c, "t": t}
+    array = np.stack([np.asarray(column[name], np.float64) for name in fmt], 1)
+    with atomic(filename) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
+
+
+__all__ = [
+    "decode_2d",
+    "encode_1d_spikes",
+    "encode_2d",
+    "encode_2d_spikes",
+    "encode_np_spikes",
+    "read_1d_spikes",
+    "read_2d_spikes",
+    "read_np_spikes",
+]

@@ -1,0 +1,14 @@
+"""Exchange with other simulators through NIR, the neuromorphic intermediate representation.
+
+>>> from nmnist_helpers import netx, nir
+>>> exported = netx.load("Trained/network.net")
+>>> nir.write_nir("Trained/network.nir", exported)
+>>> layers = nir.read_nir("Trained/network.nir")  # equal to exported.layers
+>>> graph = nir.to_nir(exported)
+>>> print(nir.agreement(exported(spikes), nir.run_graph(graph, spikes)))
+"""
+
+from .graph import FORMS, from_nir, read_nir, to_nir, write_nir
+from .simulator import Agreement, agreement, run_graph
+
+__all__ = ["FORMS", "Agreement", "agreement", "from_nir", "read_nir", "run_graph", "to_nir", "write_nir"]

@@ -1,0 +1,262 @@
+r"""Networks as NIR graphs, there and back.
+
+NIR (Pedersen et al., Nature Communications 15:8122, 2024) describes a network as a graph of continuous-time
+parts. Each block becomes three of them: ``Linear`` (weights), ``CubaLIF`` and ``Delay``. For the neuron NIR writes
+
+.. math::
+    \tau_{syn} \dot I = -I + w_{in} S, \qquad \tau_{mem} \dot v = (v_{leak} - v) + R I
+
+while ours takes steps, :math:`I \leftarrow a I + z`, :math:`V \leftarrow b V + I`, with ``a = 1 - iDecay / 4096``,
+``b = 1 - vDecay / 4096``. With :math:`w_{in} = 1 / (1 - a)` and :math:`R = 1 / (1 - b)` a reader that takes steps
+of `dt` gets our steps back, if the time constants are written for the way it integrates:
+
+=================  ==================================  ==========================================
+form               time constant                       exact for readers that use
+=================  ==================================  ==========================================
+``"euler"``        ``dt / (1 - a)``                    forward Euler (norse, snnTorch, lava-dl)
+``"exponential"``  ``-dt / log(a)``                    exponential Euler, ``exp(-dt / tau)``
+=================  ==================================  ==========================================
+
+What is lost either way: the cuts to whole numbers after each product, and in true continuous time the grid of
+steps itself. `simulate` and `agreement` put numbers to both. Reading a `.nir` file trusts it, which `netx.load`
+does not do. The package `nir` is an optional extra, ``pip install nir==1.0.8``.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..block.spec import BIAS_MAX, BIAS_MIN, WEIGHT_MAX, WEIGHT_MIN
+from ..files import atomic
+from ..kernels.constants import DECAY_SCALE, MAX_DELAY, WEIGHT_SCALE
+from ..netx import LayerSpec, as_specs
+
+if TYPE_CHECKING:
+    import nir
+
+FORMS = ("euler", "exponential")
+CLOSE = 1e-3  # how near to a whole number a value read back must be, in steps of the chip
+
+
+def nir_package():
+    try:
+        import nir
+    except ImportError as error:
+        raise ImportError("NIR exchange needs the package nir: pip install nir==1.0.8") from error
+    return nir
+
+
+# -- out
+
+
+def to_nir(network, dt: float = 1e-3, form: str = "euler", delays: bool = True) -> "nir.NIRGraph":
+    """The network as a NIR graph.
+
+    Parameters
+    ----------
+    network : anything `netx.write_network` takes
+        Blocks, layers or a loaded `.net` file.
+    dt : float
+        Length of a step in seconds, NIR's unit of time.
+    form : {'euler', 'exponential'}
+        What the time constants are exact for; see above.
+    delays : bool
+        Write ``Delay`` nodes (one step and the learned delay). Without them, for readers that do not know them,
+        the learned delays are lost and every layer answers one step earlier.
+
+    Returns
+    -------
+    nir.NIRGraph
+        Nodes ``input``, then ``linear_<i>``, ``neuron_<i>`` and ``delay_<i>`` for each layer, ``output``.
+
+    Raises
+    ------
+    ImportError
+        Without the package `nir`.
+    ValueError
+        For a decay that no time constant can say: 0, and 4096 in the exponential form.
+    """
+    nir = nir_package()
+    check_form(form, dt)
+    layers = as_specs(network)
+    nodes = {"input": nir.Input(input_type={"input": np.array([layers[0].in_features])})}
+    for index, layer in enumerate(layers):
+        every = np.ones(layer.out_features)
+        du, dv = (every * decay / DECAY_SCALE for decay in (layer.i_decay, layer.v_decay))
+        try:
+            tau_syn, tau_mem = _time_constant(du, dt, form), _time_constant(dv, dt, form)
+        except ValueError as error:
+            raise ValueError(f"layer {index}: {error}") from error
+        nodes[f"linear_{index}"] = nir.Linear(weight=layer.weight / np.float32(WEIGHT_SCALE))
+        nodes[f"neuron_{index}"] = nir.CubaLIF(
+            tau_syn=tau_syn,
+            tau_mem=tau_mem,
+            r=1 / dv,
+            v_leak=every * (0 if layer.bias is None else layer.bias / WEIGHT_SCALE / dv),
+            v_threshold=every * layer.v_th_mant / WEIGHT_SCALE,
+            v_reset=0 * every,
+            w_in=1 / du,
+        )
+        if delays:
+            steps = 1 + every * (0 if layer.delay is None else layer.delay)
+            nodes[f"delay_{index}"] = nir.Delay(delay=steps * dt)
+    nodes["output"] = nir.Output(output_type={"output": np.array([layers[-1].out_features])})
+    names = list(nodes)
+    metadata = {"dt": dt, "form": form}
+    return nir.NIRGraph(nodes=nodes, edges=list(zip(names, names[1:], strict=False)), metadata=metadata)
+
+
+def write_nir(path: str | os.PathLike, network, **options) -> Path:
+    """Write the network as a `.nir` file, complete or not at all; parameters as for `to_nir`."""
+    graph = to_nir(network, **options)
+    with atomic(path) as temporary:
+        nir_package().write(str(temporary), graph)
+    return Path(path)
+
+
+def _time_constant(decay: np.ndarray, dt: float, form: str) -> np.ndarray:
+    if (decay == 0).any():
+        raise ValueError("found a decay of 0, expected more: its time constant would be infinite")
+    if form == "euler":
+        return dt / decay
+    if (decay == 1).any():
+        raise ValueError("found a decay of 4096, expected less: no exponential ends within a step; use form='euler'")
+    return -dt / np.log1p(-decay)
+
+
+def check_form(form: str, dt: float) -> None:
+    if form not in FORMS:
+        raise ValueError(f"form: found {form!r}, expected one of {FORMS}")
+    if not (np.isfinite(dt) and dt > 0):
+        raise ValueError(f"dt: found {dt!r}, expected the length of a step in seconds")
+
+
+# -- in
+
+
+def from_nir(graph, dt: float | None = None, form: str | None = None, strict: bool = True) -> list[LayerSpec]:
+    """Layers of the chip from a NIR graph.
+
+    Parameters
+    ----------
+    graph : nir.NIRGraph
+        A chain of ``Linear`` or ``Affine`` (bias 0), ``CubaLIF`` and, after some or all neurons, ``Delay``.
+    dt, form : optional
+        As for `to_nir`; what the graph's own metadata say if not given, else 1 ms and ``"euler"``.
+    strict : bool
+        Refuse values that are not (nearly) in the steps of the chip. Otherwise they are rounded and clamped.
+
+    Returns
+    -------
+    list of LayerSpec
+        For `netx.Net`, `netx.write_network`. A layer whose delays are all one step has no learned delay.
+
+    Raises
+    ------
+    ValueError
+        For a graph of another kind, or, if strict, values that the chip cannot hold; the message names the node.
+    """
+    nir = nir_package()
+    metadata = getattr(graph, "metadata", None) or {}
+    dt = float(metadata.get("dt", 1e-3) if dt is None else dt)
+    form = str(metadata.get("form", "euler") if form is None else form)
+    check_form(form, dt)
+    layers = []
+    chain = chain_of(graph, nir)
+    position = 0
+    while position < len(chain):
+        name, node = chain[position]
+        if not isinstance(node, nir.Linear | nir.Affine):
+            raise ValueError(f"node {name!r}: found a {type(node).__name__}, expected Linear or Affine")
+        if isinstance(node, nir.Affine) and np.any(node.bias):
+            raise ValueError(f"node {name!r}: found a bias, expected none: it would flow into the current")
+        neuron_name, neuron = chain[position + 1] if position + 1 < len(chain) else (name, None)
+        if not isinstance(neuron, nir.CubaLIF):
+            found = "nothing" if neuron is None else f"a {type(neuron).__name__}"
+            raise ValueError(f"node {name!r}: found {found} behind it, expected CubaLIF")
+        position += 2
+        delay = None
+        if position < len(chain) and isinstance(chain[position][1], nir.Delay):
+            delay = chain[position][1].delay
+            position += 1
+        try:
+            layers.append(_layer(node.weight, neuron, delay, dt, form, strict))
+        except ValueError as error:
+            raise ValueError(f"node {neuron_name!r}: {error}") from error
+    return as_specs(layers)
+
+
+def read_nir(path: str | os.PathLike, **options) -> list[LayerSpec]:
+    """Layers of a `.nir` file that you trust; parameters as for `from_nir`."""
+    return from_nir(nir_package().read(str(path)), **options)
+
+
+def chain_of(graph, nir) -> list[tuple[str, object]]:
+    """The nodes between input and output in order, if they form a chain."""
+    after = {}
+    for source, target in graph.edges:
+        if source in after or target in after.values():
+            raise ValueError(f"edge {source!r} -> {target!r}: found a branch, expected a chain of layers")
+        after[source] = target
+    starts = [name for name, node in graph.nodes.items() if isinstance(node, nir.Input)]
+    if len(starts) != 1:
+        raise ValueError(f"found {len(starts)} Input nodes, expected one")
+    chain, name = [], after.get(starts[0])
+    while name is not None and not isinstance(graph.nodes[name], nir.Output):
+        if len(chain) > len(graph.nodes):
+            raise ValueError("found a circle, expected a chain of layers")
+        chain.append((name, graph.nodes[name]))
+        name = after.get(name)
+    if len(chain) != sum(not isinstance(node, nir.Input | nir.Output) for node in graph.nodes.values()):
+        raise ValueError(f"found nodes that no chain reaches, expected one chain; it is {[n for n, _ in chain]}")
+    return chain
+
+
+def _layer(weight, neuron, delay, dt: float, form: str, strict: bool) -> LayerSpec:
+    du, dv = (dt / tau if form == "euler" else -np.expm1(-dt / tau) for tau in (neuron.tau_syn, neuron.tau_mem))
+    if np.any(neuron.v_reset):
+        raise ValueError("v_reset: found other values than 0, the only one known here")
+    # A spike lifts I by w_in * du, the current lifts V by r * dv: both belong to the weights.
+    gain = np.broadcast_to(neuron.w_in * du * neuron.r * dv, du.shape)
+    weight = _whole("weight", weight * gain[:, None] * WEIGHT_SCALE / 2, WEIGHT_MIN // 2, WEIGHT_MAX // 2, strict) * 2
+    threshold = np.unique(_whole("v_threshold", neuron.v_threshold * WEIGHT_SCALE, 0, np.inf, strict))
+    if len(threshold) != 1:
+        raise ValueError(f"v_threshold: found {len(threshold)} values, expected one for the whole layer")
+    bias = _whole("v_leak", neuron.v_leak * dv * WEIGHT_SCALE, BIAS_MIN, BIAS_MAX, strict)
+    steps = None
+    if delay is not None and not np.allclose(delay, dt):
+        steps = _whole("delay", delay / dt - 1, 0, MAX_DELAY, strict)
+    i_decay, v_decay = (
+        _whole(name, d * DECAY_SCALE, 0, DECAY_SCALE, strict) for name, d in (("tau_syn", du), ("tau_mem", dv))
+    )
+    return LayerSpec(
+        type="dense",
+        weight=weight,
+        delay=steps,
+        i_decay=_shared(i_decay),
+        v_decay=_shared(v_decay),
+        v_th_mant=int(threshold[0]),
+        bias=bias if bias.any() else None,
+    )
+
+
+def _whole(name: str, values: np.ndarray, low: float, high: float, strict: bool) -> np.ndarray:
+    """`values`, which count steps of the chip, as whole numbers within its range."""
+    values = np.asarray(values, dtype=np.float64)
+    whole = np.clip(np.rint(values), low, high)
+    if not np.isfinite(whole).all():
+        raise ValueError(f"{name}: found values that are not finite")
+    off = np.abs(values - whole)
+    if strict and off.max() > CLOSE:
+        where = np.unravel_index(off.argmax(), off.shape)
+        raise ValueError(
+            f"{name}: found {values[where]:.6g} steps of the chip at {[int(i) for i in where]}, expected whole numbers "
+            f"in {low:g}..{high:g}; strict=False rounds"
+        )
+    return whole.astype(np.int64)
+
+
+def _shared(values: np.ndarray) -> int | np.ndarray:
+    return int(values[0]) if (values == values[0]).all() else values

@@ -1,0 +1,162 @@
+"""NIR graphs run in floating point, as other simulators run them, and how near that comes to the exact network."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numba import njit, prange
+
+from ..netx.simulator import events_of_rows
+from .graph import chain_of, check_form, nir_package
+
+BATCH = 8  # recordings at a time: bounds the memory of the dense inputs on a fine grid
+
+
+def run_graph(graph, spikes, dt: float | None = None, method: str = "euler", substeps: int = 1) -> np.ndarray:
+    """Run a NIR graph in floating point, as other simulators do.
+
+    Parameters
+    ----------
+    graph : nir.NIRGraph
+        A chain as `from_nir` takes.
+    spikes : array or tensor [B, in, T]
+        Input spikes; a spike is an input of 1 for the length of a step.
+    dt : float, optional
+        Length of a step, seconds; the graph's own if not given.
+    method : {'euler', 'exponential'}
+        How states move on: ``x + h (target - x) / tau`` or ``target + (x - target) exp(-h / tau)``.
+    substeps : int
+        Time is cut `substeps` times finer than `dt`. One step is what most readers do; many come near to the
+        differential equations themselves, where a neuron fires when it crosses the threshold and not at the
+        next step.
+
+    Returns
+    -------
+    int64 array [B, out, T]
+        Output spikes in each step; more than one is possible with substeps.
+    """
+    nir = nir_package()
+    check_form(method, 1.0)
+    dt = float((graph.metadata or {}).get("dt", 1e-3) if dt is None else dt)
+    array = spikes.detach().cpu().numpy() if isinstance(spikes, torch.Tensor) else np.asarray(spikes)
+    if array.ndim != 3:
+        raise ValueError(f"spikes: found shape {list(array.shape)}, expected [B, in, T]")
+    chain = chain_of(graph, nir)
+    parts = [_run(chain, array[b : b + BATCH], dt, method, substeps, nir) for b in range(0, len(array), BATCH)]
+    return np.concatenate(parts)
+
+
+def _run(chain: list, spikes: np.ndarray, dt: float, method: str, substeps: int, nir) -> np.ndarray:
+    batch, channels, steps = spikes.shape
+    # Spikes on the fine grid, [B, time, C]: each at the first substep of its step.
+    rows = np.zeros((batch, steps * substeps, channels), np.uint8)
+    rows[:, ::substeps] = (spikes != 0).transpose(0, 2, 1)
+    for name, node in chain:
+        if isinstance(node, nir.Linear | nir.Affine):
+            if node.weight.shape[1] != rows.shape[2]:
+                raise ValueError(f"node {name!r}: found {rows.shape[2]} inputs, expected {node.weight.shape[1]}")
+            events = events_of_rows(rows)
+            drive = np.zeros((batch * steps * substeps, node.weight.shape[0]))
+            _add_up(events.indptr, events.channel, np.ascontiguousarray(node.weight.T, np.float64), drive)
+            drive = drive.reshape(batch, steps * substeps, -1)
+        elif isinstance(node, nir.CubaLIF):
+            rows = _neurons(node, _boxes(drive, substeps), dt / substeps, method)
+        elif isinstance(node, nir.Delay):
+            rows = _delayed(rows, np.rint(node.delay / dt * substeps).astype(int))
+        else:
+            raise ValueError(f"node {name!r}: found a {type(node).__name__}, expected Linear, Affine, CubaLIF or Delay")
+    counts = rows.reshape(batch, steps, substeps, -1).sum(axis=2, dtype=np.int64)
+    return counts.transpose(0, 2, 1)
+
+
+@njit(cache=True, parallel=True)
+def _add_up(indptr, channel, column, drive):
+    for row in prange(len(drive)):
+        for event in range(indptr[row], indptr[row + 1]):
+            drive[row] += column[channel[event]]
+
+
+def _boxes(drive: np.ndarray, length: int) -> np.ndarray:
+    """Each impulse held for `length` substeps."""
+    if length == 1:
+        return drive
+    held = drive.copy()
+    for lag in range(1, length):
+        held[:, lag:] += drive[:, :-lag]
+    return held
+
+
+def _neurons(node, drive: np.ndarray, h: float, method: str) -> np.ndarray:
+    move_i, move_v = (h / tau if method == "euler" else -np.expm1(-h / tau) for tau in (node.tau_syn, node.tau_mem))
+    fired = np.zeros(drive.shape, np.uint8)
+    current, voltage = np.zeros(drive[:, 0].shape), np.zeros(drive[:, 0].shape)
+    for t in range(drive.shape[1]):
+        current += move_i * (node.w_in * drive[:, t] - current)
+        voltage += move_v * (node.v_leak + node.r * current - voltage)
+        fires = voltage > node.v_threshold
+        voltage = np.where(fires, node.v_reset, voltage)
+        fired[:, t] = fires
+    return fired
+
+
+def _delayed(rows: np.ndarray, delay: np.ndarray) -> np.ndarray:
+    out = np.zeros_like(rows)
+    for channel, steps in enumerate(np.broadcast_to(delay, rows.shape[2])):
+        out[:, steps:, channel] = rows[:, : rows.shape[1] - steps, channel]
+    return out
+
+
+@dataclass
+class Agreement:
+    """How near one set of output spikes comes to another.
+
+    Attributes
+    ----------
+    answers : float
+        Share of recordings in which the same class fires most.
+    trains : float
+        Share of recordings whose output trains are equal, spike by spike.
+    spikes : float
+        Share of all spikes of both that the other has in the same step.
+    near : float
+        The same, where a spike in the step before or after counts as well.
+    counts : float
+        Mean absolute difference of an output's spike count over a recording.
+    """
+
+    answers: float
+    trains: float
+    spikes: float
+    near: float
+    counts: float
+
+    def __str__(self) -> str:
+        return (
+            f"same answer {100 * self.answers:.1f} %, equal trains {100 * self.trains:.1f} %, spikes in the same step "
+            f"{100 * self.spikes:.1f} %, within one {100 * self.near:.1f} %, counts differ by {self.counts:.2f}"
+        )
+
+
+def agreement(exact, other) -> Agreement:
+    """Compare output spikes [B, out, T] of the exact network with those of another form of it."""
+    a, b = (np.asarray(x.detach().cpu() if isinstance(x, torch.Tensor) else x, dtype=np.int64) for x in (exact, other))
+    if a.shape != b.shape or a.ndim != 3:
+        raise ValueError(f"found shapes {list(a.shape)} and {list(b.shape)}, expected the same [B, out, T] twice")
+    both = np.minimum(a, b).sum()
+    total = a.sum() + b.sum()
+    return Agreement(
+        answers=float((a.sum(axis=2).argmax(axis=1) == b.sum(axis=2).argmax(axis=1)).mean()),
+        trains=float((a == b).all(axis=(1, 2)).mean()),
+        spikes=float(2 * both / total) if total else 1.0,
+        near=float((a[_around(b)].sum() + b[_around(a)].sum()) / total) if total else 1.0,
+        counts=float(np.abs(a.sum(axis=2) - b.sum(axis=2)).mean()),
+    )
+
+
+def _around(spikes: np.ndarray) -> np.ndarray:
+    """Bins with a spike in them or in the step before or after."""
+    found = spikes > 0
+    around = found.copy()
+    around[:, :, 1:] |= found[:, :, :-1]
+    around[:, :, :-1] |= found[:, :, 1:]
+    return around

@@ -1,0 +1,287 @@
+"""The pictures of a film: what an event camera saw, or how a layer spiked, frame by frame, in a few colours."""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..geometry import SIDE
+
+if TYPE_CHECKING:
+    from ..io import Event
+
+#: Colours of the channels (Okabe and Ito's, safe for colour-blind readers): OFF blue, ON orange.
+OFF_COLOR, ON_COLOR = "#0072b2", "#e67300"
+CHANNEL_COLORS = (OFF_COLOR, ON_COLOR, "#009e73", "#b0558b")
+
+PAPER, PANEL, LINE, SLATE, INK = "#ffffff", "#f6f7f9", "#d9dde3", "#5b6675", "#1f2733"
+AGES = (1.0, 0.45, 0.18)  # strength of an event in its frame and the two after it
+GREYS = 6  # steps from paper to ink, for smooth text
+PICTURE = 238  # pixels: 34 sensor pixels of 7
+MARGIN = 8
+USUAL_SPAN = 300.0  # ms of a recording that networks see
+CLASS_ROWS = 24  # up to so many neurons get labels and counts
+
+
+def _rgb(color: str) -> np.ndarray:
+    return np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)], float)
+
+
+def _mix(color: str, ground: str, share: float) -> np.ndarray:
+    return _rgb(color) * share + _rgb(ground) * (1 - share)
+
+
+class Palette:
+    """Colours by number: names for the plain ones, ramps for text and fading events."""
+
+    names = {"paper": PAPER, "panel": PANEL, "line": LINE, "slate": SLATE, "ink": INK, "accent": ON_COLOR}
+
+    def __init__(self):
+        colors = [_rgb(color) for color in self.names.values()]
+        self.tint = len(colors)
+        colors.append(_mix(ON_COLOR, PAPER, 0.10))
+        self.text = len(colors)
+        colors += [_mix(SLATE, PAPER, i / (GREYS - 1)) for i in range(GREYS)]
+        self.event = len(colors)  # + channel * len(AGES) + age
+        colors += [_mix(color, PANEL, age) for color in CHANNEL_COLORS for age in AGES]
+        self.data = np.rint(colors).astype(np.uint8).tobytes()
+
+    def __getitem__(self, name: str) -> int:
+        return list(self.names).index(name)
+
+
+PALETTE = Palette()
+
+
+@lru_cache(maxsize=256)
+def _glyphs(text: str, size: int) -> np.ndarray:
+    """Text as palette numbers [H, W], smooth on paper; all texts of one size have the same height."""
+    font = ImageFont.load_default(size)
+    left, _, right, _ = font.getbbox(text)
+    _, top, _, bottom = font.getbbox("0")
+    image = Image.new("L", (int(np.ceil(right - left)) + 1, int(np.ceil(bottom - top)) + 1))
+    ImageDraw.Draw(image).text((-left, -top), text, fill=255, font=font)
+    return (PALETTE.text + np.rint(np.asarray(image) / 255 * (GREYS - 1))).astype(np.uint8)
+
+
+def _write(canvas: np.ndarray, text: str, x: float, y: float, size: int = 12, align: str = "left") -> None:
+    """Put text on a canvas of palette numbers, its vertical middle at `y`."""
+    glyphs = _glyphs(text, size)
+    height, width = glyphs.shape
+    x = round(x - {"left": 0, "center": width / 2, "right": width}[align])
+    y = round(y - height / 2)
+    x, y = max(0, min(x, canvas.shape[1] - width)), max(0, min(y, canvas.shape[0] - height))
+    part = canvas[y : y + height, x : x + width]
+    np.copyto(part, glyphs, where=glyphs > PALETTE.text)
+
+
+def film_span(event: "Event", span: float | None) -> float:
+    """Length of the film in ms of the recording; see `nmnist_helpers.gif.gif_bytes`."""
+    if span is None:
+        last = float(event.t.max()) if len(event) else 0.0
+        span = event.extent[3] if event.extent else max(USUAL_SPAN, last)
+        if USUAL_SPAN < span <= 350 and not event.extent:
+            span = USUAL_SPAN
+    if not 0 < span < float("inf"):
+        raise ValueError(f"gif: expected a positive span in ms, found {span}")
+    return float(span)
+
+
+def _film(event: "Event", span: float, frame_ms: float) -> tuple[np.ndarray, int]:
+    """For every event the frame that it falls into, and the number of frames."""
+    frames = max(1, int(np.ceil(span / frame_ms - 1e-9)))
+    return np.floor(np.asarray(event.t, np.float64) / frame_ms + 1e-9).astype(np.int64), frames
+
+
+def camera_frames(
+    event: "Event", span: float, frame_ms: float, size: tuple[int, int] | None = None, scale: int | None = None
+) -> np.ndarray:
+    """Pictures of an event camera: pixels light up in the colour of their polarity and fade over three frames.
+
+    Parameters
+    ----------
+    event : Event
+        2-D.
+    span : float
+        ms of the recording to show.
+    frame_ms : float
+        ms of the recording in one frame.
+    size : (int, int), optional
+        Height and width of the sensor; by default at least 34 x 34.
+    scale : int, optional
+        Picture pixels for one of the sensor's; by default to about 238 pixels.
+
+    Returns
+    -------
+    uint8 array [F, H, W]
+        Numbers into `PALETTE`.
+    """
+    if size is None:
+        size = (
+            event.extent[1:3] if event.extent else [max(SIDE, axis.max(initial=-1) + 1) for axis in (event.y, event.x)]
+        )
+    height, width = size
+    if len(event) and (event.y.max() >= height or event.x.max() >= width):
+        raise ValueError(
+            f"gif: expected events on a sensor of {height} x {width} pixels, found one at"
+            f" row {event.y.max()} or column {event.x.max()}"
+        )
+    scale = scale or max(1, round(PICTURE / max(height, width)))
+    frame_of, frames = _film(event, span, frame_ms)
+    order = np.argsort(event.t, kind="stable")
+    bounds = np.searchsorted(frame_of[order], np.arange(frames + 1))
+
+    bar = 20
+    canvas = np.full((height * scale + bar, width * scale), PALETTE["paper"], np.uint8)
+    canvas[: height * scale] = PALETTE["panel"]
+    track = slice(0, width * scale - 50)
+    middle = height * scale + bar // 2
+    canvas[middle - 2 : middle + 2, track] = PALETTE["line"]
+    film = np.repeat(canvas[None], frames, 0)
+
+    seen = np.full((height, width), -len(AGES))
+    channel = np.zeros((height, width), np.int64)
+    for f, picture in enumerate(film):
+        now = order[bounds[f] : bounds[f + 1]]
+        at = event.y[now], event.x[now]
+        seen[at] = f
+        channel[at] = event.c[now] % len(CHANNEL_COLORS)
+        age = f - seen
+        cells = np.where(age < len(AGES), PALETTE.event + channel * len(AGES) + age, PALETTE["panel"]).astype(np.uint8)
+        picture[: height * scale] = cells.repeat(scale, 0).repeat(scale, 1)
+        end = min(span, (f + 1) * frame_ms)
+        picture[middle - 2 : middle + 2, : round(track.stop * end / span)] = PALETTE["slate"]
+        _write(picture, f"{end:.0f} ms", width * scale - 1, middle, 12, "right")
+    return film
+
+
+def raster_frames(
+    event: "Event",
+    span: float,
+    frame_ms: float,
+    size: int | None = None,
+    scale: int | None = None,
+    label: int | None = None,
+    width: int = 420,
+) -> np.ndarray:
+    """Pictures of a layer's spikes: a tick for every spike, a time cursor that moves, counts that grow.
+
+    Parameters
+    ----------
+    event : Event
+        1-D; with several channels their neurons come one below the other.
+    span, frame_ms : float
+        As in `camera_frames`.
+    size : int, optional
+        Number of neurons; by default what the event knows, at least 10.
+    scale : int, optional
+        Height of a neuron's row in pixels.
+    label : int, optional
+        The true class, drawn in the accent colour.
+    width : int
+        Of the picture, in pixels.
+
+    Returns
+    -------
+    uint8 array [F, H, W]
+        Numbers into `PALETTE`.
+    """
+    if size is None:
+        per_channel = event.extent[2] if event.extent else max(10, int(event.x.max(initial=-1)) + 1)
+        channels = event.extent[0] if event.extent else max(1, int(event.c.max(initial=-1)) + 1)
+        rows_of = event.c * per_channel + event.x
+        size = per_channel * channels
+    else:
+        rows_of = event.x
+        if len(event) and event.x.max() >= size:
+            raise ValueError(f"gif: expected neurons 0..{size - 1}, found {event.x.max()}")
+    if label is not None and not 0 <= label < size:
+        raise ValueError(f"gif: expected a label in 0..{size - 1}, found {label}")
+    small = size <= CLASS_ROWS
+    row = scale or max(1, (PICTURE - MARGIN) // size)
+    top, left, foot = MARGIN, (22 if small else 34), 20
+    right = 78 if small else 12
+    plot = width - left - right
+    if plot < 50:
+        raise ValueError(f"gif: expected a width of at least {left + right + 50} pixels, found {width}")
+    frame_of, frames = _film(event, span, frame_ms)
+
+    canvas = np.full((top + row * size + foot, width), PALETTE["paper"], np.uint8)
+    bottom = top + row * size
+    canvas[top:bottom, left : left + plot] = PALETTE["panel"]
+    if small:
+        for n in range(size):
+            canvas[top + n * row, left : left + plot] = PALETTE["paper"]
+            if n == label:
+                canvas[top + n * row + 1 : top + (n + 1) * row, left : left + plot] = PALETTE.tint
+            _write(canvas, str(n), left - 8, top + (n + 0.5) * row, 13, "right")
+    else:
+        _write(canvas, "0", left - 5, top + 5, 11, "right")
+        _write(canvas, str(size - 1), left - 5, bottom - 5, 11, "right")
+    for tick in _time_ticks(span):
+        x = left + round((plot - 1) * tick / span)
+        canvas[bottom : bottom + 4, x] = PALETTE["slate"]
+        if x < left + plot - 24:  # leaves room for the clock
+            _write(canvas, f"{tick:g}", x, bottom + 12, 11, "center")
+
+    # Ticks of all spikes once, with the frame from which each shows.
+    columns = left + np.rint((plot - 1) * np.asarray(event.t, np.float64) / span).astype(np.int64)
+    inside = (event.t >= 0) & (event.t <= span)
+    born = np.full(canvas.shape, frames, np.int64)
+    edge = 2 if row >= 10 else 0
+    for n, x, f in zip(rows_of[inside], columns[inside], frame_of[inside], strict=True):
+        cell = born[top + n * row + edge : top + (n + 1) * row - (edge and edge - 1), x : x + (2 if row > 3 else 1)]
+        np.minimum(cell, f, out=cell)
+    ticks = np.full(canvas.shape, PALETTE["slate" if label is not None else "ink"], np.uint8)
+    if label is not None:
+        ticks[top + label * row : top + (label + 1) * row] = PALETTE["accent"]
+
+    counts = np.zeros((frames, size), np.int64)
+    np.add.at(counts, (np.minimum(frame_of[inside], frames - 1), rows_of[inside]), 1)
+    counts = counts.cumsum(0)
+    most = max(1, counts.max(initial=0))
+
+    film = np.repeat(canvas[None], frames, 0)
+    for f, picture in enumerate(film):
+        np.copyto(picture, ticks, where=born <= f)
+        end = min(span, (f + 1) * frame_ms)
+        cursor = left + round((plot - 1) * end / span)
+        picture[top:bottom, cursor] = PALETTE["slate"]
+        _write(picture, f"{end:.0f} ms", width - 2, bottom + 12, 12, "right")
+        if small:
+            _draw_counts(picture, counts[f], most, left + plot + 8, top, row, label)
+    return film
+
+
+def _draw_counts(picture, counts, most, x: int, top: int, row: int, label: int | None) -> None:
+    """Bars beside the rows: spikes so far; the leading neuron's is dark (or in the accent colour)."""
+    longest = picture.shape[1] - x - 26
+    leader = int(counts.argmax()) if counts.any() else -1
+    pad = max(1, row // 4)
+    for n, count in enumerate(counts):
+        if not count:
+            continue
+        color = PALETTE["accent"] if n == label else PALETTE["ink" if n == leader else "line"]
+        length = max(1, round(longest * count / most))
+        picture[top + n * row + pad + 1 : top + (n + 1) * row - pad + 1, x : x + length] = color
+        if n in (leader, label):
+            _write(picture, str(count), x + length + 4, top + (n + 0.5) * row + 1, 11)
+
+
+def _time_ticks(span: float) -> np.ndarray:
+    """Times in ms at which an axis is marked: 1, 2 or 5 times a power of ten, three to seven of them."""
+    step = 10 ** np.floor(np.log10(span / 2))
+    step *= max(k for k in (1, 2, 5) if span / (step * k) >= 2)
+    return np.arange(0, span + 1e-9, step)
+
+
+__all__ = [
+    "CHANNEL_COLORS",
+    "OFF_COLOR",
+    "ON_COLOR",
+    "PALETTE",
+    "camera_frames",
+    "film_span",
+    "raster_frames",
+]

@@ -1,0 +1,206 @@
+"""Small moving pictures of recordings: a gif of an event camera or of a layer's output spikes, and tables of gifs.
+
+`nmnist_helpers.film` draws them in a palette of a few colours and Pillow packs them, so that one takes less than a
+tenth of a second and 200 kB. matplotlib animations of the same recordings are in `nmnist_helpers.animate`.
+"""
+
+import base64
+import html
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from ..files import atomic
+from .frames import PALETTE, camera_frames, film_span, raster_frames
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
+
+    from ..io import Event
+
+
+def gif_bytes(
+    event: "Event",
+    *,
+    frame_ms: float = 5.0,
+    slowdown: float = 10.0,
+    span: float | None = None,
+    hold: float = 600.0,
+    **options,
+) -> bytes:
+    """A recording as an endless gif.
+
+    Parameters
+    ----------
+    event : Event
+        2-D: `camera_frames` draws it; 1-D: `raster_frames` does.
+    frame_ms : float
+        ms of the recording in one frame.
+    slowdown : float
+        ms of film for one of the recording; a frame is shown for ``frame_ms * slowdown``, 20 ms or more.
+    span : float, optional
+        ms of the recording to show. By default the length of the tensor that the events come from; else 300,
+        or up to the last event where that comes after 350 (real recordings trail off a little after 300). So
+        gifs of inputs and outputs keep in step.
+    hold : float
+        ms for which the last frame stands.
+    **options
+        Of `camera_frames` (`size`, `scale`) or `raster_frames` (`size`, `scale`, `label`, `width`).
+
+    Returns
+    -------
+    bytes
+        The file's contents.
+
+    Raises
+    ------
+    ValueError
+        If a size or time makes no film.
+
+    Examples
+    --------
+    >>> data = gif_bytes(event)                 # 300 ms in 3 s
+    >>> data = gif_bytes(output_event, label=7)
+    """
+    if not frame_ms > 0 or not 20 <= frame_ms * slowdown <= 60_000:
+        raise ValueError(
+            f"gif: expected frames that show for 20 ms to a minute (frame_ms * slowdown), found {frame_ms} * {slowdown}"
+        )
+    span = film_span(event, span)
+    if span / frame_ms > 2000:
+        raise ValueError(f"gif: expected at most 2000 frames, found {span:g} ms / {frame_ms:g} ms; raise frame_ms")
+    draw = camera_frames if event.dim == 2 else raster_frames
+    film = draw(event, span, frame_ms, **options)
+    return _encode(film, frame_ms * slowdown, hold)
+
+
+def _encode(film: np.ndarray, pace: float, hold: float) -> bytes:
+    """Palette frames [F, H, W] as a gif; what did not change from frame to frame is left out of the file."""
+    frames = []
+    for picture in film:
+        frame = Image.fromarray(picture)
+        frame.putpalette(PALETTE.data)
+        frames.append(frame)
+    pace = 10 * max(2, round(pace / 10))  # gif counts in 10 ms, and browsers slow down anything below 20
+    times = [pace] * (len(frames) - 1) + [pace + 10 * round(hold / 10)]
+    file = io.BytesIO()
+    frames[0].save(
+        file, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=False, disposal=1
+    )
+    return file.getvalue()
+
+
+def save_gif(event: "Event", path: str | os.PathLike, **options) -> Path:
+    """Write a recording as an endless gif; options as in `gif_bytes`.
+
+    Returns
+    -------
+    Path
+        Where it was written, whole or not at all.
+
+    Examples
+    --------
+    >>> save_gif(slayer.io.read_2d_spikes('data/Test/7/00602.bin'), GIFS / 'seven.gif')
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".gif":
+        raise ValueError(f"save_gif: expected a file name that ends in .gif, found {path.name}")
+    data = gif_bytes(event, **options)
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
+    return path
+
+
+def gif_table(
+    rows: Sequence,
+    header: Sequence[str] | None = None,
+    captions: Sequence | None = None,
+    embed: bool = True,
+    height: int | None = None,
+) -> "HTML":
+    """A table of gifs (or other pictures) for a notebook.
+
+    Parameters
+    ----------
+    rows : sequence of sequences of path, bytes or Event
+        Pictures row by row; a flat sequence is one row. Events are drawn by `gif_bytes`.
+    header : sequence of str, optional
+        Heads of the columns.
+    captions : like `rows`, of str, optional
+        Text below each picture.
+    embed : bool
+        Put the pictures into the notebook, so that it shows them anywhere. Otherwise it refers to the files,
+        which must be paths.
+    height : int, optional
+        Of every picture, in pixels.
+
+    Returns
+    -------
+    IPython.display.HTML
+
+    Raises
+    ------
+    ValueError
+        If captions or header do not fit the rows, or a file is no gif, png or jpeg.
+
+    Examples
+    --------
+    >>> gif_table([[a, b], [c, d]], header=['input', 'output'])
+    """
+    from IPython.display import HTML
+
+    nested, captions = _rows(rows), None if captions is None else _rows(captions)
+    wanted = [len(row) for row in nested]
+    if captions is not None and [len(row) for row in captions] != wanted:
+        found = [len(row) for row in captions]
+        raise ValueError(f"gif_table: expected captions in rows of {wanted}, found {found}")
+    columns = max(wanted, default=0)
+    if header is not None and len(header) != columns:
+        raise ValueError(f"gif_table: expected {columns} column heads, found {len(header)}")
+    cell = 'style="text-align: center; vertical-align: top; padding: 4px 8px; background: white; color: #1f2733"'
+    lines = ['<table style="border-collapse: collapse; border: none">']
+    if header is not None:
+        heads = "".join(f"<th {cell}>{html.escape(str(head))}</th>" for head in header)
+        lines.append(f"<tr>{heads}</tr>")
+    for i, row in enumerate(nested):
+        cells = []
+        for j, picture in enumerate(row):
+            caption = "" if captions is None else html.escape(str(captions[i][j]))
+            shown = f"<br>{caption}" if caption else ""
+            cells.append(f"<td {cell}>{_image(picture, caption, embed, height)}{shown}</td>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return HTML("\n".join([*lines, "</table>"]))
+
+
+def _rows(rows: Sequence) -> list[list]:
+    """Rows of a table; a flat sequence is one row."""
+    rows = list(rows)
+    if all(isinstance(row, list | tuple) for row in rows):
+        return [list(row) for row in rows]
+    return [rows]
+
+
+def _image(picture, caption: str, embed: bool, height: int | None) -> str:
+    if not isinstance(picture, bytes | str | os.PathLike):  # an `Event`
+        picture = gif_bytes(picture)
+    size = "" if height is None else f' height="{int(height)}"'
+    alt = caption or "recording"
+    if not embed:
+        if isinstance(picture, bytes):
+            raise ValueError("gif_table: expected paths with embed=False, found a picture in memory")
+        return f'<img src="{html.escape(Path(picture).as_posix())}" alt="{alt}"{size}>'
+    data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+    kinds = {b"GIF8": "gif", b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg"}
+    kind = next((kind for start, kind in kinds.items() if data.startswith(start)), None)
+    if kind is None:
+        name = "a picture" if isinstance(picture, bytes) else picture
+        raise ValueError(f"gif_table: expected gif, png or jpeg, found {data[:4]!r} at the start of {name}")
+    return f'<img src="data:image/{kind};base64,{base64.b64encode(data).decode()}" alt="{alt}"{size}>'
+
+
+__all__ = ["gif_bytes", "gif_table", "save_gif"]

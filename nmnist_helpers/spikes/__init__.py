@@ -1,0 +1,5 @@
+"""Spikes of a batch: as the list of its events, as 0/1 bytes, and the way between both and dense tensors."""
+
+from .batch import DenseSpikes, Spikes, attach, remembered
+
+__all__ = ["DenseSpikes", "Spikes", "attach", "remembered"]

@@ -1,0 +1,686 @@
+"""Blocks against the oracles, and the fused step of a dense block against its parts one after the other."""
+
+import copy
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from support import oracles
+from support.oracles import assert_close
+
+from nmnist_helpers import kernels
+from nmnist_helpers.block import cuba
+from nmnist_helpers.kernels import cpu, reference
+from nmnist_helpers.kernels.cpu.product import DENSE_FROM
+from nmnist_helpers.network import Network
+from nmnist_helpers.neuron import Dropout
+from nmnist_helpers.neuron.norm import MeanOnlyBatchNorm
+from nmnist_helpers.spikes import Spikes, remembered
+
+THRESHOLD = 80 * 64
+PARAMS = {
+    "threshold": 1.25,
+    "current_decay": 0.25,
+    "voltage_decay": 0.03,
+    "tau_grad": 0.03,
+    "scale_grad": 3,
+    "requires_grad": True,
+}
+
+
+def sample(sizes, density=0.05, value=1.0, seed=0):
+    return torch.from_numpy((np.random.default_rng(seed).random(sizes) < density).astype(np.float32)) * value
+
+
+def dense_block(inputs, outputs, seed=0, dropout=None, channel_decays=False, weight_norm=True, delay=True, **options):
+    torch.manual_seed(seed)
+    params = dict(PARAMS, **options.pop("neuron", {}))
+    if dropout is not None:
+        params["dropout"] = Dropout(p=dropout)
+    if channel_decays:
+        params.update(current_decay=(0.1, 0.6), voltage_decay=(0.01, 0.2), shared_param=False)
+    options.setdefault("weight_scale", 5)
+    block = cuba.Dense(params, inputs, outputs, weight_norm=weight_norm, delay=delay, **options)
+    if weight_norm:
+        block.synapse.weight_g.data *= torch.rand_like(block.synapse.weight_g) + 0.5
+    if delay:
+        block.delay.delay.data.uniform_(0, 6)
+    return block
+
+
+def steps_of(block) -> np.ndarray:
+    """Quantised weights x 32 of a block, by torch's weight norm and the oracle."""
+    synapse = block.synapse
+    with torch.no_grad():
+        w = oracles.normed(synapse.weight_v, synapse.weight_g) if synapse.weight_norm_enabled else synapse.weight
+    return oracles.steps_of_weight(w.detach()).reshape(w.shape[0], -1)
+
+
+def expected_of(block, x, kept=None, value=1.0):
+    """Oracle of a block: its output as 0/1, and what happened inside."""
+    keep_i, keep_v = (oracles.keep_of(d.detach()) for d in (block.neuron.current_decay, block.neuron.voltage_decay))
+    x = x.detach().numpy()
+    return oracles.block(
+        x, steps_of(block), keep_i, keep_v, THRESHOLD, value_in=np.abs(x).max() or 1.0, kept=kept, value=value,
+        shift=int(block.delay_shift), delay=None if block.delay is None else block.delay.delay.detach().numpy(),
+    )  # fmt: skip
+
+
+def parts_of(block):
+    """A copy that runs synapse, neuron, dropout and axon one after the other."""
+    other = copy.deepcopy(block)
+    other.quantised = False
+    assert block.fused
+    assert not other.fused
+    return other
+
+
+def run(block, x, grad, seed=0):
+    """Output and all gradients of a block."""
+    torch.manual_seed(seed)
+    x = x if isinstance(x, Spikes) else x.detach().clone().requires_grad_()
+    out = block(x)
+    out.backward(grad)
+    grads = {name: p.grad for name, p in block.named_parameters()}
+    if not isinstance(x, Spikes):
+        grads["x"] = x.grad
+    return out.detach(), grads
+
+
+def gradient_like(out_shape, seed=9):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=out_shape).astype(np.float32))
+
+
+# -------------------------------------------------------------------------------------------- against the oracle
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("dropout", [None, 0.3])
+@pytest.mark.parametrize("weight_norm", [True, False])
+@pytest.mark.parametrize("channel_decays", [True, False])
+@pytest.mark.parametrize("sizes", [(3, 40, 30), (1, 70, 50), (2, 40, 1)], ids=str)
+def test_dense_block(backend, dropout, weight_norm, channel_decays, sizes):
+    block = dense_block(sizes[1], 33, dropout=dropout, weight_norm=weight_norm, channel_decays=channel_decays)
+    x = sample(sizes)
+    value = 1.0 if dropout is None else 1 / (1 - dropout)
+    torch.manual_seed(7)
+    kept = None if dropout is None else (torch.rand(sizes[0], 33) >= dropout).numpy()
+    expected, inside = expected_of(block, x, kept, value)
+    grad = gradient_like((sizes[0], 33, sizes[2]))
+    with kernels.using(backend):
+        out, grads = run(block, x, grad, seed=7)
+    np.testing.assert_array_equal(out.numpy(), (expected * np.float32(value)).astype(np.float32))
+    assert sizes[2] == 1 or inside["spikes"].mean() > 0.02
+    assert out.shape == (sizes[0], 33, sizes[2])
+
+    keep_i, keep_v = (oracles.keep_of(d.detach()) for d in (block.neuron.current_decay, block.neuron.voltage_decay))
+    wanted = oracles.block_gradient(
+        grad.numpy(), x.numpy(), steps_of(block), inside, expected, keep_i, keep_v, kept=kept, value=value,
+        delay=block.delay.delay.detach().numpy(),
+    )  # fmt: skip
+    synapse = block.synapse
+    by_v, by_g = oracles.straight_through(
+        synapse.direction, synapse.weight_g if weight_norm else None, wanted["weight"]
+    )
+    assert_close(synapse.direction.grad, by_v)
+    if weight_norm:
+        assert_close(synapse.weight_g.grad, by_g)
+    assert_close(grads["x"], wanted["x"])
+    assert_close(grads["delay.delay"], wanted["delay"])
+    for name in ("current_decay", "voltage_decay"):
+        by_channel = wanted[name] if channel_decays else wanted[name].sum(keepdims=True)
+        size = np.abs(wanted[name]).max()  # a sum over channels may cancel
+        assert np.abs(grads[f"neuron.{name}"].numpy() - by_channel).max() <= 2e-5 * size * (1 if channel_decays else 5)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_three_layer_network(backend):
+    """The tutorial's network in training: dropout between, its factor on the next layer's input, spike by spike."""
+    torch.manual_seed(1)
+    net = Network(hidden=(60, 50), dropout=0.2, inputs=200, outputs=10)
+    for b in net.blocks:
+        b.synapse.weight_g.data *= 4
+        if b.delay is not None:
+            b.delay.delay.data.uniform_(0, 5)
+    sizes = (4, 200, 80)
+    x = sample(sizes, 0.03)
+    torch.manual_seed(11)
+    kept = [(torch.rand(4, n) >= 0.2).numpy() for n in (60, 50)]
+    signal, fired = x.numpy(), []
+    for i, b in enumerate(net.blocks):
+        delay = None if b.delay is None else b.delay.delay.detach().numpy()
+        signal, inside = oracles.block(
+            signal, steps_of(b), 3072, 4096 - 123, THRESHOLD, value_in=1.0 if i == 0 else 1 / (1 - 0.2),
+            kept=kept[i] if i < 2 else None, delay=delay,
+        )  # fmt: skip
+        fired.append(inside["spikes"].mean())
+    assert min(fired) > 0.01
+    torch.manual_seed(11)
+    with kernels.using(backend):
+        layers = net(x, layers=True)
+    np.testing.assert_array_equal(layers[-1].detach().numpy(), signal)
+    assert layers[0].max().item() == np.float32(1.25)
+    layers[-1].mean().backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert (parameter.grad != 0).any(), name
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_weight_norm_is_torchs_to_the_last_bit(backend, monkeypatch):
+    """Weights on the edge between two quantisation steps, where a norm that is off by its last bit shows."""
+    rng = np.random.default_rng(0)
+    v = torch.from_numpy(rng.normal(size=(2000, 37)).astype(np.float32))
+    edge = (torch.from_numpy(rng.integers(1, 60, 2000)) + 0.5) / 32  # where the first weight of each row shall lie
+    g = (edge / v[:, 0].abs() * v.norm(dim=1)).float()[:, None]
+    expected = oracles.steps_of_weight(oracles.normed(v, g))
+    other_norm = torch.norm_except_dim(v, 2, 0)
+    assert (oracles.steps_of_weight(v * (g / other_norm)) != expected).any(1).sum() > 20  # else the test says nothing
+
+    block = cuba.Dense(PARAMS, 37, 2000, weight_norm=True)
+    block.synapse.weight_v.data.copy_(v.view(2000, 37, 1, 1, 1))
+    block.synapse.weight_g.data.copy_(g.view(2000, 1, 1, 1, 1))
+    twin = {"reference": reference, "cpu": cpu}[backend]
+    used, original = [], twin.quantise
+    monkeypatch.setattr(twin, "quantise", lambda *args: used.append(original(*args)) or used[-1])
+    with kernels.using(backend):
+        block(torch.zeros(1, 37, 1))
+    np.testing.assert_array_equal(twin.weight_values(used[0]).numpy() * 32, expected)
+    np.testing.assert_array_equal(block.layer_spec()["weight"], 2 * expected)
+
+
+def test_order_inside_a_block():
+    """Synapse, neuron, dropout, one-step shift, delay: a spike at step t leaves at t + 1 + floor(delay)."""
+    block = cuba.Dense({**PARAMS, "dropout": Dropout(p=0.5)}, 1, 4, delay=True)
+    block.synapse.weight.data.fill_(2.0)
+    block.delay.delay.data = torch.tensor([0.0, 0.99, 3.5, 9.0])
+    x = torch.zeros(1, 1, 10)
+    x[..., 2] = 1
+    torch.manual_seed(0)
+    kept = torch.rand(1, 4) >= 0.5
+    torch.manual_seed(0)
+    out = block(x)[0]
+    # with weight 2 the neuron fires at step 2, and again while the current of 2, 1.5, 1.1 ... lasts
+    first = [3, 3, 6, None]
+    for c, start in enumerate(first):
+        times = out[c].nonzero().flatten().tolist()
+        assert (times[:1] or [None])[0] == (start if kept[0, c] else None)
+    assert set(out.unique().tolist()) <= {0.0, 2.0}
+    assert kept.any()
+    assert not kept.all()
+    unshifted = cuba.Dense(PARAMS, 1, 1, delay_shift=False)
+    unshifted.synapse.weight.data.fill_(2.0)
+    assert unshifted(x)[0, 0].nonzero()[0].item() == 2
+
+
+# ------------------------------------------------------------------------------------ the fused step and its parts
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"delay": False},
+        {"delay": False, "delay_shift": False},
+        {"weight_norm": False},
+        {"dropout": 0.4},
+        {"channel_decays": True, "dropout": 0.1},
+        {"neuron": {"requires_grad": False}},
+        {"weight_scale": 40},  # many weights beyond the clamp
+    ],
+    ids=str,
+)
+def test_fused_equals_parts(backend, options):
+    block = dense_block(50, 20, seed=3, **options)
+    parts = parts_of(block)
+    x = sample((3, 50, 40))
+    grad = gradient_like((3, 20, 40))
+    with kernels.using(backend):
+        out, grads = run(block, x, grad)
+        out_of_parts, grads_of_parts = run(parts, x, grad)
+    assert torch.equal(out, out_of_parts)
+    assert out.count_nonzero() > 20
+    compare_gradients(grads, grads_of_parts)
+
+
+def compare_gradients(grads, others):
+    assert grads.keys() == others.keys()
+    for name, found in grads.items():
+        if others[name] is None:
+            assert found is None, name
+        else:
+            assert_close(found, others[name], 3e-5)
+
+
+@pytest.mark.parametrize("density", [0.0, 0.01, 0.7 * DENSE_FROM, 1.5 * DENSE_FROM, 0.6, 1.0])
+@pytest.mark.parametrize("value", [1.0, 1 / 0.95, 0.5])
+def test_fused_equals_parts_at_every_density(density, value):
+    block = dense_block(40, 18, seed=4, weight_scale=1 if density > 0.3 else 3)
+    x = sample((2, 40, 30), density, value)
+    grad = gradient_like((2, 18, 30))
+    out, grads = run(block, x, grad)
+    out_of_parts, grads_of_parts = run(parts_of(block), x, grad)
+    assert torch.equal(out, out_of_parts)
+    compare_gradients(grads, grads_of_parts)
+    again, grads_of_events = run(copy.deepcopy(parts_of(block)).train(), Spikes.from_dense(x), grad)
+    assert torch.equal(again, out)
+    fused = copy.deepcopy(block)
+    fused.zero_grad()
+    found, found_grads = run(fused, Spikes.from_dense(x), grad)
+    assert torch.equal(found, out)
+    compare_gradients(found_grads, grads_of_events)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_graded_input(backend):
+    """Input of many values takes the dense product; in eighths its sums are exact, so that both ways agree."""
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy((rng.integers(-3, 8, (3, 30, 25)) / 8 * (rng.random((3, 30, 25)) < 0.3)).astype(np.float32))
+    assert Spikes.from_dense(x) is None
+    block = dense_block(30, 16, seed=5)
+    grad = gradient_like((3, 16, 25))
+    with kernels.using(backend):
+        out, grads = run(block, x, grad)
+        out_of_parts, grads_of_parts = run(parts_of(block), x, grad)
+    assert torch.equal(out, out_of_parts)
+    assert out.any()
+    compare_gradients(grads, grads_of_parts)
+    z = np.einsum("oi,bit->bot", steps_of(block) / 32, x.double().numpy()).astype(np.float32)
+    *_, spikes, _, _ = oracles.neuron(z, 3072, 4096 - 123, THRESHOLD)
+    lag = 1 + np.floor(block.delay.delay.detach().numpy()).astype(int)
+    np.testing.assert_array_equal(out.numpy(), oracles.shifted(spikes, lag))
+
+
+@pytest.mark.parametrize("sizes", [(1, 40, 30), (3, 40, 1), (1, 40, 1), (1, 1, 5), (2, 7, 300)], ids=str)
+def test_fused_equals_parts_at_odd_sizes(sizes):
+    for outputs in (1, 5, 129):
+        # with one input, the gradient of a direction is zero: nothing to compare
+        block = dense_block(sizes[1], outputs, seed=6, weight_scale=8, weight_norm=sizes[1] > 1)
+        x = sample(sizes, 0.2)
+        grad = gradient_like((sizes[0], outputs, sizes[2]))
+        out, grads = run(block, x, grad)
+        out_of_parts, grads_of_parts = run(parts_of(block), x, grad)
+        assert torch.equal(out, out_of_parts)
+        compare_gradients(grads, grads_of_parts)
+
+
+def test_chain_of_blocks_fused_and_in_parts():
+    torch.manual_seed(2)
+    net = Network(hidden=(40, 30), dropout=0.3, inputs=60, outputs=5)
+    for b in net.blocks:
+        b.synapse.weight_g.data *= 5
+    parts = copy.deepcopy(net)
+    for b in parts.blocks:
+        b.quantised = False
+    x = sample((3, 60, 50), 0.05)
+    outs = []
+    for n in (net, parts):
+        torch.manual_seed(8)
+        outs.append(n(x))
+        outs[-1].square().sum().backward()
+    assert torch.equal(*outs)
+    assert outs[0].any()
+    for (name, p), q in zip(net.named_parameters(), parts.parameters(), strict=True):
+        assert_close(p.grad, q.grad, 3e-5), name
+
+
+@pytest.mark.parametrize("layout", ["transposed", "strided", "expanded"])
+def test_input_and_gradient_of_any_layout(layout):
+    block = dense_block(20, 12, seed=1)
+    x, grad = sample((4, 20, 30)), gradient_like((4, 12, 30))
+    if layout == "expanded":
+        x, grad = x[:1].expand(4, -1, -1), grad[:, :, :1].expand(-1, -1, 30)
+    expected_out, expected = run(copy.deepcopy(block), x.contiguous(), grad.contiguous())
+    if layout == "transposed":
+        x, grad = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in (x, grad))
+    elif layout == "strided":
+        x, grad = (torch.stack([t, t], 3)[..., 1] for t in (x, grad))
+    assert not x.is_contiguous()
+    out, grads = run(block, x.requires_grad_(), grad)
+    assert torch.equal(out, expected_out)
+    assert grads.keys() == expected.keys()
+    compare_gradients({k: g for k, g in grads.items() if k != "x"}, {k: g for k, g in expected.items() if k != "x"})
+
+
+def test_persistent_state():
+    block = dense_block(20, 12, seed=1, delay=False, neuron={"persistent_state": True})
+    whole = dense_block(20, 12, seed=1, delay=False)
+    x = sample((3, 20, 40), 0.2)
+    parts = parts_of(block)
+    for b in (block, parts):
+        chunks = [b(part) for part in x.split([7, 33], 2)]
+        # the shift loses what would have left after the end of a chunk
+        expected = whole(x)
+        assert torch.equal(chunks[0], expected[..., :7])
+        assert torch.equal(chunks[1][..., 1:], expected[..., 8:])
+        assert expected[..., 8:].any()
+    for name in ("current_state", "voltage_state"):
+        assert torch.equal(getattr(block.neuron, name), getattr(parts.neuron, name))
+    block.neuron.reset_state()
+    assert torch.equal(block(x), expected)
+
+
+def test_inference_equals_training_and_keeps_no_voltage(monkeypatch):
+    block = dense_block(30, 20)
+    x = sample((2, 30, 40))
+    asked = []
+    original = cpu.layer_forward
+    monkeypatch.setattr(cpu, "layer_forward", lambda *a: (asked.append(a[-1]), original(*a))[1])
+    trained = block(x)
+    with torch.no_grad():
+        inferred = block(x)
+    with torch.inference_mode():
+        in_mode = block(x)
+    assert asked == [True, False, False]
+    assert trained.requires_grad
+    assert not inferred.requires_grad
+    assert torch.equal(trained, inferred)
+    assert torch.equal(trained, in_mode)
+
+
+def test_two_forwards_then_one_backward():
+    block = dense_block(20, 10)
+    x, grad = sample((2, 20, 30)), gradient_like((2, 10, 30))
+    _, once = run(copy.deepcopy(block), x, grad)
+    first, second = block(x), block(x)
+    (first * grad).sum().backward(retain_graph=True)
+    (second * grad).sum().backward()
+    for name, parameter in block.named_parameters():
+        assert_close(parameter.grad, 2 * once[name])
+
+
+def test_an_output_remembers_its_events():
+    block = dense_block(20, 10, dropout=0.2)
+    out = block(sample((2, 20, 30)))
+    events = remembered(out)
+    assert events.value == 1.25
+    assert torch.equal(events.dense(), out.detach())
+    changed = block(sample((2, 20, 30))).mul_(2)  # allowed, with its gradient, and noticed
+    assert remembered(changed) is None
+    changed.sum().backward()
+    assert block.delay.delay.grad is not None
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("second", [{}, {"pre_hook_fx": lambda w, descale=False: w}], ids=["fused", "in parts"])
+def test_spikes_between_blocks_carry_the_gradient(backend, second):
+    """Without dense numbers between the blocks: the same output, the same gradients."""
+    first, second = dense_block(20, 70, dropout=0.2), dense_block(70, 8, seed=2, **second)
+    parameters = [*first.parameters(), *second.parameters()]
+    x, grad = sample((2, 20, 30), density=0.3), gradient_like((2, 8, 30))
+    with kernels.using(backend):
+        found = []
+        for between in (lambda x: first(x), lambda x: first(x, dense=False), lambda x: first(x, dense=False).dense()):
+            torch.manual_seed(0)
+            out = second(between(x))
+            found.append((out, *torch.autograd.grad(out, parameters, grad)))
+        assert isinstance(first(x, dense=False), Spikes)
+    assert all(g.any() for g in found[0])
+    for others in found[1:]:
+        for plain, other in zip(found[0], others, strict=True):
+            assert torch.equal(plain, other)
+
+
+def test_spikes_between_blocks_free_their_memory_at_once():
+    """No cycle that waits for the garbage collector, with 20 MB of voltage in it."""
+    gc.collect()
+    gc.disable()
+    try:
+        spikes = dense_block(20, 10)(sample((2, 20, 30)), dense=False)
+        watched = weakref.ref(spikes)
+        assert spikes.source.grad_fn is not None
+        del spikes
+        assert watched() is None
+    finally:
+        gc.enable()
+
+
+def test_a_change_in_place_between_blocks_is_seen():
+    first, second = dense_block(20, 12), dense_block(12, 8, seed=2)
+    x = sample((2, 20, 30))
+    with torch.no_grad():
+        between = first(x)
+        assert between.any()
+        between.zero_()
+        assert not second(between).any()
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float64])
+def test_input_of_other_types(kind):
+    block = dense_block(20, 10)
+    x = sample((2, 20, 30))
+    assert torch.equal(block(x.to(kind)), block(x))
+    graded = torch.arange(1200).reshape(2, 20, 30) % 3
+    assert kind == torch.bool or torch.equal(block(graded.to(kind)), block(graded.float()))
+
+
+# ------------------------------------------------------------------------------------------------------- options
+
+
+def test_network_with_one_hidden_layer():
+    shapes = [b.synapse.shape[:2] for b in Network(hidden=7, inputs=20, outputs=3).blocks]
+    assert shapes == [(7, 20), (3, 7)]
+
+
+def test_grad_norm_is_the_synapses():
+    block = cuba.Dense(PARAMS, 6, 4, weight_norm=True)
+    assert block.grad_norm == 0
+    block(torch.ones(1, 6, 20)).sum().backward()
+    g = block.synapse.weight_g
+    assert block.grad_norm == pytest.approx(g.grad.norm().item() / g.numel())
+    assert block.grad_norm > 0
+
+
+def test_count_log():
+    block = dense_block(20, 10, dropout=0.3, count_log=True)
+    x = sample((2, 20, 30))
+    torch.manual_seed(0)
+    spikes, share = block(x)
+    assert share.item() == pytest.approx((spikes != 0).float().mean().item())
+    assert share > 0
+    assert not share.requires_grad
+    torch.manual_seed(0)
+    assert torch.equal(parts_of(block)(x)[0], spikes)
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+def test_mask_removes_synapses(weight_norm):
+    torch.manual_seed(0)
+    mask = torch.rand(10, 20) < 0.5
+    block = cuba.Dense(PARAMS, 20, 10, weight_scale=6, weight_norm=weight_norm, mask=mask)
+    x = sample((2, 20, 30), 0.3).requires_grad_()
+    out = block(x)
+    with torch.no_grad():
+        w = block.synapse.weight.reshape(10, 20) * mask
+    expected, _ = oracles.block(x.detach().numpy(), oracles.steps_of_weight(w), 3072, 3973, THRESHOLD)
+    np.testing.assert_array_equal(out.detach().numpy(), expected)
+    assert expected.any()
+    out.sum().backward()
+    if not weight_norm:
+        assert (block.synapse.weight.grad.reshape(10, 20)[~mask] == 0).all()
+        assert (block.synapse.weight.grad.reshape(10, 20)[mask] != 0).any()
+    np.testing.assert_array_equal(block.layer_spec()["weight"], 2 * oracles.steps_of_weight(w))
+    assert "mask" in block.state_dict()
+    with pytest.raises(ValueError, match=r"expected a mask of \[10, 20\], found \[10, 19\]"):
+        cuba.Dense(PARAMS, 20, 10, mask=torch.ones(10, 19))
+
+
+def test_a_copy_has_its_own_mask_and_hooks():
+    block = cuba.Dense(PARAMS, 8, 4, mask=torch.ones(4, 8).bool())
+    other = copy.deepcopy(block)
+    other.mask.zero_()
+    assert (other.synapse.hooked_weight() == 0).all()
+    assert (block.synapse.hooked_weight() != 0).any()
+    assert other.synapse.pre_hook_fx.__self__ is other
+    plain = copy.deepcopy(cuba.Dense(PARAMS, 8, 4))
+    assert plain.synapse.pre_hook_fx.__self__ is plain.neuron
+
+
+def test_a_hook_of_ones_own():
+    block = cuba.Dense({**PARAMS, "norm": None}, 6, 3, pre_hook_fx=lambda w: w * 0 + 0.75)
+    assert not block.fused
+    x = sample((2, 6, 20), 0.4)
+    expected, _ = oracles.block(x.numpy(), np.full((3, 6), 24), 3072, 3973, THRESHOLD)
+    np.testing.assert_array_equal(block(x).detach().numpy(), expected)
+    with pytest.raises(ValueError, match="only blocks with the built-in 8-bit quantisation can be exported"):
+        block.layer_spec()
+
+
+def test_block_with_norm():
+    block = dense_block(20, 8, neuron={"norm": MeanOnlyBatchNorm}).eval()
+    assert not block.fused
+    block.neuron.norm.running_mean.uniform_(-0.2, 0.2)
+    x = sample((2, 20, 40), 0.2)
+    z = oracles.product(steps_of(block), x.numpy())
+    current, *_ = oracles.neuron(z, 3072, 0, oracles.NEVER)
+    mean = oracles.steps_of_weight(block.neuron.norm.running_mean) / 32
+    *_, spikes, _, _ = oracles.neuron((current / 4096 - mean[:, None]).astype(np.float32), 0, 3973, THRESHOLD)
+    lag = 1 + np.floor(block.delay.delay.detach().numpy()).astype(int)
+    np.testing.assert_array_equal(block(x).detach().numpy(), oracles.shifted(spikes, lag))
+    assert spikes.any()
+
+
+def test_five_axes_into_a_dense_block():
+    block = dense_block((4, 3, 2), 9)  # width, height, channels
+    x = sample((2, 2, 3, 4, 25), 0.2)
+    out = block(x)
+    assert out.shape == (2, 9, 1, 1, 25)
+    assert torch.equal(out[:, :, 0, 0], block(x.reshape(2, 24, 25)))
+    assert out.any()
+
+
+def test_layer_spec_is_what_runs():
+    block = dense_block(12, 7)
+    block.delay.delay.data[:2] = torch.tensor([-5.0, 80.0])
+    spec = block.layer_spec()
+    np.testing.assert_array_equal(spec["weight"], 2 * steps_of(block))
+    np.testing.assert_array_equal(spec["delay"], block.delay.delay.detach().clamp(0, 62).floor().numpy())
+    assert spec["delay"][:2].tolist() == [0, 62]
+    assert (spec["i_decay"], spec["v_decay"], spec["v_th_mant"]) == (1024, 123, 80)
+    assert block.shape == (7,)
+
+
+def test_wrong_input_raises():
+    block = cuba.Dense(PARAMS, 6, 4)
+    with pytest.raises(ValueError, match=r"with 6 neurons, found \[2, 5, 3\]"):
+        block(torch.zeros(2, 5, 3))
+    with pytest.raises(ValueError, match=r"with 6 neurons, found \[2, 5, 3\]"):
+        block(Spikes.from_dense(torch.zeros(2, 5, 3)))
+    for empty in (torch.zeros(0, 6, 3), torch.zeros(2, 6, 0)):
+        with pytest.raises(ValueError, match="no side empty"):
+            block(empty)
+        with pytest.raises(ValueError, match="no side empty"), kernels.using("reference"):
+            block(empty)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_not_a_number_raises(backend, bad):
+    x = sample((2, 6, 10), 0.3)
+    wrong = x.clone()
+    wrong[1, 2, 3] = bad
+    with kernels.using(backend):
+        for weight_norm in (True, False):
+            block = cuba.Dense(PARAMS, 6, 4, weight_norm=weight_norm, delay=True)
+            with pytest.raises(OverflowError, match="not finite"):
+                block(wrong)
+        block.synapse.weight.data[2, 3] = float("nan")
+        with pytest.raises(OverflowError, match="weights: found NaN"):
+            block(x)
+        block = cuba.Dense(PARAMS, 6, 4, delay=True)
+        block.delay.delay.data[0] = float("nan")
+        with pytest.raises(OverflowError, match="delay: found NaN"):
+            block(x)
+
+
+# --------------------------------------------------------------------------------------- convolution, pool, flatten
+
+
+def of_images(z, threshold=THRESHOLD):
+    """Neuron oracle over [B, C, H, W, T]."""
+    flat = z.reshape(z.shape[0], -1, z.shape[-1])
+    return oracles.neuron(flat, 3072, 3973, threshold)[2].reshape(z.shape)
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+def test_conv_block(weight_norm):
+    torch.manual_seed(0)
+    block = cuba.Conv(PARAMS, 2, 5, 3, stride=2, padding=1, weight_scale=8, weight_norm=weight_norm, delay=True)
+    block.delay.delay.data.uniform_(0, 4)
+    assert block.delay.delay.shape == (5,)
+    x = sample((2, 2, 8, 7, 20), 0.2).requires_grad_()
+    out = block(x)
+    v = block.synapse.direction.detach()
+    w = oracles.normed(v, block.synapse.weight_g.detach()) if weight_norm else v
+    steps = torch.from_numpy(oracles.steps_of_weight(w)).double() / 32
+    z = F.conv3d(x.detach().double(), steps, None, (2, 2, 1), (1, 1, 0)).float().numpy()
+    spikes = of_images(z)
+    lag = np.repeat(1 + np.floor(block.delay.delay.detach().numpy()).astype(int), z.shape[2] * z.shape[3])
+    expected = oracles.shifted(spikes.reshape(2, -1, 20), lag).reshape(z.shape)
+    np.testing.assert_array_equal(out.detach().numpy(), expected)
+    assert expected.any()
+    out.backward(gradient_like(out.shape))
+    for name, parameter in block.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert (parameter.grad != 0).any(), name
+    assert x.grad.any()
+
+
+def test_conv_block_gradients():
+    """Straight through the rounding, convolution's own gradient, the neuron's from its oracle."""
+    torch.manual_seed(0)
+    block = cuba.Conv(PARAMS, 2, 4, 3, weight_scale=6)
+    x = sample((2, 2, 6, 6, 15), 0.2)
+    out = block(x)
+    grad = gradient_like(out.shape)
+    out.backward(grad)
+    w = (torch.from_numpy(oracles.steps_of_weight(block.synapse.weight.detach())).double() / 32).requires_grad_()
+    z = F.conv3d(x.double(), w)
+    flat = z.detach().numpy().reshape(2, -1, 15)
+    i, v, s, *_ = oracles.neuron(flat.astype(np.float32), 3072, 3973, THRESHOLD)
+    back = oracles.shifted_back(grad.numpy().reshape(flat.shape).astype(np.float64), 1)
+    grad_z, by_current, by_voltage = oracles.neuron_gradient(back, i, v, s, 3072, 3973, oracles.surrogate(v))
+    z.backward(torch.from_numpy(grad_z.reshape(z.shape)))
+    assert_close(block.synapse.weight.grad, w.grad)
+    assert block.neuron.current_decay.grad.item() == pytest.approx(by_current.sum(), rel=1e-4)
+    assert block.neuron.voltage_decay.grad.item() == pytest.approx(by_voltage.sum(), rel=1e-4)
+
+
+def test_pool_block():
+    block = cuba.Pool(PARAMS, 2, weight_scale=1.1)
+    x = sample((2, 3, 5, 6, 20), 0.3)
+    padded = F.pad(x, (0, 0, 0, 0, 0, 1)).reshape(2, 3, 3, 2, 3, 2, 20).sum((3, 5))
+    z = padded.numpy() * np.float32(35 / 32)  # 1.1 quantised
+    expected = oracles.shifted(of_images(z).reshape(2, -1, 20), 1).reshape(z.shape)
+    np.testing.assert_array_equal(block(x).detach().numpy(), expected)
+    assert expected.any()
+    assert block.state_dict()["synapse.weight"].shape == (1, 1, 2, 2, 1)
+
+
+def test_conv_pool_flatten_dense_in_a_row():
+    torch.manual_seed(3)
+    net = torch.nn.Sequential(
+        cuba.Conv(PARAMS, 2, 4, 3, padding=1, weight_scale=6, weight_norm=True, delay=True),
+        cuba.Pool(PARAMS, 2, weight_scale=1.5),
+        cuba.Flatten(),
+        cuba.Dense(PARAMS, 4 * 4 * 4, 10, weight_scale=6, weight_norm=True),
+    )
+    x = sample((2, 2, 8, 8, 30), 0.3)
+    out = net(x)
+    assert out.shape == (2, 10, 30)
+    assert out.any()
+    out.sum().backward()
+    assert all((p.grad != 0).any() for p in net.parameters() if p.requires_grad)
+    flat, count = cuba.Flatten(count_log=True)(x)
+    assert torch.equal(flat, x.reshape(2, -1, 30))
+    assert count is None
+
+
+def test_delays_need_their_number():
+    with pytest.raises(ValueError, match="norm and shared_param=False need num_neurons"):
+        cuba.Pool({**PARAMS, "shared_param": False}, 2)

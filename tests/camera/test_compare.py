@@ -1,0 +1,195 @@
+"""The figures by which simulated recordings are compared with real ones."""
+
+import gzip
+import os
+import struct
+
+import numpy as np
+import pytest
+
+from nmnist_helpers import calibrate
+from nmnist_helpers.camera import compare, digits, simulator
+from nmnist_helpers.data import recordings
+from nmnist_helpers.data.recordings import Recordings
+from nmnist_helpers.io import PackedEvents
+
+RNG = np.random.default_rng(1)
+
+
+def pack(recordings, ids=None):
+    """PackedEvents of lists of (x, y, p, t)."""
+    flat = np.array([event for recording in recordings for event in recording]).reshape(-1, 4)
+    offsets = np.concatenate([[0], np.cumsum([len(recording) for recording in recordings])]).astype(np.int64)
+    count = len(recordings)
+    ids = np.arange(1, count + 1) if ids is None else np.array(ids)
+    x, y, p = (flat[:, k].astype(np.uint8) for k in range(3))
+    return PackedEvents(x, y, p, flat[:, 3].astype(np.int32), offsets, np.zeros(count, np.int64), ids).validate()
+
+
+SMALL = pack([
+    [(1, 2, 1, 100), (1, 2, 0, 5_100), (1, 2, 0, 6_000), (3, 2, 1, 6_000), (1, 2, 1, 101_999)],
+    [(1, 2, 1, 102_000), (33, 33, 0, 215_999), (33, 33, 1, 216_000), (0, 0, 1, 339_999)],
+])  # fmt: skip
+
+
+def test_profile():
+    found = compare.profile(SMALL)
+    expected = np.zeros((2, 34))
+    for _, _, p, t in ((1, 2, 1, 100), (1, 2, 0, 5_100), (1, 2, 0, 6_000), (3, 2, 1, 6_000), (1, 2, 1, 101_999),
+                       (1, 2, 1, 102_000), (33, 33, 0, 215_999), (33, 33, 1, 216_000), (0, 0, 1, 339_999)):  # fmt: skip
+        expected[p, t // 10_000] += 0.5
+    np.testing.assert_array_equal(found, expected)
+    assert compare.profile(SMALL, 1.0).shape == (2, 340)
+
+
+def test_event_maps():
+    maps = compare.event_maps(SMALL)
+    assert maps.shape == (2, 3, 2, 34, 34)
+    assert maps[0, 0, 1, 2, 1] == 2
+    assert maps[0, 0, 0, 2, 1] == 2
+    assert maps[0, 0, 1, 2, 3] == 1
+    assert maps[1, 1, 1, 2, 1] == 1
+    assert maps[1, 1, 0, 33, 33] == 1
+    assert maps[1, 2, 1, 33, 33] == 1
+    assert maps[1, 2, 1, 0, 0] == 1
+    assert maps.sum() == 9
+
+
+def test_map_correlation_is_pearsons():
+    first, second = RNG.random((2, 4, 3, 34, 34))
+    found = compare.map_correlation(first, second)
+    for i in range(4):
+        for j in range(3):
+            expected = np.corrcoef(first[i, j].ravel(), second[i, j].ravel())[0, 1]
+            assert found[i, j] == pytest.approx(expected, abs=1e-9)
+    assert compare.map_correlation(first, 3 * first + 1) == pytest.approx(1)
+    assert (compare.map_correlation(first, np.ones_like(first)) == 0).all()
+
+
+def test_intervals():
+    found = compare.intervals(SMALL)
+    # Pixel (1, 2) of recording 0: ON 100, OFF 5100, OFF 6000, ON 101999; (33, 33) of recording 1: OFF, then ON.
+    assert [times.tolist() for times in found] == [[900], [1, 95_999], [5_000], []]
+
+
+def test_overlap():
+    first = np.exp(RNG.uniform(np.log(300), np.log(1000), 50_000))
+    assert compare.overlap(first, first) == pytest.approx(1)
+    assert compare.overlap(first, first * 100) == 0
+    half = np.concatenate([first, first * 100])
+    assert compare.overlap(first, half) == pytest.approx(0.5, abs=0.01)
+
+
+def test_still_rate_counts_only_where_no_ink_comes():
+    images = np.zeros((2, 28, 28), np.uint8)
+    images[:, 10:18, 10:18] = 255
+    ink, still = (14, 16), (33, 0)
+    events = pack([
+        [(*ink, 0, 10), (*still, 1, 20), (*still, 0, 500_000)],
+        [(*ink, 1, 10), (*ink, 1, 999_999), (*still, 1, 1_000_000)],
+    ])  # fmt: skip
+    rate, on = compare.still_rate(events, images)
+    assert on == pytest.approx(2 / 3)
+    # 3 events; 0.5 s and 1 s of however many pixels stay still: most of the frame beyond the moving square.
+    pixels = 3 / rate / 1.5
+    assert 34 * 34 / 2 < pixels < 34 * 34 - 12 * 12
+    assert pixels == pytest.approx(round(pixels))
+
+
+def test_spread_in_time():
+    times = [*range(10_000, 20_000, 100), *range(110_000, 120_000, 100)]
+    found = compare.spread_in_time(pack([[(0, 0, 1, t) for t in times]]))
+    np.testing.assert_allclose(found[0], [10.495, 14.95, 19.405])
+    np.testing.assert_allclose(found[1], [110.495, 114.95, 119.405])
+    assert np.isnan(found[2]).all()
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    images, labels, ids = digits.load_sklearn_digits(False)
+    return images[:20], simulator.simulate(images[:20], 0, ids[:20], labels[:20])
+
+
+def test_a_sensor_agrees_with_itself_and_not_with_another(simulated, capsys):
+    images, events = simulated
+    rows = compare.compare(events, events, images)
+    assert [row.met for row in rows if row.target.startswith(("within", ">="))] == [True] * 6
+    other = simulator.simulate(images[:, ::-1], 0, events.ids, events.labels,
+                             simulator.SensorParams(threshold_on=0.3, threshold_off=0.15))  # fmt: skip
+    missed = {row.name for row in compare.compare(events, other) if row.met is False}
+    assert {"OFF event map, correlation", "ON event map, correlation", "ON share, %"} <= missed
+    again = simulator.simulate(images, 9, events.ids, events.labels)
+    by_name = {row.name: row for row in compare.compare(events, again, images)}
+    assert by_name["10-ms profile, correlation"].value > 0.98
+    assert by_name["OFF event map, correlation"].value > 0.9
+    assert by_name["noise floor, events per pixel and s"].recorded == pytest.approx(0.42, abs=0.1)
+    capsys.readouterr()
+    compare.print_table(compare.compare(events, other))
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].split() == ["recorded", "simulated", "agreement", "target"]
+    assert f"{events.counts.mean():.0f}" in out
+    assert "within 1 point  NO" in out
+
+
+def test_what_cannot_be_compared(simulated):
+    images, events = simulated
+    with pytest.raises(ValueError, match="expected the same ids, two at least, .* found 20 recordings and 19"):
+        compare.compare(events, events.select(np.arange(19)))
+    with pytest.raises(ValueError, match="in the same order"):
+        compare.compare(events, events.select(np.arange(20)[::-1]))
+    with pytest.raises(ValueError, match="images: expected one for each of 20 recordings, found 3"):
+        compare.compare(events, events, images[:3])
+
+
+@pytest.fixture
+def paired(simulated, tmp_path, monkeypatch):
+    """Recordings in the official layout, and the MNIST files that they show: the simulator plays the camera."""
+    images, events = simulated
+    recordings.write_recordings(simulator.simulate(images, 5, labels=events.labels), tmp_path / "Test")
+    monkeypatch.setattr(digits, "MNIST_FILES", {True: (*digits.MNIST_FILES[True][:2], 20)})
+    header = struct.pack(">IIII", 0x0803, 20, 28, 28)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images.tobytes()))
+    header = struct.pack(">II", 0x0801, 20)
+    labels = events.labels.astype(np.uint8)
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + labels.tobytes()))
+    return tmp_path, labels
+
+
+def test_command(paired, capsys):
+    folder, _ = paired
+    calibrate.main(["--recordings", str(folder / "Test"), "--mnist", str(folder)])
+    out = capsys.readouterr().out
+    assert "events per recording" in out
+    assert "noise floor" in out
+    assert "NO" not in out
+
+
+def test_command_notices_digits_that_are_not_those(paired):
+    folder, labels = paired
+    header = struct.pack(">II", 0x0801, 20)
+    wrong = ((labels + 1) % 10).astype(np.uint8)
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + wrong.tobytes()))
+    with pytest.raises(ValueError, match="its digits are not those of the same numbers in MNIST"):
+        calibrate.main(["--recordings", str(folder / "Test"), "--mnist", str(folder)])
+    (folder / "Test" / "0").mkdir(exist_ok=True)
+    (folder / "Test" / "0" / "00021.bin").write_bytes(bytes([1, 1, 0, 0, 1]))
+    with pytest.raises(ValueError, match="expected file names 1 to 20, found 1 to 21"):
+        calibrate.main(["--recordings", str(folder / "Test"), "--mnist", str(folder)])
+
+
+@pytest.mark.skipif(
+    not (os.environ.get("NMNIST_DATA") and os.environ.get("NMNIST_MNIST")),
+    reason="NMNIST_DATA and NMNIST_MNIST do not name paired recordings and MNIST's files",
+)
+def test_calibration_holds_on_real_recordings():
+    recorded = Recordings(os.path.join(os.environ["NMNIST_DATA"], "Test")).pack()
+    if len(recorded) > 1000:
+        pytest.skip("the full test set shows MNIST's test digits")
+    images, labels, _ = digits.load_mnist(train=True)
+    shown = images[recorded.ids - 1]
+    np.testing.assert_array_equal(labels[recorded.ids - 1], recorded.labels)
+    rows = compare.compare(recorded, simulator.simulate(shown, 0, recorded.ids, recorded.labels), shown)
+    assert [row.name for row in rows if row.met is False] == []
+    overlaps = [row.value for row in rows if row.target == "overlap"]
+    assert len(overlaps) == 4
+    assert min(overlaps) > 0.93

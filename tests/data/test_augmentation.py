@@ -1,0 +1,213 @@
+"""Augmentation of one recording: true rotation, whole-pixel shifts, the optional changes, and its randomness."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nmnist_helpers.data.augmentation import COS, DX, DY, FLIP, KEY, SIN, Augment, augment, mix
+from nmnist_helpers.io import Event
+
+GRID_X, GRID_Y = (a.reshape(-1) for a in np.meshgrid(np.arange(34), np.arange(34)))
+
+
+def draw_of(angle_degrees=0.0, dx=0, dy=0, flip=0, key=0):
+    angle = math.radians(angle_degrees)
+    draw = np.zeros(6, dtype=np.int64)
+    draw[COS], draw[SIN] = round(math.cos(angle) * 2**20), round(math.sin(angle) * 2**20)
+    draw[DX], draw[DY], draw[FLIP], draw[KEY] = dx, dy, flip, key
+    return draw
+
+
+def random_event(n=500, seed=0, low=8, high=26):
+    rng = np.random.default_rng(seed)
+    t = np.sort(rng.integers(0, 300_000, n)) / 1000
+    return Event(rng.integers(low, high, n), rng.integers(low, high, n), rng.integers(0, 2, n), t)
+
+
+@pytest.mark.parametrize("angle", [-5, -3.3, 0.2, 4.9, 5, 30, 90])
+def test_rotation_about_the_centre(angle):
+    ones = np.ones(len(GRID_X), dtype=int)
+    dx, dy = 2, -3
+    # Count where each pixel goes by marking it with its own time.
+    x, y, _, t = Augment().apply(draw_of(angle, dx, dy), GRID_X, GRID_Y, ones, np.arange(len(GRID_X)))
+    got = {int(round(k)): (int(a), int(b)) for a, b, k in zip(x, y, t, strict=True)}
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    decided = 0
+    for k, (px, py) in enumerate(zip(GRID_X, GRID_Y, strict=True)):
+        fx = 16.5 + cos * (px - 16.5) - sin * (py - 16.5)
+        fy = 16.5 + sin * (px - 16.5) + cos * (py - 16.5)
+        if min(abs(fx - math.floor(fx) - 0.5), abs(fy - math.floor(fy) - 0.5)) < 1e-4:
+            continue  # on the edge between two pixels; either is right
+        decided += 1
+        want = (math.floor(fx + 0.5) + dx, math.floor(fy + 0.5) + dy)
+        inside = 0 <= want[0] < 34 and 0 <= want[1] < 34
+        assert got.get(k) == (want if inside else None), (px, py)
+    assert decided > 1100
+
+
+def test_a_turn_of_90_degrees_is_no_shear():
+    corner = Event([0, 33, 33, 0, 16], [0, 0, 33, 33, 17], [1] * 5, np.arange(5.0))
+    x, y, _, _ = Augment().apply(draw_of(90), corner.x, corner.y, corner.c, corner.t)
+    assert list(zip(x, y, strict=True)) == [(33, 0), (33, 33), (0, 33), (0, 0), (16, 16)]
+
+
+def test_the_given_event_is_left_alone_and_nothing_drawn_changes_nothing():
+    event = random_event()
+    before = [a.copy() for a in (event.x, event.y, event.c, event.t)]
+    changed = augment(event)
+    assert changed is not event
+    for array, was in zip((event.x, event.y, event.c, event.t), before, strict=True):
+        assert np.array_equal(array, was)
+    same = Augment(max_angle=0, max_shift=0)(event)
+    for array, was in zip((same.x, same.y, same.c, same.t), before, strict=True):
+        assert np.array_equal(array, was)
+        assert not np.shares_memory(array, was)
+
+
+def test_events_that_leave_the_sensor_are_dropped():
+    event = Event([0, 30, 33, 16], [5, 5, 5, 5], [1, 1, 0, 0], [1.0, 2.0, 3.0, 4.0])
+    x, y, p, t = Augment().apply(draw_of(dx=3, dy=-5), event.x, event.y, event.c, event.t)
+    assert x.tolist() == [3, 33, 19]
+    assert y.tolist() == [0, 0, 0]
+    assert p.tolist() == [1, 1, 0]
+    assert t.tolist() == [1.0, 2.0, 4.0]
+
+
+def test_distribution_of_the_draws():
+    draws = augment.draws(np.random.default_rng(0).random((90_000, 5)))
+    angle = np.degrees(np.arctan2(draws[:, SIN], draws[:, COS]))
+    assert -5 <= angle.min() < -4.99
+    assert 4.99 < angle.max() <= 5
+    assert np.allclose(np.histogram(angle, 10, (-5, 5))[0] / 9000, 1, atol=0.06)
+    for column in (DX, DY):
+        values, counts = np.unique(draws[:, column], return_counts=True)
+        assert values.tolist() == list(range(-4, 5))
+        assert np.allclose(counts / 10_000, 1, atol=0.06)
+    assert abs(np.corrcoef(draws[:, DX], draws[:, DY])[0, 1]) < 0.02
+    assert not draws[:, FLIP].any()
+    assert len(np.unique(draws[:, KEY])) > 89_900
+    edge = augment.draws(np.array([[0, 0, np.nextafter(1, 0), 0, np.nextafter(1, 0)]]))[0]
+    assert (edge[DX], edge[DY], edge[KEY]) == (-4, 4, 2**32 - 1)
+
+
+def test_mix_is_murmur3s_finaliser():
+    # Known values: MurmurHash3 (x86, 32 bit) of the empty string with these seeds.
+    for seed, value in ((0, 0), (1, 0x514E28B7), (0xFFFFFFFF, 0x81F16F39)):
+        assert mix(seed) == value
+        assert int(mix(np.array([seed], dtype=np.int64))[0]) == value
+        assert int(mix(torch.tensor([seed]))[0]) == value
+
+
+def test_event_dropout():
+    event = random_event(20_000)
+    kept = Augment(max_angle=0, max_shift=0, event_dropout=0.3, rng=np.random.default_rng(1))
+    first, second = kept(event), kept(event)
+    for each in (first, second):
+        assert abs(len(each.x) / 20_000 - 0.7) < 0.015
+    assert not np.array_equal(first.t[:100], second.t[:100])
+    # The two losses are independent: 0.7 of one's events are in the other.
+    both = len(np.intersect1d(first.t, second.t)) / len(np.unique(first.t))
+    assert abs(both - 0.7) < 0.03
+    assert len(Augment(event_dropout=1.0)(event).x) == 0
+
+
+def test_time_jitter():
+    n = 40_000
+    event = Event(np.full(n, 16), np.full(n, 16), np.ones(n, int), np.full(n, 100.0))
+    moved = Augment(max_angle=0, max_shift=0, time_jitter=2.0, rng=np.random.default_rng(2))(event).t - 100
+    assert len(moved) == n
+    assert abs(moved.mean()) < 0.05
+    assert abs(moved.std() - 2) < 0.03
+    assert abs(moved).max() < 2 * 3.47
+    assert 0.66 < (abs(moved) < 2).mean() < 0.70  # near-normal: 0.683
+    assert np.allclose(moved * 1000, np.rint(moved * 1000), atol=1e-6)  # whole microseconds
+    early = Event(np.full(n, 16), np.full(n, 16), np.ones(n, int), np.zeros(n))
+    left = Augment(max_angle=0, max_shift=0, time_jitter=2.0, rng=np.random.default_rng(3))(early)
+    assert left.t.min() >= 0
+    assert abs(len(left.t) / n - 0.5) < 0.02
+
+
+def test_polarity_flip():
+    event = random_event()
+    flipped = Augment(max_angle=0, max_shift=0, polarity_flip=1.0)(event)
+    assert np.array_equal(flipped.c, 1 - event.c)
+    rng = np.random.default_rng(4)
+    some = Augment(max_angle=0, max_shift=0, polarity_flip=0.25, rng=rng)
+    share = np.mean([np.array_equal(some(event).c, 1 - event.c) for _ in range(800)])
+    assert 0.2 < share < 0.3
+
+
+def test_torch_seed_and_generator_repeat_a_run():
+    event = random_event()
+
+    def run(make):
+        return [make(event) for _ in range(3)]
+
+    torch.manual_seed(7)
+    a = run(augment)
+    torch.manual_seed(7)
+    b = run(augment)
+    c = run(augment)
+    assert all(np.array_equal(e.x, f.x) and np.array_equal(e.y, f.y) for e, f in zip(a, b, strict=True))
+    assert not all(np.array_equal(e.x, f.x) for e, f in zip(a, c, strict=True))
+    state = torch.get_rng_state()
+    a = run(Augment(rng=np.random.default_rng(1)))
+    b = run(Augment(rng=np.random.default_rng(1)))
+    assert all(np.array_equal(e.x, f.x) for e, f in zip(a, b, strict=True))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+class Repeated(torch.utils.data.Dataset):
+    """The same event again and again, augmented; gives the columns as one number."""
+
+    def __init__(self, transform):
+        self.transform = transform
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, n):
+        event = self.transform(random_event())
+        return int((event.x * 34 + event.y).sum())
+
+
+def test_workers_with_a_generator_differ_from_each_other_and_from_epoch_to_epoch():
+    def epochs(seed):
+        torch.manual_seed(seed)
+        dataset = Repeated(Augment(rng=np.random.default_rng(0)))
+        loader = torch.utils.data.DataLoader(dataset, batch_size=1, num_workers=2)
+        return [int(v) for _ in range(2) for v in loader]
+
+    first = epochs(0)
+    assert len(set(first)) >= 15, "workers or epochs drew the same"
+    assert first == epochs(0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_angle": -1}, r"max_angle: expected 0\.\.180 degrees, found -1"),
+        ({"max_shift": 1.5}, r"max_shift: expected whole pixels in 0\.\.33, found 1.5"),
+        ({"event_dropout": 1.1}, r"event_dropout: expected a probability 0\.\.1, found 1.1"),
+        ({"polarity_flip": -0.1}, r"polarity_flip: expected a probability 0\.\.1"),
+        ({"time_jitter": float("nan")}, r"time_jitter: expected 0\.\.1000 ms, found nan"),
+    ],
+)
+def test_bad_parameters(options, message):
+    with pytest.raises(ValueError, match=message):
+        Augment(**options)
+
+
+def test_bad_events():
+    with pytest.raises(TypeError, match="rng: expected a numpy.random.Generator, found int"):
+        Augment(rng=3)
+    with pytest.raises(ValueError, match="expected an event on a 34 x 34 sensor"):
+        augment(Event([1, 2], None, [0, 0], [0.0, 1.0]))
+    with pytest.raises(ValueError, match=r"expected pixels 0\.\.33, found x 1\.\.34"):
+        augment(Event([1, 34], [0, 0], [0, 0], [0.0, 1.0]))
+    with pytest.raises(ValueError, match=r"polarity flip: expected polarities 0 and 1, found 0\.\.2"):
+        Augment(polarity_flip=1)(Event([1, 3], [0, 0], [0, 2], [0.0, 1.0]))
+    with pytest.raises(ValueError, match=r"uniform: expected shape \[n, 5\], found \(3, 4\)"):
+        augment.draws(np.zeros((3, 4)))

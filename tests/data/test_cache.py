@@ -1,0 +1,403 @@
+"""The packed cache: written whole or not at all, checked when opened, written anew when it cannot be used."""
+
+import json
+import os
+import pickle
+import struct
+import threading
+import time
+import zlib
+
+from support import fake_nmnist
+import numpy as np
+import pytest
+
+import nmnist_helpers.data.cache as cache_module
+from nmnist_helpers.data.cache import CacheError, MappedEvents, cache_files, cached, open_cache, write_cache
+from nmnist_helpers.data.dataset import NMNISTDataset
+from nmnist_helpers.data.loader import EventLoader
+from nmnist_helpers.locks import locked
+from nmnist_helpers.io import PackedEvents
+
+ARRAYS = ("x", "y", "p", "t", "offsets", "labels", "ids")
+KEY = {"recordings": "abc", "source": "Train"}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+
+
+@pytest.fixture
+def root(tmp_path):
+    fake_nmnist.write_folder(tmp_path / "data", "Train", fake_nmnist.make(0, per_digit=3))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def packed(root):
+    return NMNISTDataset(root, cache=False).packed
+
+
+def write(path, packed, key=KEY):
+    write_cache(path, key, len(packed), len(packed.x), lambda allocate: packed)
+
+
+def same(a, b):
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ARRAYS)
+
+
+def test_what_is_written_comes_back(tmp_path, packed):
+    path = tmp_path / "some.events"
+    write(path, packed)
+    mapped = open_cache(path, KEY, thorough=True)
+    assert same(mapped, packed)
+    assert isinstance(mapped, PackedEvents)
+    assert mapped.validate() is mapped
+    for name in ARRAYS:
+        assert getattr(mapped, name).dtype == getattr(packed, name).dtype
+        assert not getattr(mapped, name).flags.writeable
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["some.events"]
+
+
+def test_layout_of_the_file_is_as_described(tmp_path, packed):
+    path = tmp_path / "some.events"
+    write(path, packed)
+    data = path.read_bytes()
+    magic, version, length, crc = struct.unpack_from("<16sIII", data)
+    assert (magic, version) == (b"N-MNIST events\r\n", 1)
+    text = data[28 : 28 + length]
+    assert zlib.crc32(text) == crc
+    header = json.loads(text)
+    assert header["key"] == KEY
+    assert (header["recordings"], header["events"]) == (30, len(packed.x))
+    place = 4096
+    for name, size in (("offsets", 8), ("labels", 8), ("ids", 8), ("x", 1), ("y", 1), ("p", 1), ("t", 4)):
+        array = getattr(packed, name)
+        assert data[place : place + array.size * size] == array.tobytes(), name
+        assert header["crc32"][name] == zlib.crc32(array.tobytes())
+        place += -(-array.size * size // 4096) * 4096
+    assert len(data) == place
+
+
+def test_a_pickle_holds_the_name_and_not_the_data(tmp_path, packed):
+    path = tmp_path / "some.events"
+    write(path, packed)
+    mapped = open_cache(path, KEY)
+    data = pickle.dumps(mapped)
+    assert len(data) < 1000
+    assert same(pickle.loads(data), packed)
+    assert isinstance(pickle.loads(data), MappedEvents)
+
+
+def put(path, place, data):
+    with open(path, "r+b") as file:
+        file.seek(place)
+        file.write(data)
+
+
+def with_header(path, change):
+    """Rewrite the header, check sum and all."""
+    data = path.read_bytes()
+    _, _, length, _ = struct.unpack_from("<16sIII", data)
+    header = json.loads(data[28 : 28 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    put(path, 0, struct.pack("<16sIII", b"N-MNIST events\r\n", 1, len(text), zlib.crc32(text)) + text)
+
+
+def add_one(header):
+    header["events"] += 4096
+
+
+BAD = {
+    "foreign": (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(9000)), "foreign: it does not begin as a cache does"),
+    "empty": (lambda p: p.write_bytes(b""), "foreign"),
+    "short": (lambda p: p.write_bytes(p.read_bytes()[:20]), "foreign"),
+    "version": (lambda p: put(p, 16, struct.pack("<I", 7)), "of version 7, expected 1"),
+    "header": (lambda p: put(p, 40, b"#"), "damaged: its header does not match"),
+    "header cut": (lambda p: p.write_bytes(p.read_bytes()[:100]), "damaged: its header does not match"),
+    "huge header": (lambda p: put(p, 20, b"\xff\xff\xff\x7f"), "damaged: its header does not match"),
+    "truncated": (lambda p: p.write_bytes(p.read_bytes()[:-1]), r"truncated: \d+ bytes, expected \d+"),
+    "grown": (lambda p: p.write_bytes(p.read_bytes() + b"x"), r"truncated: \d+ bytes, expected \d+"),
+    "labels": (lambda p: put(p, 8192, b"\x09"), "damaged: labels does not match its check sum"),
+    "offsets": (lambda p: put(p, 4096 + 8, b"\xff\xff"), "damaged: offsets does not match its check sum"),
+    "counts": (lambda p: with_header(p, add_one), "truncated"),
+    "no counts": (lambda p: with_header(p, lambda h: h.pop("events")), "damaged: its header is not understood"),
+    "odd counts": (lambda p: with_header(p, lambda h: h.update(events=-5)), "truncated|damaged"),
+    "no sums": (lambda p: with_header(p, lambda h: h.update(crc32={})), "damaged: offsets does not match"),
+    "odd key": (lambda p: with_header(p, lambda h: h.update(key=[1])), "damaged: its header is not understood"),
+    "stale": (lambda p: with_header(p, lambda h: h["key"].update(recordings="old")), "stale: recordings changed"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_cache_is_noticed_and_written_anew(tmp_path, packed, case, capsys):
+    damage, message = BAD[case]
+    path = tmp_path / "some.events"
+    write(path, packed)
+    open_cache(path, KEY)
+    damage(path)
+    with pytest.raises(CacheError, match=message):
+        open_cache(path, KEY)
+    made = []
+
+    def make():
+        made.append(1)
+        return len(packed), len(packed.x), lambda allocate: packed
+
+    assert same(cached([path], KEY, make), packed)
+    out = capsys.readouterr().out
+    assert str(path) in out
+    assert out.endswith("; writing it anew\n")
+    assert same(cached([path], KEY, make), packed)
+    assert made == [1]
+    assert capsys.readouterr().out == ""
+
+
+def test_damaged_events_show_in_a_thorough_check(tmp_path, packed):
+    path = tmp_path / "some.events"
+    write(path, packed)
+    place = path.read_bytes().index(packed.x.tobytes())
+    put(path, place + 5, bytes([packed.x[5] ^ 1]))
+    open_cache(path, KEY)
+    with pytest.raises(CacheError, match="damaged: x does not match its check sum"):
+        open_cache(path, KEY, thorough=True)
+
+
+def test_every_single_bit_is_guarded(tmp_path, packed):
+    path = tmp_path / "some.events"
+    write(path, packed)
+    good, rng = path.read_bytes(), np.random.default_rng(0)
+    length = struct.unpack_from("<16sIII", good)[2]
+    used = [*range(28 + length)]
+    for page, size in ((1, 31), (2, 30), (3, 30)):  # offsets, labels, ids
+        used += range(4096 * page, 4096 * page + 8 * size)
+    for place in rng.choice(used, 300):
+        data = bytearray(good)
+        data[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(data)
+        with pytest.raises(CacheError, match="foreign|of version|damaged"):
+            open_cache(path, KEY)
+
+
+def cache_of(root):
+    return root / ".cache" / "nmnist-train-folder.events"
+
+
+def test_dataset_decodes_once(root, packed, monkeypatch, capsys):
+    first = NMNISTDataset(root)
+    assert isinstance(first.packed, MappedEvents)
+    assert same(first.packed, packed)
+    assert cache_of(root).exists()
+    assert len(pickle.dumps(first)) < 2000
+
+    def never(*args, **options):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr("nmnist_helpers.data.recordings.Recordings.decode", never)
+    assert same(NMNISTDataset(root).packed, packed)
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("change", ["content", "new", "gone", "renamed"])
+def test_a_change_of_the_recordings_is_noticed(root, change, capsys):
+    before = NMNISTDataset(root).packed
+    file = root / "Train" / "4" / "00005.bin"
+    file = file if file.exists() else sorted((root / "Train" / "4").iterdir())[0]
+    if change == "content":  # as long as before
+        file.write_bytes(bytes(len(file.read_bytes())))
+        os.utime(file, ns=(1, file.stat().st_mtime_ns + 1_000_000))
+    elif change == "new":
+        (file.parent / "99999.bin").write_bytes(bytes(5))
+    elif change == "gone":
+        file.unlink()
+    else:
+        file.rename(file.parent / "99999.bin")
+    capsys.readouterr()
+    after = NMNISTDataset(root).packed
+    assert "stale: recordings changed since it was written; writing it anew" in capsys.readouterr().out
+    assert not same(before, after)
+    assert same(after, NMNISTDataset(root, cache=False).packed)
+
+
+def test_a_change_of_the_archive_is_noticed(tmp_path, capsys):
+    archive = fake_nmnist.write_zip(tmp_path / "data", "Train", fake_nmnist.make(0))
+    NMNISTDataset(tmp_path / "data")
+    assert (tmp_path / "data" / ".cache" / "nmnist-train-zip.events").exists()
+    fake_nmnist.write_zip(tmp_path / "data", "Train", fake_nmnist.make(1))
+    os.utime(archive, ns=(1, archive.stat().st_mtime_ns + 1_000_000))
+    capsys.readouterr()
+    fresh = NMNISTDataset(tmp_path / "data").packed
+    assert "writing it anew" in capsys.readouterr().out
+    assert same(fresh, NMNISTDataset(tmp_path / "data", cache=False).packed)
+
+
+def test_read_only_data_are_left_alone(root, tmp_path, packed):
+    root.chmod(0o555)
+    try:
+        for _ in range(2):
+            assert same(NMNISTDataset(root).packed, packed)
+        assert not (root / ".cache").exists()
+    finally:
+        root.chmod(0o755)
+    files = list((tmp_path / "xdg" / "nmnist_helpers").glob("*.events"))
+    assert len(files) == 1
+    assert files == [cache_files(root, "nmnist-train-folder")[1]]
+    # Other data under another name have a cache of their own.
+    assert cache_files(tmp_path / "other", "nmnist-train-folder")[1] != files[0]
+
+
+def test_a_folder_left_in_read_only_data_is_not_written_to(root, packed):
+    (root / ".cache").mkdir()
+    root.chmod(0o555)
+    try:
+        assert same(NMNISTDataset(root).packed, packed)
+        assert not list((root / ".cache").iterdir())
+    finally:
+        root.chmod(0o755)
+
+
+def test_without_any_room_it_decodes_into_memory(root, packed, monkeypatch, capsys):
+    monkeypatch.setattr(cache_module, "writable", lambda folder: False)
+    dataset = NMNISTDataset(root)
+    assert same(dataset.packed, packed)
+    assert "no cache (none of these folders can be written" in capsys.readouterr().out
+
+
+def test_a_disk_too_small_is_said_beforehand(root, packed, monkeypatch, capsys):
+    class Usage:
+        free = 1000
+
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: Usage)
+    dataset = NMNISTDataset(root)
+    assert same(dataset.packed, packed)
+    assert "GB free, the cache needs" in capsys.readouterr().out
+    assert not list((root / ".cache").glob("*.events"))
+
+
+def test_an_interrupted_writer_leaves_nothing(tmp_path, packed):
+    path = tmp_path / "some.events"
+
+    def fails(allocate):
+        allocate("x", len(packed.x), np.dtype(np.uint8))[:] = 1
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_cache(path, KEY, len(packed), len(packed.x), fails)
+    assert not [p for p in tmp_path.iterdir() if p.is_file()]
+    write(path, packed)
+    with pytest.raises(KeyboardInterrupt):
+        write_cache(path, KEY, len(packed), len(packed.x), fails)
+    assert same(open_cache(path, KEY), packed), "the old file should have stayed"
+
+
+def test_left_overs_of_killed_writers_are_swept(tmp_path, packed):
+    old, young = tmp_path / ".some.aaaa.events", tmp_path / ".some.bbbb.events"
+    for file, age in ((old, 2 * 24 * 3600), (young, 60)):
+        file.write_bytes(b"x")
+        os.utime(file, (time.time() - age,) * 2)
+    write(tmp_path / "some.events", packed)
+    assert not old.exists()
+    assert young.exists(), "another process may be writing it"
+
+
+def test_wrong_announcements_are_refused(tmp_path, packed):
+    with pytest.raises(ValueError, match=r"x was announced as \(\d+,\) and came as"):
+        write_cache(tmp_path / "a.events", KEY, len(packed), len(packed.x) + 1, lambda allocate: packed)
+    with pytest.raises(ValueError, match="t was announced as .* and is asked for as"):
+        write_cache(tmp_path / "a.events", KEY, 1, 10, lambda allocate: allocate("t", 11, np.dtype(np.int32)))
+    assert not (tmp_path / "a.events").exists()
+
+
+def test_one_writes_while_the_others_wait(tmp_path, packed):
+    path, made, got = tmp_path / "some.events", [], []
+
+    def make():
+        made.append(1)
+        time.sleep(0.3)
+        return len(packed), len(packed.x), lambda allocate: packed
+
+    threads = [threading.Thread(target=lambda: got.append(cached([path], KEY, make))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [1]
+    assert len(got) == 4
+    assert all(same(one, packed) for one in got)
+
+
+def test_lock_gives_up_after_its_time(tmp_path, capsys):
+    with (
+        locked(tmp_path / "a.lock"),
+        pytest.raises(TimeoutError, match=r"a\.lock: held by another process"),
+        locked(tmp_path / "a.lock", said="waiting", timeout=0.2),
+    ):
+        pass
+    assert capsys.readouterr().out == "waiting\n"
+    with locked(tmp_path / "a.lock", timeout=0):
+        pass
+
+
+def test_batches_from_the_cache_are_those_from_memory(root):
+    mapped, plain = NMNISTDataset(root), NMNISTDataset(root, cache=False)
+    for (a, _), (b, _) in zip(EventLoader(mapped, 8), EventLoader(plain, 8), strict=True):
+        assert np.array_equal(a.indptr, b.indptr)
+        assert np.array_equal(a.channel, b.channel)
+
+
+def test_packed_select_and_concatenate(packed):
+    rows = [5, 0, 5, 29]
+    some = packed.select(rows).validate()
+    assert len(some) == 4
+    for k, n in enumerate(rows):
+        assert all(np.array_equal(a, b) for a, b in zip(some.recording(k), packed.recording(n), strict=True))
+    assert some.labels.tolist() == packed.labels[rows].tolist()
+    assert same(packed.select(packed.labels == 3), packed.select(np.flatnonzero(packed.labels == 3)))
+    parts = [packed.select(range(7)), packed.select([]), packed.select(range(7, 30))]
+    assert same(PackedEvents.concatenate(parts).validate(), packed)
+    with pytest.raises(IndexError, match=r"recordings 3\.\.30 asked of 30"):
+        packed.select([3, 30])
+    with pytest.raises(IndexError, match="mask of shape"):
+        packed.select(np.array([True, False]))
+    with pytest.raises(IndexError, match="recording 30 of 30"):
+        packed.recording(30)
+    with pytest.raises(ValueError, match="at least one PackedEvents, found none"):
+        PackedEvents.concatenate([])
+
+
+def broken(packed, name, change):
+    some = packed.select(range(3))
+    array = getattr(some, name)
+    setattr(some, name, change(array))
+    return some
+
+
+def setting(index, value):
+    def change(array):
+        array = array.copy()
+        array[index] = value
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("x", setting(70, 34), r"x: expected 0\.\.33, found 34 in recording \d \(event \d+\)"),
+        ("p", setting(0, 2), r"p: expected 0\.\.1, found 2 in recording 0 \(event 0\)"),
+        ("t", setting(1, 1 << 23), r"t: expected 0\.\.8388607, found 8388608"),
+        ("t", setting(0, 8_000_000), r"t: \d+ us comes after 8000000 us in recording 0 \(event 1\)"),
+        ("t", lambda a: a.astype(np.int64), "t: expected a flat int32 array, found int64"),
+        ("y", lambda a: a[:-1], "y: expected .* events as x has"),
+        ("labels", setting(1, 10), r"labels: expected digits 0\.\.9"),
+        ("offsets", setting(1, 10_000), "offsets: expected 0 rising to"),
+        ("offsets", lambda a: a[:-1], "expected 3 ids and 4 offsets for 3 labels, found 3 and 3"),
+        ("ids", setting(0, -1), "ids: expected 0 or more, found -1"),
+    ],
+)
+def test_validate_names_what_is_wrong(packed, name, change, message):
+    with pytest.raises(ValueError, match=message):
+        broken(packed, name, change).validate()

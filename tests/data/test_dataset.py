@@ -1,0 +1,340 @@
+"""NMNISTDataset and what it reads: layout, binning, sources, and what it says of damaged data."""
+
+import os
+import pickle
+from pathlib import Path
+
+from support import fake_nmnist
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from nmnist_helpers.data.augmentation import augment
+from nmnist_helpers.data.dataset import NMNISTDataset
+from nmnist_helpers.io import Event
+from nmnist_helpers.io import PackedEvents
+from nmnist_helpers.paths import ROOT
+
+
+@pytest.fixture(scope="module")
+def user_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("user-cache")
+
+
+@pytest.fixture(autouse=True)
+def own_caches(user_cache, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(user_cache))
+    monkeypatch.delenv("NMNIST_DATA", raising=False)
+
+
+@pytest.fixture
+def root(tmp_path):
+    fake_nmnist.write_folder(tmp_path / "data", "Train", fake_nmnist.make(0, per_digit=3))
+    fake_nmnist.write_folder(tmp_path / "data", "Test", fake_nmnist.make(1))
+    return tmp_path / "data"
+
+
+def dense_of(recording, bins=300, sampling_time=1):
+    dense = torch.zeros(2312, bins)
+    for channel, k in fake_nmnist.spikes(recording, bins, sampling_time):
+        dense[channel, k] = 1 / sampling_time
+    return dense
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_official_layout(tmp_path, kind, cache):
+    recordings = fake_nmnist.make(3, per_digit=3)
+    write = fake_nmnist.write_folder if kind == "folder" else fake_nmnist.write_zip
+    write(tmp_path / "data", "Train", recordings)
+    dataset = NMNISTDataset(tmp_path / "data", train=True, cache=cache)
+    names = sorted(recordings)
+    assert dataset.source == "recorded"
+    assert len(dataset) == 30
+    assert dataset.labels.tolist() == [int(name[0]) for name in names]
+    for n in (0, 7, 29, -1):
+        spike, label = dataset[n]
+        assert spike.shape == (2312, 300)
+        assert spike.dtype == torch.float32
+        assert label == int(names[n][0])
+        assert isinstance(label, int)
+        assert torch.equal(spike, dense_of(recordings[names[n]]))
+    packed = dataset.packed.validate()
+    assert packed.ids.tolist() == [int(name[2:7]) for name in names]
+    x, y, p, t = packed.recording(4)
+    assert list(zip(x, y, p, t, strict=True)) == recordings[names[4]]
+    with pytest.raises(IndexError, match="recording 30 of 30"):
+        dataset[30]
+
+
+def test_folder_and_zip_give_the_same(tmp_path):
+    recordings = fake_nmnist.make(5)
+    fake_nmnist.write_folder(tmp_path / "a", "Test", recordings)
+    fake_nmnist.write_zip(tmp_path / "b", "Test", recordings)
+    a, b = (NMNISTDataset(tmp_path / name, train=False).packed for name in "ab")
+    for name in ("x", "y", "p", "t", "offsets", "labels", "ids"):
+        assert np.array_equal(getattr(a, name), getattr(b, name)), name
+
+
+@pytest.mark.parametrize(("sampling_time", "sample_length", "bins"), [(1, 300, 300), (2, 100, 50), (0.5, 40, 80)])
+def test_bins_round_half_to_even_and_end(tmp_path, sampling_time, sample_length, bins):
+    step = int(sampling_time * 1000)
+    # Exactly half-way between bins, just beside, the last bin's end, and past it.
+    times = [0, step // 2, step // 2 + 1, 3 * step // 2, 5 * step // 2, 7 * step // 2, 7 * step // 2 - 1]
+    times += [(2 * bins - 1) * step // 2 - 1, (2 * bins - 1) * step // 2, bins * step, 8_000_000]
+    recording = [(k % 34, 5, k % 2, t) for k, t in enumerate(times)]
+    fake_nmnist.write_folder(tmp_path, "Train", {"4/00001.bin": recording})
+    dataset = NMNISTDataset(tmp_path, sampling_time=sampling_time, sample_length=sample_length)
+    assert torch.equal(dataset[0][0], dense_of(recording, bins, sampling_time))
+    assert dataset[0][0].shape == (2312, bins)
+
+
+def test_unordered_times_are_sorted(tmp_path):
+    recording = [(1, 2, 1, 900), (3, 4, 0, 100), (5, 6, 1, 900), (7, 8, 0, 50)]
+    fake_nmnist.write_folder(tmp_path, "Train", {"0/00001.bin": recording})
+    x, _, _, t = NMNISTDataset(tmp_path).packed.validate().recording(0)
+    assert t.tolist() == [50, 100, 900, 900]
+    assert x.tolist() == [7, 3, 1, 5]
+
+
+def test_transform_gets_an_event_in_ms(root):
+    seen = []
+
+    def only_on(event):
+        seen.append(event)
+        on = event.c == 1
+        return Event(event.x[on], event.y[on], event.c[on], event.t[on])
+
+    dataset = NMNISTDataset(root, transform=only_on)
+    plain = NMNISTDataset(root)
+    spike, _ = dataset[0]
+    assert torch.equal(spike[1156:], plain[0][0][1156:])
+    assert not spike[:1156].any()
+    x, _, _, t = plain.packed.recording(0)
+    assert isinstance(seen[0], Event)
+    assert seen[0].t.tolist() == [v / 1000 for v in t.tolist()]
+    assert seen[0].x.tolist() == x.tolist()
+    with pytest.raises(ValueError, match=r"x: expected 0\.\.33, found .*40"):
+        NMNISTDataset(root, transform=lambda e: Event(e.x * 0 + 40, e.y, e.c, e.t))[0]
+    with pytest.raises(TypeError, match="transform: expected a function"):
+        NMNISTDataset(root, transform=3)
+
+
+def test_one_line_says_which_source(root, tmp_path, capsys):
+    NMNISTDataset(root, train=False)
+    out = capsys.readouterr().out
+    assert out == "N-MNIST Test: 20 real recordings from data/Test\n"
+    simulated = NMNISTDataset(tmp_path / "nothing", train=False)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert f"{len(simulated)} simulated recordings" in out
+    assert str(tmp_path / "nothing") in out
+    assert "download=True" in out
+    assert "Train.zip" in out
+    assert "NMNIST_DATA" in out
+
+
+def test_our_own_folder_is_named_without_the_users_folders(monkeypatch, capsys):
+    monkeypatch.setattr("nmnist_helpers.paths.ROOT", ROOT / "no-such-folder")
+    monkeypatch.setattr("nmnist_helpers.data.dataset.ROOT", ROOT / "no-such-folder")
+    NMNISTDataset(train=False)
+    assert "(no recordings in data)" in capsys.readouterr().out
+
+
+def test_data_root_comes_from_the_environment(root, monkeypatch):
+    monkeypatch.setenv("NMNIST_DATA", str(root))
+    assert NMNISTDataset(train=False).source == "recorded"
+    assert NMNISTDataset(train=False, source="simulated").source == "simulated"
+
+
+def test_simulated_splits_are_fixed_and_disjoint(tmp_path):
+    train, test = (NMNISTDataset(tmp_path, train=t, source="simulated") for t in (True, False))
+    assert len(train) + len(test) == 1797
+    assert not set(train.packed.ids.tolist()) & set(test.packed.ids.tolist())
+    assert set(test.labels.tolist()) == set(range(10))
+    spike, label = test[3]
+    assert spike.shape == (2312, 300)
+    assert spike.sum() > 500
+    again = NMNISTDataset(tmp_path, train=False, source="simulated")
+    assert torch.equal(spike, again[3][0])
+    assert label == again[3][1]
+
+
+def break_file(root, data, name="Train/3/00003.bin"):
+    (root / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty file, expected at least one event"),
+        (fake_nmnist.to_bytes([(1, 1, 0, 5), (2, 2, 1, 9)])[:-2], "8 bytes, expected a multiple of 5: truncated"),
+        (fake_nmnist.to_bytes([(1, 1, 0, 5), (34, 2, 1, 9)]), r"event 1 has x = 34, expected 0\.\.33"),
+        (fake_nmnist.to_bytes([(1, 1, 0, 5), (2, 200, 1, 9)]), r"event 1 has y = 200, expected 0\.\.33"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(92), r"event 0 has x = 137, expected 0\.\.33: damaged, or not"),
+    ],
+)
+def test_a_bad_recording_is_named(tmp_path, kind, data, message):
+    recordings = fake_nmnist.make(0) | {"3/00003.bin": data}
+    write = fake_nmnist.write_folder if kind == "folder" else fake_nmnist.write_zip
+    write(tmp_path, "Train", recordings)
+    with pytest.raises(ValueError, match=rf"00003\.bin: {message}"):
+        NMNISTDataset(tmp_path)
+    assert not list(tmp_path.glob(".cache/*.events")), "half a cache was left behind"
+
+
+def test_read_one_by_one_a_bad_recording_is_named_when_it_is_reached(root):
+    break_file(root, bytes([40, 1, 0, 0, 0]))
+    dataset = NMNISTDataset(root, cache=False)
+    dataset[0]
+    with pytest.raises(ValueError, match=r"3.00003\.bin: event 0 has x = 40"):
+        list(dataset)
+
+
+@pytest.mark.parametrize("name", ["Train/notes.txt", "Train/10/00001.bin", "Train/x/00001.bin", "Train/5/picture.png"])
+def test_foreign_files_are_named(root, name):
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_bytes(bytes(5))
+    named = name if name.count("/") == 1 or "5/" in name else os.path.dirname(name)
+    with pytest.raises(ValueError, match=f"{named}: does not belong here; expected <digit>/<id>.bin"):
+        NMNISTDataset(root)
+
+
+def test_litter_of_file_managers_is_passed_over(root):
+    before = len(NMNISTDataset(root))
+    for name in ("Train/.DS_Store", "Train/5/Thumbs.db", "Train/5/._00001.bin"):
+        (root / name).write_bytes(b"x")
+    assert len(NMNISTDataset(root)) == before
+
+
+def test_missing_and_empty(tmp_path, root):
+    with pytest.raises(
+        FileNotFoundError, match=r"expected a folder Train or an archive Train\.zip in .*no such folder"
+    ):
+        NMNISTDataset(tmp_path / "nowhere", source="recorded")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="found an empty folder"):
+        NMNISTDataset(tmp_path / "empty", source="recorded")
+    (tmp_path / "empty" / "Train" / "3").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="Train: no recordings inside"):
+        NMNISTDataset(tmp_path / "empty")
+    for file in sorted((root / "Test").rglob("*"), reverse=True):
+        file.rmdir() if file.is_dir() else file.unlink()
+    (root / "Test").rmdir()
+    with pytest.raises(FileNotFoundError, match=r"expected a folder Test .*; found Train alone"):
+        NMNISTDataset(root, train=False)
+
+
+def test_bad_archives_are_named(tmp_path):
+    whole = fake_nmnist.write_zip(tmp_path, "Train", fake_nmnist.make(0))
+    data = whole.read_bytes()
+    whole.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=rf"Train\.zip: {len(data) // 2} bytes that are not a complete zip archive"):
+        NMNISTDataset(tmp_path)
+    damaged = bytearray(data)
+    damaged[200:260] = bytes(60)
+    whole.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"Train\.zip: Train/\d/\d+\.bin: cannot be unpacked .* damaged archive"):
+        NMNISTDataset(tmp_path)
+    fake_nmnist.write_zip(tmp_path, "Train", {"1/00001.bin": bytes(5)}, extra=[("Train/readme.md", b"hello")])
+    with pytest.raises(ValueError, match=r"Train\.zip: member 'Train/readme.md' does not belong here"):
+        NMNISTDataset(tmp_path)
+    fake_nmnist.write_zip(tmp_path, "Train", {"1/00001.bin": bytes(5)}, extra=[("other/1/00001.bin", bytes(5))])
+    with pytest.raises(ValueError, match=r"Train\.zip: 1/00001\.bin is there twice"):
+        NMNISTDataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": "real"}, "source: expected one of auto, recorded, simulated, found 'real'"),
+        ({"sampling_time": 0}, "sampling_time: expected ms above 0, found 0"),
+        ({"sampling_time": float("nan")}, "sampling_time: expected ms above 0"),
+        ({"sample_length": 0.5}, "expected 1 to 2.20 bins"),
+    ],
+)
+def test_bad_parameters(root, options, message):
+    with pytest.raises(ValueError, match=message):
+        NMNISTDataset(root, **options)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_workers_and_pickles(tmp_path, kind, cache):
+    recordings = fake_nmnist.make(0)
+    write = fake_nmnist.write_folder if kind == "folder" else fake_nmnist.write_zip
+    write(tmp_path, "Train", recordings)
+    dataset = NMNISTDataset(tmp_path, cache=cache)
+    alone = [dataset[n] for n in range(len(dataset))]
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(copy[5][0], alone[5][0])
+    batches = list(DataLoader(dataset, batch_size=6, num_workers=2))
+    assert torch.equal(torch.cat([spike for spike, _ in batches]), torch.stack([spike for spike, _ in alone]))
+    assert torch.cat([label for _, label in batches]).tolist() == [label for _, label in alone]
+
+
+class ArchiveOfParent(torch.utils.data.Dataset):
+    """Whether this process reads from the open archive of the process that made the dataset."""
+
+    def __init__(self, files):
+        self.files, self.archive = files, files._open()
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, n):
+        return int(self.files._open() is self.archive)
+
+
+def test_each_worker_opens_the_archive_itself(tmp_path):
+    # Forked processes share the position in an open file: one's reading would move the other's.
+    fake_nmnist.write_zip(tmp_path, "Train", fake_nmnist.make(0))
+    looking = ArchiveOfParent(NMNISTDataset(tmp_path, cache=False)._files)
+    assert [looking[n] for n in range(4)] == [1] * 4
+    seen = DataLoader(looking, batch_size=1, num_workers=2, multiprocessing_context="fork")
+    assert torch.cat(list(seen)).tolist() == [0] * 4
+
+
+def test_augmented_workers_differ_and_repeat(root):
+    # The same recording from every worker: only augmentation can tell them apart.
+    dataset = NMNISTDataset(root, transform=augment)
+    same = torch.utils.data.Subset(dataset, [0] * 8)
+
+    def run(seed):
+        torch.manual_seed(seed)
+        return torch.cat([spike for spike, _ in DataLoader(same, batch_size=2, num_workers=2)])
+
+    first, again, other = run(1), run(1), run(2)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len({spike.numpy().tobytes() for spike in first}) == 8
+
+
+def real_root():
+    root = os.environ.get("NMNIST_DATA")
+    return Path(root) if root and (Path(root) / "Train").exists() else None
+
+
+REAL = real_root()
+
+
+@pytest.mark.skipif(REAL is None, reason="NMNIST_DATA names no folder of real recordings")
+def test_real_recordings(tmp_path):
+    # Facts of the recordings at hand, counted beside this code.
+    dataset = NMNISTDataset(REAL, source="recorded")
+    packed: PackedEvents = dataset.packed.validate()
+    assert 300 < packed.t.max() / 1000 < 340
+    assert 3900 < packed.counts.mean() < 4300
+    assert 0.49 < packed.p.mean() < 0.51
+    files = sorted((REAL / "Train").rglob("*.bin"))
+    assert len(dataset) == len(files)
+    for n in (0, len(files) // 2):
+        raw = files[n].read_bytes()
+        recording = [
+            (raw[i], raw[i + 1], raw[i + 2] >> 7, (raw[i + 2] & 127) << 16 | raw[i + 3] << 8 | raw[i + 4])
+            for i in range(0, len(raw), 5)
+        ]
+        assert torch.equal(dataset[n][0], dense_of(recording))
+        assert dataset[n][1] == int(files[n].parent.name)

@@ -1,0 +1,327 @@
+"""EventLoader: the right spikes in the right batches, on both paths, and an order that can be had again."""
+
+import pickle
+
+from support import fake_nmnist
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Subset, random_split
+
+from nmnist_helpers.data.augmentation import KEY, Augment, augment
+from nmnist_helpers.data.dataset import NMNISTDataset
+from nmnist_helpers.io import Event
+from nmnist_helpers.data.loader import EventLoader
+from nmnist_helpers.io import PackedEvents
+from nmnist_helpers.data.binning import bin_edges, bin_of
+from nmnist_helpers.spikes import Spikes
+
+N = 70
+EVERYTHING = Augment(max_angle=20, event_dropout=0.2, time_jitter=3, polarity_flip=0.5)
+
+
+def packed_of(recordings, labels):
+    columns = [np.array(column) for column in zip(*(e for r in recordings for e in r), strict=True)]
+    x, y, p, t = (c.astype(d) for c, d in zip(columns, (np.uint8, np.uint8, np.uint8, np.int32), strict=True))
+    offsets = np.cumsum([0] + [len(r) for r in recordings])
+    return PackedEvents(x, y, p, t, offsets, np.array(labels), np.arange(1, len(labels) + 1)).validate()
+
+
+@pytest.fixture(scope="module")
+def recordings():
+    rng = np.random.default_rng(5)
+    made = [fake_nmnist.events(rng, int(rng.integers(1, 900))) for _ in range(N)]
+    made[3] = [(7, 8, 1, 2500)] * 40  # one pixel, forty times at once
+    made[4] = [(7, 8, 1, 400_000)]  # nothing inside the sample
+    return made
+
+
+@pytest.fixture(scope="module")
+def packed(recordings):
+    return packed_of(recordings, [n % 10 for n in range(N)])
+
+
+def spike_sets(spikes: Spikes):
+    """Each sample's set of (channel, bin), after checking the form of the rows."""
+    batch, channels, bins = spikes.shape
+    assert channels == 2312
+    assert spikes.indptr.dtype == spikes.channel.dtype == torch.int32
+    indptr, channel = spikes.indptr.tolist(), spikes.channel.tolist()
+    assert indptr[0] == 0
+    assert indptr[-1] == len(channel)
+    sets = [set() for _ in range(batch)]
+    for row in range(batch * bins):
+        entries = channel[indptr[row] : indptr[row + 1]]
+        assert all(a < b for a, b in zip(entries, entries[1:], strict=False)), "not increasing"
+        sets[row // bins].update((c, row % bins) for c in entries)
+    return sets
+
+
+PATHS = [pytest.param(False, id="numba"), pytest.param(True, id="tensors")]
+
+
+@pytest.mark.parametrize("on_device", PATHS)
+@pytest.mark.parametrize(("sampling_time", "sample_length"), [(1, 300), (2, 100), (0.25, 20), (7, 300)])
+def test_plain_batches(packed, recordings, sampling_time, sample_length, on_device):
+    loader = EventLoader(packed, 32, sampling_time=sampling_time, sample_length=sample_length, on_device=on_device)
+    bins = int(sample_length / sampling_time)
+    seen = 0
+    for spikes, labels in loader:
+        assert spikes.shape == (len(labels), 2312, bins)
+        assert spikes.value == 1 / sampling_time
+        for found in spike_sets(spikes):
+            assert found == fake_nmnist.spikes(recordings[seen], bins, sampling_time)
+            seen += 1
+        assert labels.dtype == torch.int64
+        assert labels.tolist() == [n % 10 for n in range(seen - len(labels), seen)]
+    assert seen == N
+    assert len(loader) == 3
+
+
+@pytest.mark.parametrize("sampling_time", [1, 2, 0.5, 0.3, 0.001, 1 / 3, 7.7, 0.0001])
+def test_edges_say_the_same_as_rounding(sampling_time):
+    edges = bin_edges(400, sampling_time)
+    t = np.arange(min(400_000, int(390 * sampling_time * 1000) + 3))
+    by_edges = np.searchsorted(edges, t)
+    inside = bin_of(t, sampling_time) < 400
+    assert np.array_equal(by_edges[inside], bin_of(t, sampling_time)[inside])
+    assert (by_edges[~inside] == 400).all()
+
+
+@pytest.mark.parametrize("on_device", PATHS)
+@pytest.mark.parametrize("transform", [augment, EVERYTHING], ids=["tutorial", "everything"])
+def test_augmented_batches_are_what_single_recordings_become(packed, transform, on_device):
+    loader = EventLoader(packed, 32, shuffle=True, seed=3, transform=transform, on_device=on_device)
+    _, order, draws = loader._epoch_plan(0)
+    place, lost = 0, 0
+    for spikes, _ in loader:
+        for found in spike_sets(spikes):
+            x, y, p, t = packed.recording(int(order[place]))
+            new = transform.apply(draws[place].numpy(), x, y, p, t / 1000)
+            want = {
+                (int(c) * 1156 + int(b) * 34 + int(a), round(k)) for a, b, c, k in zip(*new, strict=True) if k < 299.5
+            }
+            assert found == want
+            lost += len(t) - len(new[0])
+            place += 1
+    assert place == N
+    assert lost > 0, "nothing left the sensor: the test says little"
+
+
+@pytest.mark.parametrize("cap", [None, 100])
+@pytest.mark.parametrize("transform", [False, augment, EVERYTHING], ids=["plain", "tutorial", "everything"])
+def test_both_paths_agree_spike_by_spike(packed, transform, cap):
+    options = {"shuffle": True, "transform": transform, "max_events": cap}
+    pair = [EventLoader(packed, 16, on_device=on_device, **options) for on_device in (False, True)]
+    for (a, labels_a), (b, labels_b) in zip(*pair, strict=True):
+        assert torch.equal(a.indptr, b.indptr)
+        assert torch.equal(a.channel, b.channel)
+        assert torch.equal(labels_a, labels_b)
+        assert a.value == b.value
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("transform", [augment, EVERYTHING], ids=["tutorial", "everything"])
+def test_gpu_agrees_with_cpu(packed, transform):
+    pair = [EventLoader(packed, 16, shuffle=True, transform=transform, device=device) for device in ("cpu", "cuda")]
+    for (a, labels_a), (b, labels_b) in zip(*pair, strict=True):
+        assert b.channel.is_cuda
+        assert labels_b.is_cuda
+        assert torch.equal(a.indptr, b.indptr.cpu())
+        assert torch.equal(a.channel, b.channel.cpu())
+        assert torch.equal(labels_a, labels_b.cpu())
+
+
+def labels_and_counts(loader):
+    return [(labels.tolist(), spikes.indptr.tolist(), spikes.channel.tolist()) for spikes, labels in loader]
+
+
+def test_an_epoch_follows_from_seed_and_number_alone(packed):
+    a, b = (EventLoader(packed, 16, shuffle=True, seed=1, transform=augment) for _ in range(2))
+    first, second = labels_and_counts(a), labels_and_counts(a)
+    assert first != second
+    b.set_epoch(1)
+    assert labels_and_counts(b) == second
+    b.set_epoch(0)
+    assert labels_and_counts(b) == first
+    assert labels_and_counts(EventLoader(packed, 16, shuffle=True, seed=2, transform=augment)) != first
+    # Each recording comes once, whatever the size of a batch, and augmented the same.
+    one = EventLoader(packed, 1, shuffle=True, seed=1, transform=augment)
+    alone = [channel for _, _, channels in labels_and_counts(one) for channel in channels]
+    assert alone == [channel for _, _, channels in first for channel in channels]
+    ids = packed.ids[a._epoch_plan(0)[1].numpy()]
+    assert sorted(ids) == list(range(1, N + 1))
+    assert ids.tolist() != sorted(ids)
+
+
+def test_a_broken_off_epoch_counts_as_one(packed):
+    loader = EventLoader(packed, 16, shuffle=True, transform=augment)
+    fresh = EventLoader(packed, 16, shuffle=True, transform=augment)
+    for _ in loader:
+        break
+    fresh.set_epoch(1)
+    assert labels_and_counts(loader) == labels_and_counts(fresh)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3, 4, 5])
+def test_resume_in_the_middle(packed, stop):
+    options = {"batch_size": 16, "shuffle": True, "seed": 4, "transform": augment}
+    whole = EventLoader(packed, **options)
+    everything = [labels_and_counts(whole) for _ in range(3)]
+    begun = EventLoader(packed, **options)
+    labels_and_counts(begun)
+    state, seen = begun.state_dict() if stop == 0 else None, []
+    for k, (spikes, labels) in enumerate(begun):
+        if k == stop:
+            break
+        seen.append((labels.tolist(), spikes.indptr.tolist(), spikes.channel.tolist()))
+        state = begun.state_dict()
+    state = pickle.loads(pickle.dumps(state))
+    resumed = EventLoader(packed, **options)
+    resumed.load_state_dict(state)
+    rest = labels_and_counts(resumed)
+    if stop == 5:  # the epoch was done: the next one comes
+        assert seen == everything[1]
+        assert rest == everything[2]
+    else:
+        assert seen + rest == everything[1]
+        assert labels_and_counts(resumed) == everything[2]
+
+
+def test_a_state_of_other_batches_is_refused(packed):
+    loader = EventLoader(packed, 16, shuffle=True)
+    state = loader.state_dict()
+    with pytest.raises(ValueError, match="batch_size: this loader has 8, the state 16"):
+        EventLoader(packed, 8, shuffle=True).load_state_dict(state)
+    with pytest.raises(ValueError, match="seed: this loader has 1, the state 0"):
+        EventLoader(packed, 16, shuffle=True, seed=1).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"position in 0\.\.5, found 0, 6"):
+        loader.load_state_dict(state | {"position": 6})
+
+
+def test_subsets_and_drop_last(packed, recordings):
+    class Holder(torch.utils.data.Dataset):
+        packed, transform, sampling_time, sample_length = None, augment, 2, 200
+
+        def __len__(self):
+            return N
+
+    holder = Holder()
+    holder.packed = packed
+    inner = Subset(holder, [9, 4, 60, 3, 30])
+    loader = EventLoader(Subset(inner, [4, 0, 2]), 2, transform=False)
+    assert loader.bins == 100
+    spikes = [s for batch, _ in loader for s in spike_sets(batch)]
+    assert spikes == [fake_nmnist.spikes(recordings[n], 100, 2) for n in (30, 9, 60)]
+    assert [labels.tolist() for _, labels in loader] == [[0, 9], [0]]
+    assert EventLoader(inner).transform is augment
+    assert len(EventLoader(inner, 2)) == 3
+    assert [len(labels) for _, labels in EventLoader(inner, 2, drop_last=True)] == [2, 2]
+    part, rest = random_split(holder, [40, 30], torch.Generator().manual_seed(0))
+    assert len(EventLoader(part).index) == 40
+    assert not set(EventLoader(part).index) & set(EventLoader(rest).index)
+
+
+def test_the_cap_is_explicit_and_even(packed, recordings, capsys):
+    plain = EventLoader(packed, 32)
+    assert capsys.readouterr().out == ""
+    assert plain.dropped_events == 0
+    loader = EventLoader(packed, 32, max_events=150)
+    counts = np.array([len(r) for r in recordings])
+    dropped = int(np.maximum(counts - 150, 0).sum())
+    over = int((counts > 150).sum())
+    out = capsys.readouterr().out
+    assert f"max_events=150 drops {dropped} of {counts.sum()} events" in out
+    assert f"from {over} of {N} recordings" in out
+    assert (loader.dropped_events, loader.capped_recordings) == (dropped, over)
+    sets = [found for spikes, _ in loader for found in spike_sets(spikes)]
+    for found, recording in zip(sets, recordings, strict=True):
+        n = len(recording)
+        kept = [e for k, e in enumerate(recording) if n <= 150 or (k + 1) * 150 // n > k * 150 // n]
+        assert len(kept) == min(n, 150)
+        assert found == fake_nmnist.spikes(kept, 300)
+
+
+def test_plain_dataloader_way_to_the_same_batches(packed):
+    loader = EventLoader(packed, 16, shuffle=True, transform=augment)
+    loader.set_epoch(2)
+    expected = [(spikes.dense(), labels) for spikes, labels in loader]  # Numba's threads are up before the fork
+    loader.set_epoch(2)
+    for workers in (0, 2):
+        batches = list(DataLoader(loader.as_dataset(), batch_size=None, num_workers=workers))
+        assert len(batches) == len(loader)
+        for (dense, labels), (want, want_labels) in zip(batches, expected, strict=True):
+            assert dense.shape == want.shape
+            assert torch.equal(dense, want)
+            assert torch.equal(labels, want_labels)
+
+
+def test_plain_dataloader_gives_what_the_event_loader_gives(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fake_nmnist.write_folder(tmp_path / "data", "Train", fake_nmnist.make(2))
+    dataset = NMNISTDataset(tmp_path / "data", sampling_time=2, sample_length=200)
+    for (dense, labels), (spikes, same) in zip(DataLoader(dataset, batch_size=8), EventLoader(dataset, 8), strict=True):
+        assert torch.equal(dense, spikes.dense())
+        assert torch.equal(labels, same)
+
+
+def test_a_transform_of_ones_own(packed, recordings):
+    def mirror(event):
+        return Event(33 - event.x, event.y, event.c, event.t)
+
+    loader = EventLoader(packed, 16, transform=mirror, max_events=200)
+    sets = [found for spikes, _ in loader for found in spike_sets(spikes)]
+    for found, recording in zip(sets, recordings, strict=True):
+        n = len(recording)
+        kept = [e for k, e in enumerate(recording) if n <= 200 or (k + 1) * 200 // n > k * 200 // n]
+        assert found == fake_nmnist.spikes([(33 - x, y, p, t) for x, y, p, t in kept], 300)
+
+
+def test_damaged_events_cannot_write_outside(packed):
+    wild = packed.select(range(6))
+    wild.x[5], wild.y[6], wild.p[7], wild.t[8] = 255, 255, 255, -5
+    kept = [n for n in range(len(wild.x)) if n not in (5, 6, 7, 8)]
+    found = [s for spikes, _ in EventLoader(wild) for s in spike_sets(spikes)]
+    n = int(np.searchsorted(wild.offsets, 5, side="right")) - 1
+    first, last = wild.offsets[n], wild.offsets[n + 1]
+    rows = [k for k in kept if first <= k < last]
+    recording = [tuple(int(a[k]) for a in (wild.x, wild.y, wild.p, wild.t)) for k in rows]
+    assert found[n] == fake_nmnist.spikes(recording, 300)
+    with pytest.raises(
+        ValueError, match=r"expected pixels 0\.\.33, polarity 0\.\.1 and times from 0, found x up to 255"
+    ):
+        EventLoader(wild, on_device=True)
+
+
+def test_keys_of_neighbours_are_unrelated(packed):
+    # With dropout, two recordings of the same events must not lose the same ones.
+    same = packed.select([10] * 20)
+    draws = EVERYTHING.draws(np.random.default_rng(0).random((20, 5)))
+    assert len(set(draws[:, KEY])) == 20
+    loader = EventLoader(same, 20, transform=Augment(max_angle=0, max_shift=0, event_dropout=0.5))
+    (spikes, _), *_ = loader
+    assert len({frozenset(s) for s in spike_sets(spikes)}) == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"batch_size": 0}, ValueError, "batch_size: expected a whole number from 1, found 0"),
+        ({"max_events": 0}, ValueError, "max_events: expected at least 1, found 0"),
+        ({"seed": -1}, ValueError, "seed: expected 0 or more"),
+        ({"transform": 5}, TypeError, "transform: expected an Augment or a function, found int"),
+        ({"batch_size": 100, "drop_last": True}, ValueError, "drop_last leaves no batch: 70 recordings"),
+    ],
+)
+def test_bad_parameters(packed, options, error, message):
+    with pytest.raises(error, match=message):
+        EventLoader(packed, **options)
+
+
+def test_bad_datasets(packed):
+    with pytest.raises(TypeError, match="expected an NMNISTDataset, a Subset of one, or PackedEvents, found list"):
+        EventLoader([1, 2])
+    with pytest.raises(ValueError, match="expected at least one recording, found none"):
+        EventLoader(packed.select([]))
+    with pytest.raises(IndexError, match="batch 9 of 3"):
+        EventLoader(packed).batch(9)

@@ -1,0 +1,78 @@
+"""Fetching MNIST, from a server on this machine."""
+
+import gzip
+import hashlib
+import struct
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+import nmnist_helpers.data.mnist as mnist
+from nmnist_helpers.camera.digits import read_idx
+from nmnist_helpers.data.fetch import DownloadError
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder and keeps silent."""
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """Two small idx files on a server; `mnist.FILES` knows their MD5."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    folder = tmp_path / "served"
+    folder.mkdir()
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+    contents = {
+        "train-images-idx3-ubyte.gz": struct.pack(">IIII", 0x803, 3, 28, 28) + images.tobytes(),
+        "train-labels-idx1-ubyte.gz": struct.pack(">II", 0x801, 3) + bytes([5, 0, 4]),
+    }
+    files = {}
+    for name, content in contents.items():
+        data = gzip.compress(content)
+        (folder / name).write_bytes(data)
+        files[name] = (hashlib.md5(data).hexdigest(), len(data))
+    monkeypatch.setattr(mnist, "FILES", files)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", folder, images
+    server.shutdown()
+    server.server_close()
+
+
+def test_fetches_checks_and_leaves_what_is_there(mirror, tmp_path):
+    url, served, images = mirror
+    folder = mnist.download_mnist(tmp_path / "new" / "mnist", [f"{url}/missing", url], progress=False, pause=0)
+    assert (read_idx(folder / "train-images-idx3-ubyte.gz") == images).all()
+    assert read_idx(folder / "train-labels-idx1-ubyte.gz").tolist() == [5, 0, 4]
+    for file in served.iterdir():
+        file.unlink()
+    assert mnist.download_mnist(folder, [url], progress=False) == folder  # nothing is asked for again
+
+
+def test_wrong_md5_is_refused(mirror, tmp_path):
+    url, served, _ = mirror
+    (served / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"something else, of about that length"))
+    with pytest.raises(DownloadError, match="train-labels"):
+        mnist.download_mnist(tmp_path / "mnist", [url], progress=False, pause=0)
+    assert not (tmp_path / "mnist" / "train-labels-idx1-ubyte.gz").exists()
+
+
+def test_command_says_where_the_files_are(mirror, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mnist, "download_mnist", lambda folder: folder)
+    mnist.main([str(tmp_path)])
+    assert str(tmp_path) in capsys.readouterr().out
+
+
+def test_official_files_are_named_as_the_reader_expects():
+    from nmnist_helpers.camera.digits import MNIST_FILES
+
+    assert {name for *names, _ in MNIST_FILES.values() for name in names} == set(mnist.FILES)

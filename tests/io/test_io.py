@@ -1,0 +1,348 @@
+"""Events, their files and their tensors; file formats are written out byte by byte here."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nmnist_helpers import io
+from nmnist_helpers.io import Event, tensor_to_event
+
+
+def packed(first, second, p, t):
+    """One event of the 5-byte format, as its description reads."""
+    return bytes([first, second]) + ((p << 23) | t).to_bytes(3, "big")
+
+
+def random_events(n=500, seed=0, dim=2, width=34):
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(0, width, (2, n))
+    t = np.sort(rng.integers(0, 300_000, n)) / 1000
+    return Event(x, y if dim == 2 else None, rng.integers(0, 2, n), t)
+
+
+def assert_same(a, b):
+    assert a.dim == b.dim
+    for name in ("x", "y", "c", "t"):
+        if getattr(a, name) is not None:
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+# ---- Event
+
+
+def test_event_keeps_what_it_is_given():
+    event = Event([3, 1], [0, 2], [1, 1], [0.5, 7.25])
+    assert (event.dim, event.graded, event.p, len(event)) == (2, False, None, 2)
+    assert event.c.tolist() == [1, 1]  # ON only stays ON
+    assert event.t.tolist() == [0.5, 7.25]
+    assert repr(event) == "Event(2-D, 2 events, 0.5..7.25 ms)"
+    graded = Event([1.0], None, [0], [2], payload=[3.5])
+    assert (graded.dim, graded.y, graded.graded, graded.p.tolist()) == (1, None, True, [3.5])
+    assert graded.x.dtype == np.int64
+
+
+def test_event_does_not_change_its_inputs():
+    c = np.array([1, 1])
+    event = Event(np.array([1, 2]), None, c, np.array([0, 1]))
+    event.c[0] = 0
+    assert c.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (([1, 2], [1], [0, 0], [0, 0]), r"expected y of shape \(2,\) as x has, found \(1,\)"),
+    (([1, 2], None, [0, 0], [0]), r"expected t of shape \(2,\)"),
+    (([1, 2], None, [0, 0], [0, 1], [1]), r"expected payload of shape \(2,\)"),
+    (([-1, 2], None, [0, 0], [0, 1]), r"expected x to be whole numbers from 0, found -1\.\.2"),
+    (([0, 2], [0.5, 1], [0, 0], [0, 1]), r"expected y to be whole numbers"),
+    (([0, 2], None, [0, 0], [0, float("nan")]), "expected finite times in ms"),
+])  # fmt: skip
+def test_event_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Event(*arguments)
+
+
+# ---- tensors
+
+
+def brute(event, shape, sampling_time, mode):
+    out = np.zeros(shape)
+    for i in range(len(event)):
+        t = int(np.rint(event.t[i] / sampling_time))
+        if 0 <= t < shape[3]:
+            at = (event.c[i], 0 if event.y is None else event.y[i], event.x[i], t)
+            value = 1 / sampling_time if event.p is None else event.p[i]
+            out[at] = value if mode == "OR" else out[at] + value
+    return out
+
+
+@pytest.mark.parametrize("mode", ["OR", "SUM"])
+@pytest.mark.parametrize("sampling_time", [1, 2, 0.5])
+@pytest.mark.parametrize("graded", [False, True])
+def test_fill_tensor(mode, sampling_time, graded):
+    event = random_events(800, width=3)
+    if graded:
+        event.p = np.random.default_rng(1).random(800)
+    shape = (2, 3, 3, 100)
+    expected = brute(event, shape, sampling_time, mode)
+    assert (expected > 1 / sampling_time).any() == (mode == "SUM" and not graded) or graded  # events do coincide
+    array = np.zeros(shape)
+    assert event.fill_tensor(array, sampling_time, binning_mode=mode) is array
+    np.testing.assert_allclose(array, expected)
+    tensor = torch.zeros(shape)
+    assert event.fill_tensor(tensor, sampling_time, binning_mode=mode.lower()) is tensor
+    np.testing.assert_allclose(tensor, expected, rtol=1e-6)
+
+
+def test_fill_tensor_writes_through_a_strided_view():
+    base = torch.zeros(2, 4, 34, 34, 2)
+    event = random_events(100)
+    event.fill_tensor(base[:, 1, :, :, :].expand(2, 34, 34, 2)[..., 0:2])
+    assert base.sum() == brute(event, (2, 34, 34, 2), 1, "OR").sum()
+
+
+def test_bins_are_rounded_half_to_even():
+    event = Event([0] * 5, None, [0] * 5, [0.5, 1.5, 2.5, 3.49, 4.51])
+    assert np.flatnonzero(event.to_tensor(dim=(1, 1, 8))).tolist() == [0, 2, 3, 5]
+
+
+def test_events_outside_in_time_are_left_out_and_in_space_raise():
+    event = Event([0, 1, 0], [0, 0, 1], [0, 1, 0], [-0.6, 3, 9.5])
+    assert event.to_tensor(dim=(2, 2, 2, 10)).sum() == 1  # bins -1 and 10 are outside
+    for dim, name, value in (((1, 2, 2, 5), "c", 1), ((2, 1, 2, 5), "y", 1), ((2, 2, 1, 5), "x", 1)):
+        with pytest.raises(ValueError, match=rf"event at {name} = {value} lies outside the tensor"):
+            event.to_tensor(dim=dim)
+
+
+def test_to_tensor_is_just_large_enough():
+    event = Event([3, 1], [0, 2], [1, 0], [4, 6])
+    assert event.to_tensor().shape == (2, 3, 4, 7)
+    assert event.to_tensor(sampling_time=2).shape == (2, 3, 4, 4)
+    line = Event([3, 1], None, [1, 0], [4, 6])
+    assert line.to_tensor().shape == (2, 4, 7)
+    assert line.to_tensor(dim=(2, 1, 5, 9)).shape == (2, 1, 5, 9)
+    assert Event([], [], [], []).to_tensor().shape == (1, 1, 1, 1)
+
+
+def test_random_shift_moves_all_events_alike_and_stays_inside():
+    event = Event([0, 0], None, [0, 0], [0, 4])
+    starts = set()
+    for seed in range(40):
+        np.random.seed(seed)  # noqa: NPY002 (what users set)
+        bins = np.flatnonzero(event.fill_tensor(np.zeros((1, 1, 1, 8)), random_shift=True))
+        assert bins[1] - bins[0] == 4
+        starts.add(int(bins[0]))
+    assert starts == {0, 1, 2, 3}
+
+
+def test_fill_tensor_errors():
+    event = random_events(3)
+    with pytest.raises(ValueError, match="binning_mode 'OR' or 'SUM', found 'MAX'"):
+        event.fill_tensor(np.zeros((2, 34, 34, 5)), binning_mode="max")
+    with pytest.raises(ValueError, match=r"expected a tensor \[C, H, W, T\], found \[2, 34, 5\]"):
+        event.fill_tensor(np.zeros((2, 34, 5)))
+    with pytest.raises(ValueError, match="positive sampling_time in ms, found 0"):
+        event.to_tensor(sampling_time=0)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+@pytest.mark.parametrize("shape", [(2, 5, 6, 40), (1, 10, 40)])
+@pytest.mark.parametrize("sampling_time", [1, 2, 0.1])
+def test_tensor_to_event_and_back(kind, shape, sampling_time):
+    tensor = (np.random.default_rng(3).random(shape) < 0.1) * np.float32(1 / sampling_time)
+    event = tensor_to_event(kind(tensor), sampling_time)
+    assert event.dim == len(shape) - 2
+    assert not event.graded
+    assert (np.diff(event.t) >= 0).all()
+    assert event.extent == (shape[0], shape[1] if len(shape) == 4 else 1, shape[-2], shape[-1] * sampling_time)
+    np.testing.assert_array_equal(event.to_tensor(sampling_time, dim=shape), tensor)
+
+
+def test_tensor_to_event_keeps_other_values_as_payload():
+    tensor = np.zeros((1, 2, 3))
+    tensor[0, 1, 2], tensor[0, 0, 1] = -2.5, 1
+    event = tensor_to_event(tensor)
+    assert event.graded
+    assert (event.x.tolist(), event.t.tolist(), event.p.tolist()) == ([0, 1], [1, 2], [1, -2.5])
+
+
+def test_tensor_to_event_of_silence_and_of_on_events_alone():
+    silent = tensor_to_event(torch.zeros(1, 10, 30))
+    assert len(silent) == 0
+    assert silent.extent == (1, 1, 10, 30)
+    tensor = np.zeros((2, 4, 4, 5))
+    tensor[1, 2, 3, 4] = 1
+    assert tensor_to_event(tensor).c.tolist() == [1]
+
+
+def test_tensor_to_event_refuses_other_shapes():
+    with pytest.raises(ValueError, match=r"expected \[C, H, W, T\] or \[C, N, T\], found \[3, 4\]"):
+        tensor_to_event(np.zeros((3, 4)))
+
+
+# ---- .bin files
+
+EVENTS = [(0, 0, 0, 0), (33, 7, 1, 1), (255, 254, 1, 2**23 - 1), (12, 34, 0, 65_536), (1, 2, 1, 300_001)]
+
+
+def test_decode_2d_reads_the_format():
+    x, y, p, t = io.decode_2d(b"".join(packed(*event) for event in EVENTS))
+    assert list(zip(x.tolist(), y.tolist(), p.tolist(), t.tolist(), strict=True)) == EVENTS
+    assert [a.dtype for a in (x, y, p, t)] == [np.uint8, np.uint8, np.uint8, np.int32]
+
+
+def test_encode_2d_writes_the_format():
+    columns = [np.array(column) for column in zip(*EVENTS, strict=True)]
+    assert io.encode_2d(*columns) == b"".join(packed(*event) for event in EVENTS)
+    assert io.encode_2d(*[np.zeros(0)] * 4) == b""
+
+
+@pytest.mark.parametrize(("event", "message"), [
+    ((256, 0, 0, 0), r"x: expected 0\.\.255, found 256"),
+    ((0, -1, 0, 0), r"y: expected 0\.\.255, found -1"),
+    ((0, 0, 2, 0), r"polarity: expected 0\.\.1, found 2"),
+    ((0, 0, 0, 2**23), r"t: expected 0\.\.8388607, found 8388608"),
+])  # fmt: skip
+def test_encode_2d_refuses_what_does_not_fit(event, message):
+    with pytest.raises(ValueError, match=message):
+        io.encode_2d(*[np.array([value]) for value in event])
+
+
+def test_decode_2d_refuses_a_rest():
+    with pytest.raises(ValueError, match="5 bytes an event, found 7 bytes"):
+        io.decode_2d(bytes(7))
+
+
+def test_2d_file_there_and_back(tmp_path):
+    event = random_events(1000)
+    io.encode_2d_spikes(tmp_path / "a.bin", event)
+    back = io.read_2d_spikes(str(tmp_path / "a.bin"))
+    assert_same(back, event)
+    assert (tmp_path / "a.bin").stat().st_size == 5000
+
+
+def test_an_on_only_file_stays_on(tmp_path):
+    (tmp_path / "on.bin").write_bytes(packed(3, 4, 1, 1500) + packed(5, 6, 1, 2500))
+    event = io.read_2d_spikes(tmp_path / "on.bin")
+    assert event.c.tolist() == [1, 1]
+    assert event.t.tolist() == [1.5, 2.5]
+
+
+def test_1d_file_there_and_back(tmp_path):
+    (tmp_path / "a.bin").write_bytes(packed(0x12, 0x34, 1, 70_000))
+    event = io.read_1d_spikes(tmp_path / "a.bin")
+    assert (event.dim, event.x.tolist(), event.c.tolist(), event.t.tolist()) == (1, [0x1234], [1], [70.0])
+    event = random_events(1000, dim=1, width=65536)
+    io.encode_1d_spikes(tmp_path / "b.bin", event)
+    assert_same(io.read_1d_spikes(tmp_path / "b.bin"), event)
+
+
+def test_bin_file_errors_name_the_file(tmp_path):
+    path = tmp_path / "bad.bin"
+    path.write_bytes(b"")
+    for read in (io.read_2d_spikes, io.read_1d_spikes):
+        with pytest.raises(ValueError, match=r"bad\.bin: .*empty file"):
+            read(path)
+    path.write_bytes(bytes(13))
+    with pytest.raises(ValueError, match=r"bad\.bin: expected 5 bytes an event, found 13 bytes"):
+        io.read_2d_spikes(path)
+    with pytest.raises(FileNotFoundError):
+        io.read_2d_spikes(tmp_path / "none.bin")
+    with pytest.raises(ValueError, match=r"new\.bin: expected 2-D events, found 1-D"):
+        io.encode_2d_spikes(tmp_path / "new.bin", random_events(dim=1))
+    with pytest.raises(ValueError, match=r"new\.bin: expected 1-D events, found 2-D"):
+        io.encode_1d_spikes(tmp_path / "new.bin", random_events())
+    with pytest.raises(ValueError, match=r"new\.bin: expected events, found none"):
+        io.encode_2d_spikes(tmp_path / "new.bin", Event([], [], [], []))
+    with pytest.raises(ValueError, match=r"new\.bin: x: expected 0\.\.255, found 256"):
+        io.encode_2d_spikes(tmp_path / "new.bin", Event([256], [0], [0], [0]))
+    with pytest.raises(ValueError, match=r"new\.bin: neuron: expected 0\.\.65535, found 65536"):
+        io.encode_1d_spikes(tmp_path / "new.bin", Event([65536], None, [0], [0]))
+    with pytest.raises(ValueError, match=r"new\.bin: t: expected 0\.\.8388607"):
+        io.encode_1d_spikes(tmp_path / "new.bin", Event([1], None, [0], [8388.608]))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.bin"]  # nothing half-written is left
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "kept.bin"
+    io.encode_2d_spikes(path, random_events(10))
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="disk full"):
+        io.encode_2d_spikes(path, random_events(20))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["kept.bin"]
+
+
+# ---- .npy files
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("time_unit", [1e-3, 1e-6])
+def test_npy_file_there_and_back(tmp_path, dim, time_unit):
+    event = random_events(dim=dim)
+    io.encode_np_spikes(tmp_path / "a.npy", event, time_unit=time_unit)
+    columns = np.load(tmp_path / "a.npy")
+    assert columns.shape == (500, dim + 2)
+    np.testing.assert_allclose(columns[:, -1] * time_unit, event.t / 1000, rtol=1e-12)
+    back = io.read_np_spikes(tmp_path / "a.npy", time_unit=time_unit)
+    back.t = np.round(back.t, 6)
+    assert_same(back, event)
+
+
+def test_npy_columns_in_another_order_and_named_fields(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[5.0, 1, 2, 3]]))
+    event = io.read_np_spikes(tmp_path / "a.npy", fmt="txyp")
+    assert (event.x[0], event.y[0], event.c[0], event.t[0]) == (1, 2, 3, 5.0)
+    np.save(tmp_path / "b.npy", np.array([(7, 1, 2)], dtype=[("t", "i8"), ("x", "i2"), ("p", "i1")]))
+    event = io.read_np_spikes(tmp_path / "b.npy", fmt="xpt")
+    assert (event.dim, event.x[0], event.c[0], event.t[0]) == (1, 1, 2, 7)
+
+
+def test_npy_errors_name_the_file(tmp_path):
+    path = tmp_path / "bad.npy"
+    np.save(path, np.zeros((4, 5)))
+    with pytest.raises(ValueError, match=r"bad\.npy: expected an array \[N, 4\] .* found \[4, 5\]"):
+        io.read_np_spikes(path)
+    path.write_bytes(b"not numpy")
+    with pytest.raises(ValueError, match=r"bad\.npy: not a \.npy file"):
+        io.read_np_spikes(path)
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"bad\.npy: not a \.npy file of plain numbers"):
+        io.read_np_spikes(path)
+    with pytest.raises(ValueError, match="letters of 'xypt' or 'xpt', found 'xyz'"):
+        io.read_np_spikes(path, fmt="xyz")
+
+
+def test_importing_io_needs_neither_matplotlib_nor_torch():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, types; p = types.ModuleType('nmnist_helpers'); p.__path__ = [sys.argv[1]];"
+        "sys.modules['nmnist_helpers'] = p; import nmnist_helpers.io;"
+        "assert not {'matplotlib', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(Path(io.__file__).parents[1])], check=True)
+
+
+# ---- real recordings
+
+RECORDINGS = os.environ.get("NMNIST_DATA")
+
+
+@pytest.mark.skipif(not RECORDINGS, reason="NMNIST_DATA names no folder of recordings")
+def test_a_real_recording_there_and_back(tmp_path):
+    path = sorted(Path(RECORDINGS).glob("Test/*/*.bin"))[0]
+    event = io.read_2d_spikes(path)
+    assert 1000 < len(event) < 8000
+    assert max(event.x.max(), event.y.max()) == 33
+    assert 290 < event.t.max() < 340
+    io.encode_2d_spikes(tmp_path / path.name, event)
+    assert (tmp_path / path.name).read_bytes() == path.read_bytes()

@@ -1,0 +1,53 @@
+"""Dropout, shift and learned delay in Triton against NumPy."""
+
+import numpy as np
+import pytest
+import torch
+from support import oracles
+from support.oracles import assert_close
+
+from nmnist_helpers.kernels import gpu
+
+
+def rows(x, device, dtype):
+    return oracles.tensor(np.swapaxes(x, 1, 2), dtype).to(device)
+
+
+def trains(x):
+    return np.swapaxes(x.cpu().numpy(), 1, 2)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 130, 7), (3, 5, 40)], ids=str)
+@pytest.mark.parametrize("dropped", [False, True])
+def test_axon(device, sizes, dropped):
+    rng = np.random.default_rng(0)
+    batch, channels, steps = sizes
+    spikes = (rng.random(sizes) < 0.3).astype(np.int64)
+    lag = rng.integers(0, min(steps + 3, 63), channels)  # some beyond the end
+    kept = (rng.random((batch, channels)) < 0.6).astype(np.int64) if dropped else None
+    drop = np.ones((batch, channels)) if kept is None else kept
+    lag_there = oracles.tensor(lag, torch.int32).to(device)
+    kept_there = None if kept is None else oracles.tensor(kept, torch.uint8).to(device)
+
+    out = gpu.axon_forward(rows(spikes, device, torch.uint8), lag_there, kept_there)
+    expected = oracles.shifted(spikes * drop[:, :, None].astype(np.int64), lag)
+    np.testing.assert_array_equal(trains(out), expected)
+
+    grad = rng.normal(size=sizes).astype(np.float32)
+    back = gpu.axon_backward(rows(grad, device, torch.float32), lag_there, kept_there, 1.25)
+    assert_close(trains(back), oracles.shifted_back(grad, lag) * drop[:, :, None] * 1.25)
+
+    by_delay = gpu.delay_gradient(rows(grad, device, torch.float32), out, 1.25)
+    assert by_delay.dtype == torch.float32
+    expected = oracles.delay_gradient(grad.astype(np.float64), expected * 1.25)
+    np.testing.assert_allclose(by_delay.cpu().numpy(), expected, rtol=1e-5, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
+def test_axon_takes_strided_rows(device):
+    spikes = (torch.rand(2, 6, 9) < 0.5).to(torch.uint8).to(device)
+    lag = torch.tensor([0, 1, 2, 3, 4, 9], dtype=torch.int32, device=device)
+    strided = spikes.transpose(1, 2)
+    assert torch.equal(gpu.axon_forward(strided, lag), gpu.axon_forward(strided.contiguous(), lag))
+    grad = torch.randn(2, 6, 9, device=device).transpose(1, 2)
+    assert torch.equal(gpu.axon_backward(grad, lag), gpu.axon_backward(grad.contiguous(), lag))
+    assert torch.equal(gpu.delay_gradient(grad, strided), gpu.delay_gradient(grad.contiguous(), strided.contiguous()))

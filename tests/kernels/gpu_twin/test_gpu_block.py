@@ -1,0 +1,112 @@
+"""Whole blocks on the Triton twin against the reference: spikes equal, gradients to 1e-5."""
+
+import pytest
+import torch
+from support import oracles
+
+from nmnist_helpers import block, kernels, neuron
+from nmnist_helpers.spikes import DenseSpikes, Spikes, remembered
+
+PARAMS = {
+    "threshold": 1.25,
+    "current_decay": 0.25,
+    "voltage_decay": 0.03,
+    "tau_grad": 0.03,
+    "scale_grad": 3,
+    "requires_grad": True,
+}
+
+
+def network() -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    with_dropout = {**PARAMS, "dropout": neuron.Dropout(p=0.3)}
+    own_decays = {**with_dropout, "shared_param": False}
+    net = torch.nn.Sequential(
+        block.cuba.Dense(with_dropout, 70, 40, weight_scale=3, weight_norm=True, delay=True),
+        block.cuba.Dense(own_decays, 40, 33, weight_scale=3, weight_norm=True, delay=True),
+        block.cuba.Dense(PARAMS, 33, 10, weight_scale=3),
+    )
+    with torch.no_grad():
+        for b in net[:2]:
+            b.delay.delay.uniform_(0, 4)
+    return net
+
+
+def run(twin, net, spikes, device, monkeypatch):
+    """Output and gradients; the drawn dropout is the same for every twin."""
+    net = net.to(device)
+    net.zero_grad()
+    generator = torch.Generator().manual_seed(7)
+    monkeypatch.setattr(
+        neuron.Dropout,
+        "draw",
+        lambda self, batch, channels, where: (
+            (torch.rand(batch, channels, generator=generator) >= self.p).to(torch.uint8).to(where)
+        ),
+    )
+    with kernels.using(twin):
+        if isinstance(spikes, torch.Tensor) and spikes.is_floating_point():
+            spikes = spikes.detach().to(device).requires_grad_()
+        else:
+            spikes = spikes.to(device)
+        output = net(spikes)
+        ((output.mean(-1) - 0.2) ** 2).sum().backward()
+    found = {name: p.grad.cpu().clone() for name, p in net.named_parameters()}
+    if isinstance(spikes, torch.Tensor):
+        found["input"] = spikes.grad.cpu()
+    return output, found
+
+
+@pytest.mark.parametrize("form", ["list", "bytes", "dense", "graded"])
+def test_network(device, monkeypatch, form):
+    net = network()
+    dense = (torch.rand(2, 70, 12) < 0.2).float()
+    events = Spikes.from_dense(dense)
+    spikes = {
+        "list": events,
+        "bytes": DenseSpikes.from_events(events, 128),
+        "dense": dense * 0.8,
+        "graded": torch.randint(-8, 9, (2, 70, 12)) / 8,
+    }[form]
+    expected, by_reference = run("reference", net, spikes, torch.device("cpu"), monkeypatch)
+    assert 0.02 < expected.mean() < 0.9
+    found, grads = run("gpu", net, spikes, device, monkeypatch)
+    assert torch.equal(found.cpu(), expected)
+    assert isinstance(remembered(found), DenseSpikes)
+    assert grads.keys() == by_reference.keys()
+    for name, grad in grads.items():
+        oracles.assert_close(grad, by_reference[name], 2e-5)
+
+
+def test_no_layer_lists_its_spikes(device, monkeypatch):
+    """A list has a length that the host would have to wait for, at every layer."""
+    net = network().to(device)
+    spikes = DenseSpikes((torch.rand(2, 9, 70) < 0.2).to(torch.uint8).to(device))
+    for name in ("from_rows", "from_dense"):
+        monkeypatch.setattr(Spikes, name, lambda *_: pytest.fail("a list of spikes was made"))
+    monkeypatch.setattr(Spikes, "from_dense", remembered)  # what the layer before left must be there
+    with kernels.using("gpu"):
+        net(spikes).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_neuron_with_norm_and_state(device):
+    """The general path: each integrator a step of its own, the state kept between two calls."""
+    params = {**PARAMS, "norm": neuron.norm.MeanOnlyBatchNorm, "num_neurons": 5, "persistent_state": True}
+    z = torch.randint(-4, 40, (2, 5, 12)) / 16
+    outputs = {}
+    for twin in ("reference", "gpu"):
+        where = device if twin == "gpu" else torch.device("cpu")
+        cell = neuron.cuba.Neuron(**params).to(where)
+        with kernels.using(twin):
+            x = z.to(where).requires_grad_()
+            first, second = cell(x), cell(x)
+            second.sum().backward()
+        outputs[twin] = [t.detach().cpu() for t in (first, second, x.grad, cell.current_decay.grad)]
+    plain, fast = outputs["reference"], outputs["gpu"]
+    assert plain[0].any()
+    assert not torch.equal(plain[0], plain[1])
+    assert torch.equal(fast[0], plain[0])
+    assert torch.equal(fast[1], plain[1])
+    oracles.assert_close(fast[2], plain[2])
+    oracles.assert_close(fast[3], plain[3])

@@ -1,0 +1,228 @@
+"""The Triton neuron step against NumPy in 64-bit integers, and its gradients in float64."""
+
+import numpy as np
+import pytest
+import torch
+import triton
+import triton.language as tl
+from support import oracles
+from support.oracles import NEVER, assert_close
+
+from nmnist_helpers.kernels import gpu, reference
+from nmnist_helpers.kernels.common import State, Surrogate
+from nmnist_helpers.kernels.gpu import launch
+from nmnist_helpers.kernels.gpu.neuron import leak
+
+THRESHOLD = 80 * 64
+SURROGATE = Surrogate(3.75, 0.3 / (2 * 3.75))
+SIZES = [(3, 1, 1), (1, 37, 2), (2, 33, 29), (1, 5, 120)]  # (B, C, T); blocks are 32 channels wide at these sizes
+
+
+def rows(x, device, dtype=torch.float32) -> torch.Tensor:
+    return oracles.tensor(np.swapaxes(x, 1, 2), dtype).to(device)
+
+
+def trains(x: torch.Tensor) -> np.ndarray:
+    return np.swapaxes(x.cpu().numpy(), 1, 2)
+
+
+def ints(x, device) -> torch.Tensor:
+    return oracles.tensor(x, torch.int32).to(device)
+
+
+def random_case(seed, sizes):
+    rng = np.random.default_rng(seed)
+    batch, channels, steps = sizes
+    z = rng.normal(0.1, 0.8, sizes).astype(np.float32)
+    z[rng.random(sizes) < 0.3] = 0
+    keep_i, keep_v = rng.integers(0, 4097, channels), rng.integers(2000, 4097, channels)
+    current = rng.integers(-9000, 9000, (batch, channels))
+    reset = rng.integers(-9000, THRESHOLD, (batch, channels))
+    return z, keep_i, keep_v, current, reset
+
+
+def forward(z, keep_i, keep_v, current, reset, device, threshold=THRESHOLD, **options):
+    state = State(ints(current, device), ints(reset, device))
+    return gpu.neuron_forward(z, ints(keep_i, device), ints(keep_v, device), threshold, state, **options)
+
+
+@triton.jit
+def leak_kernel(state, keep, out, N, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + i, leak(tl.load(state + i, mask=i < N), tl.load(keep + i, mask=i < N)), mask=i < N)
+
+
+def test_leak_is_exact_for_every_decay_and_all_kinds_of_states(device):
+    keep = np.arange(4097)
+    edges = np.array([0, 1, 4095, 4096, 4097, 2**19, 2**19 + 1, 2**23 - 1, 2**24 + 1, 2**30 - 1])
+    random = np.random.default_rng(0).integers(0, 2**30, 20)
+    states, keeps = np.meshgrid(np.concatenate([edges, -edges, random, -random]), keep)
+    states, keeps = states.ravel(), keeps.ravel()
+    out = torch.empty(len(states), dtype=torch.int32, device=device)
+    block = 1 << 15
+    grid = (triton.cdiv(len(states), block),)
+    leak_kernel[grid](ints(states, device), ints(keeps, device), out, len(states), BLOCK=block)
+    np.testing.assert_array_equal(out.cpu().numpy(), oracles.trunc_product(states, keeps))
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_forward(device, sizes):
+    z, keep_i, keep_v, current, reset = random_case(1, sizes)
+    trace = forward(rows(z, device), keep_i, keep_v, current, reset, device, need_current=True)
+    i, v, s, i_end, r_end = oracles.neuron(z, keep_i, keep_v, THRESHOLD, current, reset)
+    assert s.any() or sizes[2] < 3
+    assert trace.spikes.dtype == torch.uint8
+    assert trace.voltage.dtype == trace.current.dtype == torch.int32
+    np.testing.assert_array_equal(trains(trace.spikes), s)
+    np.testing.assert_array_equal(trains(trace.voltage), v)
+    np.testing.assert_array_equal(trains(trace.current), i)
+    np.testing.assert_array_equal(trace.state.current.cpu().numpy(), i_end)
+    np.testing.assert_array_equal(trace.state.voltage.cpu().numpy(), r_end)
+
+
+def test_forward_of_strided_rows_without_voltage(device):
+    z, keep_i, keep_v, current, reset = random_case(2, (2, 7, 11))
+    wide = torch.full((2, 14, 11), float("nan"), device=device)
+    wide[:, ::2] = oracles.tensor(z).to(device)
+    trace = forward(wide[:, ::2].transpose(1, 2), keep_i, keep_v, current, reset, device, need_voltage=False)
+    np.testing.assert_array_equal(trains(trace.spikes), oracles.neuron(z, keep_i, keep_v, THRESHOLD, current, reset)[2])
+    assert trace.voltage.numel() == 0
+
+
+def test_voltage_at_the_threshold_neither_fires_nor_resets(device):
+    z = np.zeros((1, 3, 3), np.float32)
+    z[0, :, 0] = np.array([79, 80, 81]) * 64 / 4096
+    trace = forward(rows(z, device), [0] * 3, [4096] * 3, [[0] * 3], [[0] * 3], device)
+    np.testing.assert_array_equal(trains(trace.spikes)[0], [[0, 0, 0], [0, 0, 0], [1, 0, 0]])
+    np.testing.assert_array_equal(trains(trace.voltage)[0], np.array([[79] * 3, [80] * 3, [81, 0, 0]]) * 64)
+
+
+def test_states_far_beyond_a_float(device):
+    z = np.full((1, 2, 9), 2**24 / 4096 + 0.0003, np.float32) * np.array([1, -1], np.float32)[:, None]
+    trace = forward(rows(z, device), [4000, 4095], [3001, 4093], [[7, -7]], [[5, 5]], device, NEVER)
+    expected = oracles.neuron(z, [4000, 4095], [3001, 4093], NEVER, [[7, -7]], [[5, 5]])
+    assert np.abs(expected[1]).max() > 2**28
+    np.testing.assert_array_equal(trains(trace.voltage), expected[1])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 2.0**18, -(2.0**30)])
+def test_an_input_out_of_range_is_found_by_check(device, bad):
+    z = np.zeros((2, 40, 3), np.float32)
+    z[1, 39, 2] = bad
+    zeros = np.zeros((2, 40))
+    forward(rows(z, device), [0] * 40, [0] * 40, zeros, zeros, device)
+    with pytest.raises(OverflowError, match="not finite, or a current or voltage left the range"):
+        gpu.check()
+    gpu.check()  # clear again
+    z[1, 39, 2] = np.nextafter(np.float32(2**18), np.float32(0)) * np.sign(bad) if np.isfinite(bad) else 0
+    forward(rows(z, device), [0] * 40, [0] * 40, zeros, zeros, device)
+    gpu.check()
+
+
+@pytest.mark.parametrize("keep_i", [4096, 0])
+def test_a_state_out_of_range_is_found_by_check(device, keep_i):
+    z = np.full((1, 1, 9), 2.0**16, np.float32)  # I grows to 2**30 at the fourth step; or only V does
+    forward(rows(z[..., :3], device), [keep_i], [0], [[0]], [[0]], device, NEVER)
+    gpu.check()
+    forward(rows(z, device), [keep_i], [4096], [[0]], [[0]], device, NEVER)
+    with pytest.raises(OverflowError):
+        gpu.check()
+
+
+def test_check_on_every_step_by_environment(device, monkeypatch):
+    monkeypatch.setenv(launch.CHECK, "1")
+    with pytest.raises(OverflowError):
+        forward(torch.full((1, 1, 1), float("nan"), device=device), [0], [0], [[0]], [[0]], device)
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(2, 3), torch.zeros(1, 0, 2), torch.zeros(1, 2, 3, dtype=torch.int32)])
+def test_other_tensors_are_refused(device, bad):
+    with pytest.raises(ValueError, match="floating-point tensor .B, T, C."):
+        forward(bad.to(device), [0], [0], [[0]], [[0]], device)
+
+
+def backward_case(seed, sizes):
+    z, keep_i, keep_v, current, reset = random_case(seed, sizes)
+    i, v, s, _, _ = oracles.neuron(z, keep_i, keep_v, THRESHOLD, current, reset)
+    grads = np.random.default_rng(seed + 99).normal(size=(3, *sizes)).astype(np.float32)
+    return keep_i, keep_v, current, reset, i, v, s, grads
+
+
+def backward(given, keep_i, keep_v, current, reset, v, device, threshold=THRESHOLD, **options):
+    state = State(ints(current, device), ints(reset, device))
+    grad_spike, *others = (None if g is None else rows(g, device) for g in given)
+    return gpu.neuron_backward(
+        grad_spike, rows(v, device, torch.int32), ints(keep_i, device), ints(keep_v, device), threshold, state,
+        SURROGATE, 4096, *others, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sizes", "given"),
+    [(s, (1, 1, 1)) for s in SIZES] + [((2, 7, 11), given) for given in [(1, 0, 0), (0, 1, 0), (0, 0, 1)]],
+    ids=str,
+)
+def test_backward(device, sizes, given):
+    keep_i, keep_v, current, reset, i, v, s, grads = backward_case(3, sizes)
+    given = [g if use else None for g, use in zip(grads, given, strict=True)]
+    found = backward(given, keep_i, keep_v, current, reset, v, device)
+    expected = oracles.neuron_gradient(
+        given[0], i, v, s, keep_i, keep_v, oracles.surrogate(v), current, reset, *given[1:]
+    )
+    assert_close(trains(found[0]), expected[0])
+    assert_close(found[1].cpu(), expected[1])
+    assert_close(found[2].cpu(), expected[2])
+
+
+@pytest.mark.parametrize("same_lag", [True, False])
+def test_backward_with_the_axon_in_it(device, same_lag):
+    sizes = (2, 33, 17)
+    keep_i, keep_v, current, reset, i, v, s, grads = backward_case(4, sizes)
+    rng = np.random.default_rng(0)
+    lag = np.full(33, 2) if same_lag else rng.integers(0, 20, 33)  # beyond the end too
+    kept = (rng.random((2, 33)) < 0.7).astype(np.int64)
+    found = backward(
+        [grads[0], None, None], keep_i, keep_v, current, reset, v, device,
+        lag=ints(lag, device), kept=oracles.tensor(kept, torch.uint8).to(device), value=1.25,
+    )  # fmt: skip
+    inner = oracles.shifted_back(grads[0].astype(np.float64), lag) * kept[:, :, None] * 1.25
+    expected = oracles.neuron_gradient(inner, i, v, s, keep_i, keep_v, oracles.surrogate(v), current, reset)
+    assert_close(trains(found[0]), expected[0])
+    assert_close(found[1].cpu(), expected[1])
+    assert_close(found[2].cpu(), expected[2])
+
+
+def test_backward_without_decay_gradients_takes_strided_gradients(device):
+    keep_i, keep_v, current, reset, i, v, s, grads = backward_case(5, (2, 9, 13))
+    state = State(ints(current, device), ints(reset, device))
+    spread = oracles.tensor(grads[0]).to(device).transpose(1, 2)  # [B, T, C] by strides only
+    assert not spread.is_contiguous()
+    found = gpu.neuron_backward(
+        spread, rows(v, device, torch.int32), ints(keep_i, device), ints(keep_v, device), THRESHOLD, state, SURROGATE,
+        need_decay=False,
+    )  # fmt: skip
+    assert found[1:] == (None, None)
+    expected = oracles.neuron_gradient(grads[0], i, v, s, keep_i, keep_v, oracles.surrogate(v), current, reset)
+    assert_close(trains(found[0]), expected[0])
+
+
+def test_a_neuron_that_never_fires_has_finite_gradients(device):
+    v = np.array([[[-(2**29), 0, 2**29]]])
+    found = backward([np.ones((1, 1, 3)), None, None], [0], [0], [[0]], [[0]], v, device, NEVER)
+    assert all((x == 0).all() for x in found)
+
+
+def test_both_passes_agree_with_the_reference_twin(device):
+    """No voltage but the one kept: current and reset state are worked out again, as in the reference."""
+    z, keep_i, keep_v, current, reset = random_case(6, (2, 40, 21))
+    arguments = [ints(x, "cpu") for x in (keep_i, keep_v)]
+    state = State(ints(current, "cpu"), ints(reset, "cpu"))
+    plain = reference.neuron_forward(rows(z, "cpu"), *arguments, THRESHOLD, state)
+    trace = forward(rows(z, device), keep_i, keep_v, current, reset, device)
+    assert torch.equal(trace.voltage.cpu(), plain.voltage)
+    grad = torch.randn(2, 21, 40, dtype=torch.float64)
+    expected = reference.neuron_backward(grad, plain.voltage, *arguments, THRESHOLD, state, SURROGATE)
+    found = backward([np.swapaxes(grad.numpy(), 1, 2), None, None], keep_i, keep_v, current, reset,
+                     trains(plain.voltage), device)  # fmt: skip
+    for x, y in zip(found, expected, strict=True):
+        assert_close(x.cpu(), y)

@@ -1,0 +1,193 @@
+"""Quantised weights and their products in Triton: exact where they are exact, 1e-5 where they are not."""
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+from support import oracles
+from support.oracles import assert_close
+
+from nmnist_helpers.kernels import cpu, gpu
+from nmnist_helpers.kernels.common import State
+from nmnist_helpers.kernels.gpu import matmul as matmul_module
+from nmnist_helpers.kernels.gpu.weight import padded
+from nmnist_helpers.spikes import DenseSpikes, Spikes
+
+product_module = importlib.import_module("nmnist_helpers.kernels.gpu.product")  # `gpu.product` is the function
+FORMS = pytest.mark.parametrize("form", ["list", "dense list", "bytes", "padded bytes"])
+
+
+def weights(shape, device, seed=0):
+    """Quantised weights x 32 in NumPy, and as the kernels keep them; all 256 values where there is room."""
+    steps = np.random.default_rng(seed).integers(-128, 128, shape)
+    return steps, gpu.quantise(oracles.tensor(steps / 32).to(device), torch.ones(shape[0], device=device))
+
+
+def spikes_in(form, x, value, device, monkeypatch):
+    """The spikes x [B, C, T] in one of the forms that a layer may get."""
+    monkeypatch.setattr(product_module, "DENSE_FROM", 0.0 if form == "dense list" else 1.1)
+    events = Spikes.from_dense(oracles.tensor(x))
+    events.value = value
+    if "list" in form:
+        return events.to(device)
+    width = padded(x.shape[1]) if "padded" in form else None
+    return DenseSpikes.from_events(events, width).to(device)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (33, 70), (5, 1030)], ids=str)
+def test_quantise_is_the_cpu_twins(device, shape):
+    rng = np.random.default_rng(1)
+    v = rng.normal(0, 2.5, shape).astype(np.float32)
+    v.flat[: min(9, v.size)] = [0, 0.5 / 32, 1.5 / 32, 2.5 / 32, -0.5 / 32, 127.5 / 32, -128.5 / 32, 9, -9][: v.size]
+    factor = torch.from_numpy(rng.uniform(0.3, 1.7, shape[0]).astype(np.float32))
+    factor[0] = 1
+    table = gpu.quantise(torch.from_numpy(v).to(device), factor.to(device))
+    assert table.dtype == torch.bfloat16
+    assert table.shape == shape
+    found = gpu.weight_values(table).cpu()
+    assert torch.equal(found, cpu.weight_values(cpu.quantise(torch.from_numpy(v), factor)))
+    np.testing.assert_array_equal(found.numpy() * 32, oracles.steps_of_weight(v * factor.numpy()[:, None]))
+    beyond = table.as_strided((shape[0], padded(shape[1])), (table.stride(0), 1))[:, shape[1] :]
+    assert (beyond == 0).all()
+
+
+def test_nan_weights_are_found_by_check(device):
+    v = torch.zeros(3, 4)
+    v[2, 1] = float("nan")
+    table = gpu.quantise(v.to(device), torch.ones(3, device=device))
+    assert gpu.weight_values(table).isnan().sum() == 1
+    spikes = DenseSpikes(torch.ones(1, 2, 4, dtype=torch.uint8, device=device))
+    keep = torch.zeros(3, dtype=torch.int32, device=device)
+    rest = State(*torch.zeros(2, 1, 3, dtype=torch.int32, device=device))
+    gpu.layer_forward(spikes, table, keep, keep, 5120, rest, keep)
+    with pytest.raises(OverflowError):
+        gpu.check()
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+def test_quantise_gradient(device, weight_norm):
+    rng = np.random.default_rng(2)
+    shape = (7, 1100)  # more than one block a row
+    v = torch.from_numpy(rng.normal(0, 0.3, shape).astype(np.float32))
+    v[0, :4] = torch.tensor([127.49, 127.5, -128.5, -128.51]) / 32  # the outer two of the clamp's edges are inside
+    g = torch.from_numpy(rng.uniform(0.5, 40, (7, 1)).astype(np.float32)) if weight_norm else None
+    norm = v.norm(dim=1) if weight_norm else None
+    factor = g.flatten() / norm if weight_norm else torch.ones(7)
+    grad = rng.normal(size=shape).astype(np.float32)
+    there = [None if x is None else x.to(device) for x in (v, factor, norm, torch.from_numpy(grad))]
+    by_v, by_g = gpu.quantise_gradient(*there)
+    expected_v, expected_g = oracles.straight_through(v, g, grad)
+    if weight_norm:
+        assert_close(by_v.cpu(), expected_v)
+        assert_close(by_g.cpu().reshape(-1, 1), expected_g)
+    else:
+        np.testing.assert_array_equal(by_v.cpu().numpy(), expected_v.astype(np.float32))
+        np.testing.assert_array_equal(by_v[0, :4].cpu().numpy() != 0, [True, False, True, False])
+        assert by_g is None
+    spread = there[3].t().contiguous().t()  # as the product over events gives it
+    again = gpu.quantise_gradient(*there[:3], spread)
+    assert torch.equal(again[0], by_v)
+
+
+@FORMS
+@pytest.mark.parametrize(
+    ("sizes", "outputs", "value"),
+    [((2, 37, 5), 10, 1.0), ((2, 37, 5), 10, 1 / 0.95), ((3, 200, 45), 140, 1.0)],
+    ids=str,
+)
+def test_product_is_exact(device, monkeypatch, form, sizes, outputs, value):
+    x = (np.random.default_rng(3).random(sizes) < 0.05).astype(np.float32)
+    x[0, :, 0] = 0  # an empty row
+    x[-1, :, -1] = 1
+    steps, table = weights((outputs, sizes[1]), device)
+    z = gpu.product(spikes_in(form, x, value, device, monkeypatch), table)
+    assert z.dtype == torch.float32
+    np.testing.assert_array_equal(np.swapaxes(z.cpu().numpy(), 1, 2), oracles.product(steps, x, value))
+
+
+@FORMS
+def test_the_largest_sums_are_exact(device, monkeypatch, form):
+    """2312 inputs that all spike, all weights at one end, one of them a step off: nothing is rounded away."""
+    steps = np.full((16, 2312), -128)
+    steps[np.arange(16), np.arange(16) * 140] = -127
+    table = gpu.quantise(oracles.tensor(steps / 32).to(device), torch.ones(16, device=device))
+    z = gpu.product(spikes_in(form, np.ones((1, 2312, 2), np.float32), 1.0, device, monkeypatch), table)
+    assert (z.cpu() * 32 == -128 * 2312 + 1).all()
+
+
+def test_product_of_graded_rows(device):
+    x = torch.randn(2, 5, 37, device=device)
+    steps, table = weights((10, 37), device)
+    assert_close(gpu.product(x, table).cpu(), x.double().cpu() @ torch.from_numpy(steps / 32).t())
+
+
+def test_product_refuses_sums_that_would_round(device):
+    table = torch.zeros(1, product_module.MAX_INPUTS + 1, dtype=torch.bfloat16, device=device)
+    spikes = DenseSpikes(torch.zeros(1, 1, product_module.MAX_INPUTS + 1, dtype=torch.uint8, device=device))
+    with pytest.raises(ValueError, match="at most 131072 inputs, found 131073"):
+        gpu.product(spikes, table)
+
+
+@FORMS
+@pytest.mark.parametrize(
+    ("sizes", "outputs", "value"),
+    [((2, 37, 5), 10, 1.0), ((3, 200, 45), 140, 1 / 0.95), ((2, 20, 1100), 3, 1.0)],
+    ids=str,
+)
+def test_weight_gradient(device, monkeypatch, form, sizes, outputs, value):
+    rng = np.random.default_rng(4)
+    x = (rng.random(sizes) < 0.05).astype(np.float32)
+    x[:, 0] = 0  # a channel that never spikes
+    grad = rng.normal(size=(sizes[0], outputs, sizes[2])).astype(np.float32)
+    spikes = spikes_in(form, x, value, device, monkeypatch)
+    grad_rows = oracles.tensor(np.swapaxes(grad, 1, 2)).to(device)
+    found = gpu.weight_gradient(spikes, grad_rows)
+    assert found.shape == (outputs, sizes[1])
+    assert_close(found.cpu(), oracles.weight_gradient(grad, x * value))
+    assert (found[:, 0] == 0).all()
+    assert torch.equal(found, gpu.weight_gradient(spikes, grad_rows))  # the same sum in the same order
+
+
+def test_weight_gradient_of_graded_rows(device):
+    x, grad = torch.randn(2, 5, 37, device=device), torch.randn(2, 5, 10, device=device)
+    found = gpu.weight_gradient(x, grad)
+    expected = grad.cpu().double().reshape(10, 10).t() @ x.cpu().double().reshape(10, 37)
+    assert_close(found.cpu(), expected)
+
+
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [((1, 1), 1, 1), ((2, 5), 10, 37), ((3, 45), 200, 140)])
+def test_input_gradient(device, rows, outputs, inputs):
+    """Two bfloat16 terms carry 16 bits of the gradient: 1e-5 of the largest, whatever the scale."""
+    steps, table = weights((outputs, inputs), device)
+    for scale in (1.0, 1e-12, 1e12):
+        grad = torch.randn(*rows, outputs) * scale
+        found = gpu.input_gradient(grad.to(device), table)
+        assert_close(found.cpu(), grad.double() @ torch.from_numpy(steps / 32))
+
+
+def test_one_bfloat16_term_would_not_do(device):
+    """The bound above is a real one: the leading term alone misses it by far."""
+    grad, (steps, table) = torch.randn(2, 5, 64), weights((64, 48), device)
+    leading = gpu.input_gradient(grad.bfloat16().float().to(device), table).cpu()
+    expected = grad.double() @ torch.from_numpy(steps / 32)
+    assert (leading - expected).abs().max() > 1e-4 * expected.abs().max()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # NumPy's, under the interpreter
+def test_not_a_number_stays_one(device):
+    for bits in (0x7FFFFFFF, -1, 0x7F800001):  # rounding these as integers would give a number
+        grad = torch.zeros(1, 2, 16)
+        grad.view(torch.int32)[0, 1, 3] = bits
+        found = gpu.input_gradient(grad.to(device), weights((16, 4), device)[1])
+        assert found[0, 1].isnan().all()
+        assert not found[0, 0].isnan().any()
+
+
+def test_sums_shared_between_programs_are_whole(device, monkeypatch):
+    """Few tiles, a long sum: parts of it are added up at the end, for any number of parts."""
+    a, b = torch.randn(20, 1000), (torch.rand(1000, 33) < 0.1).to(torch.uint8)
+    for programs in (1, 2, 3, 256):
+        monkeypatch.setattr(matmul_module, "PROGRAMS", programs)
+        found = matmul_module.matmul(a.to(device), b.to(device), 0.5)
+        assert_close(found.cpu(), 0.5 * a.double() @ b.double())

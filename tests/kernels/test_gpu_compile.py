@@ -1,0 +1,202 @@
+"""The Triton kernels compiled ahead of time for sm_80 and sm_90, with the options of the launches: no GPU is needed.
+
+What the machine code must show: loads that run ahead of their use (``cp.async``), tensor-core products, no
+spilled registers, and 16-byte accesses where rows are aligned.
+"""
+
+import importlib
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+triton = pytest.importorskip("triton", reason="Triton is not installed")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("TRITON_INTERPRET=1: kernels are interpreted in this process", allow_module_level=True)
+
+import triton.language as tl  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from nmnist_helpers.data import binning_gpu as raster  # noqa: E402
+from nmnist_helpers.kernels.gpu import axon, launch, matmul, neuron, weight  # noqa: E402
+
+product = importlib.import_module("nmnist_helpers.kernels.gpu.product")  # `gpu.product` is the function
+CAPABILITIES = pytest.mark.parametrize("capability", [80, 90], ids=["sm_80", "sm_90"])
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+FORWARD = {
+    **dict.fromkeys(
+        "keep_i keep_v current0 voltage0 current1 voltage1 voltage current flag".split(), "*i32"
+    ),
+    "z": "*fp32", "spikes": "*u8", "T": "i32", "C": "i32", "threshold": "i32", "scale": "fp32",
+}  # fmt: skip
+BACKWARD = {
+    **dict.fromkeys("grad grad_voltage grad_current grad_z sum_i sum_v".split(), "*fp32"),
+    **dict.fromkeys("voltage keep_i keep_v current0 voltage0 lag".split(), "*i32"),
+    "kept": "*u8", "T": "i32", "C": "i32", "threshold": "i32", "by_tau": "fp32", "gain": "fp32",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _empty_cache(tmp_path_factory):
+    """Compile anew: what an earlier run left would prove nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        yield
+
+
+def compiled(kernel, capability, signature, constants, aligned=(), **options):
+    """Compile as a launch would: pointers at multiples of 16, and so the sizes named in `aligned`."""
+    names = kernel.arg_names
+    types = {name: signature.get(name, "constexpr") for name in names}
+    values = {name: constants[name] for name in names if types[name] == "constexpr"}
+    assert set(signature) <= set(names)
+    sixteen = [["tt.divisibility", 16]]
+    attributes = {(i,): sixteen for i, name in enumerate(names) if types[name].startswith("*") or name in aligned}
+    source = ASTSource(kernel, types, constexprs=values, attrs=attributes)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def count(kernel, pattern: str) -> int:
+    return len(re.findall(pattern, kernel.asm["ptx"]))
+
+
+def assert_no_spills(kernel, tmp_path):
+    if not CUOBJDUMP.exists():
+        return
+    path = tmp_path / "kernel.cubin"
+    path.write_bytes(kernel.asm["cubin"])
+    usage = subprocess.run([CUOBJDUMP, "-res-usage", path], capture_output=True, text=True, check=True).stdout
+    stack = re.search(r"STACK:(\d+)", usage)
+    assert stack, usage
+    assert int(stack[1]) == 0, usage
+
+
+@CAPABILITIES
+@pytest.mark.parametrize("shape", [shape for _, shape in launch.SHAPES], ids=str)
+def test_neuron(capability, shape, tmp_path):
+    options = {"BLOCK": shape.block, "STAGES": shape.stages}
+    wide = shape.block // (32 * shape.warps) == 4  # four channels a thread
+    forward = compiled(
+        neuron.forward_kernel, capability, FORWARD, {**options, "NEED_VOLTAGE": True, "NEED_CURRENT": False},
+        aligned=["C"], num_warps=shape.warps,
+    )  # fmt: skip
+    backward = compiled(
+        neuron.backward_kernel, capability, BACKWARD,
+        {**options, "DECAY": 4096, "HAS_SPIKE": True, "HAS_VOLTAGE": False, "HAS_CURRENT": False, "HAS_LAG": False,
+         "HAS_KEPT": True, "NEED_DECAY": True},
+        aligned=["C"], num_warps=shape.warps,
+    )  # fmt: skip
+    for kernel, streams in ((forward, 1), (backward, 2)):
+        ahead = count(kernel, r"cp\.async\.c[ag]\.shared")
+        assert ahead >= streams * (shape.stages - 1)  # one per stage before the loop, one in it
+        if wide:
+            assert count(kernel, r"cp\.async\.cg\.shared") == ahead  # .cg takes 16 bytes only
+            assert count(kernel, r"st\.global\.v4\.b32") > 0
+        assert_no_spills(kernel, tmp_path)
+    assert count(forward, r"mul\.wide\.s32|mul\.lo\.s64") < 12  # 64 bits for addresses only, none for the states
+
+
+@CAPABILITIES
+def test_neuron_with_everything(capability):
+    """All gradients, a lag per channel, rows that are not aligned, the current asked for."""
+    compiled(
+        neuron.forward_kernel, capability, FORWARD,
+        {"BLOCK": 32, "STAGES": 8, "NEED_VOLTAGE": True, "NEED_CURRENT": True}, num_warps=1,
+    )  # fmt: skip
+    backward = compiled(
+        neuron.backward_kernel, capability, BACKWARD,
+        {"BLOCK": 32, "STAGES": 8, "DECAY": 4096, "HAS_SPIKE": True, "HAS_VOLTAGE": True, "HAS_CURRENT": True,
+         "HAS_LAG": True, "HAS_KEPT": True, "NEED_DECAY": True}, num_warps=1,
+    )  # fmt: skip
+    assert count(backward, r"cp\.async\.c[ag]\.shared") >= 4 * 7
+
+
+@CAPABILITIES
+def test_axon(capability):
+    signature = {"rows": "*u8", "lag": "*i32", "kept": "*u8", "out": "*u8", "T": "i32", "C": "i32",
+                 "direction": "i32", "value": "fp32"}  # fmt: skip
+    constants = {"HAS_KEPT": True, "SCALE": False, "ROWS": axon.ROWS, "BLOCK": axon.COLUMNS}
+    compiled(axon.move_kernel, capability, signature, constants, aligned=["C"])
+    signature |= {"rows": "*fp32", "out": "*fp32"}
+    compiled(axon.move_kernel, capability, signature, {**constants, "SCALE": True}, aligned=["C"])
+    compiled(
+        axon.delay_gradient_kernel, capability,
+        {"grad": "*fp32", "out": "*u8", "sums": "*fp32", "T": "i32", "C": "i32"}, {"BLOCK": 32, "STAGES": 8},
+        aligned=["C"], num_warps=1,
+    )  # fmt: skip
+
+
+# The three products of a layer, as [M, K] @ [K, N] with the strides that are 1.
+PRODUCTS = {
+    "product": ("*u8", "*bf16", {"a_k": 1, "b_k": 1}, False),
+    "input gradient": ("*fp32", "*bf16", {"a_k": 1, "b_n": 1}, True),
+    "weight gradient": ("*fp32", "*u8", {"a_m": 1, "b_n": 1}, True),
+}
+
+
+@CAPABILITIES
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("size", [512, 10])
+def test_products_run_on_tensor_cores(capability, name, size, tmp_path):
+    a, b, ones, two_terms = PRODUCTS[name]
+    sizes = {"product": (9600, size), "input gradient": (9600, 512), "weight gradient": (size, 512)}[name]
+    signature = {"a": a, "b": b, "out": "*fp32", "out_part": "i64", "value": "fp32"}
+    strides = "M N K a_m a_k b_k b_n out_m share".split()
+    signature |= {n: "i32" for n in strides if n not in ones}
+    options = matmul.tiling(*sizes, two_terms)
+    constants = {**ones, "TWO_TERMS": two_terms, "OPERAND": tl.bfloat16, "WHOLE": True, "GROUP": matmul.GROUP}
+    constants |= {k: v for k, v in options.items() if k.startswith("BLOCK")}
+    small = {"M"} if name == "weight gradient" and size == 10 else {"N"} if size == 10 else set()
+    aligned = [n for n in strides if n not in ones and n not in small]
+    kernel = compiled(
+        matmul.matmul_kernel, capability, signature, constants, aligned,
+        num_warps=options["num_warps"], num_stages=options["num_stages"],
+    )  # fmt: skip
+    # Hopper's own instruction takes 64 rows at least.
+    own = capability == 90 and options["BLOCK_M"] >= 64
+    assert count(kernel, r"wgmma\.mma_async\S*\.f32\.bf16\.bf16" if own else r"mma\.sync\S*\.f32\.bf16\.bf16\.f32") > 0
+    assert count(kernel, r"cp\.async\.c[ag]\.shared") > 0
+    if not small:
+        assert count(kernel, r"ld\.global\.b8") == 0  # bytes come in whole vectors
+    assert_no_spills(kernel, tmp_path)
+
+
+@CAPABILITIES
+@pytest.mark.parametrize("table", ["*bf16", "*fp32"])
+def test_gather(capability, table):
+    signature = {"indptr": "*i32", "index": "*i32", "table": table, "out": "*fp32", "N": "i32", "stride": "i32",
+                 "value": "fp32"}  # fmt: skip
+    constants = {"EVENTS": product.EVENTS, "BLOCK": product.COLUMNS}
+    compiled(product.gather_kernel, capability, signature, constants, aligned=["N", "stride"])
+
+
+@CAPABILITIES
+def test_weights(capability):
+    pointers = dict.fromkeys(["v", "factor", "norm", "grad", "grad_v", "grad_g"], "*fp32")
+    quantise = compiled(
+        weight.quantise_kernel, capability,
+        {"v": "*fp32", "factor": "*fp32", "weights": "*bf16", "C": "i32", "stride": "i32"}, {"BLOCK": weight.COLUMNS},
+        aligned=["stride"],
+    )  # fmt: skip
+    assert count(quantise, r"min\.NaN\.f32|max\.NaN\.f32") > 0  # a NaN weight is not clamped away
+    for normed in (True, False):
+        compiled(
+            weight.gradient_kernel, capability, {**pointers, "C": "i32", "stride": "i32"},
+            {"NORMED": normed, "BLOCK": weight.COLUMNS},
+        )  # fmt: skip
+
+
+@CAPABILITIES
+@pytest.mark.parametrize("words", ["*i32", "*i64"])
+@pytest.mark.parametrize("random", [True, False])
+def test_raster(capability, words, random):
+    signature = {
+        "words": words, **dict.fromkeys(["first", "count", "draws", "edges"], "*i64"), "out": "*u8",
+        "T": "i32", "width": "i32", "cap": "i32", "drop_below": "i64", "jitter_scale": "i32",
+    }  # fmt: skip
+    constants = {"RANDOM": random, "JITTER": random, "SEARCH": 9, "EVENTS": raster.EVENTS}
+    compiled(raster.raster_kernel, capability, signature, constants, aligned=["width"])

@@ -1,0 +1,38 @@
+"""The Triton kernels under Triton's interpreter, in a process of its own: no GPU is needed."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parent / "gpu_twin"
+LEAST = 60  # tests that have to be there, so that a folder found empty does not pass
+
+
+def release(name: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", name)[:2])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_the_triton_twin_agrees_under_the_interpreter():
+    if release(version("triton")) < (3, 7) and release(np.__version__) >= (2, 4):
+        pytest.skip(f"the interpreter of Triton {version('triton')} does not run with NumPy {np.__version__}")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", str(FOLDER), "-q", "-x", "-p", "no:cacheprovider"],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=FOLDER.parents[2],
+        capture_output=True,
+        text=True,
+    )
+    print(run.stdout)
+    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
+    passed = re.search(r"(\d+) passed", run.stdout)
+    assert passed
+    assert int(passed[1]) >= LEAST
+    assert "skipped" not in run.stdout.splitlines()[-1]

@@ -1,0 +1,545 @@
+"""Export, reading back and the integer simulator, held to an oracle in exact fractions."""
+
+import os
+from fractions import Fraction
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from nmnist_helpers import netx
+from nmnist_helpers.block import cuba, hdf5
+from nmnist_helpers.netx import LayerSpec, NetFileError
+from nmnist_helpers.spikes import Spikes
+
+PARAMS = {"threshold": 1.25, "current_decay": 0.25, "voltage_decay": 0.03, "tau_grad": 0.03, "scale_grad": 3}
+
+
+def spec(rng, inputs, out, **changes):
+    fields = {
+        "type": "dense",
+        "weight": 2 * rng.integers(-60, 61, (out, inputs)),
+        "delay": rng.integers(0, 63, out),
+        "i_decay": 1024,
+        "v_decay": 123,
+        "v_th_mant": 80,
+    }
+    return LayerSpec(**{**fields, **changes})
+
+
+def small(rng):
+    return [
+        spec(rng, 12, 9),
+        spec(rng, 9, 8, i_decay=rng.integers(0, 4097, 8), v_decay=rng.integers(0, 4097, 8)),
+        spec(rng, 8, 4, delay=None),
+    ]
+
+
+def random_spikes(rng, shape, rate=0.2):
+    return (rng.random(shape) < rate).astype(np.uint8)
+
+
+# -- the oracle: SEMANTICS in exact fractions and Python integers, one neuron and one step at a time
+
+
+def oracle_layer(layer, spikes):
+    batch, inputs, steps = spikes.shape
+    out = np.zeros((batch, layer.out_features, steps), np.uint8)
+    for b in range(batch):
+        for o in range(layer.out_features):
+            du, dv = (int(np.broadcast_to(d, layer.out_features)[o]) for d in (layer.i_decay, layer.v_decay))
+            lag = 1 + (0 if layer.delay is None else int(layer.delay[o]))
+            bias = 0 if layer.bias is None else Fraction(int(layer.bias[o]), 64)
+            current = rest = 0  # x4096
+            for t in range(steps):
+                z = sum(Fraction(int(layer.weight[o, i]), 64) for i in range(inputs) if spikes[b, i, t])
+                current = int(Fraction(current * (4096 - du), 4096)) + int(4096 * z)  # int() cuts toward zero
+                voltage = int(Fraction(rest * (4096 - dv), 4096)) + int(current + 4096 * bias)
+                rest = voltage
+                if Fraction(voltage, 4096) > Fraction(layer.v_th_mant, 64):
+                    rest = 0
+                    if t + lag < steps:
+                        out[b, o, t + lag] = 1
+    return out
+
+
+def oracle(layers, spikes):
+    for layer in layers:
+        spikes = oracle_layer(layer, spikes)
+    return spikes
+
+
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"delay": None},
+        {"i_decay": 0, "v_decay": 0},
+        {"i_decay": 4096, "v_decay": 4096},
+        {"i_decay": 1, "v_decay": 4095},
+        {"i_decay": np.arange(7) * 600, "v_decay": np.arange(7)[::-1] * 500},
+        {"i_decay": 1024, "v_decay": np.arange(7) * 600},
+        {"bias": np.array([0, 5, -300, 4095, -4096, 1, -1])},
+        {"v_th_mant": 0},
+        {"v_th_mant": 4000},
+        {"weight": -2 * np.arange(35).reshape(7, 5)},
+        {"delay": np.full(7, 62)},
+        {"delay": np.arange(7.0)},
+    ],
+    ids=lambda c: "-".join(c) or "plain",
+)
+def test_simulator_agrees_with_fractions(engine, changes):
+    rng = np.random.default_rng(1)
+    layer = spec(rng, 5, 7, **{"delay": rng.integers(0, 10, 7), **changes})
+    spikes = random_spikes(rng, (2, 5, 60), 0.3)
+    np.testing.assert_array_equal(netx.Net([layer])(spikes, engine=engine), oracle_layer(layer, spikes))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 3, 1), (2, 1, 40), (3, 5, 63), (35, 5, 7)])
+def test_engines_agree_on_odd_sizes(shape):
+    rng = np.random.default_rng(2)
+    layers = [spec(rng, shape[1], 1, delay=None), spec(rng, 1, 6, delay=rng.integers(0, 5, 6)), spec(rng, 6, 3)]
+    spikes = random_spikes(rng, shape, 0.5)
+    expected = netx.Net(layers).all_layers(spikes, engine="reference")
+    for fast, reference in zip(netx.Net(layers).all_layers(spikes), expected, strict=True):
+        np.testing.assert_array_equal(fast, reference)
+    np.testing.assert_array_equal(expected[-1], oracle(layers, spikes))
+
+
+def test_stack_of_layers_agrees_with_fractions():
+    rng = np.random.default_rng(3)
+    layers = small(rng)
+    for layer in layers[:2]:
+        layer.delay = rng.integers(0, 8, layer.out_features)
+    spikes = random_spikes(rng, (2, 12, 80))
+    expected = oracle(layers, spikes)
+    assert 0.01 < expected.mean() < 0.9  # a silent network would prove nothing
+    np.testing.assert_array_equal(netx.Net(layers)(spikes), expected)
+
+
+def test_a_voltage_exactly_at_threshold_does_not_fire():
+    exact = LayerSpec("dense", [[80]], None, 4096, 4096, 80)  # one spike lifts V to 80 * 64
+    above = LayerSpec("dense", [[82]], None, 4096, 4096, 80)
+    spike = np.ones((1, 1, 3), np.uint8)
+    for engine in ("fast", "reference"):
+        assert netx.Net([exact])(spike, engine=engine).tolist() == [[[0, 0, 0]]]
+        assert netx.Net([above])(spike, engine=engine).tolist() == [[[0, 1, 1]]]
+
+
+def test_negative_states_are_cut_toward_zero():
+    # An inhibitory spike leaves I = -128, -64, ... -1, 0; rounded down it would stay at -1 for ever. V adds it
+    # up: -255 by the end, or far below, out of reach of the excitatory spike that comes then.
+    layer = LayerSpec("dense", [[-2, 4]], None, 2048, 0, 0)
+    spikes = np.zeros((1, 2, 340), np.uint8)
+    spikes[0, 0, 0] = spikes[0, 1, 330] = 1
+    for engine in ("fast", "reference"):
+        out = netx.Net([layer])(spikes, engine=engine)
+        np.testing.assert_array_equal(out, oracle_layer(layer, spikes))
+        assert out[0, 0, 331] == 1
+
+
+# -- input and output
+
+
+def test_every_kind_of_input_gives_the_same():
+    rng = np.random.default_rng(4)
+    net = netx.Net(small(rng))
+    dense = random_spikes(rng, (40, 12, 30))  # more recordings than run at a time
+    expected = net(dense)
+    assert expected.dtype == np.uint8
+    assert expected.shape == (40, 4, 30)
+    assert expected.any()
+    np.testing.assert_array_equal(net(dense.astype(bool)), expected)
+    np.testing.assert_array_equal(net(dense.astype(np.float64)), expected)
+    tensor = torch.from_numpy(dense).float()
+    for given in (tensor, Spikes.from_dense(tensor)):
+        out = net(given)
+        assert out.dtype == torch.float32
+        np.testing.assert_array_equal(out.numpy(), expected)
+    assert net(tensor.to(torch.bool)).dtype == torch.bool
+
+
+@pytest.mark.parametrize(
+    ("spikes", "message"),
+    [
+        (np.zeros((2, 11, 5)), r"spikes: found shape \[2, 11, 5\], expected \[B, 12, T\]"),
+        (np.zeros((12, 5)), r"spikes: found shape \[12, 5\], expected \[B, 12, T\]"),
+        (np.zeros((0, 12, 5)), r"spikes: found shape \[0, 12, 5\]"),
+        (np.full((1, 12, 5), 0.5), "values other than 0 and 1"),
+        (np.full((1, 12, 5), np.nan), "values other than 0 and 1"),
+        (np.full((1, 12, 5), "a"), "values other than 0 and 1"),
+    ],
+)
+def test_wrong_input_is_named(spikes, message):
+    with pytest.raises(ValueError, match=message):
+        netx.Net(small(np.random.default_rng(5)))(spikes)
+
+
+def test_spikes_worth_more_than_one_are_refused():
+    spikes = Spikes.from_dense(torch.ones(1, 12, 3))
+    spikes.value = 2.0
+    with pytest.raises(ValueError, match=r"found spikes worth 2\.0, expected 1"):
+        netx.Net(small(np.random.default_rng(5)))(spikes)
+
+
+def test_unknown_engine_is_named():
+    with pytest.raises(ValueError, match="engine: found 'torch', expected one of"):
+        netx.Net(small(np.random.default_rng(5)))(np.zeros((1, 12, 3)), engine="torch")
+
+
+def test_a_state_that_could_overflow_is_refused():
+    layer = LayerSpec("dense", np.full((1, 1 << 20), 254), None, 0, 0, 131071)
+    net = netx.Net([layer])
+    net._check_range(100)
+    with pytest.raises(ValueError, match="layer 0: its state may leave 64 bits within 5000 steps"):
+        net._check_range(5000)
+
+
+# -- the file
+
+
+def test_layout_is_what_netx_reads(tmp_path):
+    rng = np.random.default_rng(6)
+    layers = small(rng)
+    with h5py.File(netx.write_network(tmp_path / "a.net", layers)) as file:
+        assert list(file) == ["layer"]
+        assert sorted(file["layer"]) == ["0", "1", "2"]
+        group = file["layer/1"]
+        assert set(group) == {"type", "shape", "inFeatures", "outFeatures", "weight", "delay", "neuron"}
+        assert set(group["neuron"]) == {"type", "iDecay", "vDecay", "vThMant", "refDelay", "gradedSpike"}
+        assert "delay" not in file["layer/2"]
+        # lava's netx: strings by [0] where there is a shape, by [()] where not, then ASCII
+        assert group["type"].dtype == "S10"
+        assert group["type"].shape == (1,)
+        assert group["type"][0].decode("ascii") == "dense"
+        assert group["neuron/type"][()].decode("ascii") == "CUBA"
+        assert np.prod(group["shape"][()]) == 8
+        assert group["shape"].shape == (1,)
+        assert (group["inFeatures"][()], group["outFeatures"][()]) == (9, 8)
+        assert group["weight"].dtype == np.float32
+        assert group["weight"].compression == "gzip"
+        np.testing.assert_array_equal(group["weight"][()].astype(int), layers[1].weight)
+        assert group["delay"].dtype == np.float32
+        np.testing.assert_array_equal(group["delay"][()], layers[1].delay)
+        np.testing.assert_array_equal(group["neuron/iDecay"][()] - 1, layers[1].i_decay - 1)
+        assert file["layer/0/neuron/iDecay"][()] - 1 == 1023
+        assert file["layer/0/neuron/vDecay"][()] == 123
+        assert group["neuron/vThMant"][()] == 80
+        assert group["neuron/refDelay"][()] == 1
+        assert group["neuron/gradedSpike"].dtype == bool
+        assert not group["neuron/gradedSpike"][()]
+
+
+def test_round_trip(tmp_path):
+    layers = small(np.random.default_rng(7))
+    layers[2] = spec(np.random.default_rng(8), 8, 4, bias=[1, -4096, 4095, 0])
+    assert netx.load(netx.write_network(tmp_path / "a.net", layers)).layers == layers
+    layers[0].weight[0, 0] += 2
+    assert netx.load(tmp_path / "a.net").layers != layers
+
+
+def test_lava_dls_own_way_of_writing_is_read(tmp_path):
+    """Uncompressed, the neuron's type of variable length, shared decays as one-element arrays."""
+    layers = small(np.random.default_rng(9))
+    with h5py.File(tmp_path / "lava.net", "w") as file:
+        for index, layer in enumerate(layers):
+            group = file.create_group(f"layer/{index}")
+            group.create_dataset("type", (1,), "S10", [b"dense"])
+            group.create_dataset("shape", data=np.array([layer.out_features]))
+            group.create_dataset("inFeatures", data=layer.in_features)
+            group.create_dataset("outFeatures", data=layer.out_features)
+            group.create_dataset("weight", data=layer.weight.astype(np.float32))
+            if layer.delay is not None:
+                group.create_dataset("delay", data=layer.delay.astype(np.float32))
+            decays = {"iDecay": np.atleast_1d(layer.i_decay), "vDecay": layer.v_decay}
+            for name, value in {"type": "CUBA", **decays, "vThMant": 80, "refDelay": 1}.items():
+                group.create_dataset(f"neuron/{name}", data=value)
+            group.create_dataset("neuron/gradedSpike", data=False)
+    assert netx.load(tmp_path / "lava.net").layers == layers
+
+
+def test_many_chunks_are_put_together(tmp_path):
+    layers = small(np.random.default_rng(10))
+    netx.write_network(tmp_path / "a.net", layers)
+    with h5py.File(tmp_path / "a.net", "a") as file:
+        weight = file["layer/0/weight"][()]
+        del file["layer/0/weight"]
+        file["layer/0"].create_dataset("weight", data=weight, chunks=(4, 5), compression="gzip")  # 9 x 12: odd edges
+    assert netx.load(tmp_path / "a.net").layers == layers
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight": [[1, 2]]}, r"weight: found 1 at \[0, 0\] \(1 such of 2\), expected even integers in -256\.\.254"),
+        ({"weight": [[2, 256]]}, r"weight: found 256 at \[0, 1\]"),
+        ({"weight": [[-258, 0]]}, r"weight: found -258 at \[0, 0\]"),
+        ({"weight": [[0.5, 2]]}, r"weight: found 0\.5 at"),
+        ({"weight": [[np.nan, 2]]}, "weight: found nan at"),
+        ({"weight": [[2, np.inf]]}, "weight: found inf at"),
+        ({"weight": [2, 4]}, r"weight: found shape \(2,\), expected \[out, in\]"),
+        ({"weight": np.zeros((0, 3))}, r"weight: found shape \(0, 3\)"),
+        ({"weight": [[True]]}, "weight: found values of type bool"),
+        ({"weight": [["2"]]}, "weight: found values of type <U1"),
+        ({"delay": [63]}, r"delay: found 63 at \[0\] .* expected integers in 0\.\.62"),
+        ({"delay": [-1]}, "delay: found -1 at"),
+        ({"delay": [0.5]}, r"delay: found 0\.5 at"),
+        ({"delay": [1, 2]}, r"delay: found shape \(2,\), expected \[1\], one for each neuron"),
+        ({"delay": 3}, r"delay: found shape \(\), expected \[1\], one for each neuron"),
+        ({"i_decay": 4097}, r"i_decay: found 4097, expected an integer in 0\.\.4096"),
+        ({"i_decay": -1}, "i_decay: found -1"),
+        ({"i_decay": 0.25}, r"i_decay: found 0\.25"),
+        ({"v_decay": float("nan")}, "v_decay: found nan"),
+        ({"v_decay": [1, 2]}, r"v_decay: found shape \(2,\), expected \[1\], one for each neuron, or a single"),
+        ({"v_th_mant": -1}, r"v_th_mant: found -1, expected an integer in 0\.\.131071"),
+        ({"v_th_mant": 1 << 17}, "v_th_mant: found 131072"),
+        ({"v_th_mant": None}, "v_th_mant: found None"),
+        ({"ref_delay": 2}, "ref_delay: found 2, expected 1, the only value known here"),
+        ({"bias": [5000]}, "bias: found 5000 at"),
+        ({"type": "conv"}, "type: found 'conv', expected 'dense'"),
+    ],
+)
+def test_every_rule_is_asserted(changes, message):
+    good = {"type": "dense", "weight": [[2, 4]], "delay": [3], "i_decay": 1024, "v_decay": 123, "v_th_mant": 80}
+    LayerSpec(**good)
+    with pytest.raises(ValueError, match=message):
+        LayerSpec(**{**good, **changes})
+
+
+def test_rules_are_checked_again_on_write(tmp_path):
+    layers = small(np.random.default_rng(11))
+    layers[1].weight[2, 3] = 7
+    with pytest.raises(ValueError, match=r"layer 1: weight: found 7 at \[2, 3\]"):
+        netx.write_network(tmp_path / "a.net", layers)
+    with h5py.File(tmp_path / "b.net", "w") as file:
+        with pytest.raises(ValueError, match=r"weight: found 7 at \[2, 3\]"):
+            netx.write_layer(file, layers[1])
+        assert len(file) == 0  # checked before anything is written
+    assert os.listdir(tmp_path) == ["b.net"]
+
+
+def test_layers_must_fit_onto_each_other(tmp_path):
+    rng = np.random.default_rng(12)
+    with pytest.raises(ValueError, match="layer 1: weight: found 8 inputs, expected 9, the neurons of"):
+        netx.write_network(tmp_path / "a.net", [spec(rng, 12, 9), spec(rng, 8, 4)])
+    with pytest.raises(ValueError, match="found 0 layers, expected 1 to 256"):
+        netx.write_network(tmp_path / "a.net", [])
+    with pytest.raises(ValueError, match="layer 0: found a Linear, expected a dense block"):
+        netx.write_network(tmp_path / "a.net", [torch.nn.Linear(2, 2)])
+
+
+def test_what_the_file_cannot_say_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="layer 0: .*no way to say delay_shift=False"):
+        netx.write_network(tmp_path / "a.net", [cuba.Dense(PARAMS, 3, 2, delay_shift=False)])
+    assert not (tmp_path / "a.net").exists()
+
+
+def test_a_group_in_use_is_refused(tmp_path):
+    rng = np.random.default_rng(13)
+    with h5py.File(tmp_path / "a.net", "w") as file:
+        netx.write_layer(file.create_group("0"), spec(rng, 3, 2))
+        with pytest.raises(ValueError, match=r"group /0: found \[.*'weight'\] in it, expected an empty group"):
+            netx.write_layer(file["0"], spec(rng, 3, 2))
+
+
+def test_writing_is_atomic(tmp_path, monkeypatch):
+    rng = np.random.default_rng(14)
+    path = netx.write_network(tmp_path / "a.net", [spec(rng, 3, 2)])
+    before = path.read_bytes()
+    real = hdf5.write_layer
+
+    def breaks(group, layer):
+        real(group, layer)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(hdf5, "write_layer", breaks)
+    with pytest.raises(OSError, match="disk full"):
+        netx.write_network(path, [spec(rng, 4, 2)])
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.net"]
+    monkeypatch.undo()
+    netx.write_network(tmp_path / "new" / "a.net", [spec(rng, 3, 2)])
+    assert os.listdir(tmp_path / "new") == ["a.net"]
+
+
+# -- reading what is not a network (mutations by the thousand: test_hostile_files.py)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        netx.load(tmp_path / "none.net")
+    with pytest.raises(NetFileError, match="no regular file"):
+        netx.load(tmp_path)
+
+
+def test_layers_of_a_file_must_fit(tmp_path):
+    rng = np.random.default_rng(15)
+    with h5py.File(tmp_path / "a.net", "w") as file:
+        netx.write_layer(file.create_group("layer/0"), spec(rng, 3, 2))
+        netx.write_layer(file.create_group("layer/1"), spec(rng, 3, 2))
+    with pytest.raises(NetFileError, match=r"a\.net: .*layer 1: weight: found 3 inputs, expected 2"):
+        netx.load(tmp_path / "a.net")
+
+
+# -- listing
+
+
+def test_listing(tmp_path):
+    layers = small(np.random.default_rng(16))
+    net = netx.load(netx.write_network(tmp_path / "<b>.net", layers))
+    text = str(net)
+    assert "3 layers, 212 weights of 8 bits" in text
+    assert len({len(line) for line in text.splitlines()[1:]}) == 1  # columns are aligned
+    row = text.splitlines()[2].split()
+    assert row == [
+        *("0", "dense", "12", "9"),
+        f"{layers[0].weight.min()}..{layers[0].weight.max()}",
+        *(f"{100 * (layers[0].weight == 0).mean():.1f}", "%"),
+        f"{layers[0].delay.min()}..{layers[0].delay.max()}",
+        *("1024", "123", "80"),
+    ]
+    page = net._repr_html_()
+    assert page.count("<tr>") == 4
+    assert "&lt;b&gt;.net" in page
+    assert "<b>" not in page
+    assert repr(net) == "<Net 12 -> 9 -> 8 -> 4>"
+    assert len(net) == 3
+    assert net[1] == layers[1]
+    assert list(net) == layers
+    layers[1] = spec(np.random.default_rng(16), 9, 8, bias=np.arange(8))
+    assert [row["bias"] for row in netx.Net(layers).rows()] == ["-", "0..7", "-"]
+
+
+# -- blocks
+
+
+def blocks_of(rng, sizes=(20, 16, 12, 5), **kwargs):
+    torch.manual_seed(int(rng.integers(1 << 30)))
+    blocks = []
+    for index in range(len(sizes) - 1):
+        last = index == len(sizes) - 2
+        block = cuba.Dense(PARAMS, sizes[index], sizes[index + 1], weight_norm=True, delay=not last, **kwargs)
+        with torch.no_grad():
+            block.synapse.weight_g.mul_(5)
+            if not last:
+                block.delay.delay.uniform_(0, 12)
+        blocks.append(block)
+    return torch.nn.ModuleList(blocks)
+
+
+def run_blocks(blocks, spikes):
+    for block in blocks:
+        spikes = block(spikes)
+    return spikes.detach()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_file_runs_as_the_blocks_do(tmp_path, shared):
+    rng = np.random.default_rng(17)
+    blocks = blocks_of(rng)
+    if not shared:
+        blocks[1] = cuba.Dense(
+            {**PARAMS, "shared_param": False, "current_decay": (0.1, 0.6)}, 16, 12, weight_scale=6, delay=True
+        )
+    net = netx.load(netx.write_network(tmp_path / "a.net", blocks))
+    spikes = torch.from_numpy(random_spikes(rng, (6, 20, 150))).float()
+    expected = run_blocks(blocks, spikes)
+    assert 0.01 < expected.mean() < 0.9
+    assert torch.equal(net(spikes), expected)
+    assert torch.equal(net(spikes, engine="reference"), expected)
+    back = net.to_blocks()
+    assert netx.as_specs(back) == net.layers
+    assert torch.equal(run_blocks(back, spikes), expected)
+
+
+def test_export_is_pure_and_the_tutorials_way_gives_the_same_file(tmp_path):
+    rng = np.random.default_rng(18)
+    blocks = blocks_of(rng)
+    state = {key: value.clone() for key, value in blocks.state_dict().items()}
+    before = netx.write_network(tmp_path / "before.net", blocks).read_bytes()  # before any forward
+    run_blocks(blocks, torch.ones(2, 20, 10))
+    handle = h5py.File(tmp_path / "tutorial.net", "w")
+    layer = handle.create_group("layer")
+    for i, b in enumerate(blocks):
+        b.export_hdf5(layer.create_group(f"{i}"))
+    handle.close()
+    assert (tmp_path / "tutorial.net").read_bytes() == before
+    assert all(torch.equal(value, state[key]) for key, value in blocks.state_dict().items())
+    assert state.keys() == blocks.state_dict().keys()
+
+
+def test_trained_weights_at_the_edges_come_out_quantised(tmp_path):
+    block = cuba.Dense(PARAMS, 4, 1)
+    with torch.no_grad():
+        block.synapse.weight.copy_(torch.tensor([100.0, -100.0, 1 / 64, 3 / 64]).reshape(1, 4, 1, 1, 1))
+    weight = netx.load(netx.write_network(tmp_path / "a.net", [block]))[0].weight
+    assert weight.tolist() == [[254, -256, 0, 4]]  # half-way goes to the even step
+
+
+def test_blocks_from_a_file_can_be_trained(tmp_path):
+    rng = np.random.default_rng(19)
+    net = netx.load(netx.write_network(tmp_path / "a.net", small(rng))).to_blocks(tau_grad=0.1)
+    assert net.blocks[0].neuron.tau_grad == 0.1
+    net(torch.from_numpy(random_spikes(rng, (4, 12, 60))).float()).sum().backward()
+    assert net.blocks[0].synapse.weight.grad.abs().sum() > 0
+    assert net.blocks[0].delay.delay.grad is not None
+    net.export_hdf5(tmp_path / "b.net")
+    assert (tmp_path / "b.net").read_bytes() == (tmp_path / "a.net").read_bytes()
+
+
+def test_a_bias_becomes_a_normalisation():
+    rng = np.random.default_rng(20)
+    layer = spec(rng, 12, 9, bias=2 * rng.integers(-20, 20, 9), delay=None)
+    spikes = torch.from_numpy(random_spikes(rng, (3, 12, 60))).float()
+    blocks = netx.Net([layer]).to_blocks().eval()
+    assert torch.equal(blocks(spikes).detach(), netx.Net([layer])(spikes))
+
+
+# -- the tutorial's network on recordings
+
+
+def recordings(count, **options):
+    from nmnist_helpers import NMNISTDataset
+
+    dataset = NMNISTDataset(train=False, **options)
+    chosen = np.linspace(0, len(dataset) - 1, count).astype(int)
+    return torch.stack([dataset[int(i)][0] for i in chosen])
+
+
+def assert_spike_exact(net, spikes):
+    net.eval()
+    exported = netx.Net(net)
+    with torch.no_grad():
+        for block, found in zip(net.blocks, exported.all_layers(spikes), strict=True):
+            spikes = block(spikes)
+            assert torch.equal(found, spikes)
+    return spikes
+
+
+@pytest.mark.skipif(not os.environ.get("NMNIST_DATA"), reason="NMNIST_DATA is not set: no real recordings here")
+def test_real_recordings_spike_by_spike():
+    from nmnist_helpers import Network
+
+    torch.manual_seed(0)
+    net = Network()
+    with torch.no_grad():
+        for block, gain in zip(net.blocks, (2.5, 4, 4), strict=True):
+            block.synapse.weight_g.mul_(gain)
+        for block in net.blocks[:2]:
+            block.delay.delay.uniform_(0, 62)
+    assert assert_spike_exact(net, recordings(24, source="recorded")).sum() > 1000
+
+
+def test_the_shipped_network_is_its_checkpoint():
+    from nmnist_helpers import TRAINED, Network
+    from nmnist_helpers.checkpoint import load_checkpoint
+
+    shipped = [file.parent for file in TRAINED.glob("*/network.net") if (file.parent / "network.pt").exists()]
+    if not shipped:
+        pytest.skip("no folder in Trained/ holds a trained network and its export")
+    for folder in shipped:
+        net = load_checkpoint(folder / "network.pt", Network())
+        assert netx.load(folder / "network.net").layers == netx.as_specs(net), folder.name
+        assert assert_spike_exact(net, recordings(8)).any()

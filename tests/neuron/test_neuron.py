@@ -1,0 +1,427 @@
+"""The CUBA neuron as a module: integers, decays, states, normalisation, surrogate."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from support import oracles
+from support.oracles import assert_close
+
+from nmnist_helpers import kernels
+from nmnist_helpers.neuron import Dropout
+from nmnist_helpers.neuron.cuba import Neuron, neuron_params
+from nmnist_helpers.neuron.norm import MeanOnlyBatchNorm, WgtScaleBatchNorm
+
+THRESHOLD = 80 * 64
+BASE = {"threshold": 1.25, "current_decay": 0.25, "voltage_decay": 0.03, "tau_grad": 0.03, "scale_grad": 3}
+BACKENDS = pytest.mark.parametrize("backend", ["reference", "cpu"])
+
+
+@pytest.fixture(autouse=True)
+def _backend(request):
+    name = request.node.callspec.params.get("backend", "auto") if hasattr(request.node, "callspec") else "auto"
+    with kernels.using(name):
+        yield
+
+
+def drive(sizes, seed=0, size=0.5):
+    return np.random.default_rng(seed).normal(0.1, size, sizes).astype(np.float32)
+
+
+def keeps(neuron):
+    return (oracles.keep_of(d.detach().numpy()) for d in (neuron.current_decay, neuron.voltage_decay))
+
+
+@BACKENDS
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 5, 40), (3, 4, 2, 3, 21)], ids=str)
+def test_dynamics_and_spikes(backend, shared, sizes):
+    torch.manual_seed(0)
+    decays = {} if shared else {"current_decay": (0.05, 0.9), "voltage_decay": (0.01, 0.2)}
+    neuron = Neuron(**{**BASE, **decays}, shared_param=shared, num_neurons=sizes[1])
+    assert neuron.current_decay.shape == ((1,) if shared else (sizes[1],))
+    z = drive(sizes)
+    flat = z.reshape(sizes[0], -1, sizes[-1])
+    keep_i, keep_v = (np.repeat(k, flat.shape[1] // len(k)) for k in keeps(neuron))
+    current, voltage, spikes, *_ = oracles.neuron(flat, keep_i, keep_v, THRESHOLD)
+    found_current, found_voltage = neuron.dynamics(torch.from_numpy(z))
+    np.testing.assert_array_equal(found_current.detach().numpy() * 4096, current.reshape(sizes))
+    np.testing.assert_array_equal(found_voltage.detach().numpy() * 4096, voltage.reshape(sizes))
+    for found in (neuron.spike(found_voltage), neuron(torch.from_numpy(z))):
+        np.testing.assert_array_equal(found.detach().numpy(), spikes.reshape(sizes))
+    assert sizes == (1, 1, 1) or 0.02 < spikes.mean() < 0.9
+
+
+@BACKENDS
+@pytest.mark.parametrize("decay", [0, 1023.5, 1024.5, 1025.4, 4096, -3, 5000])
+def test_decays_are_rounded_half_to_even_and_clamped(backend, decay):
+    neuron = Neuron(**BASE).eval()
+    neuron.current_decay.data.fill_(decay)
+    z = drive((2, 3, 30))
+    current, _ = neuron.dynamics(torch.from_numpy(z))
+    expected = {1023.5: 1024, 1024.5: 1024, 1025.4: 1025, -3: 0, 5000: 4096}.get(decay, decay)
+    oracle, *_ = oracles.neuron(z, 4096 - expected, 4096 - 123, THRESHOLD)
+    np.testing.assert_array_equal(current.detach().numpy() * 4096, oracle)
+    assert neuron.cx_current_decay == expected
+
+
+@pytest.mark.parametrize(("threshold", "mantissa"), [(1.25, 80), (1.26, 80), (1.2656, 80), (1.266, 81), (1 / 64, 1)])
+def test_threshold_is_cut_to_an_integer(threshold, mantissa):
+    neuron = Neuron(**{**BASE, "threshold": threshold})
+    assert neuron.v_th_mant == mantissa
+    assert neuron.threshold == mantissa / 64
+    z = torch.tensor([[[mantissa / 64], [mantissa / 64 + 1 / 4096]]])
+    assert neuron(z).flatten().tolist() == [0, 1]
+
+
+@BACKENDS
+def test_voltage_at_the_threshold_is_kept(backend):
+    neuron = Neuron(**{**BASE, "current_decay": 1.0, "voltage_decay": 0.0})
+    z = torch.zeros(1, 1, 5)
+    z[..., 0], z[..., 3] = 1.25, 1 / 4096
+    _, voltage = neuron.dynamics(z)
+    assert (voltage.flatten() * 4096).tolist() == [5120, 5120, 5120, 5121, 0]
+    assert neuron(z).flatten().tolist() == [0, 0, 0, 1, 0]
+
+
+# -------------------------------------------------------------------------------------------------------- state
+
+
+@BACKENDS
+@pytest.mark.parametrize("norm", [None, MeanOnlyBatchNorm])
+def test_persistent_state_makes_chunks_equal_the_whole(backend, norm):
+    z = torch.from_numpy(drive((2, 6, 50)))
+    whole = Neuron(**BASE, norm=norm, num_neurons=6).eval()
+    chunked = Neuron(**BASE, norm=norm, num_neurons=6, persistent_state=True).eval()
+    expected = whole(z)
+    found = torch.cat([chunked(part) for part in z.split([1, 19, 30], dim=2)], 2)
+    assert torch.equal(found, expected)
+    assert not torch.equal(chunked(z), expected)  # it goes on from where it was
+    chunked.reset_state()
+    assert torch.equal(chunked(z), expected)
+    assert torch.equal(whole(z), expected)
+
+
+def test_persistent_state_starts_anew_with_another_shape_and_is_not_saved():
+    neuron = Neuron(**BASE, persistent_state=True)
+    z = torch.from_numpy(drive((3, 4, 20)))
+    first = neuron(z)
+    assert neuron.current_state.shape == (3, 4)
+    assert torch.equal(neuron(z[:2]), first[:2])
+    assert neuron.state_dict().keys() == {"current_decay", "voltage_decay"}
+    copied = copy.deepcopy(neuron)
+    assert torch.equal(copied(z[:2]), neuron(z[:2]))
+
+
+@BACKENDS
+def test_persistent_state_enters_the_gradients_of_the_decays(backend):
+    neuron = Neuron(**BASE, persistent_state=True, requires_grad=True)
+    z = drive((2, 3, 30))
+    neuron(torch.from_numpy(z[..., :10]))
+    i0, r0 = neuron.current_state.numpy().copy(), neuron.voltage_state.numpy().copy()
+    assert np.abs(i0).min() > 0
+    grad = np.random.default_rng(3).normal(size=(2, 3, 20))
+    neuron(torch.from_numpy(z[..., 10:])).backward(oracles.tensor(grad))
+    keep_i, keep_v = keeps(neuron)
+    i, v, s, *_ = oracles.neuron(z[..., 10:], keep_i, keep_v, THRESHOLD, i0, r0)
+    _, by_current, by_voltage = oracles.neuron_gradient(grad, i, v, s, keep_i, keep_v, oracles.surrogate(v), i0, r0)
+    assert neuron.current_decay.grad.item() == pytest.approx(by_current.sum(), rel=1e-4)
+    assert neuron.voltage_decay.grad.item() == pytest.approx(by_voltage.sum(), rel=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------- gradients
+
+
+@BACKENDS
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("sizes", [(2, 5, 1), (1, 1, 30), (3, 6, 40), (2, 3, 2, 2, 20)], ids=str)
+def test_gradients_of_input_and_decays(backend, shared, sizes):
+    torch.manual_seed(1)
+    decays = {} if shared else {"current_decay": (0.05, 0.9), "voltage_decay": (0.01, 0.2)}
+    neuron = Neuron(**{**BASE, **decays}, shared_param=shared, num_neurons=sizes[1], requires_grad=True)
+    z = torch.from_numpy(drive(sizes)).requires_grad_()
+    grad = np.random.default_rng(2).normal(size=sizes)
+    neuron(z).backward(oracles.tensor(grad))
+    flat = z.detach().reshape(sizes[0], -1, sizes[-1]).numpy()
+    inner = flat.shape[1] // sizes[1]
+    keep_i, keep_v = (np.repeat(k, flat.shape[1] // len(k)) for k in keeps(neuron))
+    i, v, s, *_ = oracles.neuron(flat, keep_i, keep_v, THRESHOLD)
+    expected = oracles.neuron_gradient(grad.reshape(flat.shape), i, v, s, keep_i, keep_v, oracles.surrogate(v))
+    assert_close(z.grad, expected[0].reshape(sizes))
+    for parameter, by_channel in zip((neuron.current_decay, neuron.voltage_decay), expected[1:], strict=True):
+        wanted = by_channel.sum(keepdims=True) if shared else by_channel.reshape(-1, inner).sum(1)
+        assert_close(parameter.grad, wanted, 3e-5)
+
+
+@BACKENDS
+def test_gradients_of_current_and_voltage(backend):
+    neuron = Neuron(**BASE, requires_grad=True)
+    sizes = (2, 4, 25)
+    z = torch.from_numpy(drive(sizes)).requires_grad_()
+    by_i, by_v, by_s = (np.random.default_rng(k).normal(size=sizes) for k in range(3))
+    current, voltage = neuron.dynamics(z)
+    spikes = neuron.spike(voltage)
+    sum((x * oracles.tensor(g)).sum() for x, g in ((current, by_i), (voltage, by_v), (spikes, by_s))).backward()
+    keep_i, keep_v = keeps(neuron)
+    i, v, s, *_ = oracles.neuron(z.detach().numpy(), keep_i, keep_v, THRESHOLD)
+    expected = oracles.neuron_gradient(
+        by_s, i, v, s, keep_i, keep_v, oracles.surrogate(v), grad_voltage=by_v, grad_current=by_i
+    )
+    assert_close(z.grad, expected[0])
+    assert neuron.current_decay.grad.item() == pytest.approx(expected[1].sum(), rel=1e-4)
+    assert neuron.voltage_decay.grad.item() == pytest.approx(expected[2].sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("tau_grad", "scale_grad", "threshold"), [(0.03, 3, 1.25), (1, 1, 1.25), (0.1, 0.5, 10.1)])
+def test_surrogate(tau_grad, scale_grad, threshold):
+    neuron = Neuron(threshold, 0.25, 0.03, tau_grad=tau_grad, scale_grad=scale_grad)
+    v = torch.linspace(-30, 30, 301).reshape(1, 1, -1).requires_grad_()
+    neuron.spike(v).sum().backward()
+    mantissa = int(threshold * 64)
+    expected = oracles.surrogate(v.detach().double() * 4096, mantissa * 64, tau_grad, scale_grad)
+    assert_close(v.grad, expected)
+    if threshold == 1.25 and tau_grad == 0.03:
+        assert neuron.surrogate.tau == pytest.approx(3.75)
+        assert neuron.surrogate.gain == pytest.approx(0.3 / 7.5)
+
+
+def test_no_gradients_of_decays_unless_asked():
+    neuron = Neuron(**BASE)
+    z = torch.from_numpy(drive((1, 2, 9))).requires_grad_()
+    neuron(z).sum().backward()
+    assert z.grad is not None
+    assert neuron.current_decay.grad is None
+    assert not neuron.current_decay.requires_grad
+
+
+def test_two_forwards_then_one_backward():
+    """Learned decays are clamped in place at every forward; that must not spoil the graph of the one before."""
+    neuron = Neuron(**BASE, requires_grad=True)
+    z = torch.from_numpy(drive((2, 3, 20)))
+    neuron(z).sum().backward()
+    once = neuron.current_decay.grad.clone()
+    neuron.current_decay.grad = None
+    (neuron(z).sum() + neuron(z).sum()).backward()
+    assert_close(neuron.current_decay.grad, 2 * once)
+
+
+def test_learned_decays_are_clamped_in_training_only():
+    neuron = Neuron(**BASE, requires_grad=True)
+    neuron.current_decay.data.fill_(-50.0)
+    neuron.voltage_decay.data.fill_(9000.0)
+    neuron.eval()(torch.zeros(1, 1, 2))
+    assert neuron.current_decay.item() == -50
+    neuron.train()(torch.zeros(1, 1, 2))
+    assert (neuron.current_decay.item(), neuron.voltage_decay.item()) == (0, 4096)
+
+
+# ------------------------------------------------------------------------------------------------ normalisation
+
+
+def even_64ths(x):
+    """What the norm subtracts: quantised like a weight."""
+    return oracles.steps_of_weight(x) / 32
+
+
+def with_norm(z, keep_i, keep_v, normalise, i0=None, r0=None):
+    """Current through its own integrator, normalised, cut, then the voltage."""
+    current, *_, i, _ = oracles.neuron(z, keep_i, 0, oracles.NEVER, i0)
+    normed = normalise((current / 4096).astype(np.float32)).astype(np.float32)
+    _, voltage, spikes, _, r = oracles.neuron(normed, 0, keep_v, THRESHOLD, None, r0)
+    return current, normed, voltage, spikes, (i, r)
+
+
+@BACKENDS
+def test_mean_only_norm(backend):
+    sizes = (3, 5, 40)
+    neuron = Neuron(**BASE, norm=MeanOnlyBatchNorm, num_neurons=5, requires_grad=True)
+    z = drive(sizes)
+    keep_i, keep_v = keeps(neuron)
+    means = []
+
+    def in_training(x):
+        means.append(x.astype(np.float64).mean((0, 2)))
+        return x - even_64ths(means[-1])[None, :, None].astype(np.float32)
+
+    _, normed, voltage, spikes, _ = with_norm(z, keep_i, keep_v, in_training)
+    current_found, voltage_found = neuron.dynamics(torch.from_numpy(z))
+    np.testing.assert_array_equal(current_found.detach().numpy(), normed)
+    np.testing.assert_array_equal(voltage_found.detach().numpy() * 4096, voltage)
+    assert spikes.any()
+    assert_close(neuron.norm.running_mean, 0.1 * means[0])
+    np.testing.assert_array_equal(neuron(torch.from_numpy(z)).detach().numpy(), spikes)
+    assert_close(neuron.norm.running_mean, 0.19 * means[0])
+
+    neuron.eval()
+    running = neuron.norm.running_mean.numpy().copy()
+    _, _, voltage, spikes, _ = with_norm(
+        z, keep_i, keep_v, lambda x: x - even_64ths(running)[None, :, None].astype(np.float32)
+    )
+    np.testing.assert_array_equal(neuron.dynamics(torch.from_numpy(z))[1].detach().numpy() * 4096, voltage)
+    np.testing.assert_array_equal(neuron(torch.from_numpy(z)).detach().numpy(), spikes)
+    np.testing.assert_array_equal(neuron.norm.running_mean.numpy(), running)
+    np.testing.assert_array_equal(neuron.norm.bias.numpy(), -even_64ths(running) * 64)
+    neuron.norm.reset_parameters()
+    assert (neuron.norm.running_mean == 0).all()
+
+
+@BACKENDS
+def test_mean_only_norm_gradients(backend):
+    """The mean is part of the function: autograd in float64 over the two linear filters and the mean."""
+    sizes = (2, 3, 25)
+    neuron = Neuron(**BASE, norm=MeanOnlyBatchNorm, num_neurons=3, requires_grad=True)
+    z = torch.from_numpy(drive(sizes)).requires_grad_()
+    grad = np.random.default_rng(1).normal(size=sizes)
+    neuron(z).backward(oracles.tensor(grad))
+    keep_i, keep_v = keeps(neuron)
+    current, _, v, s, _ = with_norm(
+        z.detach().numpy(), keep_i, keep_v, lambda x: x - even_64ths(x.mean((0, 2)))[None, :, None]
+    )
+    at_voltage = oracles.filtered_back(grad * oracles.surrogate(v), keep_v)
+    at_current = at_voltage - at_voltage.mean((0, 2), keepdims=True)
+    at_z = oracles.filtered_back(at_current, keep_i)
+    assert_close(z.grad, at_z)
+    before = np.concatenate([np.zeros((2, 3, 1)), current[..., :-1]], 2) / 4096
+    assert neuron.current_decay.grad.item() == pytest.approx(-(at_z * before).sum() / 4096, rel=1e-4)
+    reset = np.where(s, 0, v)
+    before = np.concatenate([np.zeros((2, 3, 1)), reset[..., :-1]], 2) / 4096
+    assert neuron.voltage_decay.grad.item() == pytest.approx(-(at_voltage * before).sum() / 4096, rel=1e-4)
+
+
+@BACKENDS
+def test_scaling_norm(backend):
+    sizes = (3, 4, 60)
+    neuron = Neuron(**BASE, norm=WgtScaleBatchNorm, num_neurons=4)
+    z = drive(sizes, size=3)
+    keep_i, keep_v = keeps(neuron)
+    exponents = []
+
+    def in_training(x):
+        exponents.append(np.clip(np.ceil(np.log2(np.sqrt(x.astype(np.float64).var() + 1e-5))), -3, 3))
+        return (x - even_64ths(x.astype(np.float64).mean((0, 2)))[None, :, None]) / 2 ** exponents[-1]
+
+    _, normed, voltage, *_ = with_norm(z, keep_i, keep_v, in_training)
+    found, found_voltage = neuron.dynamics(torch.from_numpy(z))
+    assert exponents[0] == 3
+    np.testing.assert_array_equal(found.detach().numpy(), normed)
+    np.testing.assert_array_equal(found_voltage.detach().numpy() * 4096, voltage)
+    neuron.eval()
+    for _ in range(2):
+        before = neuron.norm.running_var.clone()
+        neuron(torch.from_numpy(z))
+        assert torch.equal(neuron.norm.running_var, before)
+    assert neuron.norm.weight_exp.item() == np.ceil(np.log2(np.sqrt(before.item() + 1e-5)))
+
+
+def test_norm_refuses_other_channels_and_needs_their_number():
+    with pytest.raises(
+        ValueError, match="MeanOnlyBatchNorm: expected num_features, the number of channels, found None"
+    ):
+        MeanOnlyBatchNorm()
+    with pytest.raises(ValueError, match=r"MeanOnlyBatchNorm: expected 4 channels, found input \[2, 5, 3\]"):
+        MeanOnlyBatchNorm(4)(torch.zeros(2, 5, 3))
+    with pytest.raises(ValueError, match="norm and shared_param=False need num_neurons"):
+        Neuron(**BASE, norm=MeanOnlyBatchNorm)
+
+
+# ------------------------------------------------------------------------------------------- hardware, arguments
+
+
+def test_device_params_of_the_tutorial():
+    neuron = Neuron(**BASE)
+    expected = {"type": "CUBA", "iDecay": 1024, "vDecay": 123, "vThMant": 80, "refDelay": 1, "gradedSpike": False}
+    assert neuron.device_params == expected
+    back = neuron_params(neuron.device_params)
+    assert back == {"threshold": 1.25, "current_decay": 0.25, "voltage_decay": 123 / 4096}
+    assert Neuron(**back).device_params == expected
+
+
+def test_channels_draw_their_own_decays():
+    torch.manual_seed(0)
+    ranged = Neuron(1.25, (0.2, 0.4), (0.0, 0.1), shared_param=False, num_neurons=2000)
+    for decay, low, high in ((ranged.current_decay, 0.2, 0.4), (ranged.voltage_decay, 0.0, 0.1)):
+        values = decay.detach() / 4096
+        assert low <= values.min() < low + 0.001
+        assert high - 0.001 < values.max() <= high
+    near = Neuron(**BASE, shared_param=False, num_neurons=500).current_decay.detach() / 4096
+    assert near.min() >= 0.2475
+    assert near.max() <= 0.2525
+    assert len(near.unique()) > 400
+    assert ranged.device_params["iDecay"].shape == (2000,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"threshold": 0}, "expected a positive threshold, found 0"),
+        ({"threshold": -1.0}, "expected a positive threshold, found -1.0"),
+        ({"threshold": float("nan")}, "expected a positive threshold, found nan"),
+        ({"threshold": float("inf")}, "expected a positive threshold, found inf"),
+        ({"tau_grad": 0}, "expected a positive tau_grad, found 0"),
+        ({"tau_grad": -0.03}, "expected a positive tau_grad, found -0.03"),
+        ({"scale": 0}, "expected a positive scale, found 0"),
+        ({"threshold": 0.01}, "expected a threshold of at least 1/64 and below 262144, found 0.01"),
+        ({"threshold": 262144}, "expected a threshold of at least 1/64 and below 262144, found 262144"),
+        ({"current_decay": (0.1, 0.2)}, r"expected current_decay to be a number \(shared_param=True\)"),
+        ({"shared_param": False}, "norm and shared_param=False need num_neurons"),
+        ({"shared_param": False, "num_neurons": 3, "voltage_decay": (0.1, 1.2)}, "expected voltage_decay in 0..1"),
+        (
+            {"shared_param": False, "num_neurons": 3, "voltage_decay": (0, 0, 0)},
+            "voltage_decay to be a number or a pair",
+        ),
+    ],
+)
+def test_wrong_arguments_raise(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Neuron(**{**BASE, **changes})
+
+
+def test_wrong_input_raises():
+    with pytest.raises(ValueError, match=r"expected input \[B, C, ..., T\], found \[3, 4\]"):
+        Neuron(**BASE)(torch.zeros(3, 4))
+    with pytest.raises(ValueError, match=r"expected 5 channels, found input \[2, 4, 3\]"):
+        Neuron(**BASE, num_neurons=5)(torch.zeros(2, 4, 3))
+    with pytest.raises(ValueError, match="no side empty"):
+        Neuron(**BASE)(torch.zeros(2, 4, 0))
+
+
+@BACKENDS
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 3e5])
+def test_runaway_values_raise(backend, bad):
+    z = torch.zeros(2, 3, 9)
+    z[1, 2, 4] = bad
+    with pytest.raises(OverflowError, match="check the weights and the input for NaN, Inf and runaway values"):
+        Neuron(**BASE)(z)
+
+
+def test_decay_of_not_a_number_raises():
+    neuron = Neuron(**BASE)
+    neuron.voltage_decay.data.fill_(float("nan"))
+    with pytest.raises(OverflowError, match="decay: found NaN"):
+        neuron(torch.zeros(1, 1, 3))
+
+
+def test_dropout_of_a_neuron():
+    torch.manual_seed(3)
+    neuron = Neuron(**BASE, dropout=Dropout(p=0.5))
+    z = torch.from_numpy(drive((20, 10, 30)))
+    bare = Neuron(**BASE)(z)
+    torch.manual_seed(4)
+    dropped = neuron(z)
+    torch.manual_seed(4)
+    kept = torch.rand(20, 10) >= 0.5
+    assert torch.equal(dropped, bare * kept[..., None] * 2)
+    assert torch.equal(neuron.eval()(z), bare)
+
+
+def test_other_scales():
+    """`scale` sets the integers: weights and threshold in 1/scale, states 64 times finer."""
+    neuron = Neuron(**BASE, scale=1 << 5)
+    assert (neuron.v_th_mant, neuron.s_scale) == (40, 2048)
+    z = drive((2, 3, 40))
+    i, v, s, *_ = oracles.neuron(z, *keeps(neuron), 40 * 64, scale=2048)
+    current, voltage = neuron.dynamics(torch.from_numpy(z))
+    np.testing.assert_array_equal(current.detach().numpy() * 2048, i)
+    np.testing.assert_array_equal(voltage.detach().numpy() * 2048, v)
+    np.testing.assert_array_equal(neuron(torch.from_numpy(z)).detach().numpy(), s)

@@ -1,0 +1,281 @@
+"""NIR graphs: exact there and back, and what other ways to integrate make of them."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from nmnist_helpers import netx, nir
+from nmnist_helpers.netx import LayerSpec
+
+nir_package = pytest.importorskip("nir", reason="the optional package nir is not installed")
+
+
+def spec(rng, inputs, out, **changes):
+    fields = {"delay": rng.integers(0, 12, out), "i_decay": 1024, "v_decay": 123, "v_th_mant": 80}
+    return LayerSpec("dense", 2 * rng.integers(-9, 11, (out, inputs)), **{**fields, **changes})
+
+
+def network(rng):
+    decays = {"i_decay": rng.integers(500, 2000, 12), "v_decay": rng.integers(50, 900, 12)}
+    return [
+        spec(rng, 30, 20),
+        spec(rng, 20, 12, **decays, bias=rng.integers(-3, 4, 12)),
+        spec(rng, 12, 5, delay=None),
+    ]
+
+
+def some_spikes(rng, batch=8, inputs=30, steps=120):
+    return (rng.random((batch, inputs, steps)) < 0.05).astype(np.uint8)
+
+
+@pytest.mark.parametrize("form", nir.FORMS)
+@pytest.mark.parametrize("dt", [1e-3, 1e-4, 0.7])
+def test_there_and_back(tmp_path, form, dt):
+    layers = network(np.random.default_rng(0))
+    path = nir.write_nir(tmp_path / "new" / "a.nir", layers, dt=dt, form=form)
+    assert nir.read_nir(path) == layers
+    assert nir.from_nir(nir.to_nir(netx.Net(layers), dt=dt, form=form)) == layers
+    assert [p.name for p in path.parent.iterdir()] == ["a.nir"]
+
+
+def test_extreme_values_come_back(tmp_path):
+    layer = LayerSpec("dense", [[-256, 254, 0]], [62], 4096, 1, 131071)
+    assert nir.read_nir(nir.write_nir(tmp_path / "a.nir", [layer])) == [layer]
+    layer = LayerSpec("dense", [[-256, 254, 0]], [62], 4095, 1, 0)
+    path = nir.write_nir(tmp_path / "b.nir", [layer], form="exponential")
+    assert nir.read_nir(path) == [layer]
+
+
+def test_the_graph_is_what_the_equations_say():
+    layer = LayerSpec("dense", [[64, -32]], [3], 1024, 128, 80)
+    graph = nir.to_nir([layer], dt=1e-3)
+    assert list(graph.nodes) == ["input", "linear_0", "neuron_0", "delay_0", "output"]
+    assert graph.nodes["linear_0"].weight.tolist() == [[1.0, -0.5]]
+    neuron = graph.nodes["neuron_0"]
+    assert neuron.tau_syn == pytest.approx([4e-3])  # a quarter is lost in each ms
+    assert neuron.tau_mem == pytest.approx([32e-3])
+    assert (neuron.w_in[0], neuron.r[0], neuron.v_threshold[0]) == pytest.approx((4, 32, 1.25))
+    assert graph.nodes["delay_0"].delay == pytest.approx([4e-3])  # one step and the three learned
+    exponential = nir.to_nir([layer], form="exponential").nodes["neuron_0"]
+    assert math.exp(-1e-3 / exponential.tau_syn[0]) == pytest.approx(0.75)
+    assert math.exp(-1e-3 / exponential.tau_mem[0]) == pytest.approx(1 - 128 / 4096)
+
+
+def plain_steps(layers, spikes):
+    """The network in real numbers, without any cut to whole numbers: I <- aI + z, V <- bV + I."""
+    for layer in layers:
+        a, b = (1 - np.broadcast_to(d, layer.out_features) / 4096 for d in (layer.i_decay, layer.v_decay))
+        batch, _, steps = spikes.shape
+        current, voltage = np.zeros((batch, layer.out_features)), np.zeros((batch, layer.out_features))
+        out = np.zeros((batch, layer.out_features, steps))
+        for t in range(steps):
+            current = a * current + spikes[:, :, t] @ (layer.weight.T / 64)
+            voltage = b * voltage + current + (0 if layer.bias is None else layer.bias / 64)
+            fires = voltage > layer.v_th_mant / 64
+            for bb, o in zip(*np.nonzero(fires), strict=True):
+                arrives = t + 1 + (0 if layer.delay is None else layer.delay[o])
+                if arrives < steps:
+                    out[bb, o, arrives] = 1
+            voltage[fires] = 0
+        spikes = out
+    return spikes
+
+
+@pytest.mark.parametrize("form", nir.FORMS)
+def test_each_form_gives_its_readers_our_steps_back(form):
+    rng = np.random.default_rng(1)
+    layers, spikes = network(rng), some_spikes(rng)
+    expected = plain_steps(layers, spikes)
+    assert 0.01 < expected.mean() < 0.6
+    graph = nir.to_nir(layers, form=form)
+    np.testing.assert_array_equal(nir.run_graph(graph, spikes, method=form), expected)
+    np.testing.assert_array_equal(nir.run_graph(graph, torch.from_numpy(spikes), method=form), expected)
+
+
+def test_only_the_cuts_to_whole_numbers_are_lost():
+    rng = np.random.default_rng(2)
+    layers, spikes = network(rng), some_spikes(rng, batch=30)
+    exact = netx.Net(layers)(spikes)
+    graph = nir.to_nir(layers)
+    near = nir.agreement(exact, nir.run_graph(graph, spikes))
+    assert 0.7 < near.spikes < 1  # some spikes come a step earlier or later
+    assert near.near > 0.9
+    assert near.counts < 0.5
+    # read with the other form's integration, or in continuous time, the neurons leak otherwise
+    other = nir.agreement(exact, nir.run_graph(graph, spikes, method="exponential"))
+    finer = nir.agreement(exact, nir.run_graph(graph, spikes, substeps=8))
+    assert other.spikes < near.spikes
+    assert finer.spikes < near.spikes
+
+
+def test_substeps_approach_the_differential_equations():
+    """One neuron, no threshold in reach: compare with the closed solution of the two equations."""
+    layer = LayerSpec("dense", [[64]], None, 1024, 400, 80)
+    node = nir.to_nir([layer]).nodes["neuron_0"]
+    spikes = np.zeros((1, 1, 30), np.uint8)
+    spikes[0, 0, 3] = 1
+    node.v_threshold = np.array([2.0])
+    tau_s, tau_m, ms = node.tau_syn[0], node.tau_mem[0], 1e-3
+
+    def voltage(t):  # answer to an input of 1 between 0 and 1 ms
+        def step(t):  # answer to an input of 1 from 0 on
+            e_s, e_m = math.exp(-t / tau_s), math.exp(-t / tau_m)
+            both = 1 - e_m - tau_s / (tau_s - tau_m) * (e_s - e_m)
+            return node.w_in[0] * node.r[0] * both if t > 0 else 0.0
+
+        return step(t) - step(t - ms)
+
+    crossing = next(t for t in np.arange(0, 30, 0.001) if voltage(t * ms) > 2.0)
+    graph = nir_package.NIRGraph.from_list(nir_package.Linear(weight=np.array([[1.0]])), node)
+    for method in nir.FORMS:
+        fine = nir.run_graph(graph, spikes, dt=ms, method=method, substeps=512)
+        assert np.flatnonzero(fine[0, 0])[0] == 3 + int(crossing), method
+
+
+def test_without_delays():
+    layers = network(np.random.default_rng(3))
+    back = nir.from_nir(nir.to_nir(layers, delays=False))
+    assert all(layer.delay is None for layer in back)
+    np.testing.assert_array_equal(back[0].weight, layers[0].weight)
+
+
+def test_what_nir_cannot_say_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="layer 1: found a decay of 0, expected more: its time constant"):
+        nir.to_nir([LayerSpec("dense", [[2]], None, 1, 1, 80), LayerSpec("dense", [[2]], None, 1, 0, 80)])
+    with pytest.raises(ValueError, match="layer 0: found a decay of 4096, expected less"):
+        nir.write_nir(tmp_path / "a.nir", [LayerSpec("dense", [[2]], None, 4096, 1, 80)], form="exponential")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="form: found 'rk4', expected one of"):
+        nir.to_nir(network(np.random.default_rng(4)), form="rk4")
+    with pytest.raises(ValueError, match="dt: found 0, expected the length of a step in seconds"):
+        nir.to_nir(network(np.random.default_rng(4)), dt=0)
+
+
+def graph_with(**changes):
+    graph = nir.to_nir([LayerSpec("dense", [[64, -32]], [3], 1024, 128, 80)])
+    for name, value in changes.items():
+        node, field = name.split("__")
+        setattr(graph.nodes[node], field, np.asarray(value))
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"linear_0__weight": [[0.3, 1.0]]}, r"node 'neuron_0': weight: found 9\.6 steps of the chip at \[0, 0\]"),
+        (
+            {"linear_0__weight": [[9.0, 1.0]]},
+            r"weight: found 288 steps of the chip .*expected whole numbers in -128\.\.127",
+        ),
+        ({"linear_0__weight": [[np.nan, 1.0]]}, "weight: found values that are not finite"),
+        ({"neuron_0__tau_syn": [1e-4]}, "node 'neuron_0': .*found .* steps of the chip"),
+        ({"neuron_0__v_threshold": [1.3]}, r"v_threshold: found 83\.2 steps"),
+        ({"neuron_0__v_leak": [0.01]}, "v_leak: found"),
+        ({"neuron_0__v_reset": [-1.0]}, "v_reset: found other values than 0"),
+        ({"delay_0__delay": [0.1]}, "delay: found 99 steps"),
+        ({"delay_0__delay": [0.0]}, "delay: found -1 steps"),
+    ],
+)
+def test_values_between_the_steps_of_the_chip(changes, message):
+    with pytest.raises(ValueError, match=message):
+        nir.from_nir(graph_with(**changes))
+
+
+def test_a_foreign_graph_is_rounded_when_asked():
+    graph = graph_with(linear_0__weight=[[0.3, 9.0]], neuron_0__v_threshold=[1.3], delay_0__delay=[2.3e-3])
+    (layer,) = nir.from_nir(graph, strict=False)
+    assert layer.weight.tolist() == [[20, 254]]
+    assert (layer.v_th_mant, layer.delay.tolist()) == (83, [1])
+
+
+def chain(*nodes):
+    return nir_package.NIRGraph.from_list(*nodes, type_check=False)
+
+
+def neuron(n=2, **changes):
+    values = {name: np.ones(n) for name in ("tau_syn", "tau_mem", "r", "v_threshold")}
+    return nir_package.CubaLIF(**{**values, "v_leak": np.zeros(n), **changes})
+
+
+LINEAR = nir_package.Linear(weight=np.eye(2))
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (lambda: chain(LINEAR), "node 'linear': found nothing behind it, expected CubaLIF"),
+        (lambda: chain(LINEAR, nir_package.Scale(scale=np.ones(2))), "node 'linear': found a Scale behind it"),
+        (lambda: chain(neuron()), "node 'cubalif': found a CubaLIF, expected Linear or Affine"),
+        (lambda: chain(nir_package.Affine(weight=np.eye(2), bias=np.ones(2)), neuron()), "node 'affine': found a bias"),
+        (lambda: chain(LINEAR, neuron(v_threshold=np.array([1.0, 2.0]))), "v_threshold: found 2 values, expected one"),
+    ],
+)  # fmt: skip
+def test_other_graphs_are_named(graph, message):
+    with pytest.raises(ValueError, match=message):
+        nir.from_nir(graph(), strict=False)
+
+
+def test_branches_and_circles_are_named():
+    graph = nir.to_nir(network(np.random.default_rng(5)))
+    graph.edges.append(("linear_0", "delay_1"))
+    with pytest.raises(ValueError, match="found a branch, expected a chain of layers"):
+        nir.from_nir(graph)
+    graph = nir.to_nir(network(np.random.default_rng(5)))
+    graph.edges.remove(("delay_0", "linear_1"))
+    with pytest.raises(ValueError, match="found nodes that no chain reaches, expected one chain"):
+        nir.from_nir(graph)
+    with pytest.raises(ValueError, match="found a Scale, expected Linear, Affine, CubaLIF or Delay"):
+        nir.run_graph(chain(LINEAR, nir_package.Scale(scale=np.ones(2))), np.zeros((1, 2, 3)))
+    with pytest.raises(ValueError, match="node 'linear': found 3 inputs, expected 2"):
+        nir.run_graph(chain(LINEAR, neuron()), np.zeros((1, 3, 3)))
+
+
+def test_agreement_counts():
+    a, b = np.zeros((2, 3, 4)), np.zeros((2, 3, 4))
+    a[0, 1, 0] = a[0, 1, 1] = b[0, 1, 1] = 1  # the first: 1 of 2 spikes, the same answer
+    a[1, 2, 0] = b[1, 2, 0] = 1
+    found = nir.agreement(a, torch.from_numpy(b))
+    assert (found.answers, found.trains) == (1.0, 0.5)
+    assert found.spikes == pytest.approx(2 * 2 / 5)
+    assert found.near == 1.0  # the spike alone has its partner in the next step
+    assert found.counts == pytest.approx(1 / 6)
+    assert nir.agreement(a, a) == nir.Agreement(1.0, 1.0, 1.0, 1.0, 0.0)
+    assert nir.agreement(0 * a, 0 * a).spikes == 1.0
+    with pytest.raises(ValueError, match=r"found shapes \[2, 3, 4\] and \[1, 3, 4\], expected the same"):
+        nir.agreement(a, a[:1])
+    assert "equal trains 50.0 %" in str(found)
+
+
+def test_without_the_package_the_message_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nir", None)
+    with pytest.raises(ImportError, match="NIR exchange needs the package nir: pip install nir"):
+        nir.to_nir(network(np.random.default_rng(6)))
+
+
+def test_norse_reads_the_file(tmp_path):
+    """Another library's reading of our file: forward Euler in float32, without delays, which norse does not know."""
+    pytest.importorskip("norse", reason="norse, a second reader of NIR, is not installed")
+    from norse.torch import from_nir
+
+    rng = np.random.default_rng(7)
+    layers, spikes = network(rng), some_spikes(rng)
+    layers[1].bias = None  # norse gives the neuron's v_leak to the synapse as well
+    graph = nir_package.read(str(nir.write_nir(tmp_path / "a.nir", layers, delays=False)))
+    model, state, out = from_nir(graph, dt=1e-3), None, []
+    with torch.no_grad():
+        for t in range(spikes.shape[2]):
+            fired, state = model(torch.from_numpy(spikes[:, :, t]).float(), state)
+            out.append(fired)
+    found = torch.stack(out, dim=2)
+    assert found.any()
+    simulated = nir.run_graph(graph, spikes)
+    assert nir.agreement(found, simulated).spikes > 0.99
+    for layer in layers:
+        layer.delay = None
+    exact = netx.Net(layers)(spikes)[:, :, len(layers) :]  # norse has no step between layers
+    near = nir.agreement(exact, found[:, :, : -len(layers)])
+    assert near.near > 0.7
+    assert near.counts < 0.5

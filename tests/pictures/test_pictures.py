@@ -1,0 +1,377 @@
+"""Pictures of recordings: what the frames show, how large and fast the gifs are, the tables, the matplotlib films."""
+
+import base64
+import io
+import os
+import re
+import time
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from nmnist_helpers.pictures import frames as film
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib import animation  # noqa: E402
+from matplotlib.colors import to_rgb  # noqa: E402
+
+from nmnist_helpers.io import Event, read_2d_spikes, tensor_to_event  # noqa: E402
+from nmnist_helpers.pictures import (  # noqa: E402
+    OFF_COLOR,
+    ON_COLOR,
+    gif_bytes,
+    gif_table,
+    save_gif,
+)
+
+
+def rgb(color):
+    return tuple(round(255 * part) for part in to_rgb(color))
+
+
+def played(data):
+    """Frames [F, H, W, 3] as a viewer shows them, and how long each stands in ms."""
+    gif = Image.open(io.BytesIO(data))
+    frames, times = [], []
+    for f in range(gif.n_frames):
+        gif.seek(f)
+        frames.append(np.asarray(gif.convert("RGB")))
+        times.append(gif.info["duration"])
+    return np.stack(frames), times, gif.info.get("loop")
+
+
+def recording(n=4100, seed=0, span=300):
+    """About as many events as a real recording has, most of them on a digit-sized patch."""
+    rng = np.random.default_rng(seed)
+    x, y = np.clip(np.rint(rng.normal(17, 6, (2, n))), 0, 33).astype(int)
+    return Event(x, y, rng.integers(0, 2, n), np.sort(rng.random(n) * span))
+
+
+def output(seed=0, steps=300, true=3):
+    rng = np.random.default_rng(seed)
+    spikes = rng.random((1, 10, steps)) < 0.02
+    spikes[0, true] = rng.random(steps) < 0.2
+    return tensor_to_event(spikes.astype(np.float32)), spikes[0]
+
+
+# ---- frames of a camera
+
+
+def test_pixels_show_their_polarity_where_and_when_it_happens():
+    event = Event([2, 30], [5, 8], [1, 0], [7.0, 22.0])
+    frames, times, loop = played(gif_bytes(event, frame_ms=5, span=50))
+    assert len(frames) == 10
+    assert loop == 0
+    assert times[:-1] == [50] * 9
+    assert times[-1] == 650
+
+    def pixel(f, x, y):
+        block = frames[f, 7 * y : 7 * y + 7, 7 * x : 7 * x + 7].reshape(-1, 3)
+        assert (block == block[0]).all()  # one sensor pixel, one colour
+        return tuple(block[0].tolist())
+
+    panel = rgb(film.PANEL)
+    assert pixel(1, 2, 5) == rgb(ON_COLOR)
+    assert pixel(4, 30, 8) == rgb(OFF_COLOR)
+    assert pixel(0, 2, 5) == panel
+    assert pixel(3, 30, 8) == panel
+    fading = [pixel(f, 2, 5) for f in (1, 2, 3, 4)]
+    distance = [np.abs(np.subtract(color, panel)).sum() for color in fading]
+    assert distance[0] > distance[1] > distance[2] > distance[3] == 0
+    assert pixel(1, 5, 2) == panel  # x is the column, y the row
+
+
+def test_later_event_of_a_pixel_wins_within_a_frame():
+    for order in ([0, 1], [1, 0]):
+        event = Event([4, 4], [4, 4], order, [1.0, 2.0])
+        (frame,) = film.camera_frames(event, 5.0, 5.0)
+        assert frame[4 * 7, 4 * 7] == film.PALETTE.event + order[1] * len(film.AGES)
+
+
+def test_order_of_the_events_does_not_matter():
+    event = recording(500)
+    mixed = np.random.default_rng(1).permutation(500)
+    other = Event(event.x[mixed], event.y[mixed], event.c[mixed], event.t[mixed])
+    assert gif_bytes(other) == gif_bytes(event)
+
+
+def test_the_time_bar_grows_to_its_full_length():
+    frames, _, _ = played(gif_bytes(recording(300), span=300))
+    bar = (frames[:, 34 * 7 + 10] == rgb(film.SLATE)).all(-1)[:, :188].sum(1)
+    assert (np.diff(bar) > 0).all()
+    assert bar[29] == pytest.approx(bar[-1] / 2, abs=1)
+
+
+def test_sizes_of_camera_pictures():
+    assert film.camera_frames(recording(), 10, 5).shape == (2, 258, 238)
+    assert film.camera_frames(recording(), 10, 5, scale=3).shape == (2, 34 * 3 + 20, 34 * 3)
+    wide = Event([127], [9], [0], [0])
+    assert film.camera_frames(wide, 5, 5).shape == (1, 34 * 2 + 20, 128 * 2)
+    assert film.camera_frames(tensor_to_event(np.zeros((2, 16, 16, 10))), 5, 5).shape == (1, 16 * 15 + 20, 16 * 15)
+
+
+def test_span_of_the_film():
+    count = lambda event, **options: len(played(gif_bytes(event, **options))[0])  # noqa: E731
+    assert count(recording(span=335)) == 60  # a real recording trails off after its 300 ms
+    assert count(recording(span=150)) == 60
+    assert count(Event([0], [0], [0], [700.0])) == 140
+    assert count(tensor_to_event(np.eye(4)[None, None])) == 1
+    assert count(output(steps=100)[0]) == 20
+    assert count(recording(), span=120, frame_ms=10) == 12
+
+
+# ---- frames of a raster
+
+
+def test_ticks_appear_in_the_row_and_at_the_time_of_their_spike():
+    spikes = np.zeros((1, 10, 100))
+    spikes[0, 2, 20] = spikes[0, 7, 60] = 1
+    frames, _, _ = played(gif_bytes(tensor_to_event(spikes), frame_ms=10, width=300))
+    ink = (frames == rgb(film.INK)).all(-1)
+    top, row, left, plot = 8, 23, 22, 300 - 22 - 78
+    cells = ink[:, top : top + 10 * row, left : left + plot].reshape(10, 10, row, plot).any(2)  # frame, neuron, column
+    born = {n: np.flatnonzero(cells[:, n].any(1)).tolist() for n in range(10)}
+    assert born == {n: {2: list(range(2, 10)), 7: list(range(6, 10))}.get(n, []) for n in range(10)}
+    for neuron, t in ((2, 20), (7, 60)):
+        columns = np.flatnonzero(cells[-1, neuron])
+        assert columns[0] == pytest.approx((plot - 1) * t / 100, abs=1)
+        assert len(columns) == 2
+
+
+def test_the_cursor_runs_through():
+    event = tensor_to_event(np.zeros((1, 10, 100)))
+    frames = film.raster_frames(event, 100, 10, width=300)
+    cursor = [np.flatnonzero((frame[8 : 8 + 230, 22:222] == film.PALETTE["slate"]).all(0)) for frame in frames]
+    assert [len(columns) for columns in cursor] == [1] * 10
+    assert np.diff([columns[0] for columns in cursor]).tolist() == pytest.approx([20] * 9, abs=1)
+
+
+def test_counts_grow_and_the_true_class_has_the_accent():
+    event, spikes = output()
+    frames = film.raster_frames(event, 300, 5, label=3)
+    bars = frames[:, 8 : 8 + 230, 420 - 78 + 8 :].reshape(60, 10, 23, -1)
+    accent = (bars == film.PALETTE["accent"]).sum((2, 3))
+    assert (np.delete(accent, 3, 1) == 0).all()
+    assert (np.diff(accent[:, 3]) >= 0).all()
+    assert accent[-1, 3] > 0
+    lengths = (bars[-1, :, 12] != film.PALETTE["paper"]).sum(1)
+    counts = spikes.sum(1)
+    quiet = np.delete(np.arange(10), 3)
+    longest = lengths[quiet] / counts[quiet]  # pixels for a spike: the same for all, but for rounding
+    assert longest.max() * counts[quiet].min() - longest.min() * counts[quiet].min() <= 2
+
+
+def test_silent_outputs_still_make_a_film():
+    data = gif_bytes(tensor_to_event(np.zeros((1, 10, 300))))
+    frames, _, _ = played(data)
+    assert len(frames) == 60
+    assert len(gif_bytes(Event([], None, [], []))) > 1000
+    assert len(gif_bytes(Event([], [], [], []))) > 1000
+
+
+def test_hidden_layers_and_several_channels():
+    hidden = tensor_to_event(np.random.default_rng(0).random((1, 512, 50)) < 0.01)
+    assert film.raster_frames(hidden, 50, 10).shape[1] == 512 + 28
+    two = tensor_to_event(np.ones((2, 3, 4)))
+    frames = film.raster_frames(two, 4, 4)
+    assert frames.shape[1] == 8 + 6 * (230 // 6) + 20
+
+
+# ---- size and speed
+
+
+def test_gifs_are_small_and_quick():
+    """Under 200 kB and 0.3 s; the best of three, as other programs may run at the same time."""
+    for event in (recording(), output()[0]):
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            data = gif_bytes(event)
+            seconds.append(time.perf_counter() - began)
+        assert len(data) < 200_000
+        assert min(seconds) < 0.3
+
+
+@pytest.mark.skipif(not os.environ.get("NMNIST_DATA"), reason="NMNIST_DATA names no folder of recordings")
+def test_gifs_of_real_recordings_are_small():
+    paths = Path(os.environ["NMNIST_DATA"]).glob("T*/*/*.bin")
+    paths = sorted(paths, key=lambda path: path.stat().st_size)[-8:]  # those with most events
+    assert max(len(gif_bytes(read_2d_spikes(path))) for path in paths) < 200_000
+
+
+def test_same_recording_same_bytes():
+    assert gif_bytes(recording()) == gif_bytes(recording())
+
+
+# ---- files and tables
+
+
+def test_save_gif_writes_the_file_whole(tmp_path):
+    path = save_gif(recording(200), tmp_path / "new" / "a.gif", frame_ms=20)
+    assert path == tmp_path / "new" / "a.gif"
+    assert path.read_bytes() == gif_bytes(recording(200), frame_ms=20)
+    assert [p.name for p in path.parent.iterdir()] == ["a.gif"]
+
+
+def test_gif_errors(tmp_path):
+    event = recording(10)
+    with pytest.raises(ValueError, match=r"ends in \.gif, found a\.png"):
+        save_gif(event, tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"show for 20 ms to a minute .* found 1 \* 1"):
+        gif_bytes(event, frame_ms=1, slowdown=1)
+    with pytest.raises(ValueError, match="positive span in ms, found 0"):
+        gif_bytes(event, span=0)
+    with pytest.raises(ValueError, match="at most 2000 frames"):
+        gif_bytes(event, span=1e6)
+    with pytest.raises(ValueError, match="sensor of 4 x 4 pixels, found one at"):
+        gif_bytes(event, size=(4, 4))
+    out, _ = output()
+    with pytest.raises(ValueError, match=r"label in 0\.\.9, found 10"):
+        gif_bytes(out, label=10)
+    with pytest.raises(ValueError, match=r"neurons 0\.\.4, found 9"):
+        gif_bytes(out, size=5)
+    with pytest.raises(ValueError, match="width of at least 150 pixels, found 100"):
+        gif_bytes(out, width=100)
+
+
+def images(table):
+    return re.findall(r'<img src="([^"]*)" alt="([^"]*)"([^>]*)>', table.data)
+
+
+def test_gif_table_embeds_the_pictures(tmp_path):
+    path = save_gif(recording(50), tmp_path / "a.gif", frame_ms=50)
+    out, _ = output(steps=100)
+    table = gif_table(
+        [[path, out], [str(path), path.read_bytes()]],
+        header=["in", "<out>"],
+        captions=[["a & b", ""], ["", "d"]],
+        height=90,
+    )
+    found = images(table)
+    assert len(found) == 4
+    contents = [base64.b64decode(src.removeprefix("data:image/gif;base64,"), validate=True) for src, _, _ in found]
+    assert contents[0] == contents[2] == contents[3] == path.read_bytes()
+    assert contents[1] == gif_bytes(out)
+    assert [alt for _, alt, _ in found] == ["a &amp; b", "recording", "recording", "d"]
+    assert all('height="90"' in rest for _, _, rest in found)
+    assert "&lt;out&gt;" in table.data
+    assert "<out>" not in table.data
+    assert table.data.count("<tr>") == 3
+    assert table.data.count("</td>") == 4
+
+
+def test_gif_table_flat_rows_and_references(tmp_path):
+    path = save_gif(recording(50), tmp_path / "a.gif", frame_ms=50)
+    table = gif_table([path, path, path], captions=["a", "b", "c"])
+    assert table.data.count("<tr>") == 1
+    assert len(images(table)) == 3
+    assert images(gif_table(["gifs/a.gif"], embed=False))[0][0] == "gifs/a.gif"
+
+
+def test_gif_table_errors(tmp_path):
+    with pytest.raises(ValueError, match=r"captions in rows of \[2\], found \[1\]"):
+        gif_table([b"GIF89a", b"GIF89a"], captions=["one"])
+    with pytest.raises(ValueError, match="2 column heads, found 1"):
+        gif_table([b"GIF89a", b"GIF89a"], header=["one"])
+    (tmp_path / "a.gif").write_text("<svg>")
+    with pytest.raises(ValueError, match=r"gif, png or jpeg, found b'<svg' at the start of .*a\.gif"):
+        gif_table([tmp_path / "a.gif"])
+    with pytest.raises(ValueError, match="paths with embed=False"):
+        gif_table([b"GIF89a"], embed=False)
+
+
+# ---- matplotlib
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def test_anim_of_a_camera(tmp_path):
+    event = Event([2, 30, 2], [5, 8, 5], [1, 0, 0], [12.0, 22.0, 41.0])
+    film_ = event.anim(plt.figure(figsize=(2, 2)), frame_rate=100)
+    assert isinstance(film_, animation.FuncAnimation)
+    assert not plt.get_fignums()  # a notebook would show it as a still picture
+    film_.save(tmp_path / "a.gif", animation.PillowWriter(fps=24), dpi=40)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert 3 <= gif.n_frames <= 4  # 10 ms each, 12 to 41 ms; Pillow joins frames that look the same
+    (image,) = film_._fig.axes[0].images
+    shown = {f: image_of(film_, image, f) for f in (1, 2, 3, 4)}
+    assert np.allclose(shown[1][5, 2], to_rgb(ON_COLOR))
+    assert np.allclose(shown[2][8, 30], to_rgb(OFF_COLOR))
+    assert np.allclose(shown[3], to_rgb(film.PANEL))
+    assert np.allclose(shown[4][5, 2], to_rgb(OFF_COLOR))
+
+
+def image_of(film_, image, f):
+    film_._func(f)
+    return np.asarray(image.get_array()).copy()
+
+
+def test_frames_drawn_now_and_when_due_are_the_same():
+    event = recording(300)
+    films = [event.anim(plt.figure(), 100, pre_compute_frames=now) for now in (True, False)]
+    for f in (0, 7, 29):
+        a, b = (image_of(film_, film_._fig.axes[0].images[0], f) for film_ in films)
+        assert (a == b).all()
+    for film_ in films:
+        film_._draw_was_started = True
+
+
+def test_anim_of_a_raster_builds_up(tmp_path):
+    event, spikes = output(steps=50)
+    film_ = event.anim(plt.figure(figsize=(4, 2)), frame_rate=100)
+    film_.save(tmp_path / "a.gif", animation.PillowWriter(fps=24), dpi=40)
+    (marks,) = film_._fig.axes[0].collections
+    for f in (0, 2, 4):
+        film_._func(f)
+        assert len(marks.get_offsets()) == spikes[:, : 10 * (f + 1)].sum()
+    low, high = sorted(film_._fig.axes[0].get_ylim())
+    assert low < 0
+    assert high > 9
+    assert film_._fig.axes[0].get_xlim()[1] > 50
+
+
+def test_graded_spikes_are_drawn_by_their_size():
+    event = Event([0, 1], None, [0, 0], [1.0, 2.0], payload=[1.0, -4.0])
+    film_ = event.anim(frame_rate=100)
+    film_._func(0)
+    small, large = film_._fig.axes[0].collections[0].get_sizes()
+    assert large == pytest.approx(4 * small)
+    film_._draw_was_started = True
+
+
+def test_silent_recordings_can_be_animated(tmp_path):
+    for event in (tensor_to_event(np.zeros((1, 10, 30))), Event([], [], [], [])):
+        event.anim(plt.figure()).save(tmp_path / "a.gif", animation.PillowWriter(fps=24), dpi=30)
+        assert (tmp_path / "a.gif").stat().st_size > 100
+
+
+def test_frame_rate_must_be_positive():
+    with pytest.raises(ValueError, match="positive frame_rate .* found 0"):
+        recording(5).anim(frame_rate=0)
+
+
+def test_show_opens_a_window_that_keeps_its_film():
+    fig = plt.figure()
+    assert recording(20).show(fig) is None
+    assert isinstance(fig.nmnist_film, animation.FuncAnimation)
+
+
+def test_show_in_a_notebook_displays_a_gif(monkeypatch):
+    shown = []
+    monkeypatch.setattr("nmnist_helpers.pictures.animation._inline", lambda: True)
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    recording(100).show(plt.figure(), frame_rate=240)
+    assert not plt.get_fignums()
+    ((source, _, _),) = images(shown[0])
+    frames, times, loop = played(base64.b64decode(source.split(",")[1]))
+    assert len(frames) == 72  # 1000 / 240 ms each
+    assert times[0] == 40
+    assert loop == 0

@@ -1,0 +1,150 @@
+"""Spikes as events and as dense tensors, and what a dense tensor remembers of its events."""
+
+import copy
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from nmnist_helpers.spikes import Spikes, attach, remembered
+
+SIZES = pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 7, 5), (2, 8, 16), (2, 130, 3), (1, 5, 300)], ids=str)
+
+
+def random_dense(sizes, density=0.2, value=1.0, seed=0) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy((rng.random(sizes) < density).astype(np.float32)) * value
+
+
+def listed(spikes: Spikes) -> list[tuple[int, int, int]]:
+    """(b, t, c) of every spike, in order."""
+    steps = spikes.shape[2]
+    rows = np.repeat(np.arange(len(spikes.indptr) - 1), np.diff(spikes.indptr.numpy()))
+    return [(int(r) // steps, int(r) % steps, int(c)) for r, c in zip(rows, spikes.channel, strict=True)]
+
+
+@SIZES
+@pytest.mark.parametrize("density", [0, 0.05, 0.5, 1])
+@pytest.mark.parametrize("value", [1.0, 1 / 0.95, -2.5])
+def test_dense_to_events_and_back(sizes, density, value):
+    dense = random_dense(sizes, density, value)
+    spikes = Spikes.from_dense(dense)
+    batch, channels, steps = sizes
+    expected = [(b, t, c) for b in range(batch) for t in range(steps) for c in range(channels) if dense[b, c, t] != 0]
+    assert listed(spikes) == expected
+    assert spikes.count == len(expected)
+    assert spikes.density == pytest.approx(len(expected) / dense.numel())
+    assert spikes.shape == sizes
+    assert len(spikes) == batch
+    if expected:
+        assert spikes.value == pytest.approx(value, rel=1e-7)
+    assert torch.equal(spikes.dense(), dense)
+    rows = spikes.rows(torch.uint8, value=1)
+    assert rows.dtype == torch.uint8
+    again = Spikes.from_rows(rows, spikes.value)
+    assert torch.equal(again.indptr, spikes.indptr)
+    assert torch.equal(again.channel, spikes.channel)
+    assert spikes.indptr.dtype == spikes.channel.dtype == torch.int32
+
+
+def test_events_of_other_layouts_and_types():
+    dense = random_dense((4, 9, 14))
+    expected = listed(Spikes.from_dense(dense))
+    strided = torch.zeros(4, 18, 28)[:, ::2, ::2]
+    strided.copy_(dense)
+    turned = dense.transpose(1, 2).contiguous().transpose(1, 2)
+    others = [strided, turned, *(dense.to(t) for t in (torch.bool, torch.uint8, torch.int64, torch.half, torch.double))]
+    for other in others:
+        assert listed(Spikes.from_dense(other)) == expected, other.dtype
+    rows = strided.transpose(1, 2).to(torch.uint8)
+    assert listed(Spikes.from_rows(rows)) == expected
+
+
+def test_graded_spikes_have_no_events():
+    dense = random_dense((3, 5, 8), 0.3)
+    assert Spikes.from_dense(dense) is not None
+    at = dense.nonzero()
+    within = dense.clone()
+    within[tuple(at[0])] = 2.0  # two values in one sample
+    assert Spikes.from_dense(within) is None
+    between = dense.clone()
+    between[2] *= 3  # two values, one to a sample
+    assert Spikes.from_dense(between) is None
+    graded = torch.arange(12).reshape(1, 3, 4)  # integers too
+    assert Spikes.from_dense(graded) is None
+    dense[tuple(at[-1])] = float("nan")
+    assert Spikes.from_dense(dense) is None
+
+
+def test_wrong_shapes_raise():
+    with pytest.raises(ValueError, match=r"expected a tensor \[B, C, T\], found \[3, 4\]"):
+        Spikes.from_dense(torch.zeros(3, 4))
+    with pytest.raises(ValueError, match=r"indptr needs B \* T \+ 1 = 13 entries for shape \(3, 2, 4\), found \[12\]"):
+        Spikes(torch.zeros(12, dtype=torch.int32), torch.zeros(0, dtype=torch.int32), (3, 2, 4))
+
+
+def test_to_the_same_device_is_the_same_object():
+    spikes = Spikes.from_dense(random_dense((2, 3, 4)))
+    assert spikes.to("cpu") is spikes
+    assert spikes.device == torch.device("cpu")
+
+
+def test_a_dense_tensor_remembers_its_events():
+    spikes = Spikes.from_dense(random_dense((2, 3, 4)))
+    dense = spikes.dense()
+    assert remembered(dense) is spikes
+    assert Spikes.from_dense(dense) is spikes
+    assert remembered(dense.clone()) is None
+    assert remembered(torch.zeros(2)) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.add_(1),
+        lambda x: x.__setitem__((0, 0, 0), 1 - x[0, 0, 0].item()),
+        lambda x: x[1].mul_(2),  # through a view
+        lambda x: x.transpose(0, 1).zero_(),
+    ],
+)
+def test_a_change_in_place_ends_the_memory(change):
+    dense = Spikes.from_dense(random_dense((2, 3, 4), 0.5)).dense()
+    change(dense)
+    assert remembered(dense) is None
+    found = Spikes.from_dense(dense)
+    assert found is None or torch.equal(found.dense(), dense)
+
+
+def test_memory_stays_with_the_tensor_it_was_given():
+    """Neither a copy nor a saved file carries events along: they would outlive a change."""
+    dense = Spikes.from_dense(random_dense((2, 3, 4), 0.5)).dense()
+    copied = copy.deepcopy(dense)
+    assert remembered(copied) is None
+    file = io.BytesIO()
+    torch.save(dense, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)
+    assert torch.equal(loaded, dense)
+    assert remembered(loaded) is None
+    assert remembered(dense) is not None
+
+
+def test_memory_ends_with_the_tensor():
+    from nmnist_helpers.spikes import batch as spikes
+
+    before = len(spikes._events)
+    kept = [Spikes.from_dense(random_dense((2, 3, 4), seed=i)).dense() for i in range(5)]
+    assert len(spikes._events) == before + 5
+    del kept
+    assert len(spikes._events) == before
+
+
+def test_tensors_of_inference_mode_are_not_remembered():
+    """They do not count their changes, so a memory could go stale."""
+    with torch.inference_mode():
+        dense = random_dense((2, 3, 4))
+        spikes = Spikes.from_dense(dense)
+        assert remembered(attach(dense, spikes)) is None
+        dense.zero_()
+        assert Spikes.from_dense(dense).count == 0
