@@ -8,8 +8,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from ..geometry import CHANNELS, PIXELS, SIDE
-from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, wobble
 from ..io import PackedEvents
+from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, wobble
 
 _WORDS = (CHANNELS + 63) // 64
 

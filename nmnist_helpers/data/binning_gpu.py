@@ -1,7 +1,7 @@
 """From recorded events to the spikes of a batch on a GPU: turned, shifted and binned on the way, in one launch.
 
-The same integer arithmetic as `nmnist_helpers.data.binning` and `nmnist_helpers.data.augmentation`, so that every event lands in
-the same pixel and the same bin.
+The same integer arithmetic as `nmnist_helpers.data.binning` and `nmnist_helpers.data.augmentation`, so that every event
+lands in the same pixel and the same bin.
 """
 
 import torch
@@ -9,10 +9,10 @@ import triton
 import triton.language as tl
 
 from ..geometry import CHANNELS, PIXELS, SIDE
-from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, ONE, SIN, Augment
-from ..spikes import DenseSpikes
 from ..kernels.gpu.launch import on
 from ..kernels.gpu.weight import padded
+from ..spikes import DenseSpikes
+from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, ONE, SIN, Augment
 
 EVENTS = 256  # events a program looks at together
 PROGRAMS = 16  # programs per recording: 4,100 events are one round

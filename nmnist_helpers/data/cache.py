@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from ..files import atomic
-from ..locks import locked
 from ..io import EVENT_ARRAYS, RECORDING_ARRAYS, PackedEvents
+from ..locks import locked
 
 MAGIC = b"N-MNIST events\r\n"
 VERSION = 1

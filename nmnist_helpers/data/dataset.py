@@ -9,12 +9,11 @@ import torch
 from torch.utils.data import Dataset
 
 from ..geometry import CHANNELS, EVENT_BYTES, PIXELS, SIDE
-from . import recordings
-from .cache import cache_files, cached
-from ..io import Event
-from ..io import PackedEvents
+from ..io import Event, PackedEvents
 from ..paths import ROOT, data_root
+from . import recordings
 from .binning import time_bins
+from .cache import cache_files, cached
 
 SOURCES = ("auto", "recorded", "simulated")
 _HOW = (

@@ -14,12 +14,12 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 from tqdm import tqdm
 
-from . import recordings
-from .cache import writable
-from .fetch import DownloadError, fetch
 from ..files import atomic
 from ..locks import locked
 from ..paths import data_root
+from . import recordings
+from .cache import writable
+from .fetch import DownloadError, fetch
 
 ATTRIBUTION = """\
 N-MNIST: Orchard, G.; Jayawant, A.; Cohen, G.; Thakor, N.: Converting Static Image Datasets to Spiking

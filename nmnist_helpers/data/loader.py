@@ -7,13 +7,12 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from ..geometry import CHANNELS
-from .augmentation import IDENTITY, UNIFORMS, Augment
-from .dataset import flat_bins
-from ..io import Event
-from ..io import PackedEvents
-from .binning import bin_edges, rasterise, time_bins
-from .device import DeviceEvents
+from ..io import Event, PackedEvents
 from ..spikes import Spikes, attach
+from .augmentation import IDENTITY, UNIFORMS, Augment
+from .binning import bin_edges, rasterise, time_bins
+from .dataset import flat_bins
+from .device import DeviceEvents
 
 
 class EventLoader:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..camera.digits import read_idx
-from .fetch import fetch
 from ..paths import data_root
+from .fetch import fetch
 
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist")
 GZIP = b"\x1f\x8b"  # how a packed file begins

@@ -14,10 +14,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
-from ..geometry import EVENT_BYTES, SIDE
 from ..files import atomic
-from ..io import decode_2d, encode_2d
-from ..io import EVENT_ARRAYS, PackedEvents
+from ..geometry import EVENT_BYTES, SIDE
+from ..io import EVENT_ARRAYS, PackedEvents, decode_2d, encode_2d
 
 #: No recording is near this size (the longest has some 10,000 events); what is larger is not a recording.
 MAX_BYTES = 1 << 26

@@ -8,16 +8,16 @@ import threading
 import time
 import zlib
 
-from support import fake_nmnist
 import numpy as np
 import pytest
+from support import fake_nmnist
 
 import nmnist_helpers.data.cache as cache_module
 from nmnist_helpers.data.cache import CacheError, MappedEvents, cache_files, cached, open_cache, write_cache
 from nmnist_helpers.data.dataset import NMNISTDataset
 from nmnist_helpers.data.loader import EventLoader
-from nmnist_helpers.locks import locked
 from nmnist_helpers.io import PackedEvents
+from nmnist_helpers.locks import locked
 
 ARRAYS = ("x", "y", "p", "t", "offsets", "labels", "ids")
 KEY = {"recordings": "abc", "source": "Train"}

@@ -4,16 +4,15 @@ import os
 import pickle
 from pathlib import Path
 
-from support import fake_nmnist
 import numpy as np
 import pytest
 import torch
+from support import fake_nmnist
 from torch.utils.data import DataLoader
 
 from nmnist_helpers.data.augmentation import augment
 from nmnist_helpers.data.dataset import NMNISTDataset
-from nmnist_helpers.io import Event
-from nmnist_helpers.io import PackedEvents
+from nmnist_helpers.io import Event, PackedEvents
 from nmnist_helpers.paths import ROOT
 
 

@@ -14,9 +14,9 @@ import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from support import fake_nmnist
 import numpy as np
 import pytest
+from support import fake_nmnist
 
 import nmnist_helpers.data.download as download_module
 import nmnist_helpers.data.fetch as fetch_module

@@ -2,18 +2,17 @@
 
 import pickle
 
-from support import fake_nmnist
 import numpy as np
 import pytest
 import torch
+from support import fake_nmnist
 from torch.utils.data import DataLoader, Subset, random_split
 
 from nmnist_helpers.data.augmentation import KEY, Augment, augment
-from nmnist_helpers.data.dataset import NMNISTDataset
-from nmnist_helpers.io import Event
-from nmnist_helpers.data.loader import EventLoader
-from nmnist_helpers.io import PackedEvents
 from nmnist_helpers.data.binning import bin_edges, bin_of
+from nmnist_helpers.data.dataset import NMNISTDataset
+from nmnist_helpers.data.loader import EventLoader
+from nmnist_helpers.io import Event, PackedEvents
 from nmnist_helpers.spikes import Spikes
 
 N = 70

@@ -4,6 +4,7 @@ import zipfile
 
 import numpy as np
 import pytest
+
 from nmnist_helpers.camera.sensor import SensorParams
 from nmnist_helpers.data import simulated
 
