@@ -3,9 +3,22 @@
 import os
 from pathlib import Path
 
-from platformdirs import user_cache_path
+from platformdirs import user_cache_path, user_data_path
 
-ROOT = Path(__file__).resolve().parents[1]
+
+def _root() -> Path:
+    """The folder that holds ``data/``, ``gifs/`` and ``Trained/``."""
+    if os.environ.get("NMNIST_HOME"):
+        return Path(os.environ["NMNIST_HOME"]).expanduser().resolve()
+    checkout = Path(__file__).resolve().parents[1]
+    if (checkout / "pyproject.toml").is_file() and (checkout / "notebooks").is_dir():
+        return checkout
+    return user_data_path("nmnist_helpers", appauthor=False)  # an installed package has no checkout around it
+
+
+#: Where notebooks and commands read and write: the environment variable ``NMNIST_HOME``, else the checkout, else (for an
+#: installed package) the user's data folder.
+ROOT = _root()
 GIFS = ROOT / "gifs"
 TRAINED = ROOT / "Trained"
 
@@ -21,8 +34,7 @@ def data_root(path: str | os.PathLike | None = None) -> Path:
     Returns
     -------
     Path
-        ``path``, else the environment variable ``NMNIST_DATA``, else ``data/`` beside the
-        notebooks' folder.
+        ``path``, else the environment variable ``NMNIST_DATA``, else ``data/`` in `ROOT`.
     """
     if path is not None:
         return Path(path).expanduser().resolve()
