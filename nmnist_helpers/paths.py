@@ -16,7 +16,7 @@ def _root() -> Path:
     return user_data_path("nmnist_helpers", appauthor=False)  # an installed package has no checkout around it
 
 
-#: Where notebooks and commands read and write: the environment variable ``NMNIST_HOME``, else the checkout, else (for an
+#: Where notebooks and commands read and write: the environment variable ``NMNIST_HOME``, else the checkout, else (an
 #: installed package) the user's data folder.
 ROOT = _root()
 GIFS = ROOT / "gifs"

@@ -1,0 +1,38 @@
+"""Every test works in folders of its own: the user's home and caches, and the checkout, stay as they are."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Set for the processes of one run: its worker processes and all that tests start share one home.
+TEST_HOME = "NMNIST_TEST_HOME"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Point everything that looks for a home, a cache or an output folder to a temporary one."""
+    if TEST_HOME in os.environ:
+        return
+    home = tempfile.mkdtemp(prefix="nmnist-tests-")
+    kept = ROOT / ".pytest_cache"  # compiled kernels and font lists are worth keeping; git ignores this folder
+    os.environ |= {
+        TEST_HOME: home,
+        "HOME": home,
+        "USERPROFILE": home,
+        "XDG_CACHE_HOME": f"{home}/.cache",
+        "XDG_CONFIG_HOME": f"{home}/.config",
+        "XDG_DATA_HOME": f"{home}/.local/share",
+        "NMNIST_HOME": f"{home}/project",
+        "MPLCONFIGDIR": str(kept / "matplotlib"),
+        "NUMBA_CACHE_DIR": str(kept / "numba"),
+        "MPLBACKEND": os.environ.get("MPLBACKEND", "agg"),
+    }
+    if (ROOT / "data").is_dir():
+        os.environ.setdefault("NMNIST_DATA", str(ROOT / "data"))
+    project = Path(home, "project")
+    for folder in ("Trained", "gifs"):
+        shutil.copytree(ROOT / folder, project / folder)
+    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
