@@ -10,16 +10,15 @@ import mmap
 import os
 import shutil
 import struct
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from ..files import atomic
+from ..files import atomic, locked
 from ..io import EVENT_ARRAYS, RECORDING_ARRAYS, PackedEvents
-from ..locks import locked
+from ..paths import cache_folder
 
 MAGIC = b"N-MNIST events\r\n"
 VERSION = 1
@@ -28,8 +27,6 @@ _HEAD = struct.Struct("<16sIII")
 _PAGE = 4096
 #: Room for head and header.
 _HEADER_ROOM = _PAGE
-#: A temporary file this old (seconds) was left by a process that was killed.
-_ABANDONED = 24 * 3600
 
 
 class CacheError(ValueError):
@@ -142,7 +139,6 @@ def write_cache(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
     layout, size = _layout(recordings, events)
     free = shutil.disk_usage(path.parent).free
     if free < size:
@@ -159,8 +155,6 @@ def write_cache(
             raise ValueError(f"cache: a header of {len(text)} bytes does not fit {_HEADER_ROOM}")
         with open(temporary, "r+b") as file:
             file.write(_HEAD.pack(MAGIC, VERSION, len(text), zlib.crc32(text)) + text)
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def _fill(temporary: Path, layout: dict, fill: Callable[..., PackedEvents]) -> dict[str, int]:
@@ -183,21 +177,6 @@ def _fill(temporary: Path, layout: dict, fill: Callable[..., PackedEvents]) -> d
         if not np.shares_memory(given, array):
             array[:] = given
     return {name: _crc(array) for name, array in arrays.items()}
-
-
-def _sweep(path: Path) -> None:
-    """Remove what a killed process left of an earlier attempt."""
-    for left in path.parent.glob(f".{path.stem}.*{path.suffix}"):
-        try:
-            if time.time() - left.stat().st_mtime > _ABANDONED:
-                left.unlink()
-        except OSError:
-            pass
-
-
-def user_cache() -> Path:
-    """The user's folder for caches: ``$XDG_CACHE_HOME/nmnist_helpers`` or ``~/.cache/nmnist_helpers``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nmnist_helpers"
 
 
 def writable(folder: Path) -> bool:
@@ -230,11 +209,11 @@ def _may_write(path: Path) -> bool:
 def cache_files(root: Path, name: str) -> list[Path]:
     """Where the cache `name` of the data folder `root` may be, the better place first.
 
-    In ``<root>/.cache``, or, where that cannot be written, in `user_cache` under a name that tells one data
+    In ``<root>/.cache``, or, where that cannot be written, in `paths.cache_folder` under a name that tells one data
     folder from another.
     """
     mark = zlib.crc32(str(root.resolve()).encode())
-    return [root / ".cache" / (name + SUFFIX), user_cache() / f"{name}-{mark:08x}{SUFFIX}"]
+    return [root / ".cache" / (name + SUFFIX), cache_folder() / f"{name}-{mark:08x}{SUFFIX}"]
 
 
 def cached(
@@ -265,7 +244,7 @@ def cached(
         if not _may_write(path):
             continue
         # One process writes; the others wait and find it done.
-        with locked(path.with_suffix(".lock"), f"waiting for another process that writes {path}"):
+        with locked(path.with_suffix(".lock"), f"that writes {path}"):
             try:
                 return open_cache(path, key)
             except FileNotFoundError:

@@ -17,7 +17,6 @@ from nmnist_helpers.data.cache import CacheError, MappedEvents, cache_files, cac
 from nmnist_helpers.data.dataset import NMNISTDataset
 from nmnist_helpers.data.loader import EventLoader
 from nmnist_helpers.io import PackedEvents
-from nmnist_helpers.locks import locked
 
 ARRAYS = ("x", "y", "p", "t", "offsets", "labels", "ids")
 KEY = {"recordings": "abc", "source": "Train"}
@@ -292,16 +291,6 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path, packed):
     assert same(open_cache(path, KEY), packed), "the old file should have stayed"
 
 
-def test_left_overs_of_killed_writers_are_swept(tmp_path, packed):
-    old, young = tmp_path / ".some.aaaa.events", tmp_path / ".some.bbbb.events"
-    for file, age in ((old, 2 * 24 * 3600), (young, 60)):
-        file.write_bytes(b"x")
-        os.utime(file, (time.time() - age,) * 2)
-    write(tmp_path / "some.events", packed)
-    assert not old.exists()
-    assert young.exists(), "another process may be writing it"
-
-
 def test_wrong_announcements_are_refused(tmp_path, packed):
     with pytest.raises(ValueError, match=r"x was announced as \(\d+,\) and came as"):
         write_cache(tmp_path / "a.events", KEY, len(packed), len(packed.x) + 1, lambda allocate: packed)
@@ -326,18 +315,6 @@ def test_one_writes_while_the_others_wait(tmp_path, packed):
     assert made == [1]
     assert len(got) == 4
     assert all(same(one, packed) for one in got)
-
-
-def test_lock_gives_up_after_its_time(tmp_path, capsys):
-    with (
-        locked(tmp_path / "a.lock"),
-        pytest.raises(TimeoutError, match=r"a\.lock: held by another process"),
-        locked(tmp_path / "a.lock", said="waiting", timeout=0.2),
-    ):
-        pass
-    assert capsys.readouterr().out == "waiting\n"
-    with locked(tmp_path / "a.lock", timeout=0):
-        pass
 
 
 def test_batches_from_the_cache_are_those_from_memory(root):
