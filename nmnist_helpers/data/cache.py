@@ -12,6 +12,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,16 @@ from ..io import EVENT_ARRAYS, RECORDING_ARRAYS, PackedEvents
 from ..paths import cache_folder
 
 MAGIC = b"N-MNIST events\r\n"
-VERSION = 1
+VERSION = 2
 SUFFIX = ".events"
 _HEAD = struct.Struct("<16sIII")
 _PAGE = 4096
 #: Room for head and header.
 _HEADER_ROOM = _PAGE
+#: Check sums are taken block by block (bytes), so that all processors can work at them.
+_BLOCK = 1 << 24
+#: Files whose events this process has verified: (path, size, time of change, inode).
+_verified: set[tuple] = set()
 
 
 class CacheError(ValueError):
@@ -38,9 +43,10 @@ class MappedEvents(PackedEvents):
 
     path: Path
     key: dict
+    stamp: tuple
 
     def __reduce__(self):
-        return open_cache, (self.path, self.key)
+        return open_cache, (self.path, self.key, self.stamp)
 
 
 def _layout(recordings: int, events: int) -> tuple[dict[str, tuple[int, int, np.dtype]], int]:
@@ -62,19 +68,27 @@ def _map(path: Path, layout: dict, write: bool) -> dict[str, np.ndarray]:
 
 
 def _crc(array: np.ndarray) -> int:
-    return zlib.crc32(array.view(np.uint8)) if array.size else 0
+    """CRC-32 of the CRC-32s of an array's blocks."""
+    data = array.view(np.uint8)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        sums = list(pool.map(lambda start: zlib.crc32(data[start : start + _BLOCK]), range(0, len(data), _BLOCK)))
+    return zlib.crc32(np.array(sums, "<u4"))
 
 
-def open_cache(path: str | os.PathLike, key: dict, thorough: bool = False) -> MappedEvents:
-    """Open a cache file after checking it.
+def open_cache(path: str | os.PathLike, key: dict, verified: tuple | None = None) -> MappedEvents:
+    """Open a cache file after checking every byte that will be used.
+
+    The events are read and summed once in a process, and again where the file has another size, time of change or
+    inode: about half a second for 1 GB that is in memory on two processors, else as long as the disk takes to read
+    it. (The full training set has 1.7 GB.)
 
     Parameters
     ----------
     path : path-like
     key : dict of plain values
         What the recordings were made from; the file must have been written with an equal one.
-    thorough : bool
-        Also read all events and compare their check sums (about a second per GB).
+    verified : tuple, optional
+        ``stamp`` of a `MappedEvents` of this file, from the process that verified it.
 
     Raises
     ------
@@ -84,9 +98,10 @@ def open_cache(path: str | os.PathLike, key: dict, thorough: bool = False) -> Ma
         Where there is no such file.
     """
     path = Path(path)
-    size = path.stat().st_size
     with open(path, "rb") as file:
+        found = os.fstat(file.fileno())
         first = file.read(_HEADER_ROOM)
+    stamp = (str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ino)
     if len(first) < _HEAD.size or not first.startswith(MAGIC):
         raise CacheError(f"foreign: it does not begin as a cache does ({first[: len(MAGIC)]!r})")
     _, version, length, crc = _HEAD.unpack_from(first)
@@ -104,16 +119,17 @@ def open_cache(path: str | os.PathLike, key: dict, thorough: bool = False) -> Ma
         raise CacheError(f"damaged: its header is not understood ({error!r})") from error
     if changed:
         raise CacheError(f"stale: {', '.join(changed)} changed since it was written")
-    if size != expected:
-        raise CacheError(f"truncated: {size} bytes, expected {expected}")
+    if found.st_size != expected:
+        raise CacheError(f"truncated: {found.st_size} bytes, expected {expected}")
     arrays = _map(path, layout, write=False)
-    for name in layout if thorough else RECORDING_ARRAYS:
+    for name in RECORDING_ARRAYS if stamp in _verified or stamp == verified else layout:
         if _crc(arrays[name]) != sums.get(name):
             raise CacheError(f"damaged: {name} does not match its check sum")
+    _verified.add(stamp)
     mapped = MappedEvents(
         **{name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in arrays.items()}
     )
-    mapped.path, mapped.key = path, dict(key)
+    mapped.path, mapped.key, mapped.stamp = path, dict(key), stamp
     return mapped
 
 
