@@ -4,12 +4,10 @@ import argparse
 import json
 import os
 import shutil
-import stat
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -19,6 +17,7 @@ from ..paths import data_root
 from . import recordings
 from .cache import writable
 from .fetch import Downloader, DownloadError, fetch
+from .layout import find, split_name
 
 ATTRIBUTION = """\
 N-MNIST: Orchard, G.; Jayawant, A.; Cohen, G.; Thakor, N.: Converting Static Image Datasets to Spiking
@@ -126,11 +125,11 @@ def download(
     root = data_root(root)
     done = []
     for archive in archives:
-        if train is not None and archive.split != recordings.split_name(train):
+        if train is not None and archive.split != split_name(train):
             continue
-        place = root / archive.split
-        if place.exists():
-            _say_folder(place, archive)
+        place = find(root, archive.split == "Train")
+        if place is not None and place != root / archive.name:
+            _say_counts(place, archive)
         else:
             place = _archive(root, archive, downloader)
             if unpack:
@@ -142,12 +141,12 @@ def download(
     return done
 
 
-def _say_folder(folder: Path, archive: Archive) -> None:
-    counts = np.bincount(recordings.Recordings(folder).labels, minlength=10).tolist()
+def _say_counts(place: Path, archive: Archive) -> None:
+    counts = np.bincount(recordings.Recordings(place, archive.split).labels, minlength=10).tolist()
     if counts != list(archive.per_digit):
         print(
-            f"{folder}: {sum(counts)} recordings, of the digits 0 to 9 {', '.join(map(str, counts))}; the official "
-            f"archive has {sum(archive.per_digit)}. Nothing fetched: move the folder away to get them all."
+            f"{place}: {sum(counts)} recordings, of the digits 0 to 9 {', '.join(map(str, counts))}; the official "
+            f"archive has {sum(archive.per_digit)}. Nothing fetched: move it away to get them all."
         )
 
 
@@ -212,12 +211,7 @@ def check_archive(path: Path, archive: Archive) -> list[int]:
         Where it is no archive, holds something foreign or unsafe, or the counts are not the official ones.
     """
     try:
-        with zipfile.ZipFile(path) as opened:
-            for member in opened.infolist():
-                _check_member(path, member)
-        found = recordings.Recordings(path)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path}: not a complete zip archive ({error})") from error
+        found = recordings.Recordings(path, archive.split)
     except FileNotFoundError as error:
         raise ValueError(str(error)) from error
     counts = np.bincount(found.labels, minlength=10).tolist()
@@ -227,17 +221,6 @@ def check_archive(path: Path, archive: Archive) -> list[int]:
             f"{list(archive.per_digit)}"
         )
     return counts
-
-
-def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
-    """Refuse whatever could land outside the folder that an archive is unpacked into."""
-    name = member.orig_filename  # `filename` has been tidied up
-    posix, windows = PurePosixPath(name), PureWindowsPath(name)
-    if posix.is_absolute() or windows.drive or windows.root or "\\" in name or ".." in posix.parts or "\0" in name:
-        raise ValueError(f"{path}: member {name!r} points outside the archive's own folder")
-    mode = member.external_attr >> 16
-    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise ValueError(f"{path}: member {name!r} is a link or a device, expected files and folders alone")
 
 
 def unpack_archive(path: str | os.PathLike, target: str | os.PathLike, progress: bool = True) -> Path:
@@ -260,10 +243,7 @@ def unpack_archive(path: str | os.PathLike, target: str | os.PathLike, progress:
         Where a member is unsafe, foreign or damaged.
     """
     path, target = Path(path), Path(target)
-    with zipfile.ZipFile(path) as opened:
-        for member in opened.infolist():
-            _check_member(path, member)
-    found = recordings.Recordings(path)
+    found = recordings.Recordings(path, target.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     need, free = int(found.sizes.sum()) + 4096 * len(found), shutil.disk_usage(target.parent).free
     if free < need:

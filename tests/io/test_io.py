@@ -311,7 +311,7 @@ def test_npy_errors_name_the_file(tmp_path):
     with pytest.raises(ValueError, match=r"bad\.npy: expected an array \[N, 4\] .* found \[4, 5\]"):
         io.read_np_spikes(path)
     path.write_bytes(b"not numpy")
-    with pytest.raises(ValueError, match=r"bad\.npy: not a \.npy file"):
+    with pytest.raises(ValueError, match=r"bad\.npy: expected a \.npy file"):
         io.read_np_spikes(path)
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"bad\.npy: not a \.npy file of plain numbers"):
