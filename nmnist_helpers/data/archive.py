@@ -110,7 +110,7 @@ class ZipFile:
         self.path = path
         self._open_file: zipfile.ZipFile | None = None
         self._process = 0
-        self.members = [member for member in self._open().infolist() if not member.is_dir()]
+        self.members = [m for m in self._open().infolist() if not m.filename.replace("\\", "/").endswith("/")]
         self.names = [self._checked_name(member) for member in self.members]
         size, packed = path.stat().st_size, sum(member.compress_size for member in self.members)
         total = sum(member.file_size for member in self.members)

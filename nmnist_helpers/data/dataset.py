@@ -198,20 +198,20 @@ def load(source: Path, split: str) -> PackedEvents:
 
 
 def flat_bins(event: Event, bins: int, sampling_time: float) -> np.ndarray:
-    """Where an event's spikes lie in the flattened [2312, T] tensor, int64; events past the end are left out.
+    """Where an event's spikes lie in the flattened [2312, T] tensor, int64.
+
+    What a transform has moved off the sensor, or out of the sample, is left out.
 
     Raises
     ------
     ValueError
-        Where a transform has put an event off the sensor, or before time 0.
+        Where a transform gives something else than 2-D events.
     """
-    x, y, p = (np.asarray(a).astype(np.int64) for a in (event.x, event.y, event.c))
-    t = np.asarray(event.t, dtype=np.float64)
-    for name, values, limit in (("x", x, SIDE), ("y", y, SIDE), ("polarity", p, 2)):
-        if values.size and (values.min() < 0 or values.max() >= limit):
-            raise ValueError(f"{name}: expected 0..{limit - 1}, found {values.min()}..{values.max()}")
-    if t.size and not t.min() >= 0:
-        raise ValueError(f"t: expected times from 0 ms, found {t.min()}")
-    k = np.rint(t / sampling_time)
-    inside = k < bins
-    return ((p * PIXELS + y * SIDE + x) * bins + np.where(inside, k, 0).astype(np.int64))[inside]
+    if not isinstance(event, Event):
+        if not all(hasattr(event, name) for name in "xyct"):
+            raise ValueError(f"transform: expected it to return an Event, found {type(event).__name__}")
+        event = Event(event.x, event.y, event.c, event.t)
+    if event.y is None:
+        raise ValueError("transform: expected it to return a 2-D Event, found a 1-D one")
+    c, y, x, k = event.entries((2, SIDE, SIDE, bins), sampling_time)[0]
+    return (c * PIXELS + y * SIDE + x) * bins + k

@@ -68,8 +68,12 @@ def encode_2d(x: np.ndarray, y: np.ndarray, p: np.ndarray, t: np.ndarray) -> byt
         If a value does not fit its bits.
     """
     for name, values, most in (("x", x, 255), ("y", y, 255), ("polarity", p, 1), ("t", t, MAX_TIME - 1)):
-        if len(values) and (np.min(values) < 0 or np.max(values) > most):
-            raise ValueError(f"{name}: expected 0..{most}, found {np.min(values)}..{np.max(values)}")
+        values = np.asarray(values)
+        if len(values) and not (values.min() >= 0 and values.max() <= most):
+            raise ValueError(f"{name}: expected 0..{most}, found {values.min()}..{values.max()}")
+        if values.dtype.kind == "f" and (values != np.rint(values)).any():
+            found = values[values != np.rint(values)][0]
+            raise ValueError(f"{name}: expected whole numbers 0..{most}, found {found}")
     t = np.asarray(t, np.int64)
     columns = np.empty((len(t), EVENT_BYTES), np.uint8)
     columns[:, 0], columns[:, 1] = x, y
@@ -157,7 +161,8 @@ def encode_1d_spikes(filename: str | os.PathLike, td_event: Event) -> None:
     """
     if len(td_event) and td_event.x.max() > 65535:
         raise ValueError(f"{filename}: neuron: expected 0..65535, found {td_event.x.max()}")
-    _write(filename, td_event, 1, td_event.x >> 8, td_event.x & 255)
+    high, low = np.divmod(td_event.x, 256)
+    _write(filename, td_event, 1, high, low)
 
 
 def read_np_spikes(filename: str | os.PathLike, fmt: str = "xypt", time_unit: float = 1e-3) -> Event:

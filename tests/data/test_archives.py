@@ -62,12 +62,14 @@ READ = {
     "other letters": members("Train", "train/") | {"TEST.ZIP": zip_of(members("Test", "TEST/"))},
     "browser's copies": {"Train (1).zip": TRAIN, "Test-2.zip": TEST},
     "a Mac's litter": {
-        "Train.zip": zip_of(members("Train", "Train/") | {"__MACOSX/Train/0/._00001.bin": b"x", "Train/.DS_Store": b"x"}),
+        "Train.zip": zip_of(members("Train", "Train/") | {"__MACOSX/Train/0/._1.bin": b"x", "Train/.DS_Store": b"x"}),
     } | members("Test", "Test/") | {"Test/3/._00001.bin": b"x", "Test/.DS_Store": b"x", "Test/3/Icon\r": b""},
     "Windows' litter": {
         "Train.zip": zip_of({name.replace("/", "\\"): data for name, data in members("Train", "Train/").items()}),
     } | members("Test", "Test/") | {"Test/Thumbs.db": b"x", "Test/3/desktop.ini": b"x", "Test/THUMBS.DB": b"x"},
-    "endings in capitals": {name.replace(".bin", ".BIN"): d for s in RECORDINGS for name, d in members(s, f"{s}/").items()},
+    "endings in capitals": {
+        name.replace(".bin", ".BIN"): data for split in RECORDINGS for name, data in members(split, f"{split}/").items()
+    },
     "stored": {"Train.zip": zip_of(members("Train", "Train/"), zipfile.ZIP_STORED), "Test.zip": TEST},
 }  # fmt: skip
 
@@ -150,6 +152,7 @@ NAMED = {
     "encrypted": ("Train.zip", with_header(8, 1), "encrypted with a password"),
     "bzip2": ("Train.zip", zip_of({"Train/1/00001.bin": bytes(5)}, zipfile.ZIP_BZIP2), "stored or deflated"),
     "lzma": ("Train.zip", zip_of({"Train/1/00001.bin": bytes(5)}, zipfile.ZIP_LZMA), "stored or deflated"),
+    "no name": ("Train.zip", TRAIN.replace(b"\0\0Train/0/", b"\0\0\0rain/0/"), "does not belong here"),
     "newer version": ("Train.zip", with_header(6, 99), "Train.zip"),
     "unknown compression": ("Train.zip", with_header(10, 97), "stored or deflated, found compression 97"),
     "all at one place": ("Train.zip", with_header(42, 0, 4), "damaged archive"),

@@ -115,10 +115,31 @@ def test_transform_gets_an_event_in_ms(root):
     assert isinstance(seen[0], Event)
     assert seen[0].t.tolist() == [v / 1000 for v in t.tolist()]
     assert seen[0].x.tolist() == x.tolist()
-    with pytest.raises(ValueError, match=r"x: expected 0\.\.33, found .*40"):
-        NMNISTDataset(root, transform=lambda e: Event(e.x * 0 + 40, e.y, e.c, e.t))[0]
+    assert not NMNISTDataset(root, transform=lambda e: Event(e.x * 0 + 40, e.y, e.c, e.t))[0][0].any()
+    for wrong, found in ((lambda e: None, "NoneType"), (lambda e: Event(e.x, None, e.c, e.t), "a 1-D one")):
+        with pytest.raises(ValueError, match=f"transform: expected it to return .* found {found}"):
+            NMNISTDataset(root, transform=wrong)[0]
     with pytest.raises(TypeError, match="transform: expected a function"):
         NMNISTDataset(root, transform=3)
+
+
+def test_a_transform_may_leave_fractions_and_leave_the_sensor(root):
+    """As lava-dl's own `augment` does: what it moves is rounded, and what is off the sensor is left out."""
+
+    def turned(event):
+        x, y = event.x - 16.5, event.y - 16.5
+        event.x, event.y = 0.8 * x - 0.6 * y + 13, 0.6 * x + 0.8 * y + 16.5
+        return event
+
+    dataset = NMNISTDataset(root, transform=turned)
+    expected = torch.zeros(2, 34, 34, 300)
+    for x, y, p, t in zip(*dataset.packed.recording(0), strict=True):
+        x, y = float(x) - 16.5, float(y) - 16.5
+        x, y = round(0.8 * x - 0.6 * y + 13), round(0.6 * x + 0.8 * y + 16.5)
+        if 0 <= x < 34 and 0 <= y < 34 and round(t / 1000) < 300:
+            expected[p, y, x, round(t / 1000)] = 1
+    assert 20 < expected.sum() < len(dataset.packed.recording(0)[0])
+    assert torch.equal(dataset[0][0], expected.reshape(2312, 300))
 
 
 def test_one_line_says_which_source(root, tmp_path, capsys):
