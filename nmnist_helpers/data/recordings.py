@@ -6,10 +6,10 @@ The layout is ``Train/<digit>/<id>.bin`` and ``Test/<digit>/<id>.bin``, as folde
 
 import hashlib
 import os
-import zipfile
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -17,20 +17,10 @@ from tqdm import tqdm
 from ..files import atomic
 from ..geometry import EVENT_BYTES, SIDE
 from ..io import EVENT_ARRAYS, PackedEvents, decode_2d, encode_2d
+from .archive import MAX_MEMBER, ZipFile, kind_of, line_ends
+from .layout import EXPECTED, is_litter
 
-#: No recording is near this size (the longest has some 10,000 events); what is larger is not a recording.
-MAX_BYTES = 1 << 26
-#: Left behind by file managers and archivers; everything else that is foreign is an error.
-_LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
-_EXPECTED = "expected <digit>/<id>.bin with digits 0 to 9"
-
-
-def split_name(train: bool) -> str:
-    return "Train" if train else "Test"
-
-
-def _litter(name: str) -> bool:
-    return name.startswith(".") or name in _LITTER
+_SPLITS = ("train", "test")
 
 
 class Recordings:
@@ -39,7 +29,9 @@ class Recordings:
     Parameters
     ----------
     source : Path
-        The folder ``Train`` or ``Test``, or its zip archive.
+        The folder ``Train`` or ``Test``, or a zip archive of one or of both.
+    split : 'Train' or 'Test', optional
+        Which; by default as the name of `source` says.
 
     Attributes
     ----------
@@ -60,16 +52,15 @@ class Recordings:
         Where something is not a recording in the official layout; the message names it.
     """
 
-    def __init__(self, source: str | os.PathLike):
+    def __init__(self, source: str | os.PathLike, split: str | None = None):
         self.source = Path(source)
-        self.is_zip = self.source.is_file()
-        self._archive, self._archive_pid = None, None
-        found = self._list_zip() if self.is_zip else self._list_folder()
+        self._archive = ZipFile(self.source) if self.source.is_file() else None
+        found = self._list_folder() if self._archive is None else self._list_zip(split)
         if not found:
-            raise FileNotFoundError(f"{self.source}: no recordings inside; {_EXPECTED}")
+            raise FileNotFoundError(f"{self.source}: no recordings inside; {EXPECTED}")
         found.sort(key=lambda entry: entry[0])
         self.names = [name for name, *_ in found]
-        self.members = [member for _, member, _ in found]
+        self._members: list[str | int] = [member for _, member, _ in found]
         self.sizes = np.array([size for *_, size in found], dtype=np.int64)
         for name, before in zip(self.names[1:], self.names, strict=False):
             if name == before:
@@ -77,85 +68,80 @@ class Recordings:
         self.labels = np.array([int(name[0]) for name in self.names], dtype=np.int64)
         stems = [name[2:-4] for name in self.names]
         self.ids = np.array([int(s) if s.isascii() and s.isdigit() and len(s) < 19 else 0 for s in stems], np.int64)
-        self._check_sizes()
+        for n in np.flatnonzero((self.sizes == 0) | (self.sizes % EVENT_BYTES != 0) | (self.sizes > MAX_MEMBER))[:1]:
+            self._check(int(n), int(self.sizes[n]))
 
     def __len__(self) -> int:
         return len(self.names)
 
     def where(self, n: int) -> str:
         """Name of recording `n` for messages."""
-        return f"{self.source}: {self.members[n]}" if self.is_zip else str(self.source / self.names[n])
+        member = self._members[n]
+        if self._archive is None:
+            return _printable(os.path.join(self.source, str(member)))
+        return f"{self.source}: {_printable(self._archive.members[int(member)].filename)}"
 
     def _list_folder(self) -> list[tuple[str, str, int]]:
         found = []
         with os.scandir(self.source) as folders:
             for folder in folders:
-                if _litter(folder.name):
+                if is_litter(folder.name):
                     continue
                 if len(folder.name) != 1 or folder.name not in "0123456789" or not folder.is_dir():
-                    raise ValueError(f"{folder.path}: does not belong here; {_EXPECTED}")
+                    raise ValueError(f"{_printable(folder.path)}: does not belong here; {EXPECTED}")
                 with os.scandir(folder.path) as files:
                     for file in files:
-                        if _litter(file.name):
+                        if is_litter(file.name):
                             continue
-                        if not file.name.endswith(".bin") or not file.is_file():
-                            raise ValueError(f"{file.path}: does not belong here; {_EXPECTED}")
-                        name = f"{folder.name}/{file.name}"
-                        found.append((name, name, file.stat().st_size))
+                        if not file.name.lower().endswith(".bin") or not file.is_file():
+                            raise ValueError(f"{_printable(file.path)}: does not belong here; {EXPECTED}")
+                        name = _name(folder.name, file.name, file.path)
+                        found.append((name, f"{folder.name}/{file.name}", file.stat().st_size))
         return found
 
-    def _list_zip(self) -> list[tuple[str, str, int]]:
-        found = []
-        for member in self._open().infolist():
-            parts = PurePosixPath(member.filename).parts
-            if member.is_dir() or any(_litter(part) for part in parts):
+    def _list_zip(self, split: str | None) -> list[tuple[str, int, int]]:
+        assert self._archive is not None
+        wanted = (split or self.source.stem).lower()
+        wanted = next((name for name in _SPLITS if wanted.startswith(name)), None)
+        found, splits = [], set()
+        for n, (member, parts) in enumerate(zip(self._archive.members, self._archive.names, strict=True)):
+            if any(is_litter(part) for part in parts):
                 continue
-            folder, file = parts[-2:] if len(parts) > 1 else ("", "")
-            if len(folder) != 1 or folder not in "0123456789" or not file.endswith(".bin"):
-                raise ValueError(f"{self.source}: member {member.filename!r} does not belong here; {_EXPECTED}")
-            found.append((f"{folder}/{file}", member.filename, member.file_size))
+            folder, file = parts[-2:] if len(parts) > 1 else ("", parts[-1] if parts else "")
+            if len(folder) != 1 or folder not in "0123456789" or not file.lower().endswith(".bin"):
+                hint = "unpack this archive once; " if file.lower().endswith(".zip") else ""
+                raise ValueError(f"{self.source}: member {member.filename!r} does not belong here; {hint}{EXPECTED}")
+            inside = [part.lower() for part in parts[:-2] if part.lower() in _SPLITS]
+            splits.update(inside[-1:])
+            if not inside or wanted in (None, inside[-1]):
+                name = _name(folder, file, f"{self.source}: {member.filename}")
+                found.append((name, n, member.file_size))
+        if wanted is None and len(splits) == 2:
+            raise ValueError(f"{self.source}: expected one split, found Train and Test; say which")
+        if splits and not found:
+            raise ValueError(f"{self.source}: expected recordings under {wanted}, found them under {splits.pop()}")
         return found
 
-    def _check_sizes(self) -> None:
-        bad = np.flatnonzero((self.sizes == 0) | (self.sizes % EVENT_BYTES != 0) | (self.sizes > MAX_BYTES))
-        if bad.size:
-            self._check_size(int(bad[0]), int(self.sizes[bad[0]]))
-
-    def _check_size(self, n: int, size: int) -> None:
+    def _check(self, n: int, size: int, data: bytes | None = None) -> None:
+        """Refuse a size that no recording has, and say what the file is instead."""
         if size == 0:
             raise ValueError(f"{self.where(n)}: empty file, expected at least one event")
-        if size > MAX_BYTES:
-            raise ValueError(f"{self.where(n)}: {size} bytes, expected at most {MAX_BYTES}: not a recording")
+        if size > MAX_MEMBER:
+            raise ValueError(f"{self.where(n)}: {size} bytes, expected at most {MAX_MEMBER}: not a recording")
         if size % EVENT_BYTES:
-            raise ValueError(
-                f"{self.where(n)}: {size} bytes, expected a multiple of {EVENT_BYTES}: truncated, or not a recording"
-            )
+            kind = kind_of(self._bytes(n) if data is None else data) or "truncated, or not a recording"
+            raise ValueError(f"{self.where(n)}: {size} bytes, expected a multiple of {EVENT_BYTES}: {kind}")
 
-    def _open(self) -> zipfile.ZipFile:
-        # A forked process shares the file position of an open archive with its parent: each opens its own.
-        if self._archive is None or self._archive_pid != os.getpid():
-            try:
-                self._archive, self._archive_pid = zipfile.ZipFile(self.source), os.getpid()
-            except zipfile.BadZipFile as error:
-                raise ValueError(
-                    f"{self.source}: {self.source.stat().st_size} bytes that are not a complete zip "
-                    f"archive ({error}): truncated, or not an archive"
-                ) from error
-        return self._archive
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_archive": None, "_archive_pid": None}
+    def _bytes(self, n: int) -> bytes:
+        if self._archive is not None:
+            return self._archive.read(int(self._members[n]))
+        with open(os.path.join(self.source, str(self._members[n])), "rb") as file:
+            return file.read(MAX_MEMBER + 1)
 
     def read(self, n: int) -> bytes:
         """Bytes of recording `n`, as many as there should be."""
-        if self.is_zip:
-            try:
-                data = self._open().read(self.members[n])
-            except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-                raise ValueError(f"{self.where(n)}: cannot be unpacked ({error}): damaged archive") from error
-        else:
-            data = (self.source / self.names[n]).read_bytes()
-        self._check_size(n, len(data))
+        data = self._bytes(n)
+        self._check(n, len(data), data)
         return data
 
     def decode(self, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -173,7 +159,7 @@ class Recordings:
                 event = int(np.argmax(values >= SIDE))
                 raise ValueError(
                     f"{self.where(n)}: event {event} has {axis} = {values[event]}, expected "
-                    f"0..{SIDE - 1}: damaged, or not an N-MNIST recording"
+                    f"0..{SIDE - 1}: {line_ends(data) or 'damaged, or not an N-MNIST recording'}"
                 )
         x, y, p, t = decode_2d(data)
         if (t[1:] < t[:-1]).any():
@@ -229,16 +215,18 @@ class Recordings:
         return PackedEvents(*events, offsets, self.labels, self.ids)
 
 
-def find(root: Path, train: bool) -> Path | None:
-    """The folder or zip archive of a split under `root`, None where there is neither.
+def _name(folder: str, file: str, path: str) -> str:
+    """``<digit>/<id>.bin`` of a file; an error where it is a second copy of another."""
+    if re.match(r"\d+\D", file[:-4]):
+        raise ValueError(
+            f"{_printable(path)}: expected <id>.bin, found a copy that a cloud folder or a file manager made"
+        )
+    return f"{folder}/{file[:-4]}.bin"
 
-    A folder wins over an archive beside it.
-    """
-    name = split_name(train)
-    for candidate in (root / name, root / f"{name}.zip"):
-        if candidate.exists():
-            return candidate
-    return None
+
+def _printable(name: str) -> str:
+    """A file's name for messages: what is not UTF-8 in it could not be printed."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def fingerprint(source: Path) -> str:
@@ -251,15 +239,15 @@ def fingerprint(source: Path) -> str:
         return f"{stat.st_size} bytes, changed {stat.st_mtime_ns}"
     digest = hashlib.blake2b(digest_size=16)
     with os.scandir(source) as entries:
-        places = sorted((entry.name, entry.is_dir()) for entry in entries if not _litter(entry.name))
+        places = sorted((entry.name, entry.is_dir()) for entry in entries if not is_litter(entry.name))
     for place, is_folder in places:
-        digest.update(f"{place}\0".encode())
+        digest.update(os.fsencode(f"{place}\0"))
         if not is_folder:
             continue  # does not belong here: `Recordings` will say so
         with os.scandir(source / place) as entries:
-            files = sorted((entry.name, entry.stat()) for entry in entries if not _litter(entry.name))
+            files = sorted((entry.name, entry.stat()) for entry in entries if not is_litter(entry.name))
         for name, stat in files:
-            digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\0".encode())
+            digest.update(os.fsencode(f"{name} {stat.st_size} {stat.st_mtime_ns}\0"))
     return digest.hexdigest()
 
 
@@ -289,5 +277,5 @@ def write_recordings(events: PackedEvents, folder: str | os.PathLike, progress: 
     for digit in np.unique(events.labels):
         (folder / str(digit)).mkdir(parents=True, exist_ok=True)
     for n in tqdm(range(len(events)), desc="writing", unit="rec", disable=not progress):
-        with atomic(folder / str(events.labels[n]) / f"{events.ids[n]:05d}.bin") as temporary:
+        with atomic(folder / str(events.labels[n]) / f"{events.ids[n]:05d}.bin", sync=False) as temporary:
             temporary.write_bytes(encode_2d(*events.recording(n)))

@@ -1,5 +1,6 @@
 """A recording as events, and its way into tensors and back."""
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,13 +16,15 @@ BINNING_MODES = ("OR", "SUM")
 class Event:
     """A recording: for every event its place, channel and time, and maybe what it carried.
 
+    The arrays may be assigned to, as augmentations do: places may become fractions, or leave the sensor.
+
     Parameters
     ----------
-    x_event : int array [N]
+    x_event : array [N]
         Column, or the neuron's number in a 1-D recording.
-    y_event : int array [N] or None
+    y_event : array [N] or None
         Row; None makes the recording 1-D.
-    c_event : int array [N]
+    c_event : array [N]
         Channel; for an event camera the polarity, 1 = ON. Kept as it is given.
     t_event : array [N]
         Time in ms.
@@ -31,7 +34,7 @@ class Event:
     Attributes
     ----------
     x, y, c, t, p : arrays [N]
-        The same; `p` is the payload, None without one.
+        The same; `p` is the payload, None without one. Whole numbers are int64.
     dim : int
         1 or 2.
     extent : (int, int, int, float) or None
@@ -41,22 +44,22 @@ class Event:
     Raises
     ------
     ValueError
-        If the arrays differ in length, a place is negative, or a time is not finite.
+        If the arrays differ in length, or a value is not a finite number.
     """
 
     def __init__(self, x_event, y_event, c_event, t_event, payload=None):
-        self.x = _whole("x", x_event)
-        self.y = None if y_event is None else _whole("y", y_event)
-        self.c = _whole("c", c_event)
-        self.t = np.asarray(t_event)
+        self.x = _numbers("x", x_event)
+        self.y = None if y_event is None else _numbers("y", y_event)
+        self.c = _numbers("c", c_event)
+        self.t = _numbers("t", t_event, whole=False)
         self.p = None if payload is None else np.asarray(payload)
         self.dim = 1 if y_event is None else 2
         self.extent: tuple[int, int, int, float] | None = None
-        for name, values in (("y", self.y), ("c", self.c), ("t", self.t), ("payload", self.p)):
-            if values is not None and values.shape != self.x.shape:
-                raise ValueError(f"Event: expected {name} of shape {self.x.shape} as x has, found {values.shape}")
-        if not np.isfinite(self.t).all():
-            raise ValueError("Event: expected finite times in ms")
+        for name, values in (("x", self.x), ("y", self.y), ("c", self.c), ("t", self.t), ("payload", self.p)):
+            if values is not None and (values.ndim != 1 or len(values) != len(self.t)):
+                raise ValueError(
+                    f"Event: expected {name} of shape [{self.t.size}] as t has, found {list(values.shape)}"
+                )
 
     def __len__(self) -> int:
         return len(self.x)
@@ -71,10 +74,12 @@ class Event:
         return self.p is not None
 
     def _default_dim(self, sampling_time: float) -> tuple[int, ...]:
-        """Shape of the smallest tensor that holds all events."""
+        """Shape of the smallest tensor that holds all events that are not before its start."""
         axes = [self.c, self.x] if self.dim == 1 else [self.c, self.y, self.x]
-        t = _bins(self.t, sampling_time)
-        return tuple(int(axis.max(initial=0)) + 1 for axis in (*axes, t))
+        last = [float(np.rint(axis).max(initial=0)) for axis in (*axes, _bins(self.t, sampling_time))]
+        if not math.prod(value + 1 for value in last) <= 2**32:
+            raise ValueError(f"to_tensor: expected at most 2^32 entries, found events up to {last}; pass dim")
+        return tuple(int(value) + 1 for value in last)
 
     def to_tensor(
         self, sampling_time: float = 1, dim: tuple[int, ...] | None = None, binning_mode: str = "OR"
@@ -97,8 +102,9 @@ class Event:
     def fill_tensor(self, tensor, sampling_time: float = 1, random_shift: bool = False, binning_mode: str = "OR"):
         """Write the events into a tensor (NumPy or torch), which is changed and returned.
 
-        The time bin is ``round(t / sampling_time)``, half to even. Events before time 0 or past the end are
-        left out.
+        Places are rounded, half to even, and the time bin is ``round(t / sampling_time)``. Events that lie outside the
+        tensor, in space or in time, are left out. A 1-D recording whose channel is constant fits a tensor of one
+        channel, whichever channel it is.
 
         Parameters
         ----------
@@ -115,7 +121,7 @@ class Event:
         Raises
         ------
         ValueError
-            If an event lies outside the tensor in space, or the mode is unknown.
+            If a place or a time is not a number, or the mode is unknown.
         """
         binning_mode = str(binning_mode).upper()
         if binning_mode not in BINNING_MODES:
@@ -125,61 +131,96 @@ class Event:
             return tensor
         if len(tensor.shape) != 4:
             raise ValueError(f"fill_tensor: expected a tensor [C, H, W, T], found {list(tensor.shape)}")
-        y = np.zeros_like(self.x) if self.y is None else self.y
-        for name, place, size in (("c", self.c, 0), ("y", y, 1), ("x", self.x, 2)):
-            if len(place) and place.max() >= tensor.shape[size]:
-                raise ValueError(
-                    f"fill_tensor: event at {name} = {place.max()} lies outside the tensor {list(tensor.shape)}"
-                )
-        t = _bins(self.t, sampling_time)
-        steps = tensor.shape[3]
-        if random_shift and len(t) and t.max() < steps - 1:
-            t = t + np.random.randint(steps - t.max())  # noqa: NPY002 (follows np.random.seed, as users expect)
-        keep = (0 <= t) & (t < steps)
-        value = self.p if self.graded else np.full(len(t), 1 / sampling_time)
+        at, keep = self.entries(tuple(tensor.shape), sampling_time, random_shift)
+        value = np.asarray(self.p)[keep] if self.graded else np.full(len(at[0]), 1 / sampling_time)
         data = tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu().numpy()
-        at = (self.c[keep], y[keep], self.x[keep], t[keep])
         if binning_mode == "SUM":
-            np.add.at(data, at, value[keep])
+            np.add.at(data, at, value)
         else:
-            data[at] = value[keep]
+            data[at] = value
         if not isinstance(tensor, np.ndarray) and not _shares_memory(tensor, data):
             tensor.copy_(_torch_like(data, tensor))
         return tensor
+
+    def entries(
+        self, shape: tuple[int, ...], sampling_time: float = 1, random_shift: bool = False
+    ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        """Say where the events go in a tensor [C, H, W, T], as `fill_tensor` places them.
+
+        Returns
+        -------
+        at : tuple of int64 arrays [M]
+            Channel, row, column and time bin of the events that lie inside.
+        inside : bool array [N]
+            Which these are.
+        """
+        c = np.asarray(self.c)
+        if self.dim == 1 and shape[0] == 1 and len(c) and (c == c[0]).all():
+            c = np.zeros_like(c)  # recordings of one polarity have it as their only channel, be it ON
+        t = _bins(self.t, sampling_time)
+        if random_shift and len(t) and t.max() < shape[3] - 1:
+            t = t + np.random.randint(shape[3] - int(t.max()))  # noqa: NPY002 (follows np.random.seed, as users expect)
+        y = np.zeros(len(c)) if self.y is None else self.y
+        axes = {"c": c, "y": y, "x": self.x, "t": t}
+        keep = np.ones(len(c), bool)
+        for name, size in zip(axes, shape, strict=True):
+            values = np.asarray(axes[name])
+            if values.shape != c.shape:
+                raise ValueError(f"fill_tensor: expected {name} of shape {list(c.shape)}, found {list(values.shape)}")
+            axes[name] = np.rint(values)  # compared as it is: a cast to integers wraps far places around
+            if np.isnan(axes[name]).any():
+                raise ValueError(f"fill_tensor: expected numbers as {name}, found nan")
+            keep &= (axes[name] >= 0) & (axes[name] < size)
+        return tuple(values[keep].astype(np.int64) for values in axes.values()), keep
+
+    def rounded(self) -> "Event":
+        """A copy with whole places, without the events before the first row, column or channel."""
+        axes = [np.rint(axis) for axis in (self.x, self.c, np.zeros(len(self)) if self.y is None else self.y)]
+        inside = np.min(axes, axis=0, initial=np.inf) >= 0
+        x, c, y = (axis[inside] for axis in axes)
+        payload = None if self.p is None else np.asarray(self.p)[inside]
+        copy = Event(x, None if self.y is None else y, c, np.asarray(self.t)[inside], payload)
+        copy.extent = self.extent
+        return copy
 
     def show(
         self, fig: "Figure | None" = None, frame_rate: float = 24, pre_compute_frames: bool = True,
         repeat: bool = False,
     ) -> None:  # fmt: skip
-        """Play the recording in a window or a notebook; see `nmnist_helpers.animate.show`."""
+        """Play the recording in a window or a notebook; see `pictures.animation.show`."""
         from ..pictures import animation as animate
 
-        animate.show(self, fig, frame_rate, pre_compute_frames, repeat)
+        animate.show(self.rounded(), fig, frame_rate, pre_compute_frames, repeat)
 
     def anim(
         self, fig: "Figure | None" = None, frame_rate: float = 24, pre_compute_frames: bool = True,
         repeat: bool = True,
     ) -> "FuncAnimation":  # fmt: skip
-        """The recording as a matplotlib animation; see `nmnist_helpers.animate.anim`."""
+        """The recording as a matplotlib animation; see `pictures.animation.anim`."""
         from ..pictures import animation as animate
 
-        return animate.anim(self, fig, frame_rate, pre_compute_frames, repeat)
+        return animate.anim(self.rounded(), fig, frame_rate, pre_compute_frames, repeat)
 
 
-def _whole(name: str, values) -> np.ndarray:
-    """Places as integers; anything with a fraction or below zero is an error."""
-    array = np.asarray(values)
-    whole = array.astype(np.int64)
-    if array.size and (not (whole == array).all() or whole.min() < 0):
-        raise ValueError(f"Event: expected {name} to be whole numbers from 0, found {array.min()}..{array.max()}")
-    return whole
+def _numbers(name: str, values, whole: bool = True) -> np.ndarray:
+    """Values as numbers; as int64 where they are whole numbers and `whole`."""
+    array = np.array(values)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"Event: expected numbers as {name}, found {array.dtype}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"Event: expected finite {name}, found {array[~np.isfinite(array)][0]}")
+    if whole and array.dtype != np.int64:
+        with np.errstate(invalid="ignore"):
+            as_int = array.astype(np.int64)
+        return as_int if (as_int == array).all() else array
+    return array
 
 
 def _bins(t: np.ndarray, sampling_time: float) -> np.ndarray:
-    """Time bins of times in ms."""
+    """Time bins of times in ms, as floats."""
     if not 0 < sampling_time < float("inf"):
         raise ValueError(f"expected a positive sampling_time in ms, found {sampling_time}")
-    return np.rint(t / sampling_time).astype(np.int64)
+    return np.rint(np.asarray(t) / sampling_time)
 
 
 def _shares_memory(tensor: "torch.Tensor", data: np.ndarray) -> bool:

@@ -1,6 +1,8 @@
 """Files of events: .bin and .npy <-> `Event`."""
 
+import errno
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,30 @@ import numpy as np
 from ..files import atomic
 from ..geometry import EVENT_BYTES, MAX_TIME
 from .event import Event
+
+#: Bytes of a file of events; more is refused before it fills the memory.
+MAX_BYTES = 1 << 30
+#: Endings of other files, 5 bytes an event or not.
+_OTHER = {
+    ".bs3": "three-dimensional spikes (7 bytes an event)",
+    ".bsn": "numbers of spikes",
+    **dict.fromkeys((".npy", ".npz"), "a NumPy file: read_np_spikes reads .npy"),
+    **dict.fromkeys((".aedat", ".aedat4", ".dat", ".raw", ".h5", ".hdf5", ".mat"), "another camera format"),
+    **dict.fromkeys((".csv", ".txt", ".json", ".zip", ".gz", ".pt", ".net"), "a file of another kind"),
+}
+_OTHER_1D = {**_OTHER, ".bs2": "two-dimensional spikes: read_2d_spikes"}
+_OTHER_2D = {**_OTHER, ".bs1": "one-dimensional spikes: read_1d_spikes"}
+#: How other files begin. (As events these would lie far off any sensor, or at second 4.)
+_MAGIC = {
+    b"\x93NUMPY": "a NumPy file: read_np_spikes reads .npy",
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b\x08": "a gzip file",
+    b"\x89HDF": "an HDF5 file",
+    b"#!AER-DAT": "an .aedat file",
+    b"<!DOCTYPE": "a web page",
+    b"<html": "a web page",
+    b"version https://git-lfs": "a placeholder of git-lfs; fetch the file itself with git lfs pull",
+}
 
 
 def decode_2d(data: bytes | bytearray | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -42,8 +68,12 @@ def encode_2d(x: np.ndarray, y: np.ndarray, p: np.ndarray, t: np.ndarray) -> byt
         If a value does not fit its bits.
     """
     for name, values, most in (("x", x, 255), ("y", y, 255), ("polarity", p, 1), ("t", t, MAX_TIME - 1)):
-        if len(values) and (np.min(values) < 0 or np.max(values) > most):
-            raise ValueError(f"{name}: expected 0..{most}, found {np.min(values)}..{np.max(values)}")
+        values = np.asarray(values)
+        if len(values) and not (values.min() >= 0 and values.max() <= most):
+            raise ValueError(f"{name}: expected 0..{most}, found {values.min()}..{values.max()}")
+        if values.dtype.kind == "f" and (values != np.rint(values)).any():
+            found = values[values != np.rint(values)][0]
+            raise ValueError(f"{name}: expected whole numbers 0..{most}, found {found}")
     t = np.asarray(t, np.int64)
     columns = np.empty((len(t), EVENT_BYTES), np.uint8)
     columns[:, 0], columns[:, 1] = x, y
@@ -52,10 +82,20 @@ def encode_2d(x: np.ndarray, y: np.ndarray, p: np.ndarray, t: np.ndarray) -> byt
     return columns.tobytes()
 
 
-def _read(filename: str | os.PathLike) -> bytes:
-    data = Path(filename).read_bytes()
+def _read(filename: str | os.PathLike, other: dict[str, str]) -> bytes:
+    """Bytes of a .bin file; an error where name, size or content say that it is something else."""
+    suffix = Path(filename).suffix.lower()
+    if suffix in other:
+        raise ValueError(f"{filename}: expected a file of {EVENT_BYTES} bytes an event, found {other[suffix]}")
+    with open(filename, "rb") as file:
+        data = file.read(MAX_BYTES + 1)
     if not data:
         raise ValueError(f"{filename}: expected {EVENT_BYTES} bytes an event, found an empty file")
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{filename}: expected at most {MAX_BYTES} bytes, found more")
+    for magic, kind in _MAGIC.items():
+        if data.startswith(magic):
+            raise ValueError(f"{filename}: expected {EVENT_BYTES} bytes an event, found {kind}")
     if len(data) % EVENT_BYTES:
         raise ValueError(f"{filename}: expected {EVENT_BYTES} bytes an event, found {len(data)} bytes (truncated?)")
     return data
@@ -82,9 +122,9 @@ def read_2d_spikes(filename: str | os.PathLike) -> Event:
     Raises
     ------
     ValueError
-        If the file is empty or its length is no multiple of 5 bytes.
+        If the file is empty, longer than `MAX_BYTES`, no multiple of 5 bytes long, or of another kind.
     """
-    x, y, p, t = decode_2d(_read(filename))
+    x, y, p, t = decode_2d(_read(filename, _OTHER_2D))
     return Event(x, y, p, t / 1000)
 
 
@@ -107,7 +147,7 @@ def read_1d_spikes(filename: str | os.PathLike) -> Event:
     ValueError
         As `read_2d_spikes`.
     """
-    high, low, p, t = decode_2d(_read(filename))
+    high, low, p, t = decode_2d(_read(filename, _OTHER_1D))
     return Event((high.astype(np.int64) << 8) | low, None, p, t / 1000)
 
 
@@ -121,7 +161,8 @@ def encode_1d_spikes(filename: str | os.PathLike, td_event: Event) -> None:
     """
     if len(td_event) and td_event.x.max() > 65535:
         raise ValueError(f"{filename}: neuron: expected 0..65535, found {td_event.x.max()}")
-    _write(filename, td_event, 1, td_event.x >> 8, td_event.x & 255)
+    high, low = np.divmod(td_event.x, 256)
+    _write(filename, td_event, 1, high, low)
 
 
 def read_np_spikes(filename: str | os.PathLike, fmt: str = "xypt", time_unit: float = 1e-3) -> Event:
@@ -144,25 +185,50 @@ def read_np_spikes(filename: str | os.PathLike, fmt: str = "xypt", time_unit: fl
     """
     if sorted(fmt) not in (sorted("xypt"), sorted("xpt")):
         raise ValueError(f"read_np_spikes: expected fmt to order the letters of 'xypt' or 'xpt', found {fmt!r}")
-    try:
-        array = np.load(filename, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{filename}: not a .npy file of plain numbers ({error})") from None
+    array = _load_npy(filename)
     if fmt == "xypt" and (
         array.ndim == 2 and array.shape[1] == 3 or array.dtype.names and "y" not in array.dtype.names
     ):
         fmt = "xpt"
     if array.dtype.names:
         missing = set(fmt) - set(array.dtype.names)
-        if missing:
-            raise ValueError(f"{filename}: expected fields {fmt!r}, found {array.dtype.names}")
+        if missing or array.ndim != 1:
+            raise ValueError(f"{filename}: expected fields {fmt!r}, found {array.dtype.names} {list(array.shape)}")
         column = {name: array[name] for name in fmt}
     elif array.ndim == 2 and array.shape[1] == len(fmt):
         column = {name: array[:, i] for i, name in enumerate(fmt)}
     else:
         raise ValueError(f"{filename}: expected an array [N, {len(fmt)}] for {fmt!r}, found {list(array.shape)}")
-    t = np.asarray(column["t"], np.float64) * (time_unit * 1e3)
-    return Event(column["x"], column.get("y"), column["p"], t)
+    for name, values in column.items():
+        if values.ndim != 1 or values.dtype.kind not in "biuf":
+            raise ValueError(f"{filename}: expected a number for each {name!r}, found {values.dtype}")
+    try:
+        t = np.asarray(column["t"], np.float64) * (time_unit * 1e3)
+        return Event(column["x"], column.get("y"), column["p"], t)
+    except ValueError as error:
+        raise ValueError(f"{filename}: {error}") from None
+
+
+def _load_npy(filename: str | os.PathLike) -> np.ndarray:
+    """The array in a .npy file. It is mapped first, so that a header cannot ask for more memory than the file has."""
+    with open(filename, "rb") as file:
+        head = file.read(8)
+        size = os.fstat(file.fileno()).st_size
+    if not head.startswith(b"\x93NUMPY") or size > MAX_BYTES:
+        found = f"one that begins with {head!r}" if size <= MAX_BYTES else f"{size} bytes"
+        raise ValueError(f"{filename}: expected a .npy file of at most {MAX_BYTES} bytes, found {found}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return np.array(np.load(filename, mmap_mode="r", allow_pickle=False))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        said: Exception = error
+    except Exception as error:  # a header is Python's syntax: whatever its parser raises
+        said = error
+    reason = " ".join(str(said).split())[:200]
+    raise ValueError(f"{filename}: not a .npy file of plain numbers ({reason})") from said
 
 
 def encode_np_spikes(filename: str | os.PathLike, td_event: Event, fmt: str = "xypt", time_unit: float = 1e-3) -> None:

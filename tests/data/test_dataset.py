@@ -25,6 +25,7 @@ def user_cache(tmp_path_factory):
 def own_caches(user_cache, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(user_cache))
     monkeypatch.delenv("NMNIST_DATA", raising=False)
+    monkeypatch.delenv("NMNIST_MNIST", raising=False)
 
 
 @pytest.fixture
@@ -114,10 +115,31 @@ def test_transform_gets_an_event_in_ms(root):
     assert isinstance(seen[0], Event)
     assert seen[0].t.tolist() == [v / 1000 for v in t.tolist()]
     assert seen[0].x.tolist() == x.tolist()
-    with pytest.raises(ValueError, match=r"x: expected 0\.\.33, found .*40"):
-        NMNISTDataset(root, transform=lambda e: Event(e.x * 0 + 40, e.y, e.c, e.t))[0]
+    assert not NMNISTDataset(root, transform=lambda e: Event(e.x * 0 + 40, e.y, e.c, e.t))[0][0].any()
+    for wrong, found in ((lambda e: None, "NoneType"), (lambda e: Event(e.x, None, e.c, e.t), "a 1-D one")):
+        with pytest.raises(ValueError, match=f"transform: expected it to return .* found {found}"):
+            NMNISTDataset(root, transform=wrong)[0]
     with pytest.raises(TypeError, match="transform: expected a function"):
         NMNISTDataset(root, transform=3)
+
+
+def test_a_transform_may_leave_fractions_and_leave_the_sensor(root):
+    """As lava-dl's own `augment` does: what it moves is rounded, and what is off the sensor is left out."""
+
+    def turned(event):
+        x, y = event.x - 16.5, event.y - 16.5
+        event.x, event.y = 0.8 * x - 0.6 * y + 13, 0.6 * x + 0.8 * y + 16.5
+        return event
+
+    dataset = NMNISTDataset(root, transform=turned)
+    expected = torch.zeros(2, 34, 34, 300)
+    for x, y, p, t in zip(*dataset.packed.recording(0), strict=True):
+        x, y = float(x) - 16.5, float(y) - 16.5
+        x, y = round(0.8 * x - 0.6 * y + 13), round(0.6 * x + 0.8 * y + 16.5)
+        if 0 <= x < 34 and 0 <= y < 34 and round(t / 1000) < 300:
+            expected[p, y, x, round(t / 1000)] = 1
+    assert 20 < expected.sum() < len(dataset.packed.recording(0)[0])
+    assert torch.equal(dataset[0][0], expected.reshape(2312, 300))
 
 
 def test_one_line_says_which_source(root, tmp_path, capsys):
@@ -149,7 +171,7 @@ def test_data_root_comes_from_the_environment(root, monkeypatch):
 
 def test_simulated_splits_are_fixed_and_disjoint(tmp_path):
     train, test = (NMNISTDataset(tmp_path, train=t, source="simulated") for t in (True, False))
-    assert len(train) + len(test) == 1797
+    assert (len(train), len(test)) == (4000, 1000)
     assert not set(train.packed.ids.tolist()) & set(test.packed.ids.tolist())
     assert set(test.labels.tolist()) == set(range(10))
     spike, label = test[3]
@@ -230,12 +252,15 @@ def test_bad_archives_are_named(tmp_path):
     whole = fake_nmnist.write_zip(tmp_path, "Train", fake_nmnist.make(0))
     data = whole.read_bytes()
     whole.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=rf"Train\.zip: {len(data) // 2} bytes that are not a complete zip archive"):
+    with pytest.raises(
+        ValueError,
+        match=rf"Train\.zip: expected a complete zip archive, found {len(data) // 2} bytes, a zip archive that is cut",
+    ):
         NMNISTDataset(tmp_path)
     damaged = bytearray(data)
     damaged[200:260] = bytes(60)
     whole.write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"Train\.zip: Train/\d/\d+\.bin: cannot be unpacked .* damaged archive"):
+    with pytest.raises(ValueError, match=r"Train\.zip: 'Train/\d/\d+\.bin': cannot be unpacked .* damaged archive"):
         NMNISTDataset(tmp_path)
     fake_nmnist.write_zip(tmp_path, "Train", {"1/00001.bin": bytes(5)}, extra=[("Train/readme.md", b"hello")])
     with pytest.raises(ValueError, match=r"Train\.zip: member 'Train/readme.md' does not belong here"):
@@ -278,7 +303,7 @@ class ArchiveOfParent(torch.utils.data.Dataset):
     """Whether this process reads from the open archive of the process that made the dataset."""
 
     def __init__(self, files):
-        self.files, self.archive = files, files._open()
+        self.files, self.archive = files._archive, files._archive._open()
 
     def __len__(self):
         return 4

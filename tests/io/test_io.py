@@ -52,12 +52,14 @@ def test_event_does_not_change_its_inputs():
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (([1, 2], [1], [0, 0], [0, 0]), r"expected y of shape \(2,\) as x has, found \(1,\)"),
-    (([1, 2], None, [0, 0], [0]), r"expected t of shape \(2,\)"),
-    (([1, 2], None, [0, 0], [0, 1], [1]), r"expected payload of shape \(2,\)"),
-    (([-1, 2], None, [0, 0], [0, 1]), r"expected x to be whole numbers from 0, found -1\.\.2"),
-    (([0, 2], [0.5, 1], [0, 0], [0, 1]), r"expected y to be whole numbers"),
-    (([0, 2], None, [0, 0], [0, float("nan")]), "expected finite times in ms"),
+    (([1, 2], [1], [0, 0], [0, 0]), r"expected y of shape \[2\] as t has, found \[1\]"),
+    (([1, 2], None, [0, 0], [0]), r"expected x of shape \[1\] as t has, found \[2\]"),
+    (([1, 2], None, [0, 0], [0, 1], [1]), r"expected payload of shape \[2\]"),
+    (([[1, 2]], None, [[0, 0]], [[0, 1]]), r"expected x of shape \[2\] as t has, found \[1, 2\]"),
+    (([0, 2], None, [0, 0], [0, float("nan")]), "expected finite t, found nan"),
+    (([0, float("inf")], None, [0, 0], [0, 1]), "expected finite x, found inf"),
+    ((["a", "b"], None, [0, 0], [0, 1]), "expected numbers as x, found <U1"),
+    (([1, 2], None, [0, 0j], [0, 1]), "expected numbers as c, found complex128"),
 ])  # fmt: skip
 def test_event_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -108,12 +110,57 @@ def test_bins_are_rounded_half_to_even():
     assert np.flatnonzero(event.to_tensor(dim=(1, 1, 8))).tolist() == [0, 2, 3, 5]
 
 
-def test_events_outside_in_time_are_left_out_and_in_space_raise():
+def fills(event, tensor, *args, **kwargs):
+    """Both kinds of tensor, which must agree; the places that are set."""
+    array = np.zeros(tuple(tensor.shape))
+    event.fill_tensor(array, *args, **kwargs)
+    event.fill_tensor(tensor, *args, **kwargs)
+    np.testing.assert_allclose(tensor, array, rtol=1e-6)
+    return np.argwhere(array).tolist()
+
+
+def test_what_is_outside_is_left_out():
+    event = Event([1, 2], [2, 3], [0, 1], [1.0, 2.0])
+    event.x = event.x - 2  # as an augmentation does; -1 must not be the last column
+    assert fills(event, torch.zeros(2, 5, 5, 4)) == [[1, 3, 0, 2]]
     event = Event([0, 1, 0], [0, 0, 1], [0, 1, 0], [-0.6, 3, 9.5])
     assert event.to_tensor(dim=(2, 2, 2, 10)).sum() == 1  # bins -1 and 10 are outside
-    for dim, name, value in (((1, 2, 2, 5), "c", 1), ((2, 1, 2, 5), "y", 1), ((2, 2, 1, 5), "x", 1)):
-        with pytest.raises(ValueError, match=rf"event at {name} = {value} lies outside the tensor"):
-            event.to_tensor(dim=dim)
+    for dim in ((1, 2, 2, 5), (2, 2, 1, 5)):
+        assert not event.to_tensor(dim=dim).any()
+    far = Event([1e300, 2**63, -(2**62), 1], [0] * 4, [0] * 4, [1, 1, 1, 1e300])
+    assert not far.to_tensor(dim=(1, 2, 2, 2)).any()
+    with pytest.raises(ValueError, match="expected at most 2.32 entries, .* pass dim"):
+        far.to_tensor()
+
+
+@pytest.mark.parametrize("mode", ["OR", "SUM"])
+def test_fractions_are_rounded_half_to_even_and_payloads_follow(mode):
+    event = Event([0.5, 1.5, 2.4, -0.5, -0.6, 3.5], [0] * 6, [0] * 6, [0] * 6, payload=[1, 2, 3, 4, 5, 6])
+    expected = {"OR": [4, 0, 3, 0], "SUM": [5, 0, 5, 0]}[mode]  # 0.5 and -0.5 at 0, 1.5 and 2.4 at 2
+    assert event.to_tensor(dim=(1, 1, 4, 1), binning_mode=mode).ravel().tolist() == expected
+    event.c, event.y = np.array([0, 0.4, 0.6, 0, 0, 0]), [0.0, 0.2, 0, 0, 0, 0]
+    expected = {"OR": [4, 0, 2, 0], "SUM": [5, 0, 2, 0]}[mode]
+    assert event.to_tensor(dim=(1, 1, 4, 1), binning_mode=mode).ravel().tolist() == expected
+    event.x = event.x * np.nan
+    with pytest.raises(ValueError, match="expected numbers as x, found nan"):
+        event.to_tensor(dim=(1, 1, 4, 1))
+
+
+def test_a_line_of_one_polarity_fits_one_channel():
+    on = Event([3, 1, 199], None, [1, 1, 1], [4, 6, 1999])
+    assert fills(on, torch.zeros(1, 1, 200, 2000)) == [[0, 0, 1, 6], [0, 0, 3, 4], [0, 0, 199, 1999]]
+    assert fills(on, torch.zeros(2, 1, 200, 2000))[0] == [1, 0, 1, 6]
+    both = Event([3, 1], None, [1, 0], [4, 6])
+    assert fills(both, torch.zeros(1, 1, 200, 20)) == [[0, 0, 1, 6]]
+    camera = Event([3, 1], [0, 0], [1, 1], [4, 6])  # a recording of ON events is not one of OFF events
+    assert fills(camera, torch.zeros(1, 1, 200, 20)) == []
+
+
+def test_rounded_is_what_pictures_show():
+    event = Event([0.6, -1, 5], [1, 2, 3.5], [0, 1, 1], [1, 2, 3], [7, 8, 9])
+    shown = event.rounded()
+    assert (shown.x.tolist(), shown.y.tolist(), shown.t.tolist(), shown.p.tolist()) == ([1, 5], [1, 4], [1, 3], [7, 9])
+    assert shown.x.dtype == np.int64
 
 
 def test_to_tensor_is_just_large_enough():
@@ -262,7 +309,36 @@ def test_bin_file_errors_name_the_file(tmp_path):
         io.encode_1d_spikes(tmp_path / "new.bin", Event([65536], None, [0], [0]))
     with pytest.raises(ValueError, match=r"new\.bin: t: expected 0\.\.8388607"):
         io.encode_1d_spikes(tmp_path / "new.bin", Event([1], None, [0], [8388.608]))
+    with pytest.raises(ValueError, match=r"new\.bin: y: expected whole numbers 0\.\.255, found 0\.5"):
+        io.encode_2d_spikes(tmp_path / "new.bin", Event([1], [0.5], [0], [1]))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.bin"]  # nothing half-written is left
+
+
+@pytest.mark.parametrize(("name", "data", "message"), [
+    ("a.bs3", bytes(35), "found three-dimensional spikes"),
+    ("a.BSN", bytes(35), "found numbers of spikes"),
+    ("a.aedat", bytes(35), "found another camera format"),
+    ("a.npy", bytes(35), "read_np_spikes"),
+    ("a.bin", b"\x93NUMPY" + bytes(34), "found a NumPy file"),
+    ("a.bin", b"PK\x03\x04" + bytes(36), "found a zip archive"),
+    ("a.bin", b"<!DOCTYPE html>", "found a web page"),
+])  # fmt: skip
+def test_files_of_another_kind_are_refused(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    for read in (io.read_1d_spikes, io.read_2d_spikes):
+        with pytest.raises(ValueError, match=rf"{name}: expected .*{message}"):
+            read(tmp_path / name)
+
+
+def test_endings_of_slayers_own_files(tmp_path):
+    for name in ("a.bs1", "a.bs2"):
+        (tmp_path / name).write_bytes(packed(0x12, 0x34, 1, 70_000))
+    assert io.read_1d_spikes(tmp_path / "a.bs1").x.tolist() == [0x1234]
+    assert io.read_2d_spikes(tmp_path / "a.bs2").x.tolist() == [0x12]
+    with pytest.raises(ValueError, match=r"a\.bs2: .*two-dimensional spikes: read_2d_spikes"):
+        io.read_1d_spikes(tmp_path / "a.bs2")
+    with pytest.raises(ValueError, match=r"a\.bs1: .*one-dimensional spikes: read_1d_spikes"):
+        io.read_2d_spikes(tmp_path / "a.bs1")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -311,13 +387,31 @@ def test_npy_errors_name_the_file(tmp_path):
     with pytest.raises(ValueError, match=r"bad\.npy: expected an array \[N, 4\] .* found \[4, 5\]"):
         io.read_np_spikes(path)
     path.write_bytes(b"not numpy")
-    with pytest.raises(ValueError, match=r"bad\.npy: not a \.npy file"):
+    with pytest.raises(ValueError, match=r"bad\.npy: expected a \.npy file"):
         io.read_np_spikes(path)
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"bad\.npy: not a \.npy file of plain numbers"):
         io.read_np_spikes(path)
+    for wrong in (np.zeros((4, 4), "<U3"), np.zeros((4, 4), complex), np.zeros((4, 4), "M8[s]")):
+        np.save(path, wrong)
+        with pytest.raises(ValueError, match=r"bad\.npy: expected a number for each 'x'"):
+            io.read_np_spikes(path)
+    np.save(path, np.full((2, 4), np.nan))
+    with pytest.raises(ValueError, match=r"bad\.npy: Event: expected finite x"):
+        io.read_np_spikes(path)
+    np.savez(tmp_path / "a.npz", np.zeros((2, 4)))
+    with pytest.raises(ValueError, match=r"a\.npz: expected a \.npy file"):
+        io.read_np_spikes(tmp_path / "a.npz")
     with pytest.raises(ValueError, match="letters of 'xypt' or 'xpt', found 'xyz'"):
         io.read_np_spikes(path, fmt="xyz")
+
+
+@pytest.mark.parametrize("shape", ["(10**15, 4)", "(4, 4)", "(-1, 4)", "((((", "(2**62, 4)", "'a'"])
+def test_a_header_cannot_ask_for_more_than_the_file_has(tmp_path, shape):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64))
+    with pytest.raises(ValueError, match=r"a\.npy: not a \.npy file of plain numbers"):
+        io.read_np_spikes(tmp_path / "a.npy")
 
 
 def test_importing_io_needs_neither_matplotlib_nor_torch():

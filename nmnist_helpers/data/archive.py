@@ -1,0 +1,172 @@
+"""Zip archives that came from elsewhere: read under limits, with every fault named."""
+
+import errno
+import io
+import os
+import stat
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+#: Bytes of a recording; the longest of N-MNIST has some 50,000.
+MAX_MEMBER = 1 << 23
+#: Bytes of all members together; N-MNIST's training set has 1.2 GB.
+MAX_TOTAL = 1 << 33
+#: Bytes unpacked for each byte of an archive; N-MNIST has less than 2.
+MAX_RATIO = 100
+#: Bytes of the list of members; N-MNIST's has about 5 MB.
+MAX_LIST = 1 << 24
+
+#: How other files begin that are found under the name of an archive or a recording.
+_KINDS = {
+    b"Rar!": "a rar archive",
+    b"7z\xbc\xaf'\x1c": "a 7z archive",
+    b"\x1f\x8b": "a gzip file (a .tar.gz?)",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a zstd file",
+    b"version https://git-lfs": "a placeholder of git-lfs; fetch the file itself with git lfs pull",
+    b"<": "a web page; the download link answered with a page and not with the file",
+    b"%PDF": "a PDF",
+    b"\x89PNG": "a picture",
+    b"\x93NUMPY": "a .npy file",
+    b"\x89HDF": "an HDF5 file",
+    b"PK\x07\x08": "a part of a zip archive in several files",
+    b"PK\x03\x04": "a zip archive that is cut off or damaged; fetch it again",
+    b"PK": "a zip archive that is cut off or damaged; fetch it again",
+}
+
+
+def kind_of(head: bytes) -> str:
+    """What a file is, in words, from its first bytes (a megabyte is plenty); empty where they say nothing."""
+    if not head:
+        return "an empty file (a download that never began, or a placeholder of a cloud folder)"
+    if not head.strip(b"\0"):
+        return "zeros alone (a download that never finished, or a placeholder of a cloud folder)"
+    if converted := line_ends(head):
+        return converted
+    if head[257:262] == b"ustar":
+        return "a tar archive"
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:40]
+    return next((kind for magic, kind in _KINDS.items() if head.startswith(magic) or start.startswith(magic)), "")
+
+
+def line_ends(data: bytes) -> str:
+    """Whether a program took a binary file for text and converted its line ends; empty where not."""
+    feeds, pairs = data.count(b"\n"), data.count(b"\r\n")
+    if (feeds >= 4 and feeds == pairs) or (pairs == 0 and feeds >= 1000 and len(data) >= 1 << 18):
+        return "a binary file whose line ends were converted as if it were text (by git or FTP); fetch it again"
+    return ""
+
+
+class _Reader(io.BufferedReader):
+    """A file that does not read more at once than any honest archive makes it."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        wanted = MAX_LIST + 1 if size is None or size < 0 else size
+        if wanted > MAX_LIST + 1:
+            raise zipfile.BadZipFile(f"a list of members of {wanted} bytes, expected at most {MAX_LIST}")
+        data = super().read(wanted)
+        if len(data) > MAX_LIST:
+            raise zipfile.BadZipFile(f"a list of members of more than {MAX_LIST} bytes")
+        return data
+
+
+@contextmanager
+def _faults(where: str) -> Iterator[None]:
+    """Turn whatever zipfile and the decompressors raise into one kind of error; the disk's own errors get a name."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise type(error)(f"{where}: {os.strerror(error.errno)}") from error
+        said = str(error) or type(error).__name__
+        raise ValueError(f"{where}: cannot be unpacked ({said}): damaged archive") from error
+
+
+class ZipFile:
+    """A zip archive of recordings, or of anything small.
+
+    Parameters
+    ----------
+    path : Path
+
+    Attributes
+    ----------
+    members : list of zipfile.ZipInfo
+        All files inside.
+    names : list of tuple of str
+        The parts of their names.
+
+    Raises
+    ------
+    ValueError
+        Where the file is no zip archive, or one with members that lead outside it, are links, are encrypted, or
+        unpack to more than the limits above; the message names file and reason.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._open_file: zipfile.ZipFile | None = None
+        self._process = 0
+        self.members = [m for m in self._open().infolist() if not m.filename.replace("\\", "/").endswith("/")]
+        self.names = [self._checked_name(member) for member in self.members]
+        size, packed = path.stat().st_size, sum(member.compress_size for member in self.members)
+        total = sum(member.file_size for member in self.members)
+        if packed > size:
+            raise ValueError(
+                f"{path}: expected members side by side, found {packed} packed bytes in {size}: a zip bomb"
+            )
+        if total > min(MAX_TOTAL, MAX_RATIO * max(size, 1 << 20)):
+            raise ValueError(f"{path}: expected at most {MAX_RATIO} times its {size} bytes when unpacked, and at most "
+                             f"{MAX_TOTAL} bytes, found {total}: a zip bomb")  # fmt: skip
+
+    def _checked_name(self, member: zipfile.ZipInfo) -> tuple[str, ...]:
+        """The parts of a member's name; refuses whatever could land outside the folder it is unpacked into."""
+        name = member.orig_filename.replace("\\", "/")  # some programs on Windows write these
+        posix, windows = PurePosixPath(name), PureWindowsPath(name)
+        if posix.is_absolute() or windows.drive or windows.root or ".." in posix.parts or "\0" in name:
+            raise ValueError(f"{self.path}: member {name!r} points outside the archive's own folder")
+        if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise ValueError(f"{self.path}: member {name!r} is a link or a device, expected files and folders alone")
+        return posix.parts
+
+    def _open(self) -> zipfile.ZipFile:
+        # A forked process shares the file position of an open archive with its parent: each opens its own.
+        if self._open_file is None or self._process != os.getpid():
+            file = _Reader(io.FileIO(self.path))
+            try:
+                self._open_file, self._process = zipfile.ZipFile(file), os.getpid()
+            except Exception as error:
+                file.seek(0)
+                head = file.read(1 << 20)
+                file.close()
+                if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                    raise type(error)(f"{self.path}: {os.strerror(error.errno)}") from error
+                found = kind_of(head) or f"a file that begins with {head[:8]!r}"
+                raise ValueError(
+                    f"{self.path}: expected a complete zip archive, found {self.path.stat().st_size} bytes, {found} "
+                    f"({error})"
+                ) from error
+        return self._open_file
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_open_file": None, "_process": 0}
+
+    def read(self, n: int) -> bytes:
+        """Bytes of member `n`, whose size and check sum are as the archive says."""
+        member = self.members[n]
+        where = f"{self.path}: {member.filename!r}"
+        if member.flag_bits & 1:
+            raise ValueError(f"{where}: expected a member that can be read, found it encrypted with a password")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{where}: expected it stored or deflated, found compression {member.compress_type}; "
+                             "pack it again as a plain zip")  # fmt: skip
+        if member.file_size > MAX_MEMBER:
+            raise ValueError(f"{where}: expected at most {MAX_MEMBER} bytes, found {member.file_size}")
+        with _faults(where), self._open().open(member) as file:
+            data = file.read(member.file_size + 1)  # one more, so that the check sum is compared
+        if len(data) != member.file_size:
+            raise ValueError(f"{where}: expected {member.file_size} bytes, found {len(data)}: damaged archive")
+        return data

@@ -1,0 +1,91 @@
+"""Where the recordings of a split are: what downloads, cloud folders and file managers make of N-MNIST's layout."""
+
+import os
+import re
+from pathlib import Path
+
+EXPECTED = "expected <digit>/<id>.bin with digits 0 to 9"
+#: Left behind by file managers and archivers.
+_LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r"}
+#: Files that stand for a split and cannot be read, and what they are.
+_UNFINISHED = r"(\.zip)?\.(crdownload|part|partial|download|opdownload|tmp|aria2|!ut)"
+_OTHER = r"\.(tar|tgz|tar\.\w+|rar|7z|gz|z\d\d|zip\.\d+|zipx)"
+
+
+def split_name(train: bool) -> str:
+    """N-MNIST's name of a split."""
+    return "Train" if train else "Test"
+
+
+def is_litter(name: str) -> bool:
+    """Whether a name is passed over; everything else that is foreign is an error."""
+    return name.startswith(".") or name.lower() in _LITTER
+
+
+def _is_collection(name: str) -> bool:
+    """Whether a name is that of the whole data set: N-MNIST, nmnist (1), 468j46mzdv-1 (its number at Mendeley)."""
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    return "nmnist" in plain or plain.startswith("468j46mzdv")
+
+
+def find(root: Path, train: bool) -> Path | None:
+    """The folder or zip archive that holds a split, None where there is neither.
+
+    Looked for in this order, whatever the case of the letters: the folder ``Train``; ``Train.zip``; a browser's
+    ``Train (1).zip``; the same in a folder ``N-MNIST``; an archive ``N-MNIST.zip`` of both splits. `root` may be such
+    an archive itself.
+
+    Raises
+    ------
+    ValueError
+        Where there is only something that cannot be read, such as an unfinished download; the message names it.
+    """
+    if root.is_file():
+        return root
+    if not root.is_dir():
+        return None
+    split = split_name(train).lower()
+    entries = sorted((entry for entry in os.scandir(root) if entry.name.lower() != "__macosx"), key=lambda e: e.name)
+    folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    files = [entry for entry in entries if entry.is_file()]
+    for entry in folders:
+        if entry.name.lower() == split:
+            return _descend(Path(entry.path), split)
+    for pattern in (rf"{split}\.zip", rf"{split}[ _-]*(\(\d+\)|\d+|copy.*|kopie.*|copie.*)\.zip"):
+        for entry in files:
+            if re.fullmatch(pattern, entry.name.lower()):
+                return Path(entry.path)
+    for entry in folders:
+        if _is_collection(entry.name) and (found := find(Path(entry.path), train)):
+            return found
+    for entry in files:
+        if entry.name.lower().endswith(".zip") and _is_collection(entry.name[:-4]):
+            return Path(entry.path)
+    for entry in files:
+        name = entry.name.lower()
+        if re.fullmatch(split + _UNFINISHED, name):
+            raise ValueError(f"{entry.path}: expected {split_name(train)}.zip, found an unfinished download; let it "
+                             "finish, or remove it")  # fmt: skip
+        if name == f".{split}.zip.icloud":
+            raise ValueError(f"{entry.path}: expected {split_name(train)}.zip, found a placeholder of iCloud; download "
+                             "the file in the Finder")  # fmt: skip
+        if re.fullmatch(split + _OTHER, name) or name == split:
+            raise ValueError(f"{entry.path}: expected {split_name(train)}.zip or a folder {split_name(train)}; unpack "
+                             "this file into one")  # fmt: skip
+    digits = [entry.name for entry in folders if len(entry.name) == 1 and entry.name in "0123456789"]
+    if len(digits) > 1:
+        raise ValueError(f"{root}: expected the folder that holds Train and Test, found the digits' folders "
+                         f"{', '.join(digits)}; name {root.parent}")  # fmt: skip
+    return None
+
+
+def _descend(folder: Path, split: str) -> Path:
+    """The folder of the digits inside ``Train``, where an archiver put one ``Train`` into another."""
+    for _ in range(4):
+        inside = [entry for entry in os.scandir(folder) if not is_litter(entry.name)]
+        if len(inside) != 1 or not inside[0].is_dir():
+            break
+        if inside[0].name.lower() != split and not _is_collection(inside[0].name):
+            break
+        folder = Path(inside[0].path)
+    return folder
