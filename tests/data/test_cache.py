@@ -17,7 +17,6 @@ from nmnist_helpers.data.cache import CacheError, MappedEvents, cache_files, cac
 from nmnist_helpers.data.dataset import NMNISTDataset
 from nmnist_helpers.data.loader import EventLoader
 from nmnist_helpers.io import PackedEvents
-from nmnist_helpers.locks import locked
 
 ARRAYS = ("x", "y", "p", "t", "offsets", "labels", "ids")
 KEY = {"recordings": "abc", "source": "Train"}
@@ -50,7 +49,7 @@ def same(a, b):
 def test_what_is_written_comes_back(tmp_path, packed):
     path = tmp_path / "some.events"
     write(path, packed)
-    mapped = open_cache(path, KEY, thorough=True)
+    mapped = open_cache(path, KEY)
     assert same(mapped, packed)
     assert isinstance(mapped, PackedEvents)
     assert mapped.validate() is mapped
@@ -65,7 +64,7 @@ def test_layout_of_the_file_is_as_described(tmp_path, packed):
     write(path, packed)
     data = path.read_bytes()
     magic, version, length, crc = struct.unpack_from("<16sIII", data)
-    assert (magic, version) == (b"N-MNIST events\r\n", 1)
+    assert (magic, version) == (b"N-MNIST events\r\n", 2)
     text = data[28 : 28 + length]
     assert zlib.crc32(text) == crc
     header = json.loads(text)
@@ -75,7 +74,8 @@ def test_layout_of_the_file_is_as_described(tmp_path, packed):
     for name, size in (("offsets", 8), ("labels", 8), ("ids", 8), ("x", 1), ("y", 1), ("p", 1), ("t", 4)):
         array = getattr(packed, name)
         assert data[place : place + array.size * size] == array.tobytes(), name
-        assert header["crc32"][name] == zlib.crc32(array.tobytes())
+        # The sum of the blocks' sums; these arrays have one block of 2^24 bytes.
+        assert header["crc32"][name] == zlib.crc32(struct.pack("<I", zlib.crc32(array.tobytes())))
         place += -(-array.size * size // 4096) * 4096
     assert len(data) == place
 
@@ -103,7 +103,7 @@ def with_header(path, change):
     header = json.loads(data[28 : 28 + length])
     change(header)
     text = json.dumps(header).encode()
-    put(path, 0, struct.pack("<16sIII", b"N-MNIST events\r\n", 1, len(text), zlib.crc32(text)) + text)
+    put(path, 0, struct.pack("<16sIII", b"N-MNIST events\r\n", 2, len(text), zlib.crc32(text)) + text)
 
 
 def add_one(header):
@@ -114,7 +114,7 @@ BAD = {
     "foreign": (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(9000)), "foreign: it does not begin as a cache does"),
     "empty": (lambda p: p.write_bytes(b""), "foreign"),
     "short": (lambda p: p.write_bytes(p.read_bytes()[:20]), "foreign"),
-    "version": (lambda p: put(p, 16, struct.pack("<I", 7)), "of version 7, expected 1"),
+    "version": (lambda p: put(p, 16, struct.pack("<I", 7)), "of version 7, expected 2"),
     "header": (lambda p: put(p, 40, b"#"), "damaged: its header does not match"),
     "header cut": (lambda p: p.write_bytes(p.read_bytes()[:100]), "damaged: its header does not match"),
     "huge header": (lambda p: put(p, 20, b"\xff\xff\xff\x7f"), "damaged: its header does not match"),
@@ -155,30 +155,49 @@ def test_a_bad_cache_is_noticed_and_written_anew(tmp_path, packed, case, capsys)
     assert capsys.readouterr().out == ""
 
 
-def test_damaged_events_show_in_a_thorough_check(tmp_path, packed):
-    path = tmp_path / "some.events"
-    write(path, packed)
-    place = path.read_bytes().index(packed.x.tobytes())
-    put(path, place + 5, bytes([packed.x[5] ^ 1]))
-    open_cache(path, KEY)
-    with pytest.raises(CacheError, match="damaged: x does not match its check sum"):
-        open_cache(path, KEY, thorough=True)
-
-
 def test_every_single_bit_is_guarded(tmp_path, packed):
     path = tmp_path / "some.events"
     write(path, packed)
     good, rng = path.read_bytes(), np.random.default_rng(0)
-    length = struct.unpack_from("<16sIII", good)[2]
-    used = [*range(28 + length)]
-    for page, size in ((1, 31), (2, 30), (3, 30)):  # offsets, labels, ids
-        used += range(4096 * page, 4096 * page + 8 * size)
-    for place in rng.choice(used, 300):
-        data = bytearray(good)
-        data[place] ^= 1 << int(rng.integers(8))
+    used = np.arange(28 + struct.unpack_from("<16sIII", good)[2])
+    arrays, place = [used], 4096
+    for name in ("offsets", "labels", "ids", "x", "y", "p", "t"):
+        size = getattr(packed, name).nbytes
+        arrays.append(np.arange(place, place + size))
+        place += -(-size // 4096) * 4096
+    for number in range(400):
+        data, at = bytearray(good), int(rng.choice(arrays[number % len(arrays)]))
+        data[at] ^= 1 << int(rng.integers(8))
         path.write_bytes(data)
+        os.utime(path, ns=(1, 10**18 + number))
         with pytest.raises(CacheError, match="foreign|of version|damaged"):
             open_cache(path, KEY)
+
+
+def test_sums_are_taken_block_by_block(monkeypatch):
+    monkeypatch.setattr(cache_module, "_BLOCK", 7)
+    array = np.arange(20, dtype=np.uint8)
+    blocks = [zlib.crc32(array[i : i + 7].tobytes()) for i in (0, 7, 14)]
+    assert cache_module._crc(array) == zlib.crc32(struct.pack("<3I", *blocks))
+
+
+def test_events_are_verified_once_a_process_and_again_after_a_change(tmp_path, packed, monkeypatch):
+    path = tmp_path / "some.events"
+    write(path, packed)
+    summed = []
+    crc = cache_module._crc
+    monkeypatch.setattr(cache_module, "_crc", lambda array: (summed.append(array.nbytes), crc(array))[1])
+    mapped = open_cache(path, KEY)
+    assert len(summed) == 7
+    open_cache(path, KEY)
+    assert len(summed) == 7 + 3
+    pickled = pickle.dumps(mapped)
+    monkeypatch.setattr(cache_module, "_verified", set())  # as in another process
+    pickle.loads(pickled)
+    assert len(summed) == 7 + 3 + 3
+    os.utime(path, ns=(1, 1))
+    pickle.loads(pickled)
+    assert len(summed) == 7 + 3 + 3 + 7
 
 
 def cache_of(root):
@@ -292,16 +311,6 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path, packed):
     assert same(open_cache(path, KEY), packed), "the old file should have stayed"
 
 
-def test_left_overs_of_killed_writers_are_swept(tmp_path, packed):
-    old, young = tmp_path / ".some.aaaa.events", tmp_path / ".some.bbbb.events"
-    for file, age in ((old, 2 * 24 * 3600), (young, 60)):
-        file.write_bytes(b"x")
-        os.utime(file, (time.time() - age,) * 2)
-    write(tmp_path / "some.events", packed)
-    assert not old.exists()
-    assert young.exists(), "another process may be writing it"
-
-
 def test_wrong_announcements_are_refused(tmp_path, packed):
     with pytest.raises(ValueError, match=r"x was announced as \(\d+,\) and came as"):
         write_cache(tmp_path / "a.events", KEY, len(packed), len(packed.x) + 1, lambda allocate: packed)
@@ -326,18 +335,6 @@ def test_one_writes_while_the_others_wait(tmp_path, packed):
     assert made == [1]
     assert len(got) == 4
     assert all(same(one, packed) for one in got)
-
-
-def test_lock_gives_up_after_its_time(tmp_path, capsys):
-    with (
-        locked(tmp_path / "a.lock"),
-        pytest.raises(TimeoutError, match=r"a\.lock: held by another process"),
-        locked(tmp_path / "a.lock", said="waiting", timeout=0.2),
-    ):
-        pass
-    assert capsys.readouterr().out == "waiting\n"
-    with locked(tmp_path / "a.lock", timeout=0):
-        pass
 
 
 def test_batches_from_the_cache_are_those_from_memory(root):

