@@ -18,8 +18,13 @@ from .settings import Settings, parser
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
-    """Parse the command line and run. A run that goes on keeps the settings that are not given anew."""
-    given = vars(parser().parse_args(argv))
+    """Parse the command line and run."""
+    return run(*given_settings(vars(parser().parse_args(argv))))
+
+
+def given_settings(given: dict) -> tuple[Settings, bool, bool]:
+    """Settings, resume and overwrite of a parsed command line; a run that goes on keeps what is not given anew."""
+    given = dict(given)
     resume, overwrite = given.pop("resume"), given.pop("overwrite")
     if resume and overwrite:
         raise ValueError("--resume, --overwrite: expected one of them, found both")
@@ -29,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         kept = folder.load().get("settings")
         if not isinstance(kept, dict) or kept.keys() != Settings().lasting().keys():
             raise CheckpointError(f"{folder.checkpoint}: expected the settings of a run, found {kept!r:.80}")
-    return run(Settings(**kept | given), resume, overwrite)
+    return Settings(**kept | given), resume, overwrite
 
 
-__all__ = ["Settings", "answers", "main", "run", "split"]
+__all__ = ["Settings", "answers", "given_settings", "main", "parser", "run", "split"]

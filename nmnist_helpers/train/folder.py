@@ -1,6 +1,5 @@
 """The folder of a run: one run at a time, one checkpoint that holds everything, files made from it."""
 
-import errno
 import hashlib
 import json
 import os
@@ -9,23 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import filelock
+from filelock import FileLock, Timeout
 
 from ..checkpoint import load_tree, save_tree
-from ..files import atomic
+from ..files import atomic, named, sweep
 
 CHECKPOINT = "checkpoint.pt"
 #: What is made from the checkpoint, in the order in which an old run is removed: what tells of weights goes first.
 DERIVED = ("result.json", "network.pt", "loss.txt", "accuracy.txt", "curves.png")
-WORDS = {
-    errno.ENOSPC: "disk full",
-    errno.EDQUOT: "disk quota used up",
-    errno.EROFS: "read-only file system",
-    errno.EACCES: "no permission to write there",
-    errno.EPERM: "no permission to write there",
-    errno.ENOTDIR: "a part of the path is no folder",
-    errno.EFBIG: "larger than files may be here",
-}
 
 
 class Folder:
@@ -83,33 +73,30 @@ class Folder:
         OSError
             Naming the file, if the disk is full or the folder cannot be written.
         """
-        with explained(self.path):
+        with named(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        lock = FileLock(self.path / ".lock", timeout=0)
         try:
-            with explained(self.path / ".lock"):
+            with named(self.path / ".lock"):
                 lock.acquire()
-        except filelock.Timeout:
+        except Timeout:
             busy = f"{self.path}: another run writes there now; wait for it, or choose another --out"
             raise FileExistsError(busy) from None
-        with lock:
+        except NotImplementedError:
+            pass  # a file system without locks: to go on is better than to refuse every run
+        try:
             self.refuse(resume, overwrite)
-            self._sweep()
+            sweep(self.path)
             self._rehearse(room)
             if overwrite:
                 self.remove(*DERIVED)
             yield
-
-    def _sweep(self) -> None:
-        """Remove what killed runs left half-written."""
-        for name in (CHECKPOINT, *DERIVED):
-            stem, suffix = os.path.splitext(name)
-            for left in self.path.glob(f".{stem}.*{suffix}"):
-                left.unlink(missing_ok=True)
+        finally:
+            lock.release()
 
     def _rehearse(self, room: int) -> None:
         """Write as many bytes as the run will, and remove them."""
-        with explained(self.checkpoint), tempfile.TemporaryFile(dir=self.path) as file:
+        with named(self.checkpoint), tempfile.TemporaryFile(dir=self.path) as file:
             for _ in range(0, room, 1 << 20):
                 file.write(b"\1" * (1 << 20))
             file.flush()
@@ -118,13 +105,11 @@ class Folder:
     def remove(self, *names: str) -> None:
         """Remove files of the run."""
         for name in names:
-            with explained(self.path / name):
-                (self.path / name).unlink(missing_ok=True)
+            (self.path / name).unlink(missing_ok=True)
 
     def commit(self, tree: dict) -> None:
         """Write the checkpoint: the one file that counts."""
-        with explained(self.checkpoint):
-            save_tree(self.checkpoint, tree)
+        save_tree(self.checkpoint, tree)
 
     def load(self) -> dict:
         """Read the checkpoint.
@@ -142,31 +127,15 @@ class Folder:
         import matplotlib.pyplot as plt
 
         if best is not None:
-            with explained(self.path / "network.pt"):
-                save_tree(self.path / "network.pt", best)
-        with explained(self.path / "loss.txt"):
-            stats.save(self.path)
-        with explained(self.path / "curves.png"):
-            plt.close(stats.plot(path=self.path / "curves.png"))
+            save_tree(self.path / "network.pt", best)
+        stats.save(self.path)
+        plt.close(stats.plot(path=self.path / "curves.png"))
 
-    def report(self, result: dict) -> None:
-        """Write ``result.json``, which names the network that it describes by its SHA-256."""
-        file = self.path / "result.json"
-        with explained(file), atomic(file) as temporary:
+    def report(self, result: dict, name: str = "result.json") -> None:
+        """Write a report, which names the network that it describes by its SHA-256."""
+        with atomic(self.path / name) as temporary:
             temporary.write_text(json.dumps(result, indent=2) + "\n")
 
     def digest(self) -> str:
         """SHA-256 of ``network.pt``."""
         return hashlib.sha256((self.path / "network.pt").read_bytes()).hexdigest()
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn an error of the operating system into one that says which file, and what is the matter."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, TimeoutError):  # filelock's
-            raise
-        words = WORDS.get(error.errno, error.strerror or str(error))
-        raise OSError(f"{path}: {words}") from error

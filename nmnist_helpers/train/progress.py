@@ -66,7 +66,7 @@ class Progress:
             "seconds": self.seconds,
             "curves": {part: {log: list(getattr(getattr(self.stats, part), log)) for log in LOGS} for part in PARTS},
             "net": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "moments": self.optimizer.state_dict()["state"],
             "average": None if self.average is None else self.average.state_dict(),
             "best": self.best,
             "best_epoch": self.best_epoch,
@@ -107,12 +107,11 @@ class Progress:
         _check_same(found["best"], expected["net"] if epoch else None, f"{name}: best")
         if not (isinstance(found["best_epoch"], int) and 0 <= found["best_epoch"] < epoch if epoch else True):
             raise CheckpointError(f"{name}: expected best_epoch in 0..{epoch - 1}, found {found['best_epoch']!r:.40}")
-        _check_same(found["optimizer"], self._optimizer_like(epoch > 0), f"{name}: optimizer")
+        _check_same(found["moments"], self._moments_like() if epoch else {}, f"{name}: moments")
 
         self.net.load_state_dict(found["net"])
-        # Step sizes follow from the settings; of the optimiser's state the moments alone are taken up.
-        own = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": found["optimizer"]["state"], "param_groups": own})
+        own = self.optimizer.state_dict()["param_groups"]  # step sizes follow from the settings
+        self.optimizer.load_state_dict({"state": found["moments"], "param_groups": own})
         if self.average is not None:
             self.average.load_state_dict(found["average"])
         for part in PARTS:
@@ -132,7 +131,7 @@ class Progress:
                 raise ValueError(f"{name}: expected {flag(key)} {kept[key]!r:.80} as in this run, found {value!r}")
         if own["epochs"] != kept["epochs"] and own["schedule"] != "constant":
             raise ValueError(
-                f"{name}: expected --epochs {kept['epochs']!r:.20}, for which its {own['schedule']} schedule was planned,"
+                f"{name}: expected --epochs {kept['epochs']!r:.20}, as its {own['schedule']} schedule was planned,"
                 f" found {own['epochs']}: the step size would jump"
             )
         for key, words in (("processes", "processes"), ("recordings", "recordings (their fingerprint)")):
@@ -141,16 +140,10 @@ class Progress:
                     f"{name}: expected the {words} of this run, {found[key]!r:.40}, found {getattr(self, key)!r}"
                 )
 
-    def _optimizer_like(self, begun: bool) -> dict:
+    def _moments_like(self) -> dict:
         """What the optimiser's state looks like: moments of the shape of the parameters."""
-        like = self.optimizer.state_dict()
-        if begun:
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            like["state"] = {
-                i: {"step": torch.zeros(()), "exp_avg": p.detach(), "exp_avg_sq": p.detach()}
-                for i, p in enumerate(parameters)
-            }
-        return like
+        parameters = [p.detach() for group in self.optimizer.param_groups for p in group["params"]]
+        return {i: {"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p} for i, p in enumerate(parameters)}
 
 
 def groups(net: Network, settings: Settings) -> list[dict]:

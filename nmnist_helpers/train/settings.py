@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -53,11 +53,11 @@ def _is_validation(value: Any) -> bool:
     return value is None or (isinstance(value, int) and value >= 0) or 0 < value < 1
 
 
-def _share_or_count(text: str) -> float | int:
+def share_or_count(text: str) -> float | int:
     return float(text) if "." in text else int(text)
 
 
-def _sizes(text: str) -> tuple[int, ...]:
+def whole_numbers(text: str) -> tuple[int, ...]:
     return tuple(int(size) for size in text.split(","))
 
 
@@ -99,7 +99,9 @@ class Settings:
     )
     dropout: float = _option(0.05, SHARE, "probability that a hidden neuron is silenced for a recording")
     augment: bool = _option(True, ("True or False", lambda v: isinstance(v, bool)), "disturb the training recordings")
-    hidden: tuple[int, ...] = _option((512, 512), SIZES, "neurons of the hidden layers (default 512,512)", type=_sizes)
+    hidden: tuple[int, ...] = _option(
+        (512, 512), SIZES, "neurons of the hidden layers (default 512,512)", type=whole_numbers
+    )
     seed: int = _option(0, _whole(0), "of weights, order, augmentation and dropout")
     source: str = _option(
         "auto", _one_of("auto", "recorded", "simulated"), "of the recordings: auto, recorded or simulated"
@@ -110,7 +112,7 @@ class Settings:
         VALIDATION,
         "part of the training recordings to choose the epoch on, a share (0.1) or a number (5000); of all of MNIST, "
         "simulated, the first digits: recordings show them (default: a sixth, at most 5000)",
-        type=_share_or_count,
+        type=share_or_count,
     )
     keep: str = _option("best", _one_of("best", "last"), "epoch of network.pt: best (on validation) or last")
     start: str | None = _option(None, TEXT, "begin with the weights in this file, such as another run's network.pt")
@@ -143,8 +145,11 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def parser(prog: str = "python -m nmnist_helpers train") -> argparse.ArgumentParser:
-    """The command line. What is not given there is absent from the result: a resumed run keeps its own."""
+def parser(prog: str = "python -m nmnist_helpers train", without: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The command line, but for the settings `without`.
+
+    What is not given there is absent from the result: a run that goes on keeps its own.
+    """
     p = argparse.ArgumentParser(
         prog=prog,
         description=DESCRIPTION,
@@ -155,6 +160,8 @@ def parser(prog: str = "python -m nmnist_helpers train") -> argparse.ArgumentPar
     p.add_argument("--resume", action="store_true", default=False, help="go on from the checkpoint in --out")
     p.add_argument("--overwrite", action="store_true", default=False, help="replace the run that --out holds")
     for f in fields(Settings):
+        if f.name in without:
+            continue
         more = dict(f.metadata["parser"])
         if f.type is bool:
             more["action"] = argparse.BooleanOptionalAction
