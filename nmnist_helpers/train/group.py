@@ -52,14 +52,14 @@ class Group:
                 f" them has ended or stands still ({str(error).splitlines()[0][:200]})"
             ) from error
 
-    def wrap(self, net: torch.nn.Module) -> torch.nn.Module:
-        """The network with its gradients added up over the processes: the gradient of all their batches as one."""
-        if self.size == 1:
-            return net
-        # Buffers follow from the weights and the state that every process has; nothing to send.
-        together = torch.nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
-        together.register_comm_hook(None, _sum)  # without it torch takes the mean
-        return together
+    def join(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let every step of the optimizer use the gradient of all processes' batches together, as one large batch.
+
+        The gradients are added up, because the loss is a sum over recordings (DistributedDataParallel would take
+        their mean). The processes begin with equal weights and take equal steps, so these stay equal.
+        """
+        if self.size > 1:
+            optimizer.register_step_pre_hook(_add_up_gradients)
 
     def batches(self, loader: EventLoader, epoch: int, drop_rest: bool) -> Iterator[tuple]:
         """This process's batches of an epoch: every `size`-th one; for training the same number on each."""
@@ -91,9 +91,11 @@ class Group:
             dist.destroy_process_group()
 
 
-def _sum(_, bucket) -> torch.futures.Future:
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
-    return work.get_future().then(lambda future: future.value()[0])
+def _add_up_gradients(optimizer: torch.optim.Optimizer, *_) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    works = [dist.all_reduce(p.grad, async_op=True) for p in parameters if p.grad is not None]
+    for work in works:
+        work.wait()
 
 
 def _end_with_parent() -> None:

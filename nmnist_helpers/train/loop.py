@@ -122,8 +122,9 @@ class Loop:
             )
         error = loss_of(settings).to(group.device)
         stats, optimizer = progress.stats, progress.optimizer
-        self.bases = [group["lr"] for group in optimizer.param_groups]
-        self.learner = Assistant(group.wrap(progress.net), error, optimizer, stats, classifier=Rate.predict)
+        group.join(optimizer)
+        self.bases = [parameters["lr"] for parameters in optimizer.param_groups]
+        self.learner = Assistant(progress.net, error, optimizer, stats, classifier=Rate.predict)
         self.judge = Assistant(progress.judged, error, None, stats, classifier=Rate.predict)
         self.pictured = time.monotonic()
 
