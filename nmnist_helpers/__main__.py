@@ -1,8 +1,11 @@
 """The commands of the package: ``python -m nmnist_helpers COMMAND``."""
 
-import argparse
 import importlib
+import os
+import signal
 import sys
+import threading
+from collections.abc import Sequence
 
 #: Command -> (module with a `main`, what it does).
 COMMANDS = {
@@ -12,27 +15,51 @@ COMMANDS = {
     "mnist": ("data.mnist", "fetch MNIST, the digits that the simulated camera looks at (11 MB)"),
     "camera": ("calibrate", "compare the simulated camera with real recordings"),
 }
+PROGRAM = "python -m nmnist_helpers"
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the command that `argv` begins with; without one, list them."""
-    width = max(map(len, COMMANDS))
-    listing = "\n".join(f"  {name:{width}s}  {text}" for name, (_, text) in COMMANDS.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m nmnist_helpers",
-        description=f"commands:\n{listing}",
-        epilog="python -m nmnist_helpers COMMAND --help lists a command's options.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("command", nargs="?", choices=COMMANDS, metavar="COMMAND")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="of the command")
-    given = parser.parse_args(argv)
-    if given.command is None:
-        parser.print_help()
-        return
-    module = importlib.import_module(f".{COMMANDS[given.command][0]}", __package__)
-    module.main(given.options)
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as what Ctrl-C raises: everything that is open is closed on the way out."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that `argv` begins with; without one, list them.
+
+    Returns
+    -------
+    int
+        The exit status: 0; 1 with one line on what went wrong; 2 for what is no command; 130 after Ctrl-C and 143
+        after SIGTERM.
+    """
+    name, *options = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        listing = "\n".join(f"  {command:{width}s}  {text}" for command, (_, text) in COMMANDS.items())
+        print(f"usage: {PROGRAM} COMMAND [OPTIONS]\n\ncommands:\n{listing}\n")
+        print(f"{PROGRAM} COMMAND --help lists a command's options.")
+        return 0
+    if name not in COMMANDS:
+        return _say(f"expected a command, one of {', '.join(COMMANDS)}; found {name!r}", 2)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        importlib.import_module(f".{COMMANDS[name][0]}", "nmnist_helpers").main(options)
+    except KeyboardInterrupt as stop:
+        return _say(f"{name}: {stop or 'stopped'}", 143 if isinstance(stop, Terminated) else 130)
+    except (OSError, ValueError, FloatingPointError) as error:
+        return _say(f"{name}: {error}", 1)
+    return 0
+
+
+def _terminate(*_) -> None:
+    raise Terminated
+
+
+def _say(line: str, status: int) -> int:
+    process = f" (process {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+    print(f"{PROGRAM}{process} {line}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

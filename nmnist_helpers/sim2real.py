@@ -1,133 +1,142 @@
 """From simulation to reality: train on simulated MNIST digits, read real recordings.
 
-    python -m nmnist_helpers.sim2real --mnist FOLDER --data FOLDER --digits 20000 --epochs 8
+    python -m nmnist_helpers sim2real --mnist FOLDER --data FOLDER --out Trained/real
 
 The network learns from simulated training digits of MNIST, and from none of those that the recordings show. It is
-tested on all recordings; then it is tuned on the real training recordings and tested on the real test
-recordings. Nothing is selected on anything: the last epoch counts.
+tested on all recordings. Then it is tuned on the real training recordings and tested on the real test recordings;
+there the last epoch counts, so that nothing is selected on them. Both trainings are runs of `nmnist_helpers.train`.
 """
 
-import argparse
-import json
+import os
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from sklearn.metrics import confusion_matrix
-from tqdm import tqdm
 
-from .camera.digits import load_mnist
-from .camera.simulator import simulate
-from .classifier import Rate
-from .data.augmentation import augment
+from .__main__ import main as run_command
+from .checkpoint import load_checkpoint
 from .data.dataset import NMNISTDataset
-from .data.loader import EventLoader
-from .files import atomic
 from .io import PackedEvents
-from .loss import SpikeRate
 from .network import Network
 from .paths import TRAINED
-from .train import answers, save_checkpoint
-from .utils import Assistant, LearningStats, parameter_groups
+from .train import Settings, answers, given_settings, parser, run
+from .train.folder import Folder
+from .train.group import Group
+from .train.parts import is_mnist, learn_and_validate
 
-RECORDED_DIGITS = 1100  # recordings of the first digits of MNIST's training set exist in small collections
-BATCH = 32
+DEFAULT_OUT = TRAINED / "real"
+DESCRIPTION = """\
+Train on simulated digits of MNIST, read all real recordings, tune on the real training recordings, and read the real
+test recordings. The training takes the options of the command train; its files go to --out, those of the tuning to the
+folder tuned in it. reality.json in --out has what both networks read."""
+REPORT = "reality.json"
 
 
-def fit(net: Network, events: PackedEvents, epochs: int, peak: float, seed: int, device: torch.device) -> LearningStats:
-    """Train on packed recordings with the tutorial's loss and augmentation and a one-cycle step size.
+def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = False) -> dict:
+    """Train on simulated digits, tune on recordings, test on recordings after each.
 
     Parameters
     ----------
-    net : Network
-        Trained in place.
-    events : PackedEvents
-        What to learn from.
-    epochs : int
-    peak : float
-        Largest step size of Adam; the cycle rises to it and falls to nothing (Smith and Topin, 2018).
-    seed : int
-        Of order and augmentation.
-    device : torch.device
+    settings : Settings
+        Of the simulated training. Tuning takes them too, but for a one-cycle schedule up to a step size of 0.0005.
+    tune : int
+        Epochs of tuning.
+    resume, overwrite : bool
+        See `nmnist_helpers.train.run`.
 
     Returns
     -------
-    LearningStats
-        The training's curve.
+    dict
+        What ``reality.json`` holds: accuracies and confusions.
+
+    Raises
+    ------
+    ValueError
+        If the simulated digits are not all of MNIST, or a recording shows one that would be learned from. Otherwise
+        as `nmnist_helpers.train.run`.
     """
-    loader = EventLoader(events, BATCH, shuffle=True, seed=seed, transform=augment, device=device)
-    optimizer = torch.optim.Adam(parameter_groups(net, peak), lr=peak, fused=True)
-    steps = [group["lr"] for group in optimizer.param_groups]
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, steps, epochs * len(loader), cycle_momentum=False)
-    stats = LearningStats()
-    assistant = Assistant(net, SpikeRate(0.2, 0.03), optimizer, stats, classifier=Rate.predict)
-    bar = tqdm(total=epochs * len(loader), unit="batch")
-    for epoch in range(epochs):
-        loader.set_epoch(epoch)
-        for spikes, label in loader:
-            assistant.train(spikes, label)
-            scheduler.step()
-            bar.update()
-        bar.set_postfix_str(f"epoch {epoch} accuracy {stats.training.accuracy:.4f}")
-        stats.update()
-    bar.close()
-    return stats
+    if tune < 1:
+        raise ValueError(f"--tune: expected a whole number from 1, found {tune}")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(
+            "torchrun: expected one process for sim2real, found several; train with torchrun, then tune with --start"
+        )
+    out = Path(DEFAULT_OUT if settings.out is None else settings.out)
+    settings = replace(settings, source="simulated", out=str(out))
+    folder = Folder(out)
+    folder.refuse(resume, overwrite)
+    tuned = Folder(out / "tuned")
+    recorded = [NMNISTDataset(settings.data, train=train, source="recorded") for train in (True, False)]
+    _check_unseen(settings, PackedEvents.concatenate([part.packed for part in recorded]).ids)
 
-
-def run(mnist: str, data: str | None, digits: int, epochs: int, tune: int, seed: int, out: Path) -> dict:
-    """Both steps; see the module. Writes ``network.pt``, ``loss.txt``, ``accuracy.txt`` and ``result.json``."""
-    torch.manual_seed(seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recorded = [NMNISTDataset(data, train=train, source="recorded") for train in (True, False)]
-    images, labels, ids = load_mnist(mnist, train=True)
-    shown = max(RECORDED_DIGITS, *(int(part.packed.ids.max()) for part in recorded))
-    chosen = np.flatnonzero(ids > shown)[:digits]
-    if len(chosen) < digits:
-        raise ValueError(f"--digits: expected at most {len(chosen)}, those that no recording shows, found {digits}")
-    events = simulate(images[chosen], seed=seed, ids=ids[chosen], labels=labels[chosen], progress=True)
-    net = Network().to(device)
-    stats = fit(net, events, epochs, 0.002, seed, device)
-    save_checkpoint(out / "network.pt", **net.state_dict())
-    stats.save(out)
+    folder.remove(REPORT)  # it will not describe what comes now
+    trained = run(settings, resume, overwrite)
     everything = PackedEvents.concatenate([part.packed for part in recorded])
-    found, true = answers(net, everything, device)
-    result = {
-        "simulated_digits": digits,
-        "epochs": epochs,
-        "recordings": len(true),
-        "accuracy": float((found == true).mean()),
-        "confusion": confusion_matrix(true, found, labels=range(10)).tolist(),
-    }
-    print(f"trained on {digits} simulated digits, {epochs} epochs: {result['accuracy']:.2%} of {len(true)} recordings")
-    fit(net, recorded[0].packed, tune, 0.0005, seed + 1, device)
-    found, true = answers(net, recorded[1], device)
-    result |= {
-        "tuned_on": len(recorded[0]),
-        "tuning_epochs": tune,
-        "tuned_recordings": len(true),
-        "tuned_accuracy": float((found == true).mean()),
-        "tuned_confusion": confusion_matrix(true, found, labels=range(10)).tolist(),
-    }
-    print(f"tuned on {len(recorded[0])} recordings: {result['tuned_accuracy']:.2%} of {len(true)} test recordings")
-    with atomic(out / "result.json") as temporary:
-        temporary.write_text(json.dumps(result) + "\n")
+    result = {"simulated_digits": trained["recordings"]["train"], "epochs": settings.epochs}
+    result |= _read(folder, settings, everything, "")
+    print(f"trained on simulated digits: {result['accuracy']:.2%} of {len(everything)} recordings")
+
+    tuning = replace(
+        settings, source="recorded", start=str(folder.path / "network.pt"), out=str(tuned.path), epochs=tune, lr=0.0005,
+        schedule="onecycle", validation=0, keep="last", recordings=None,
+    )  # fmt: skip
+    run(tuning, overwrite=True)  # always anew: it begins with what was trained just now
+    result |= {"tuned_on": len(recorded[0]), "tuning_epochs": tune}
+    result |= _read(tuned, settings, recorded[1], "tuned_")
+    print(
+        f"tuned on {len(recorded[0])} recordings: {result['tuned_accuracy']:.2%} of {len(recorded[1])} test recordings"
+    )
+    folder.report(result, REPORT)
     return result
+
+
+def _check_unseen(settings: Settings, shown: np.ndarray) -> None:
+    """Refuse to learn from digits that the recordings show."""
+    simulated = NMNISTDataset(train=True, source="simulated")
+    if not is_mnist(simulated):
+        raise ValueError(
+            "--mnist: expected all of MNIST to simulate, found other digits: name the folder of its files, or"
+            " fetch them first (python -m nmnist_helpers mnist)"
+        )
+    learn, _ = learn_and_validate(simulated, settings)
+    both = np.intersect1d(simulated.packed.ids[learn], shown)
+    if len(both):
+        raise ValueError(
+            f"--validation: expected at least the {shown.max()} first digits, for recordings show them, found"
+            f" {len(both)} of these digits among those to learn from"
+        )
+
+
+def _read(folder: Folder, settings: Settings, recordings: NMNISTDataset | PackedEvents, prefix: str) -> dict:
+    """What the network in a folder reads of recordings."""
+    device = Group(settings.device).device
+    net = load_checkpoint(folder.path / "network.pt", Network(settings.hidden)).to(device)
+    found, true = answers(net, recordings, device)
+    return {
+        f"{prefix}recordings": len(true),
+        f"{prefix}accuracy": float((found == true).mean()),
+        f"{prefix}confusion": confusion_matrix(true, found, labels=range(10)).tolist(),
+        f"{prefix}network_sha256": folder.digest(),
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Parse the command line and run."""
-    p = argparse.ArgumentParser(prog="python -m nmnist_helpers sim2real", description=__doc__.split("\n\n")[0])
-    p.add_argument("--mnist", required=True, help="folder with MNIST's idx files")
-    p.add_argument("--data", help="folder of the recordings (default NMNIST_DATA, else data/)")
-    p.add_argument("--digits", type=int, default=20000, help="simulated digits to train on")
-    p.add_argument("--epochs", type=int, default=8)
-    p.add_argument("--tune", type=int, default=10, help="epochs on the real training recordings")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--out", type=Path, default=TRAINED / "sim2real")
-    o = p.parse_args(argv)
-    return run(o.mnist, o.data, o.digits, o.epochs, o.tune, o.seed, o.out)
+    p = parser("python -m nmnist_helpers sim2real", without=("source", "start"))
+    p.description, p.epilog = DESCRIPTION, None
+    p.add_argument("--mnist", help="folder of MNIST's files (default NMNIST_MNIST, else mnist/ in the data folder)")
+    p.add_argument("--tune", type=int, default=10, help="epochs on the real training recordings (default 10)")
+    given = vars(p.parse_args(argv))
+    if "mnist" in given:
+        os.environ["NMNIST_MNIST"] = given.pop("mnist")
+    tune = given.pop("tune")
+    given.setdefault("out", str(DEFAULT_OUT))
+    settings, resume, overwrite = given_settings(given)
+    return real(settings, tune, resume, overwrite)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(["sim2real", *sys.argv[1:]]))

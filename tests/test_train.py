@@ -1,38 +1,504 @@
-"""The training command: what it writes, resuming, several processes."""
+"""The training command: what it writes, what it refuses, going on, several processes."""
 
+import hashlib
 import json
 import os
+import random
+import re
+import resource
+import signal
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
+from support import fake_nmnist
 
-from nmnist_helpers import Network, train
+from nmnist_helpers import Network, __main__, train
+from nmnist_helpers.checkpoint import CheckpointError, load_checkpoint, load_tree, save_tree
+from nmnist_helpers.train import Settings
+from nmnist_helpers.train.folder import Folder
+from nmnist_helpers.train.group import Group, dist
+from nmnist_helpers.train.parts import evenly, learn_and_validate, split
+from nmnist_helpers.train.progress import Progress, groups, step_factor
 
-SMALL = ["--source", "simulated", "--recordings", "64", "--batch-size", "16", "--validation", "0.25", "--epochs"]
+SMALL = ["--source", "recorded", "--hidden", "12", "--batch-size", "8", "--validation", "0.25"]
+# Everything that has a state of its own.
+STATEFUL = ["--dropout", "0.2", "--average", "0.8", "--schedule", "onecycle", "--delay-step", "3"]
 
 
-def test_split_is_fixed_disjoint_and_balanced():
+def write_data(folder, seed):
+    for split_name, per_digit in (("Train", 4), ("Test", 2)):
+        fake_nmnist.write_folder(folder, split_name, fake_nmnist.make(seed, per_digit))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"), 0)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch, data):
+    monkeypatch.setenv("NMNIST_DATA", str(data))
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def start(out, *options):
+    return train.main([*SMALL, *map(str, options), "--out", str(out)])
+
+
+def go_on(out, *options):
+    return train.main(["--resume", "--out", str(out), *map(str, options)])
+
+
+def content(out):
+    """All that a run leaves, without the seconds."""
+    tree, result = load_tree(out / "checkpoint.pt"), json.loads((out / "result.json").read_text())
+    del tree["seconds"], result["seconds"]
+    save_tree(out / "again.pt", tree)
+    names = ("again.pt", "network.pt", "loss.txt", "accuracy.txt")
+    return result, {name: (out / name).read_bytes() for name in names}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data):
+    """A run of three epochs; copy it before you change it."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    start(out, *STATEFUL, "--epochs", 3, "--data", data)
+    return out
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    out = tmp_path / "copy"
+    out.mkdir()
+    for file in finished.iterdir():
+        if file.suffix:
+            (out / file.name).write_bytes(file.read_bytes())
+    return out
+
+
+# -- parts of the recordings
+
+
+@pytest.mark.parametrize("validation", [1 / 6, 20])
+def test_split_is_fixed_disjoint_and_balanced(validation):
     labels = np.repeat(np.arange(10), 12)
-    learn, validate = train.split(labels, 1 / 6)
+    learn, validate = split(labels, validation)
     assert sorted([*learn, *validate]) == list(range(120))
     assert (np.bincount(labels[validate]) == 2).all()
-    again = train.split(labels, 1 / 6)
+    again = split(labels, validation)
     assert (learn == again[0]).all()
     assert (validate == again[1]).all()
+
+
+@pytest.mark.parametrize(("labels", "validation"), [([0, 0, 1], 1), ([0, 0, 1, 1], 3), ([0, 0, 1, 1], 0.1), ([], 1)])
+def test_split_refuses_what_cannot_be_divided(labels, validation):
+    with pytest.raises(ValueError, match="expected both parts to have a recording of each"):
+        split(np.array(labels), validation)
 
 
 @pytest.mark.parametrize("most", [50, 60, 64, 599])
 def test_a_part_of_the_recordings_has_every_digit(most):
     labels = np.repeat(np.arange(10), 60)  # recordings come in order of digit
-    chosen = train.evenly(len(labels), most)
+    chosen = evenly(len(labels), most)
     assert len(np.unique(chosen)) == len(chosen) == most
     counts = np.bincount(labels[chosen], minlength=10)
     assert counts.max() - counts.min() <= 1
     for all_of_them in (None, 600, 601):
-        assert (train.evenly(600, all_of_them) == np.arange(600)).all()
+        assert (evenly(600, all_of_them) == np.arange(600)).all()
+
+
+class AllOfMnist:
+    """As many simulated recordings as MNIST has digits, in some order."""
+
+    source = "simulated"
+
+    def __init__(self):
+        self.packed = SimpleNamespace(ids=np.random.default_rng(0).permutation(60_000) + 1)
+
+    def __len__(self):
+        return 60_000
+
+
+@pytest.mark.parametrize(
+    ("options", "most", "sizes"),
+    [
+        ({}, 5000, (55_000, 5000)),
+        ({"validation": 0.05}, 3000, (57_000, 3000)),
+        ({"recordings": 6000}, 13_000, (5000, 1000)),
+    ],
+)
+def test_of_all_of_mnist_the_first_digits_are_for_validation(options, most, sizes):
+    dataset = AllOfMnist()
+    learn, validate = learn_and_validate(dataset, Settings(**options))
+    assert (len(learn), len(validate)) == sizes
+    ids = dataset.packed.ids
+    assert 1100 < ids[validate].max() < ids[learn].min() <= most + 1
+    assert (learn[:-1] < learn[1:]).all()
+
+
+# -- settings
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--epochs 0", "--epochs: expected a whole number from 1, found 0"),
+        ("--recordings 5", "found 5 recordings"),
+        ("--recordings 0", "--recordings"),
+        ("--validation 0", "--validation: expected recordings to choose the best epoch on"),
+        ("--validation 1.5", "--validation"),
+        ("--validation -1", "--validation"),
+        ("--validation 5000", "5000 of them for validation"),
+        ("--batch-size 0", "--batch-size"),
+        ("--lr nan", "--lr: expected a positive number, found nan"),
+        ("--lr inf", "--lr"),
+        ("--lr 0", "--lr"),
+        ("--dropout 1", "--dropout"),
+        ("--average -0.1", "--average"),
+        ("--true-rate nan", "--true-rate"),
+        ("--window 0", "--window"),
+        ("--decay-step -1", "--decay-step"),
+        ("--seed -1", "--seed"),
+        ("--hidden 0", "--hidden"),
+        ("--device tpu", "--device: expected auto, cpu, or a cuda device of this computer, found 'tpu'"),
+        ("--device cuda:99", "--device"),
+        ("--device meta", "--device"),
+        ("--schedule linear", "--schedule: expected one of constant, cosine, onecycle, found 'linear'"),
+        ("--start nowhere.pt", "nowhere.pt"),
+        ("--data nowhere", "nowhere"),
+        ("--resume", "--resume: expected .*checkpoint.pt, found nothing there"),
+        ("--resume --overwrite", "expected one of them"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_written(tmp_path, capsys, options, words):
+    arguments = ["train", *SMALL, *options.split(), "--out", str(tmp_path / "run")]
+    assert __main__.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert re.search(words, error)
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_of_another_type_are_refused():
+    for options in ({"epochs": 1.5}, {"epochs": "3"}, {"seed": True}, {"augment": 1}, {"hidden": 12}, {"lr": None}):
+        with pytest.raises(ValueError, match="expected"):
+            Settings(**options)
+
+
+def test_help_names_every_setting_and_the_default():
+    page = train.parser().format_help()
+    for name, value in vars(Settings()).items():
+        assert f"--{name.replace('_', '-')}" in page
+        if isinstance(value, float | int) and not isinstance(value, bool):
+            assert f"(default {value})".replace(" ", "") in page.replace("\n", "").replace(" ", "")
+
+
+def test_commands_are_listed_and_an_unknown_one_refused(capsys):
+    assert __main__.main([]) == 0
+    listing = capsys.readouterr().out
+    assert all(name in listing for name in __main__.COMMANDS)
+    assert __main__.main(["trian"]) == 2
+    assert (
+        "expected a command, one of train, sim2real, download, mnist, camera; found 'trian'" in capsys.readouterr().err
+    )
+    for name in ("train", "sim2real"):
+        with pytest.raises(SystemExit) as end:
+            __main__.main([name, "--help"])
+        assert end.value.code == 0
+
+
+def test_schedules_are_torchs():
+    steps, optimizer = 200, torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    found = []
+    for step in range(steps):
+        found.append((step_factor("cosine", step / steps), optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        cosine.step()
+    np.testing.assert_allclose(*np.transpose(found), atol=1e-6)
+    onecycle = [step_factor("onecycle", step / steps) for step in range(steps)]
+    assert onecycle[0] == pytest.approx(1 / 25)
+    assert int(np.argmax(onecycle)) == 60
+    assert onecycle[60] == 1
+    assert onecycle[-1] < 0.001
+    assert {step_factor("constant", done) for done in (0, 0.5, 0.99)} == {1.0}
+
+
+def test_delays_and_decays_have_step_sizes_of_their_own():
+    net = Network((8, 8))
+    names = {id(p): name for name, p in net.named_parameters()}
+    steps = {
+        names[id(p)].rpartition(".")[2]: group["lr"]
+        for group in groups(net, Settings(lr=0.01, delay_step=5, decay_step=100))
+        for p in group["params"]
+    }
+    assert steps.pop("delay") == pytest.approx(0.05)
+    assert steps.pop("current_decay") == steps.pop("voltage_decay") == pytest.approx(1.0)
+    assert set(steps.values()) == {0.01}
+
+
+# -- what a run leaves
+
+
+def test_run_writes_network_curves_and_result(finished, data):
+    result = json.loads((finished / "result.json").read_text())
+    assert result["recordings"] == {"train": 30, "validation": 10, "test": 20}
+    assert 0 <= result["test_accuracy"] <= 1
+    assert result["validation_accuracy"] == max(
+        load_tree(finished / "checkpoint.pt")["curves"]["validation"]["accuracy_log"]
+    )
+    assert result["network_sha256"] == hashlib.sha256((finished / "network.pt").read_bytes()).hexdigest()
+    load_checkpoint(finished / "network.pt", Network((12,)))
+    assert len((finished / "loss.txt").read_text().splitlines()) == 4, "a line of heads and one for each epoch"
+    names = {file.name for file in finished.iterdir()} - {".lock", "again.pt"}
+    assert names == {"accuracy.txt", "checkpoint.pt", "curves.png", "loss.txt", "network.pt", "result.json"}
+    for folder in (finished, data):
+        assert (
+            str(folder).encode()
+            not in (finished / "checkpoint.pt").read_bytes() + (finished / "result.json").read_bytes()
+        )
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_network_that_is_kept_is_the_averaged_one_of_its_epoch(tmp_path, monkeypatch, keep):
+    seen = []
+    closing = Progress.close_epoch
+
+    def close_epoch(self, seconds):
+        closing(self, seconds)
+        seen.append({name: value.clone() for name, value in self.average.module.state_dict().items()})
+
+    monkeypatch.setattr(Progress, "close_epoch", close_epoch)
+    validation = ["--validation", "0"] if keep == "last" else []
+    result = start(tmp_path / "run", "--epochs", 3, "--average", "0.5", "--keep", keep, *validation)
+    kept = load_tree(tmp_path / "run" / "network.pt")
+    expected = seen[-1 if keep == "last" else result["best_epoch"]]
+    assert all(torch.equal(kept[name], value) for name, value in expected.items())
+    if keep == "last":
+        assert result["recordings"] == {"train": 40, "validation": 0, "test": 20}
+        assert result["validation_accuracy"] is None
+        assert result["best_epoch"] == 2
+
+
+def test_a_run_may_begin_with_the_weights_of_another(tmp_path, finished, monkeypatch):
+    begun = []
+    monkeypatch.setattr(
+        Folder, "commit", lambda self, tree: begun.append({k: v.clone() for k, v in tree["net"].items()})
+    )
+    start(tmp_path / "run", "--epochs", 1, "--start", finished / "network.pt")
+    assert all(torch.equal(begun[0][name], value) for name, value in load_tree(finished / "network.pt").items())
+
+
+# -- going on
+
+
+class Unplugged(BaseException):
+    """Nothing in the package catches it."""
+
+
+@pytest.mark.parametrize("call", ["commit", "derive", "report"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_resumed_run_is_the_unbroken_one(tmp_path, monkeypatch, finished, call, when):
+    out, done, calls = tmp_path / "run", getattr(Folder, call), []
+
+    def break_off(self, *arguments):
+        calls.append(call)
+        breaks = len(calls) == {"commit": 3}.get(call, 1)
+        if not (breaks and when == "before"):
+            done(self, *arguments)
+        if breaks:
+            raise Unplugged
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, call, break_off)
+        with pytest.raises(Unplugged):
+            start(out, *STATEFUL, "--epochs", 3)
+    assert (out / "result.json").exists() == (call == "report" and when == "after")
+    (out / "loss.txt").write_text("of another epoch")
+    go_on(out)
+    assert content(out) == content(finished)
+
+
+def test_a_finished_run_goes_on_with_more_epochs(tmp_path):
+    start(tmp_path / "whole", "--epochs", 3)
+    start(tmp_path / "parts", "--epochs", 1)
+    go_on(tmp_path / "parts")  # nothing left to do
+    go_on(tmp_path / "parts", "--epochs", 3)
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+    with pytest.raises(ValueError, match="--epochs: expected at least the 3 that this run has, found 2"):
+        go_on(tmp_path / "parts", "--epochs", 2)
+
+
+def test_while_a_run_goes_on_no_result_describes_other_weights(tmp_path, monkeypatch):
+    start(tmp_path / "run", "--epochs", 1)
+    monkeypatch.setattr(Folder, "derive", lambda *_: (_ for _ in ()).throw(Unplugged))
+    with pytest.raises(Unplugged):
+        go_on(tmp_path / "run", "--epochs", 2)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--seed", 1], "expected --seed 0 as in this run, found 1"),
+        (["--batch-size", 4], "expected --batch-size 8 as in this run, found 4"),
+        (["--schedule", "cosine"], "expected --schedule 'onecycle'"),
+        (["--epochs", 4], "expected --epochs 3, as its onecycle schedule was planned, found 4"),
+        (["--source", "simulated"], "expected --source 'recorded' as in this run, found 'simulated'"),
+        (["--hidden", "13"], "expected --hidden"),
+        (["--recordings", 39], "expected --recordings None"),
+    ],
+)
+def test_going_on_with_other_settings_is_refused(copy, options, words):
+    before = {file.name: file.read_bytes() for file in copy.iterdir()}
+    with pytest.raises(ValueError, match=words):
+        go_on(copy, *options)
+    assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
+
+
+def test_going_on_with_other_recordings_is_refused(copy, tmp_path):
+    other = write_data(tmp_path / "other", 1)
+    with pytest.raises(ValueError, match="expected the recordings .* of this run"):
+        go_on(copy, "--data", other)
+    same = write_data(tmp_path / "same", 0)
+    go_on(copy, "--data", same)
+
+
+def change(tree, path, value):
+    *parents, last = path.split("/")
+    for key in parents:
+        tree = tree[int(key) if key.isdecimal() else key]
+    tree[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("epoch", 10**9, "expected 1000000000 epochs in curves"),
+        ("epoch", 2, "expected 2 epochs in curves.training.loss_log, found 3"),
+        ("epoch", -1, "epoch: expected a number from 0"),
+        ("epoch", "3", "epoch: expected int"),
+        ("seconds", float("nan"), "seconds: expected a finite number"),
+        ("curves/validation/loss_log", [1.0], "expected 3 epochs in curves.validation.loss_log, found 1"),
+        ("curves/validation/loss_log", None, "curves.validation.loss_log, found NoneType"),
+        ("curves", {}, "curves: expected"),
+        ("processes", 2, "expected the processes of this run, 2, found 1"),
+        ("best_epoch", 7, "best_epoch in 0..2, found 7"),
+        ("moments/0/exp_avg", torch.zeros(3), r"moments.0.exp_avg: expected torch.float32 \[12, "),
+        ("moments/0/exp_avg", None, "moments.0.exp_avg: expected a tensor, found NoneType"),
+        ("moments/1/step", torch.zeros(2), "moments.1.step"),
+        ("moments", {}, "moments: expected"),
+        ("net", {}, "net: expected"),
+        ("average", None, "average: expected"),
+        ("best", {"a": torch.zeros(1)}, "best: expected"),
+        ("settings", {"seed": 0}, "expected the settings of a run"),
+        ("settings", None, "expected the settings of a run"),
+        ("net/blocks.0.delay.delay", torch.full((12,), float("nan")), "expected finite numbers"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(copy, path, value, words):
+    tree = load_tree(copy / "checkpoint.pt")
+    change(tree, path, value)
+    save_tree(copy / "checkpoint.pt", tree)
+    with pytest.raises(ValueError, match=words):
+        go_on(copy)
+    assert (copy / "result.json").exists(), "nothing was touched"
+
+
+def test_a_damaged_checkpoint_is_refused(copy):
+    whole, rng = (copy / "checkpoint.pt").read_bytes(), random.Random(0)
+    damaged = [whole[:n] for n in (0, 1, 100, len(whole) // 2, len(whole) - 1)] + [b"\0" * len(whole)]
+    for _ in range(30):
+        place = rng.randrange(len(whole))
+        damaged.append(whole[:place] + bytes([whole[place] ^ 1 << rng.randrange(8)]) + whole[place + 1 :])
+    refused = 0
+    for data in damaged:
+        (copy / "checkpoint.pt").write_bytes(data)
+        try:
+            found = load_tree(copy / "checkpoint.pt")
+        except CheckpointError:
+            refused += 1
+        else:  # between the records are bytes without a meaning
+            save_tree(copy / "again.pt", found)
+            assert (copy / "again.pt").read_bytes() == whole
+    assert refused > len(damaged) - 5
+
+
+# -- the folder
+
+
+def test_a_folder_holds_one_run(copy, capsys):
+    before = content(copy)
+    with pytest.raises(FileExistsError, match=r"--resume.*--overwrite.*--out"):
+        start(copy, "--epochs", 1)
+    with FileLock(copy / ".lock"):
+        for options in (["--overwrite"], ["--resume"]):
+            with pytest.raises(FileExistsError, match="another run writes there now"):
+                start(copy, *STATEFUL, "--epochs", 3, *options)
+    assert content(copy) == before
+    start(copy, "--epochs", 1, "--overwrite")
+    assert content(copy) != before
+
+
+def test_left_over_files_of_killed_runs_are_removed(copy):
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    process.wait()
+    from nmnist_helpers.files import _MACHINE
+
+    left = copy / f".checkpoint.{_MACHINE}-{process.pid}-0123abcd.tmp.pt"
+    left.write_bytes(b"half a checkpoint")
+    go_on(copy)
+    assert not left.exists()
+
+
+def test_a_disk_without_room_is_found_before_the_first_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr(train.loop.Loop, "train", lambda self: pytest.fail("began"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            start(tmp_path / "run", "--epochs", 1, "--hidden", "64")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        start(tmp_path / "file" / "run", "--epochs", 1)
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_whole_files_and_a_line_that_says_how_to_go_on(
+    tmp_path, monkeypatch, capsys, finished, sent, status
+):
+    out, commit = tmp_path / "run", Folder.commit
+
+    def send(self, tree):
+        commit(self, tree)
+        if tree["epoch"] == 1:
+            os.kill(os.getpid(), sent)
+            time.sleep(1)
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Folder, "commit", send)
+            assert __main__.main(["train", *SMALL, *STATEFUL, "--epochs", "3", "--out", str(out)]) == status
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].endswith(f"to go on: python -m nmnist_helpers train --out {out} --resume")
+    go_on(out)
+    assert content(out) == content(finished)
+
+
+# -- several processes
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -42,57 +508,74 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch, rank):
     monkeypatch.setenv("LOCAL_RANK", str(rank))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setattr(train.dist, "init_process_group", backends.append)
-    assert train.Group("auto").device == torch.device("cuda", rank)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: backends.append(backend))
+    assert Group("auto").device == torch.device("cuda", rank)
     assert chosen == [torch.device("cuda", rank)]
-    assert train.Group("cpu").device == torch.device("cpu")
+    assert Group("cpu").device == torch.device("cpu")
     assert backends == ["nccl", "gloo"], "NCCL cannot add up what is on the CPU"
 
 
-def test_run_writes_network_curves_and_result(tmp_path):
-    result = train.main([*SMALL, "2", "--out", str(tmp_path)])
-    assert result == json.loads((tmp_path / "result.json").read_text())
-    assert result["recordings"] == {"train": 48, "validation": 16, "test": 64}
-    assert 0 <= result["test_accuracy"] <= 1
-    net = Network()
-    net.load_state_dict(torch.load(tmp_path / "network.pt", weights_only=True))
-    for name in ("loss.txt", "accuracy.txt", "checkpoint.pt"):
-        assert (tmp_path / name).exists()
-    assert str(tmp_path) not in (tmp_path / "result.json").read_text()
-
-
-def test_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):
-    # without dropout the only randomness is the loader's, which goes by epoch
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    options = [*SMALL, "2", "--dropout", "0", "--schedule", "constant"]
-    train.main([*options, "--out", str(whole)])
-    train.main([*SMALL, "1", "--dropout", "0", "--schedule", "constant", "--out", str(broken)])
-    for name in ("loss.txt", "accuracy.txt"):  # as if it had been broken off just before the next checkpoint
-        text = (broken / name).read_text()
-        (broken / name).write_text(text + text.splitlines()[-1] + "\n")
-    train.main([*options, "--out", str(broken), "--resume"])
-    lengths = [len((folder / "loss.txt").read_text().splitlines()) for folder in (whole, broken)]
-    assert lengths == [3, 3], "a line of heads and one for each epoch"
-    a, b = (torch.load(folder / "checkpoint.pt", weights_only=True)["net"] for folder in (whole, broken))
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], msg=name)
-
-
-def test_resume_without_a_checkpoint_says_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"checkpoint\.pt"):
-        train.main([*SMALL, "1", "--out", str(tmp_path), "--resume"])
-
-
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
-def test_two_processes_share_the_batches_and_agree(tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def torchrun(out, *options, **more):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    arguments = ["-m", "nmnist_helpers.train", *SMALL, "1", "--dropout", "0", "--device", "cpu", "--out", str(tmp_path)]
-    run = subprocess.run(
-        [*command, *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["recordings"]["validation"] == 16
-    accuracy = [line for line in (tmp_path / "accuracy.txt").read_text().splitlines() if line.strip()]
-    assert len(accuracy) == 2, "a line of heads and one for the epoch: a single process writes"
+    arguments = ["-m", "nmnist_helpers.train", *map(str, options), "--device", "cpu", "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*command, *arguments], env=environment, stderr=subprocess.PIPE, text=True, **more)
+
+
+needs_distributed = pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed package")
+
+
+@pytest.mark.slow
+@needs_distributed
+def test_two_processes_take_the_step_of_one_with_twice_the_batch(tmp_path):
+    # One step: its moments are a tenth of the gradient, where Adam's step would hide its size.
+    options = ["--validation", "8", "--epochs", "1", "--dropout", "0"]
+    run = torchrun(tmp_path / "two", *SMALL, *options, "--batch-size", "16")
+    _, error = run.communicate(timeout=300)
+    assert run.returncode == 0, error[-2000:]
+    start(tmp_path / "one", *options, "--batch-size", "32")
+    one, two = (load_tree(tmp_path / name / "checkpoint.pt") for name in ("one", "two"))
+    assert one["moments"][0]["step"] == 1
+    for index, moments in one["moments"].items():
+        scale = moments["exp_avg"].abs().max()
+        torch.testing.assert_close(
+            two["moments"][index]["exp_avg"] / scale, moments["exp_avg"] / scale, atol=1e-5, rtol=0
+        )
+    assert one["curves"]["training"]["accuracy_log"] == two["curves"]["training"]["accuracy_log"]
+    assert one["curves"]["validation"] == two["curves"]["validation"]
+    with pytest.raises(ValueError, match="expected the processes of this run, 2, found 1"):
+        go_on(tmp_path / "two", "--epochs", 2)
+
+
+@pytest.mark.slow
+@needs_distributed
+def test_processes_end_with_their_torchrun(tmp_path):
+    out = tmp_path / "run"
+    run = torchrun(out, *SMALL, "--epochs", "100000", "--no-augment")
+    deadline = time.monotonic() + 120
+    while not (out / "checkpoint.pt").exists():
+        assert time.monotonic() < deadline
+        assert run.poll() is None
+        time.sleep(0.2)
+    run.kill()
+    run.wait()
+    lock = FileLock(out / ".lock")
+    lock.acquire(timeout=60)  # the first process has ended, and with it the lock
+    lock.release()
+    before = load_tree(out / "checkpoint.pt")["epoch"]
+    time.sleep(2)
+    assert load_tree(out / "checkpoint.pt")["epoch"] == before
+
+
+@pytest.mark.slow
+def test_the_command_works_without_docstrings(tmp_path):
+    command = [sys.executable, "-OO", "-m", "nmnist_helpers"]
+    for arguments, status, words in (
+        (["train", "--help"], 0, "--batch-size"),
+        (["sim2real", "--help"], 0, "--tune"),
+        (["train", "--epochs", "0", "--out", str(tmp_path / "run")], 1, "--epochs: expected"),
+    ):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == status
+        assert words in done.stdout + done.stderr
+    assert not (tmp_path / "run").exists()

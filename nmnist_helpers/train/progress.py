@@ -1,0 +1,204 @@
+"""What changes as a run goes on, as one tree: saved after every epoch, checked before it is taken up again."""
+
+import math
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..checkpoint import CheckpointError
+from ..network import Network
+from ..utils import LearningStats, parameter_groups
+from .settings import Settings, flag
+
+LOGS = ("loss_log", "accuracy_log")
+PARTS = ("training", "validation")
+
+
+class Progress:
+    """The network, its optimiser and the curves, after a number of epochs.
+
+    Random states are no part of it: order, augmentation and dropout of an epoch follow from the seed and the epoch.
+
+    Parameters
+    ----------
+    settings : Settings
+    device : torch.device
+    recordings : str
+        Fingerprint of the recordings.
+    processes : int
+        How many train together.
+    """
+
+    def __init__(self, settings: Settings, device: torch.device, recordings: str, processes: int):
+        self.settings, self.recordings, self.processes = settings, recordings, processes
+        torch.manual_seed(settings.seed)
+        self.net = Network(settings.hidden, settings.dropout).to(device)
+        self.optimizer = torch.optim.Adam(groups(self.net, settings), lr=settings.lr, fused=True)
+        self.average = None
+        if settings.average:
+            self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
+        self.stats = LearningStats()
+        self.epoch, self.seconds = 0, 0.0
+        self.best: dict[str, torch.Tensor] | None = None
+        self.best_epoch: int | None = None
+
+    @property
+    def judged(self) -> Network:
+        """The network that is validated: the average where there is one."""
+        return self.net if self.average is None else self.average.module
+
+    def close_epoch(self, seconds: float) -> None:
+        """Count an epoch whose statistics are complete, and note the network if it is the best so far."""
+        self.stats.update()
+        if self.settings.keep == "last" or self.best is None or self.stats.validation.best_accuracy:
+            self.best = {name: value.clone() for name, value in self.judged.state_dict().items()}
+            self.best_epoch = self.epoch
+        self.epoch += 1
+        self.seconds += seconds
+
+    def tree(self) -> dict:
+        """Everything, for `checkpoint.save_tree`."""
+        return {
+            "settings": self.settings.lasting(),
+            "recordings": self.recordings,
+            "processes": self.processes,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "curves": {part: {log: list(getattr(getattr(self.stats, part), log)) for log in LOGS} for part in PARTS},
+            "net": self.net.state_dict(),
+            "moments": self.optimizer.state_dict()["state"],
+            "average": None if self.average is None else self.average.state_dict(),
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+        }
+
+    def restore(self, found: dict, name: str) -> None:
+        """Take up what `tree` gave; nothing changes if it does not fit.
+
+        Parameters
+        ----------
+        found : dict
+        name : str
+            Of the file, for the error messages.
+
+        Raises
+        ------
+        CheckpointError
+            If a part is missing, or of another type or shape than this run's.
+        ValueError
+            If it belongs to other recordings, other settings or another number of processes.
+        """
+        expected = self.tree()
+        _check_keys(found, expected, name)
+        self._compare(found, name)
+        epoch = found["epoch"]
+        _check_same(found["epoch"], 0, f"{name}: epoch")
+        _check_same(found["seconds"], 0.0, f"{name}: seconds")
+        _check_keys(found["curves"], expected["curves"], f"{name}: curves")
+        for part in PARTS:
+            _check_keys(found["curves"][part], expected["curves"][part], f"{name}: curves.{part}")
+            for log, values in found["curves"][part].items():
+                plain = isinstance(values, list) and all(v is None or isinstance(v, float) for v in values)
+                if not plain or len(values) != epoch:
+                    length = len(values) if isinstance(values, list) else type(values).__name__
+                    raise CheckpointError(f"{name}: expected {epoch} epochs in curves.{part}.{log}, found {length}")
+        for part in ("net", "average"):
+            _check_same(found[part], expected[part], f"{name}: {part}")
+        _check_same(found["best"], expected["net"] if epoch else None, f"{name}: best")
+        if not (isinstance(found["best_epoch"], int) and 0 <= found["best_epoch"] < epoch if epoch else True):
+            raise CheckpointError(f"{name}: expected best_epoch in 0..{epoch - 1}, found {found['best_epoch']!r:.40}")
+        _check_same(found["moments"], self._moments_like() if epoch else {}, f"{name}: moments")
+
+        self.net.load_state_dict(found["net"])
+        own = self.optimizer.state_dict()["param_groups"]  # step sizes follow from the settings
+        self.optimizer.load_state_dict({"state": found["moments"], "param_groups": own})
+        if self.average is not None:
+            self.average.load_state_dict(found["average"])
+        for part in PARTS:
+            for log in LOGS:
+                setattr(getattr(self.stats, part), log, list(found["curves"][part][log]))
+        for log in LOGS:
+            setattr(self.stats.testing, log, [None] * epoch)
+        self.epoch, self.seconds = epoch, found["seconds"]
+        self.best, self.best_epoch = found["best"], found["best_epoch"]
+
+    def _compare(self, found: dict, name: str) -> None:
+        """Refuse to go on with a run of other recordings or settings."""
+        own, kept = self.settings.lasting(), found["settings"]
+        _check_keys(kept, own, f"{name}: settings")
+        for key, value in own.items():
+            if key != "epochs" and kept[key] != value:
+                raise ValueError(f"{name}: expected {flag(key)} {kept[key]!r:.80} as in this run, found {value!r}")
+        if own["epochs"] != kept["epochs"] and own["schedule"] != "constant":
+            raise ValueError(
+                f"{name}: expected --epochs {kept['epochs']!r:.20}, as its {own['schedule']} schedule was planned,"
+                f" found {own['epochs']}: the step size would jump"
+            )
+        for key, words in (("processes", "processes"), ("recordings", "recordings (their fingerprint)")):
+            if found[key] != getattr(self, key):
+                raise ValueError(
+                    f"{name}: expected the {words} of this run, {found[key]!r:.40}, found {getattr(self, key)!r}"
+                )
+
+    def _moments_like(self) -> dict:
+        """What the optimiser's state looks like: moments of the shape of the parameters."""
+        parameters = [p.detach() for group in self.optimizer.param_groups for p in group["params"]]
+        return {i: {"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p} for i, p in enumerate(parameters)}
+
+
+def groups(net: Network, settings: Settings) -> list[dict]:
+    """Parameter groups with the step sizes of weights, decays and, where theirs differs, delays."""
+    found = parameter_groups(net, settings.lr, settings.decay_step)
+    if settings.delay_step == 1:
+        return found
+    delays = {id(p): p for name, p in net.named_parameters() if name.endswith("delay.delay")}
+    found[0]["params"] = [p for p in found[0]["params"] if id(p) not in delays]
+    return [*found, {"params": list(delays.values()), "lr": settings.lr * settings.delay_step}]
+
+
+def step_factor(schedule: str, done: float) -> float:
+    """Step size as a share of the largest, after a share `done` of all steps.
+
+    'cosine' falls along half a cosine; 'onecycle' first rises from 1/25 over three tenths of the run (Smith and Topin,
+    2018, as torch's OneCycleLR has it).
+    """
+    if schedule == "constant":
+        return 1.0
+    rise = 0.3 if schedule == "onecycle" else 0.0
+    if done < rise:
+        return 1 - 0.96 * (1 + math.cos(math.pi * done / rise)) / 2
+    return (1 + math.cos(math.pi * (done - rise) / (1 - rise))) / 2
+
+
+def _check_keys(found, expected: dict, name: str) -> None:
+    keys = sorted(map(str, found)) if isinstance(found, dict) else type(found).__name__
+    if not isinstance(found, dict) or found.keys() != expected.keys():
+        raise CheckpointError(f"{name}: expected {sorted(map(str, expected))}, found {keys!s:.300}")
+
+
+def _check_same(found, expected, name: str) -> None:
+    """Refuse a tree of other keys, types or shapes, and numbers that are not finite."""
+    if isinstance(expected, dict):
+        _check_keys(found, expected, name)
+        for key in expected:
+            _check_same(found[key], expected[key], f"{name}.{key}")
+    elif isinstance(expected, list | tuple):
+        if not isinstance(found, type(expected)) or len(found) != len(expected):
+            raise CheckpointError(f"{name}: expected {len(expected)} entries, found {found!r:.80}")
+        for i, pair in enumerate(zip(found, expected, strict=True)):
+            _check_same(*pair, f"{name}.{i}")
+    elif isinstance(expected, torch.Tensor):
+        if not isinstance(found, torch.Tensor):
+            raise CheckpointError(f"{name}: expected a tensor, found {type(found).__name__}")
+        if found.shape != expected.shape or found.dtype != expected.dtype:
+            raise CheckpointError(
+                f"{name}: expected {expected.dtype} {list(expected.shape)}, found {found.dtype} {list(found.shape)}"
+            )
+        if found.is_floating_point() and not torch.isfinite(found).all():
+            raise CheckpointError(f"{name}: expected finite numbers, found others")
+    elif type(found) is not type(expected):
+        raise CheckpointError(f"{name}: expected {type(expected).__name__}, found {found!r:.80}")
+    elif isinstance(expected, float) and not (math.isfinite(found) and found >= 0):
+        raise CheckpointError(f"{name}: expected a finite number from 0, found {found}")
+    elif isinstance(expected, int) and found < 0:
+        raise CheckpointError(f"{name}: expected a number from 0, found {found}")

@@ -1,0 +1,173 @@
+"""What a run depends on, and the command line that sets it."""
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+
+from ..utils import DECAY_LR_SCALE
+
+#: Settings that belong to a place, a computer or a start: they are not kept with a run, nor compared when it goes on.
+LOCAL = ("out", "data", "device", "start", "timeout")
+
+DESCRIPTION = """\
+Train the tutorial's network. The best epoch is chosen on a validation part of the training recordings; the test
+recordings are read once, at the end. The output folder gets checkpoint.pt, which is all that a run needs to go on,
+and what is made from it: network.pt (the best epoch), loss.txt, accuracy.txt, curves.png and result.json."""
+EPILOG = """\
+With several processes, torchrun --nproc-per-node N -m nmnist_helpers.train ..., each process computes batches of
+--batch-size, and their gradients are added up: N processes take the steps that one process takes with N times the
+batch size (an epoch leaves out the last batches where their number is no multiple of N)."""
+
+
+def _option(default: Any, rule: tuple[str, Callable[[Any], bool]], text: str, **parser: Any) -> Any:
+    return field(default=default, metadata={"rule": rule, "help": text, "parser": parser})
+
+
+def _whole(least: int) -> tuple[str, Callable[[Any], bool]]:
+    return f"a whole number from {least}", lambda v: isinstance(v, int) and least <= v < 2**63
+
+
+def _one_of(*words: str) -> tuple[str, Callable[[Any], bool]]:
+    return f"one of {', '.join(words)}", lambda v: v in words
+
+
+def _or_none(rule: tuple[str, Callable[[Any], bool]]) -> tuple[str, Callable[[Any], bool]]:
+    return rule[0], lambda v: v is None or rule[1](v)
+
+
+def _is_device(name: Any) -> bool:
+    if name in ("auto", "cpu"):
+        return True
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        return False
+    return device.type == "cuda" and (device.index or 0) < torch.cuda.device_count()
+
+
+def _is_validation(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and value >= 0) or 0 < value < 1
+
+
+def share_or_count(text: str) -> float | int:
+    return float(text) if "." in text else int(text)
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in text.split(","))
+
+
+POSITIVE = "a positive number", lambda v: 0 < v < math.inf
+SHARE = "a number from 0 up to 1, without 1", lambda v: 0 <= v < 1
+RATE = "a rate in 0..1 spikes per ms", lambda v: 0 <= v <= 1
+TEXT = "a path", lambda v: v is None or len(str(v)) > 0
+SIZES = "one or more whole numbers from 1", lambda v: len(v) > 0 and all(isinstance(n, int) and n >= 1 for n in v)
+VALIDATION = "a share between 0 and 1, or a number of recordings", _is_validation
+DEVICE = "auto, cpu, or a cuda device of this computer", _is_device
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run depends on; ``python -m nmnist_helpers train --help`` tells the meaning of each.
+
+    The defaults are the tutorial's.
+
+    Raises
+    ------
+    ValueError
+        Naming the setting that is not as expected.
+    """
+
+    epochs: int = _option(60, _whole(1), "times that all training recordings are seen")
+    batch_size: int = _option(32, _whole(1), "recordings in a step, of each process")
+    lr: float = _option(0.001, POSITIVE, "Adam's step size, the largest of a schedule")
+    schedule: str = _option(
+        "constant", _one_of("constant", "cosine", "onecycle"), "of the step size: constant, cosine or onecycle"
+    )
+    delay_step: float = _option(1.0, POSITIVE, "step size of delays, as a multiple of --lr")
+    decay_step: float = _option(float(DECAY_LR_SCALE), POSITIVE, "step size of decays, as a multiple of --lr")
+    average: float = _option(0.0, SHARE, "how much of the averaged weights a step keeps, such as 0.999; 0: no average")
+    loss: str = _option("rate", _one_of("rate", "max"), "rate (SpikeRate) or max (SpikeMax)")
+    true_rate: float = _option(0.2, RATE, "target spikes per ms of the true class")
+    false_rate: float = _option(0.03, RATE, "target spikes per ms of the others")
+    window: int | None = _option(
+        None, _or_none(_whole(1)), "ms of a moving window of the loss (default: the whole sample)", type=int
+    )
+    dropout: float = _option(0.05, SHARE, "probability that a hidden neuron is silenced for a recording")
+    augment: bool = _option(True, ("True or False", lambda v: isinstance(v, bool)), "disturb the training recordings")
+    hidden: tuple[int, ...] = _option(
+        (512, 512), SIZES, "neurons of the hidden layers (default 512,512)", type=whole_numbers
+    )
+    seed: int = _option(0, _whole(0), "of weights, order, augmentation and dropout")
+    source: str = _option(
+        "auto", _one_of("auto", "recorded", "simulated"), "of the recordings: auto, recorded or simulated"
+    )
+    recordings: int | None = _option(None, _or_none(_whole(1)), "use only so many of each split, for a trial", type=int)
+    validation: float | int | None = _option(
+        None,
+        VALIDATION,
+        "part of the training recordings to choose the epoch on, a share (0.1) or a number (5000); of all of MNIST, "
+        "simulated, the first digits: recordings show them (default: a sixth, at most 5000)",
+        type=share_or_count,
+    )
+    keep: str = _option("best", _one_of("best", "last"), "epoch of network.pt: best (on validation) or last")
+    start: str | None = _option(None, TEXT, "begin with the weights in this file, such as another run's network.pt")
+    data: str | None = _option(None, TEXT, "folder of the recordings (default NMNIST_DATA, else data/)")
+    device: str = _option("auto", DEVICE, "auto, cpu, cuda or cuda:N")
+    out: str | None = _option(None, TEXT, "folder of the run (default Trained/long)")
+    timeout: float = _option(300.0, POSITIVE, "seconds that processes wait for each other")
+
+    def __post_init__(self):
+        object.__setattr__(self, "hidden", tuple(self.hidden) if isinstance(self.hidden, list) else self.hidden)
+        for f in fields(self):
+            words, holds = f.metadata["rule"]
+            value = getattr(self, f.name)
+            try:
+                fine = holds(value) and (isinstance(value, bool) <= (f.type is bool))
+            except TypeError:
+                fine = False
+            if not fine:
+                raise ValueError(f"{flag(f.name)}: expected {words}, found {value!r}")
+        if self.validation == 0 and self.keep == "best":
+            raise ValueError("--validation: expected recordings to choose the best epoch on, found 0; or --keep last")
+
+    def lasting(self) -> dict:
+        """The settings that are kept with a run."""
+        return {name: value for name, value in asdict(self).items() if name not in LOCAL}
+
+
+def flag(name: str) -> str:
+    """A setting's name on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def parser(prog: str = "python -m nmnist_helpers train", without: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The command line, but for the settings `without`.
+
+    What is not given there is absent from the result: a run that goes on keeps its own.
+    """
+    p = argparse.ArgumentParser(
+        prog=prog,
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--resume", action="store_true", default=False, help="go on from the checkpoint in --out")
+    p.add_argument("--overwrite", action="store_true", default=False, help="replace the run that --out holds")
+    for f in fields(Settings):
+        if f.name in without:
+            continue
+        more = dict(f.metadata["parser"])
+        if f.type is bool:
+            more["action"] = argparse.BooleanOptionalAction
+        else:
+            more.setdefault("type", f.type if f.type in (int, float) else str)
+            more["metavar"] = f.name.rpartition("_")[2].upper()
+        said = "" if f.default is None or "default" in f.metadata["help"] else f" (default {f.default})"
+        p.add_argument(flag(f.name), help=(f.metadata["help"] + said).replace("%", "%%"), **more)
+    return p
