@@ -15,7 +15,7 @@ The layout, for each layer i under ``/layer/<i>/``:
 ================  =============  ==============================================================
 
 netx decodes both types from ASCII bytes, takes the product of ``shape``, and turns ``weight`` into
-integers. It reads ``delay`` for its listing only, so a chip run through netx leaves the learned delays out.
+integers. It applies ``delay`` (its ``DelayDense``), and its output needs no shift: it equals ours step by step.
 """
 
 import os
