@@ -157,7 +157,7 @@ def test_decays_of_every_channel(tmp_path):
     state["blocks.0.neuron.current_decay"] = torch.arange(16.0) * 100
     state["blocks.0.neuron.voltage_decay"] = torch.arange(16.0) * 50
     net = load_checkpoint(saved(tmp_path, state))
-    assert net.blocks[0].layer_spec()["i_decay"].tolist() == list(range(0, 1600, 100))
+    assert net.blocks[0].layer_spec().i_decay.tolist() == list(range(0, 1600, 100))
     with pytest.raises(CheckpointError, match=r"shape: blocks\.0\.neuron\.current_decay: found \[16\], expected \[1\]"):
         load_checkpoint(tmp_path / "network.pt", Network())
 

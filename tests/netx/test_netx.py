@@ -286,19 +286,19 @@ def test_many_chunks_are_put_together(tmp_path):
         ({"delay": [63]}, r"delay: found 63 at \[0\] .* expected integers in 0\.\.62"),
         ({"delay": [-1]}, "delay: found -1 at"),
         ({"delay": [0.5]}, r"delay: found 0\.5 at"),
-        ({"delay": [1, 2]}, r"delay: found shape \(2,\), expected \[1\], one for each neuron"),
-        ({"delay": 3}, r"delay: found shape \(\), expected \[1\], one for each neuron"),
+        ({"delay": [1, 2]}, r"delay: found shape \(2,\), expected \[1\], one for each channel"),
+        ({"delay": 3}, r"delay: found shape \(\), expected \[1\], one for each channel"),
         ({"i_decay": 4097}, r"i_decay: found 4097, expected an integer in 0\.\.4096"),
         ({"i_decay": -1}, "i_decay: found -1"),
         ({"i_decay": 0.25}, r"i_decay: found 0\.25"),
         ({"v_decay": float("nan")}, "v_decay: found nan"),
-        ({"v_decay": [1, 2]}, r"v_decay: found shape \(2,\), expected \[1\], one for each neuron, or a single"),
+        ({"v_decay": [1, 2]}, r"v_decay: found shape \(2,\), expected \[1\], one for each channel, or a single"),
         ({"v_th_mant": -1}, r"v_th_mant: found -1, expected an integer in 0\.\.131071"),
         ({"v_th_mant": 1 << 17}, "v_th_mant: found 131072"),
         ({"v_th_mant": None}, "v_th_mant: found None"),
         ({"ref_delay": 2}, "ref_delay: found 2, expected 1, the only value known here"),
         ({"bias": [5000]}, "bias: found 5000 at"),
-        ({"type": "conv"}, "type: found 'conv', expected 'dense'"),
+        ({"type": "conv"}, "weight: found shape .1, 2., expected .out, in / groups, height, width."),
     ],
 )
 def test_every_rule_is_asserted(changes, message):
@@ -326,7 +326,7 @@ def test_layers_must_fit_onto_each_other(tmp_path):
         netx.write_network(tmp_path / "a.net", [spec(rng, 12, 9), spec(rng, 8, 4)])
     with pytest.raises(ValueError, match="found 0 layers, expected 1 to 256"):
         netx.write_network(tmp_path / "a.net", [])
-    with pytest.raises(ValueError, match="layer 0: found a Linear, expected a dense block"):
+    with pytest.raises(ValueError, match="layer 0: found a Linear, expected a block"):
         netx.write_network(tmp_path / "a.net", [torch.nn.Linear(2, 2)])
 
 
