@@ -11,6 +11,7 @@ import os
 import pickletools
 import re
 import sys
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -46,6 +47,8 @@ PICKLE_GLOBALS = {
     "torch.nn.parameter Parameter",
     *(f"torch {kind}Storage" for kind in _STORAGES),
 }
+# What a file of ours says of a neuron beside its tensors.
+CONSTANTS = ("threshold", "tau_grad", "scale_grad", "requires_grad")
 # State that older versions stored: it belongs to the last batch, not to the network.
 IGNORED = ("neuron.current_state", "neuron.voltage_state")
 
@@ -147,8 +150,9 @@ def load_checkpoint(
         where lava-dl stores one number for all channels. `net` changes only if all of the file fits.
         Without `net`, dense CUBA blocks are built from the shapes in the file.
     neuron_params : dict, optional
-        For the blocks that are built: what a checkpoint does not hold (``threshold``, ``tau_grad``, ...).
-        The tutorial's values if not given.
+        For the blocks that are built: ``threshold``, ``tau_grad``, ``scale_grad``, ... The tensors do not tell them.
+        If not given, they are what the file says beside its tensors; lava-dl's files say nothing, and then they are
+        the tutorial's, with a warning.
 
     Returns
     -------
@@ -163,15 +167,28 @@ def load_checkpoint(
         If the file is damaged or not a checkpoint, or does not fit; then all keys and shapes that differ are
         listed.
 
+    Warns
+    -----
+    UserWarning
+        If the threshold had to be assumed, or the one of `net` differs from what the file says: weights answer
+        wrongly at another threshold than they were trained with.
+
     Examples
     --------
     >>> net = load_checkpoint("Trained/network.pt", Network())
-    >>> net = load_checkpoint("lava_dl/network.pt")  # built from the file
+    >>> net = load_checkpoint("lava_dl/network.pt", neuron_params={"threshold": 1.25})  # built from the file
     """
-    found = read_state(path)
+    tree = load_tree(path)
+    found, constants = _state(tree, path), _constants(tree)
     if net is None:
-        net = _build(found, neuron_params, path)
+        net = _build(found, neuron_params or {}, constants, path)
     _fill(net, found, path)
+    if "threshold" not in (neuron_params or {}):
+        own = {name: getattr(module, "threshold", None) for name, module in net.named_modules()}
+        other = {name: said["threshold"] for name, said in constants.items() if own.get(name) != said["threshold"]}
+        if other:
+            found_there = {name: own.get(name) for name in other}
+            warnings.warn(f"{path}: expected the thresholds {other}, found {found_there} in the network", stacklevel=2)
     return net
 
 
@@ -298,6 +315,16 @@ def _state(tree, path: str | os.PathLike) -> dict[str, torch.Tensor]:
     return checked
 
 
+def _constants(tree) -> dict[str, dict]:
+    """What our own files say of their neurons: constructor arguments by the neuron's name."""
+    found = {}
+    for name, about in getattr(tree, "_metadata", {}).items():
+        said = about.get("neuron_params") if isinstance(about, dict) else None
+        if isinstance(said, dict) and all(isinstance(v, int | float) for v in said.values()) and "threshold" in said:
+            found[str(name).removeprefix("module.")] = {n: said[n] for n in CONSTANTS if n in said}
+    return found
+
+
 # -- does it fit
 
 
@@ -363,7 +390,9 @@ def _apart(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.where(length == 0, torch.ones_like(direction), direction), length
 
 
-def _build(found: dict[str, torch.Tensor], neuron_params: dict | None, path: str | os.PathLike) -> torch.nn.Module:
+def _build(
+    found: dict[str, torch.Tensor], neuron_params: dict, constants: dict[str, dict], path: str | os.PathLike
+) -> torch.nn.Module:
     """Dense CUBA blocks of the sizes in the file, under the names that it uses."""
     from .block import cuba
     from .network import NEURON_PARAMS, Network
@@ -379,15 +408,26 @@ def _build(found: dict[str, torch.Tensor], neuron_params: dict | None, path: str
             f"{path}: found weights of blocks {sorted(weights)}, expected blocks 0, 1, ... of dense synapses "
             f"(blocks.<i>.synapse.weight or .weight_v); the keys are {sorted(found)[:12]}"
         )
-    blocks = []
+    blocks, assumed = [], False
     for index in range(len(weights)):
         out, inputs = len(weights[index]), weights[index][0].numel()
         prefix = f"blocks.{index}."
         decays = [found.get(f"{prefix}neuron.{name}_decay") for name in ("current", "voltage")]
         shared = all(decay is None or decay.numel() == 1 for decay in decays)
-        params = {**NEURON_PARAMS, **(neuron_params or {}), "shared_param": shared}
+        said = constants.get(f"{prefix}neuron", {})
+        assumed |= "threshold" not in {**said, **neuron_params}
+        params = {**NEURON_PARAMS, **said, **neuron_params, "shared_param": shared}
         if f"{prefix}neuron.norm.running_mean" in found:
             params["norm"] = MeanOnlyBatchNorm
         normed = f"{prefix}synapse.weight_v" in found
-        blocks.append(cuba.Dense(params, inputs, out, weight_norm=normed, delay=f"{prefix}delay.delay" in found))
+        try:
+            blocks.append(cuba.Dense(params, inputs, out, weight_norm=normed, delay=f"{prefix}delay.delay" in found))
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {prefix}neuron: {error}") from error
+    if assumed:
+        values = {name: NEURON_PARAMS[name] for name in CONSTANTS if name not in neuron_params}
+        warnings.warn(
+            f"{path}: expected neuron_params, for the file does not tell them; assumed the tutorial's {values}",
+            stacklevel=3,
+        )
     return Network.from_blocks(blocks)

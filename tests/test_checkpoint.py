@@ -10,6 +10,7 @@ from nmnist_helpers import netx
 from nmnist_helpers.block import cuba
 from nmnist_helpers.checkpoint import CheckpointError, load_checkpoint, load_tree, read_state, save_tree
 
+pytestmark = pytest.mark.filterwarnings("error", "ignore:.*assumed the tutorial's:UserWarning")
 PARAMS = {"threshold": 1.25, "current_decay": 0.25, "voltage_decay": 0.03, "requires_grad": True}
 
 
@@ -73,7 +74,8 @@ def test_a_fresh_network_takes_a_lava_dl_checkpoint(tmp_path, weight_norm):
 @pytest.mark.parametrize("weight_norm", [True, False])
 def test_a_network_is_built_from_the_file(tmp_path, weight_norm):
     state = lava_dl_state(weight_norm)
-    net = load_checkpoint(saved(tmp_path, state))
+    with pytest.warns(UserWarning, match="expected neuron_params, .* assumed the tutorial's {'threshold': 1.25, "):
+        net = load_checkpoint(saved(tmp_path, state))
     assert_holds(net, state)
     assert net.blocks[0].neuron.threshold == 1.25
     reference = load_checkpoint(tmp_path / "network.pt", Network(weight_norm, tau_grad=0.03, scale_grad=3))
@@ -89,6 +91,29 @@ def test_our_own_checkpoint_comes_back_bit_for_bit(tmp_path):
     path = saved(tmp_path, net.state_dict())
     assert_holds(load_checkpoint(path, Network()), net.state_dict())
     assert_holds(load_checkpoint(path), net.state_dict())
+
+
+def test_a_file_of_ours_tells_its_constants(tmp_path):
+    """Beside the tensors: lava-dl and torch pass them over. Nothing is assumed, so nothing is warned of."""
+    net = Network(threshold=3.5, tau_grad=0.2, scale_grad=2)
+    for save in (torch.save, lambda state, path: save_tree(path, state)):
+        save(net.state_dict(), tmp_path / "a.pt")
+        again = load_checkpoint(tmp_path / "a.pt")
+        assert [b.neuron.threshold for b in again.blocks] == [3.5, 3.5]
+        assert again.blocks[0].neuron.surrogate == net.blocks[0].neuron.surrogate
+        assert netx.as_specs(again) == netx.as_specs(net)
+        assert load_checkpoint(tmp_path / "a.pt", neuron_params={"threshold": 2}).blocks[0].neuron.threshold == 2
+        with pytest.warns(UserWarning, match=r"expected the thresholds .*'blocks.1.neuron': 3\.5.*, found .* 1\.25"):
+            load_checkpoint(tmp_path / "a.pt", Network())
+        assert not torch.nn.Module.load_state_dict(Network(), torch.load(tmp_path / "a.pt")).missing_keys
+
+
+@pytest.mark.parametrize("said", [{"threshold": float("nan")}, {"threshold": -1}, {"threshold": 2, "tau_grad": 0}])
+def test_constants_out_of_range_are_refused(tmp_path, said):
+    state = Network().state_dict()
+    state._metadata["blocks.0.neuron"]["neuron_params"] = said
+    with pytest.raises(CheckpointError, match=r"a\.pt: blocks\.0\.neuron: Neuron: expected a positive"):
+        load_checkpoint(saved(tmp_path, state, "a.pt"))
 
 
 def test_weights_change_form_and_quantise_the_same(tmp_path):
@@ -132,7 +157,7 @@ def test_decays_of_every_channel(tmp_path):
     state["blocks.0.neuron.current_decay"] = torch.arange(16.0) * 100
     state["blocks.0.neuron.voltage_decay"] = torch.arange(16.0) * 50
     net = load_checkpoint(saved(tmp_path, state))
-    assert net.blocks[0].layer_spec()["i_decay"].tolist() == list(range(0, 1600, 100))
+    assert net.blocks[0].layer_spec().i_decay.tolist() == list(range(0, 1600, 100))
     with pytest.raises(CheckpointError, match=r"shape: blocks\.0\.neuron\.current_decay: found \[16\], expected \[1\]"):
         load_checkpoint(tmp_path / "network.pt", Network())
 
