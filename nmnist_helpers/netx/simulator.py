@@ -16,9 +16,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from ..block.spec import WEIGHT_MAX, WEIGHT_MIN, LayerSpec
+from ..compiled import njit
 from ..kernels.constants import DECAY_SCALE, STATE_SCALE, WEIGHT_SCALE, WEIGHT_STEPS
 
 TO_STATE = STATE_SCALE // WEIGHT_SCALE  # states are that much finer than weights
