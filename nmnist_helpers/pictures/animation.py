@@ -23,10 +23,10 @@ class EventAnimation(animation.FuncAnimation):
     together from the pictures.
     """
 
-    def __init__(self, fig: Figure, scene: Scene, repeat: bool):
+    def __init__(self, scene: Scene, repeat: bool):
         self.scene = scene
         super().__init__(
-            fig, scene.draw, frames=scene.frames, interval=scene.interval, repeat=repeat, cache_frame_data=False
+            scene.fig, scene.draw, frames=scene.frames, interval=scene.interval, repeat=repeat, cache_frame_data=False
         )
 
     def save(
@@ -38,17 +38,15 @@ class EventAnimation(animation.FuncAnimation):
         matplotlib's change the pictures, and where the figure is transparent or has more colours than a gif's palette.
         The file appears whole or not at all.
         """
-        path = Path(filename)
+        path, data = Path(filename), None
         if writer == "pillow" and not (args or kwargs):
-            writer, fps = animation.PillowWriter(fps=fps or 1000 / self.scene.interval), None
-        pillow = type(writer) is animation.PillowWriter and path.suffix.lower() == ".gif"
+            writer, fps = animation.PillowWriter(fps=fps or 1000 / self.scene.interval), None  # type: ignore[arg-type]
         usual = rcParams["savefig.facecolor"] == "auto" and not rcParams["savefig.transparent"]
-        data = None
-        if pillow and usual and fps is None and not any(args) and not any(kwargs.values()):
+        usual = usual and fps is None and not any(args) and not any(kwargs.values())
+        if usual and type(writer) is animation.PillowWriter and path.suffix.lower() == ".gif":
             self._draw_was_started = True  # no warning that nothing was drawn
-            resolution = rcParams["savefig.dpi"] if dpi is None else dpi
-            resolution = self._fig.dpi if resolution == "figure" else resolution
-            data = film(self._fig, self.scene, writer.fps, resolution, progress_callback)
+            dots = rcParams["savefig.dpi"] if dpi is None else dpi
+            data = film(self.scene, writer.fps, self.scene.fig.dpi if dots == "figure" else dots, progress_callback)
             self.scene.draw(self.scene.frames[-1])
         with atomic(path) as temporary:
             if data is not None:
@@ -96,7 +94,7 @@ def anim(
     >>> film.save('gifs/input.gif', animation.PillowWriter(fps=24), dpi=60)
     """
     made = _animation(event, fig, frame_rate, pre_compute_frames, repeat)
-    plt.close(made._fig)
+    plt.close(made.scene.fig)
     return made
 
 
@@ -121,7 +119,7 @@ def show(
         display(gif_table([[gif_bytes(event, frame_ms=interval, slowdown=max(1.0, NOTEBOOK_PACE / interval))]]))
         return
     made = _animation(event, fig, frame_rate, pre_compute_frames, repeat)
-    made._fig.nmnist_film = made  # type: ignore[attr-defined]  # an animation that nobody holds stops
+    made.scene.fig.nmnist_film = made  # type: ignore[attr-defined]  # an animation that nobody holds stops
     made._draw_was_started = True  # a window without a screen never draws: that is no mistake to warn of
     plt.show()
 
@@ -145,9 +143,8 @@ def _animation(
 ) -> EventAnimation:
     interval = _interval(frame_rate)
     fig = plt.figure() if fig is None else fig
-    ax = fig.gca()
-    scene = Camera(ax, event, interval, pre_compute) if event.dim == 2 else Raster(ax, event, interval)
-    return EventAnimation(fig, scene, repeat)
+    scene = Camera(fig, event, interval, pre_compute) if event.dim == 2 else Raster(fig, event, interval)
+    return EventAnimation(scene, repeat)
 
 
 __all__ = ["EventAnimation", "anim", "show"]

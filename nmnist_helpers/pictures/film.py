@@ -1,4 +1,4 @@
-"""A quick way from a matplotlib animation to a gif: matplotlib draws a few pictures, NumPy cuts the frames from them."""
+"""A quick way from a matplotlib animation to a gif: matplotlib draws a few pictures, NumPy cuts frames from them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,14 +13,13 @@ from .gif import pack
 from .scenes import Scene
 
 
-def film(fig: Figure, scene: Scene, fps: float, dpi: float, progress: Callable | None = None) -> bytes | None:
+def film(scene: Scene, fps: float, dpi: float, progress: Callable | None = None) -> bytes | None:
     """Draw all frames of a scene as a gif.
 
     Parameters
     ----------
-    fig : Figure
-        Holds the scene; whatever else is on it is in every frame.
     scene : Scene
+        Whatever else is on its figure is in every frame.
     fps, dpi : float
         Frames a second; pixels an inch.
     progress : callable, optional
@@ -31,7 +30,7 @@ def film(fig: Figure, scene: Scene, fps: float, dpi: float, progress: Callable |
     bytes or None
         The file's contents; None where the figure is transparent or has too many colours for one palette.
     """
-    with _canvas(fig, dpi, scene.clock) as canvas:
+    with _canvas(scene.fig, dpi, scene.clock) as canvas:
         states, clocks, place = [], {}, (slice(0), slice(0))
         for _ in scene.states():
             canvas.draw()

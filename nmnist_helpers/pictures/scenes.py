@@ -8,8 +8,8 @@ frame comes from which of them.
 from collections.abc import Iterator
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 
 from .frames import CHANNEL_COLORS, CLASS_ROWS, PANEL, Recording, sensor_size
 
@@ -23,13 +23,13 @@ TICK = 20.0
 class Scene:
     """Frames `frames` of a recording, each `interval` ms long, with a clock above the axes at the right."""
 
-    def __init__(self, ax: Axes, event: Recording, interval: float):
-        self.ax, self.event, self.interval = ax, event, interval
+    def __init__(self, fig: Figure, event: Recording, interval: float):
+        self.fig, self.ax, self.event, self.interval = fig, fig.gca(), event, interval
         first, last = (event.t.min(), event.t.max()) if len(event) else (0, 0)
         self.frames = range(self._number(first), self._number(last) + 1)
         self.order = np.argsort(event.t, kind="stable")
         self.number = self._number(np.asarray(event.t, np.float64)[self.order])  # of the frame of each event
-        self.clock = ax.set_title(" ", fontsize=10, loc="right", color="0.4", family="monospace")
+        self.clock = self.ax.set_title(" ", fontsize=10, loc="right", color="0.4", family="monospace")
         self.moving = [self.clock]
 
     def _number(self, t):
@@ -68,13 +68,15 @@ def _patch(box: np.ndarray, height: int, state: int) -> Patch:
 class Camera(Scene):
     """A 2-D recording: pixels in the colour of their channel."""
 
-    def __init__(self, ax: Axes, event: Recording, interval: float, pre_compute: bool):
-        super().__init__(ax, event, interval)
+    def __init__(self, fig: Figure, event: Recording, interval: float, pre_compute: bool):
+        super().__init__(fig, event, interval)
         self.size = height, width = sensor_size(event)
         self.ready = {f: self._cells(f) for f in self.frames} if pre_compute else {}
         colors = ListedColormap([PANEL, *CHANNEL_COLORS])
-        self.image = ax.imshow(self._frame(self.frames[0]), colors, vmin=0, vmax=colors.N - 1, interpolation="nearest")
-        ax.set(xticks=[0, width - 1], yticks=[0, height - 1], xlabel="x", ylabel="y")
+        self.image = self.ax.imshow(
+            self._frame(self.frames[0]), colors, vmin=0, vmax=colors.N - 1, interpolation="nearest"
+        )
+        self.ax.set(xticks=[0, width - 1], yticks=[0, height - 1], xlabel="x", ylabel="y")
         self.moving = [self.image, self.clock]
 
     def _cells(self, f: int) -> np.ndarray:
@@ -110,8 +112,8 @@ class Camera(Scene):
 class Raster(Scene):
     """A 1-D recording: the spikes so far, and a line at the time reached."""
 
-    def __init__(self, ax: Axes, event: Recording, interval: float):
-        super().__init__(ax, event, interval)
+    def __init__(self, fig: Figure, event: Recording, interval: float):
+        super().__init__(fig, event, interval)
         neurons = event.extent[2] if event.extent else int(event.x.max(initial=0)) + 1
         self.end = event.extent[3] if event.extent else float(event.t.max(initial=1.0))
         self.places = np.column_stack([np.asarray(event.t, np.float64), event.x])[self.order]
@@ -121,11 +123,11 @@ class Raster(Scene):
             strength /= strength.max()
         self.few = neurons <= CLASS_ROWS
         self.sizes = (200 * 10 / max(10, neurons) if self.few else 2) * strength  # square points
-        self.marks = ax.scatter([], [], s=[], marker="|" if self.few else ".", color="0.1")
+        self.marks = self.ax.scatter([], [], s=[], marker="|" if self.few else ".", color="0.1")
         if self.few:
-            ax.set_yticks(range(neurons))
-        self.cursor = ax.axvline(0, color="0.6", lw=1)
-        ax.set(
+            self.ax.set_yticks(range(neurons))
+        self.cursor = self.ax.axvline(0, color="0.6", lw=1)
+        self.ax.set(
             xlim=(-0.02 * self.end, 1.02 * self.end), ylim=(neurons - 0.5, -0.5), xlabel="time (ms)", ylabel="neuron"
         )
         self.moving = [self.marks, self.cursor, self.clock]
@@ -145,14 +147,14 @@ class Raster(Scene):
         for number in (0, len(self.places)):
             self._show(number)
             yield
-        self.cursor.set(visible=True, linewidth=200 * self.ax.get_figure(root=True).get_size_inches()[0])  # covers all
+        self.cursor.set(visible=True, linewidth=200 * self.fig.get_size_inches()[0])  # covers all
         yield
         self.cursor.set_linewidth(width)
 
     def changes(self, f: int, height: int) -> tuple[list[Patch], list[Patch]]:
         new = slice(self._until(f) if f > self.frames[0] else 0, self._until(f + 1))
-        dots = self.ax.get_figure(root=True).dpi / 72  # pixels of a point
-        line = self.marks.get_linewidth()[0] * dots / 2 + 1
+        dots = self.fig.dpi / 72  # pixels of a point
+        line = float(np.ravel(self.marks.get_linewidth())[0]) * dots / 2 + 1
         tall = np.sqrt(self.sizes[new]) * dots / 2 + (1 if self.few else line)
         reach = np.column_stack([np.full_like(tall, line) if self.few else tall, tall])
         places = self.ax.transData.transform(self.places[new]) if len(tall) else np.empty((0, 2))
