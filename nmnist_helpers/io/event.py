@@ -187,19 +187,19 @@ class Event:
         self, fig: "Figure | None" = None, frame_rate: float = 24, pre_compute_frames: bool = True,
         repeat: bool = False,
     ) -> None:  # fmt: skip
-        """Play the recording in a window or a notebook; see `pictures.animation.show`."""
-        from ..pictures import animation as animate
+        """Play the recording in a window or a notebook; see `nmnist_helpers.pictures.animation.show`."""
+        from ..pictures import animation
 
-        animate.show(self.rounded(), fig, frame_rate, pre_compute_frames, repeat)
+        animation.show(self.rounded(), fig, frame_rate, pre_compute_frames, repeat)
 
     def anim(
         self, fig: "Figure | None" = None, frame_rate: float = 24, pre_compute_frames: bool = True,
         repeat: bool = True,
     ) -> "FuncAnimation":  # fmt: skip
-        """The recording as a matplotlib animation; see `pictures.animation.anim`."""
-        from ..pictures import animation as animate
+        """Make a matplotlib animation of the recording; see `nmnist_helpers.pictures.animation.anim`."""
+        from ..pictures import animation
 
-        return animate.anim(self.rounded(), fig, frame_rate, pre_compute_frames, repeat)
+        return animation.anim(self.rounded(), fig, frame_rate, pre_compute_frames, repeat)
 
 
 def _numbers(name: str, values, whole: bool = True) -> np.ndarray:

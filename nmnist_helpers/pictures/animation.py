@@ -1,47 +1,68 @@
-"""`Event.show` and `Event.anim`: recordings as matplotlib animations; small gifs and tables of them for notebooks."""
+"""`Event.anim` and `Event.show`: recordings as matplotlib animations, which are saved as gifs in a second."""
 
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
-from matplotlib import animation
-from matplotlib.colors import to_rgb
+from matplotlib import animation, rcParams
+from matplotlib.figure import Figure
 
-from ..geometry import SIDE
-from .frames import CHANNEL_COLORS, CLASS_ROWS, OFF_COLOR, ON_COLOR, PANEL
-from .gif import gif_bytes, gif_table, save_gif
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from ..io import Event
+from ..files import atomic
+from .film import film
+from .frames import Recording
+from .gif import gif_bytes, gif_table
+from .scenes import Camera, Raster, Scene
 
 NOTEBOOK_PACE = 40.0  # ms for which a notebook shows a frame at least
 
 
-def _interval(frame_rate: float) -> float:
-    """ms of the recording in one frame."""
-    if not 0 < frame_rate < float("inf"):
-        raise ValueError(f"expected a positive frame_rate in frames per second of recording, found {frame_rate}")
-    return 1000 / frame_rate
+class EventAnimation(animation.FuncAnimation):
+    """A matplotlib animation of a scene.
 
+    matplotlib draws the whole figure anew for every frame of a gif. `save` draws it a few times, and puts the frames
+    together from the pictures.
+    """
 
-def _frame_range(event: "Event", interval: float) -> range:
-    """Numbers of the frames, from the one with the first event to the one with the last."""
-    if not len(event):
-        return range(1)
-    first, last = np.floor(np.array([event.t.min(), event.t.max()]) / interval + 1e-9).astype(int)
-    return range(first, last + 1)
+    def __init__(self, scene: Scene, repeat: bool):
+        self.scene = scene
+        super().__init__(
+            scene.fig, scene.draw, frames=scene.frames, interval=scene.interval, repeat=repeat, cache_frame_data=False
+        )
+
+    def save(
+        self, filename: str | os.PathLike, writer=None, fps=None, dpi=None, *args, progress_callback=None, **kwargs
+    ):
+        """Save the animation; parameters are those of `matplotlib.animation.Animation.save`.
+
+        A gif by ``PillowWriter`` takes the quick way. matplotlib itself writes it where other arguments of
+        matplotlib's change the pictures, and where the figure is transparent or has more colours than a gif's palette.
+        The file appears whole or not at all.
+        """
+        path, data = Path(filename), None
+        if writer == "pillow" and not (args or kwargs):
+            writer, fps = animation.PillowWriter(fps=fps or 1000 / self.scene.interval), None  # type: ignore[arg-type]
+        usual = rcParams["savefig.facecolor"] == "auto" and not rcParams["savefig.transparent"]
+        usual = usual and fps is None and not any(args) and not any(kwargs.values())
+        if usual and type(writer) is animation.PillowWriter and path.suffix.lower() == ".gif":
+            self._draw_was_started = True  # no warning that nothing was drawn
+            dots = rcParams["savefig.dpi"] if dpi is None else dpi
+            data = film(self.scene, writer.fps, self.scene.fig.dpi if dots == "figure" else dots, progress_callback)
+            self.scene.draw(self.scene.frames[-1])
+        with atomic(path) as temporary:
+            if data is not None:
+                temporary.write_bytes(data)
+            else:
+                super().save(temporary, writer, fps, dpi, *args, progress_callback=progress_callback, **kwargs)
 
 
 def anim(
-    event: "Event",
-    fig: "Figure | None" = None,
+    event: Recording,
+    fig: Figure | None = None,
     frame_rate: float = 24,
     pre_compute_frames: bool = True,
     repeat: bool = True,
-) -> animation.FuncAnimation:
-    """A recording as a matplotlib animation that plays in real time.
+) -> EventAnimation:
+    """Make a matplotlib animation of a recording, which plays in real time.
 
     Parameters
     ----------
@@ -53,13 +74,14 @@ def anim(
         Frames for a second of recording: each collects ``1000 / frame_rate`` ms. Saved at fewer frames a
         second, the film is slowed down: 240 here and 24 there make 300 ms last 3 s.
     pre_compute_frames : bool
-        Draw all frames of a camera now (True) or each when it is due.
+        Compute all frames of a camera now (True) or each when it is due.
     repeat : bool
         Begin again at the end.
 
     Returns
     -------
-    matplotlib.animation.FuncAnimation
+    EventAnimation
+        A `matplotlib.animation.FuncAnimation`.
 
     Raises
     ------
@@ -71,22 +93,22 @@ def anim(
     >>> film = event.anim(plt.figure(figsize=(5, 5)), frame_rate=240)
     >>> film.save('gifs/input.gif', animation.PillowWriter(fps=24), dpi=60)
     """
-    film = _animation(event, fig, frame_rate, pre_compute_frames, repeat)
-    plt.close(film._fig)
-    return film
+    made = _animation(event, fig, frame_rate, pre_compute_frames, repeat)
+    plt.close(made.scene.fig)
+    return made
 
 
 def show(
-    event: "Event",
-    fig: "Figure | None" = None,
+    event: Recording,
+    fig: Figure | None = None,
     frame_rate: float = 24,
     pre_compute_frames: bool = True,
     repeat: bool = False,
 ) -> None:
     """Play a recording: in a matplotlib window, or in a notebook as a gif.
 
-    Parameters are those of `anim`; a notebook repeats in any case, does not use `fig`, and shows no more than 25
-    frames a second: a higher `frame_rate` is seen slowed down.
+    Parameters are those of `anim`. A notebook repeats in any case and does not use `fig`. It shows at most 25 frames a
+    second: a higher `frame_rate` slows the film down.
     """
     if _inline():
         from IPython.display import display
@@ -96,9 +118,9 @@ def show(
             plt.close(fig)
         display(gif_table([[gif_bytes(event, frame_ms=interval, slowdown=max(1.0, NOTEBOOK_PACE / interval))]]))
         return
-    film = _animation(event, fig, frame_rate, pre_compute_frames, repeat)
-    film._fig.nmnist_film = film  # an animation that nobody holds stops
-    film._draw_was_started = True  # a window without a screen never draws: that is no mistake to warn of
+    made = _animation(event, fig, frame_rate, pre_compute_frames, repeat)
+    made.scene.fig.nmnist_film = made  # type: ignore[attr-defined]  # an animation that nobody holds stops
+    made._draw_was_started = True  # a window without a screen never draws: that is no mistake to warn of
     plt.show()
 
 
@@ -107,87 +129,22 @@ def _inline() -> bool:
     return "inline" in plt.get_backend().lower()
 
 
-def _animation(event, fig, frame_rate, pre_compute_frames, repeat) -> animation.FuncAnimation:
+def _interval(frame_rate: float) -> float:
+    """ms of the recording in one frame."""
+    if not 0 < frame_rate < float("inf"):
+        raise ValueError(
+            f"frame_rate: expected a positive number of frames per second of recording, found {frame_rate}"
+        )
+    return 1000 / frame_rate
+
+
+def _animation(
+    event: Recording, fig: Figure | None, frame_rate: float, pre_compute: bool, repeat: bool
+) -> EventAnimation:
     interval = _interval(frame_rate)
     fig = plt.figure() if fig is None else fig
-    ax = fig.gca()
-    frames = _frame_range(event, interval)
-    draw = _camera(ax, event, frames, interval, pre_compute_frames) if event.dim == 2 else _raster(ax, event, interval)
-    return animation.FuncAnimation(fig, draw, frames=frames, interval=interval, repeat=repeat, cache_frame_data=False)
+    scene = Camera(fig, event, interval, pre_compute) if event.dim == 2 else Raster(fig, event, interval)
+    return EventAnimation(scene, repeat)
 
 
-def _clock(ax):
-    return ax.set_title("", fontsize=10, loc="right", color="0.4", family="monospace")
-
-
-def _camera(ax, event: "Event", frames: range, interval: float, pre_compute: bool):
-    """Draws frame number f of an event camera."""
-    if event.extent:
-        height, width = event.extent[1:3]
-    else:
-        height, width = (max(SIDE, int(axis.max(initial=-1)) + 1) for axis in (event.y, event.x))
-    colors = np.array([to_rgb(color) for color in CHANNEL_COLORS])
-    order = np.argsort(event.t, kind="stable")
-    number = np.floor(np.asarray(event.t, np.float64)[order] / interval + 1e-9).astype(np.int64)
-
-    def picture(f: int) -> np.ndarray:
-        now = order[np.searchsorted(number, f) : np.searchsorted(number, f + 1)]
-        rgb = np.empty((height, width, 3), np.float32)
-        rgb[:] = to_rgb(PANEL)
-        rgb[event.y[now], event.x[now]] = colors[event.c[now] % len(colors)]
-        return rgb
-
-    ready = {f: picture(f) for f in frames} if pre_compute else {}
-    image = ax.imshow(picture(frames[0]), interpolation="nearest")
-    ax.set(xticks=[0, width - 1], yticks=[0, height - 1], xlabel="x", ylabel="y")
-    clock = _clock(ax)
-
-    def draw(f: int):
-        image.set_data(ready[f] if ready else picture(f))
-        clock.set_text(f"{(f + 1) * interval:.0f} ms")
-        return image, clock
-
-    return draw
-
-
-def _raster(ax, event: "Event", interval: float):
-    """Draws the spikes up to frame number f, and a line at the time reached."""
-    neurons = event.extent[2] if event.extent else int(event.x.max(initial=0)) + 1
-    end = event.extent[3] if event.extent else float(event.t.max(initial=1.0))
-    order = np.argsort(event.t, kind="stable")
-    t, rows = np.asarray(event.t, np.float64)[order], event.x[order]
-    strength = np.ones(len(t))
-    if event.graded and len(t):
-        value = np.abs(np.asarray(event.p, np.float64)[order])
-        strength = value / value.max() if value.max() > 0 else strength
-    few = neurons <= CLASS_ROWS
-    size = 200 * 10 / max(10, neurons) if few else 2
-    marks = ax.scatter([], [], s=[], marker="|" if few else ".", color="0.1")
-    if few:
-        ax.set_yticks(range(neurons))
-    cursor = ax.axvline(0, color="0.6", lw=1)
-    ax.set(xlim=(-0.02 * end, 1.02 * end), ylim=(neurons - 0.5, -0.5), xlabel="time (ms)", ylabel="neuron")
-    clock = _clock(ax)
-
-    def draw(f: int):
-        now = (f + 1) * interval
-        seen = np.searchsorted(t, now)
-        marks.set_offsets(np.column_stack([t[:seen], rows[:seen]]))
-        marks.set_sizes(size * strength[:seen])
-        cursor.set_xdata([min(now, end)] * 2)
-        clock.set_text(f"{now:.0f} ms")
-        return marks, cursor, clock
-
-    return draw
-
-
-__all__ = [
-    "CHANNEL_COLORS",
-    "OFF_COLOR",
-    "ON_COLOR",
-    "anim",
-    "gif_bytes",
-    "gif_table",
-    "save_gif",
-    "show",
-]
+__all__ = ["EventAnimation", "anim", "show"]

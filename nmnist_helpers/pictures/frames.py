@@ -1,15 +1,12 @@
 """The pictures of a film: what an event camera saw, or how a layer spiked, frame by frame, in a few colours."""
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..geometry import SIDE
-
-if TYPE_CHECKING:
-    from ..io import Event
 
 #: Colours of the channels (Okabe and Ito's, safe for colour-blind readers): OFF blue, ON orange.
 OFF_COLOR, ON_COLOR = "#0072b2", "#e67300"
@@ -76,7 +73,29 @@ def _write(canvas: np.ndarray, text: str, x: float, y: float, size: int = 12, al
     np.copyto(part, glyphs, where=glyphs > PALETTE.text)
 
 
-def film_span(event: "Event", span: float | None) -> float:
+class Recording(Protocol):
+    """What a picture needs of a recording; `nmnist_helpers.io.Event` has it."""
+
+    x: np.ndarray
+    y: Any  # None makes the recording 1-D
+    c: np.ndarray
+    t: np.ndarray
+    p: Any  # None without payload
+    dim: int
+    extent: tuple[int, int, int, float] | None
+
+    def __len__(self) -> int: ...
+
+
+def sensor_size(event: Recording) -> tuple[int, int]:
+    """Rows and columns of the sensor: what the recording knows, else at least 34 x 34."""
+    if event.extent:
+        return event.extent[1:3]
+    rows, columns = (max(SIDE, int(axis.max(initial=-1)) + 1) for axis in (event.y, event.x))
+    return rows, columns
+
+
+def film_span(event: Recording, span: float | None) -> float:
     """Length of the film in ms of the recording; see `nmnist_helpers.gif.gif_bytes`."""
     if span is None:
         last = float(event.t.max()) if len(event) else 0.0
@@ -88,14 +107,14 @@ def film_span(event: "Event", span: float | None) -> float:
     return float(span)
 
 
-def _film(event: "Event", span: float, frame_ms: float) -> tuple[np.ndarray, int]:
+def _film(event: Recording, span: float, frame_ms: float) -> tuple[np.ndarray, int]:
     """For every event the frame that it falls into, and the number of frames."""
     frames = max(1, int(np.ceil(span / frame_ms - 1e-9)))
     return np.floor(np.asarray(event.t, np.float64) / frame_ms + 1e-9).astype(np.int64), frames
 
 
 def camera_frames(
-    event: "Event", span: float, frame_ms: float, size: tuple[int, int] | None = None, scale: int | None = None
+    event: Recording, span: float, frame_ms: float, size: tuple[int, int] | None = None, scale: int | None = None
 ) -> np.ndarray:
     """Pictures of an event camera: pixels light up in the colour of their polarity and fade over three frames.
 
@@ -117,11 +136,7 @@ def camera_frames(
     uint8 array [F, H, W]
         Numbers into `PALETTE`.
     """
-    if size is None:
-        size = (
-            event.extent[1:3] if event.extent else [max(SIDE, axis.max(initial=-1) + 1) for axis in (event.y, event.x)]
-        )
-    height, width = size
+    height, width = sensor_size(event) if size is None else size
     if len(event) and (event.y.max() >= height or event.x.max() >= width):
         raise ValueError(
             f"gif: expected events on a sensor of {height} x {width} pixels, found one at"
@@ -157,7 +172,7 @@ def camera_frames(
 
 
 def raster_frames(
-    event: "Event",
+    event: Recording,
     span: float,
     frame_ms: float,
     size: int | None = None,

@@ -1,0 +1,128 @@
+"""A quick way from a matplotlib animation to a gif: matplotlib draws a few pictures, NumPy cuts frames from them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+from .gif import pack
+from .scenes import Scene
+
+
+def film(scene: Scene, fps: float, dpi: float, progress: Callable | None = None) -> bytes | None:
+    """Draw all frames of a scene as a gif.
+
+    Parameters
+    ----------
+    scene : Scene
+        Whatever else is on its figure is in every frame.
+    fps, dpi : float
+        Frames a second; pixels an inch.
+    progress : callable, optional
+        Called with the number of each frame and the number of all.
+
+    Returns
+    -------
+    bytes or None
+        The file's contents; None where the figure is transparent or has too many colours for one palette.
+    """
+    with _canvas(scene.fig, dpi, scene.clock) as canvas:
+        states, clocks, place = [], {}, (slice(0), slice(0))
+        for _ in scene.states():
+            canvas.draw()
+            states.append(np.array(canvas.buffer_rgba()))
+            if len(states) == 1:
+                place, clocks = _clocks(canvas, scene)
+        table = _palette([*states, *clocks.values()])
+        if table is None:
+            return None
+        lookup, palette = table
+        states = [lookup[_key(state)] for state in states]
+        clocks = {text: lookup[_key(clock)] for text, clock in clocks.items()}
+
+        def pictures() -> Iterator[np.ndarray]:
+            lasting = states[0].copy()
+            for n, f in enumerate(scene.frames):
+                if progress is not None:
+                    progress(n, len(scene.frames))
+                changes, passing = scene.changes(f, len(lasting))
+                for rows, columns, state in changes:
+                    lasting[rows, columns] = states[state][rows, columns]
+                picture = lasting.copy()
+                for rows, columns, state in passing:
+                    picture[rows, columns] = states[state][rows, columns]
+                picture[place] = clocks[scene.time(f)]
+                yield picture
+
+        return pack(pictures(), palette, [int(1000 / fps)] * len(scene.frames))
+
+
+@contextmanager
+def _canvas(fig: Figure, dpi: float, clock: Artist) -> Iterator[FigureCanvasAgg]:
+    """A canvas of `dpi` for the figure, which keeps a place for the clock and leaves it out."""
+    before, usual = fig.canvas, fig.dpi
+    canvas = FigureCanvasAgg(fig)
+    try:
+        fig.dpi = dpi
+        clock.set_animated(True)
+        yield canvas
+    finally:
+        clock.set_animated(False)
+        fig.set_canvas(before)
+        fig.dpi = usual
+
+
+def _clocks(canvas: FigureCanvasAgg, scene: Scene) -> tuple[tuple[slice, slice], dict[str, np.ndarray]]:
+    """The rectangle in which the clock's texts fit, and the picture of each there."""
+    texts = dict.fromkeys(map(scene.time, scene.frames))
+    renderer, height = canvas.get_renderer(), canvas.get_width_height()[1]
+    boxes = []
+    for text in texts:
+        scene.clock.set_text(text)
+        boxes.append(scene.clock.get_window_extent(renderer))
+    box = Bbox.union(boxes).padded(2)
+    low, high = max(int(box.y0), 0), int(box.y1)
+    place = slice(max(height - high, 0), height - low), slice(max(int(box.x0), 0), int(box.x1))
+    ground = canvas.copy_from_bbox(box.padded(2))
+    clocks = {}
+    for text in texts:
+        scene.clock.set_text(text)
+        scene.ax.draw_artist(scene.clock)
+        clocks[text] = np.array(np.asarray(canvas.buffer_rgba())[place])
+        canvas.restore_region(ground)
+    return place, clocks
+
+
+def _key(rgba: np.ndarray) -> np.ndarray:
+    """Colours as numbers of 15 bits: five bits of red, green and blue."""
+    color = np.ascontiguousarray(rgba).view("<u4")[..., 0]
+    return ((color >> 3 & 0x1F) | (color >> 6 & 0x3E0) | (color >> 9 & 0x7C00)).astype(np.uint16)
+
+
+def _palette(pictures: list[np.ndarray]) -> tuple[np.ndarray, bytes] | None:
+    """From `_key` to the number of a colour, and the colours; None for more than 256 of them or transparent ones."""
+    found = []
+    for picture in pictures:
+        color = np.ascontiguousarray(picture).view("<u4")[..., 0]
+        found += [color[:, 0], color[:, 1:][color[:, 1:] != color[:, :-1]]]  # a colour begins a run in some row
+    colors, counts = np.unique(np.concatenate(found), return_counts=True)
+    rgba = colors.astype("<u4").view(np.uint8).reshape(-1, 4)
+    if (rgba[:, 3] < 255).any():
+        return None
+    keys = _key(rgba)
+    order = np.argsort(counts, kind="stable")  # of the colours with one key the commonest is the last
+    exact = np.zeros((1 << 15, 3), np.uint8)
+    exact[keys[order]] = rgba[order, :3]
+    used = np.unique(keys)
+    if len(used) > 256:
+        return None
+    lookup = np.zeros(1 << 15, np.uint8)
+    lookup[used] = np.arange(len(used))
+    return lookup, exact[used].tobytes()
+
+
+__all__ = ["film"]
