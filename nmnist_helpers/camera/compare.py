@@ -1,10 +1,9 @@
-"""How close the simulated recordings come to the real ones: figures of both, side by side.
+"""Compare simulated recordings with real ones of the same digits: figures of both, side by side.
 
-Every function takes `PackedEvents`. Those that compare want the same digits in the same order in both, real
-recordings and what `saccade.simulate` makes of the images that were shown::
+All functions take `PackedEvents`. For `compare` they hold the same digits in the same order::
 
     recorded = Recordings('nmnist/Test').pack()
-    images, labels, _ = load_mnist('mnist', train=True)    # where the digits of the 800 paired recordings are from
+    images, labels, _ = load_mnist('mnist', train=True)    # recording <id> shows training digit <id>
     shown = images[recorded.ids - 1]
     print_table(compare(recorded, simulate(shown, ids=recorded.ids, labels=recorded.labels), shown))
 
@@ -95,8 +94,10 @@ def still_rate(events: PackedEvents, images: np.ndarray, margin: int = 4) -> tup
 
 
 def spread_in_time(events: PackedEvents, shares: Sequence[float] = (0.05, 0.5, 0.95)) -> np.ndarray:
-    """When each saccade's first 5, 50 and 95 per cent of events have come, ms, float [3, 3]. Late first events
-    would show latency, late last ones trailing events."""
+    """The times by which 5, 50 and 95 per cent of each saccade's events have occurred, ms, float [3, 3].
+
+    Late first events show latency, late last ones trailing events.
+    """
     times = [
         np.sort(events.t[(events.t >= 1000 * a) & (events.t < 1000 * b)])
         for a, b in zip(SACCADES, SACCADES[1:], strict=False)
@@ -117,7 +118,7 @@ class Row:
 
 
 def compare(recorded: PackedEvents, simulated: PackedEvents, images: np.ndarray | None = None) -> list[Row]:
-    """All figures of real recordings beside those of the simulated ones of the same digits.
+    """Compute all figures of real recordings and of simulated ones of the same digits.
 
     Parameters
     ----------
@@ -133,13 +134,13 @@ def compare(recorded: PackedEvents, simulated: PackedEvents, images: np.ndarray 
     Raises
     ------
     ValueError
-        Where the two do not show the same digits, or there are none.
+        If the two do not have the same ids, or fewer than two.
     """
     if len(recorded) < 2 or not np.array_equal(recorded.ids, simulated.ids):
         found = f"{len(recorded)} recordings and {len(simulated)} simulations"
         raise ValueError(f"compare: expected the same ids, two at least, in the same order; found {found}")
     if images is not None and len(images) != len(recorded):
-        raise ValueError(f"images: expected one for each of {len(recorded)} recordings, found {len(images)}")
+        raise ValueError(f"compare: expected an image for each of {len(recorded)} recordings, found {len(images)}")
     both = recorded, simulated
     counts = [events.counts.astype(np.float64) for events in both]
     means = [float(count.mean()) for count in counts]
