@@ -151,38 +151,44 @@ def compare(recorded: PackedEvents, simulated: PackedEvents, images: np.ndarray 
     parts = map_correlation(*maps).mean(axis=0)
 
     excess = 100 * (means[1] / means[0] - 1)
-    same_profile, same_counts = (float(np.corrcoef(*pair)[0, 1]) for pair in (profiles, counts))
-    rows = [
-        Row("events per recording", *means, excess, "within 2 %", abs(excess) <= 2),
-        Row("  standard deviation", *(count.std() for count in counts)),
-        Row("  correlation over recordings", value=same_counts, target=">= 0.85", met=same_counts >= 0.85),
-        Row("ON share, %", *on, on[1] - on[0], "within 1 point", abs(on[1] - on[0]) <= 1),
-        Row("10-ms profile, correlation", value=same_profile, target=">= 0.99", met=same_profile >= 0.99),
-    ]
+    same_profile, same_counts = (float(np.corrcoef(np.stack(pair))[0, 1]) for pair in (profiles, counts))
+    rows: list[Row] = []
+
+    def add(name: str, pair=(None, None), value: float | None = None, target: str = "", met: bool | None = None):
+        rows.append(Row(name, pair[0], pair[1], value, target, met))
+
+    add("events per recording", means, excess, "within 2 %", abs(excess) <= 2)
+    add("  standard deviation", [count.std() for count in counts])
+    add("  correlation over recordings", value=same_counts, target=">= 0.85", met=same_counts >= 0.85)
+    add("ON share, %", on, on[1] - on[0], "within 1 point", abs(on[1] - on[0]) <= 1)
+    add("10-ms profile, correlation", value=same_profile, target=">= 0.99", met=same_profile >= 0.99)
     for p, name in enumerate(("OFF", "ON")):
         value = float(whole[p])
-        rows.append(Row(f"{name} event map, correlation", value=value, target=">= 0.90", met=value >= 0.9))
-        rows += [Row(f"  saccade {k + 1}", value=float(parts[k, p])) for k in range(3)]
+        add(f"{name} event map, correlation", value=value, target=">= 0.90", met=value >= 0.9)
+        for k in range(3):
+            add(f"  saccade {k + 1}", value=float(parts[k, p]))
     for k in range(3):
         for p, name in enumerate(("OFF", "ON")):
-            rows.append(Row(f"{name} events in saccade {k + 1}", *(m[:, k, p].sum() / len(m) for m in maps)))
+            add(f"{name} events in saccade {k + 1}", [m[:, k, p].sum() / len(m) for m in maps])
     times = [spread_in_time(events) for events in both]
     for k in range(3):
         for j, share in enumerate((5, 50, 95)):
-            rows.append(Row(f"saccade {k + 1}: {share} % of events by, ms", *(t[k, j] for t in times)))
+            add(f"saccade {k + 1}: {share} % of events by, ms", [t[k, j] for t in times])
     last = [events.t[events.offsets[1:] - 1] / 1000 for events in both]
     for share in (5, 50, 95):
-        rows.append(Row(f"last event, {share} % quantile, ms", *(np.percentile(t, share) for t in last)))
+        add(f"last event, {share} % quantile, ms", [np.percentile(t, share) for t in last])
     gaps = [intervals(events) for events in both]
-    for pair, *times in zip(POLARITY_PAIRS, *gaps, strict=True):
-        value = overlap(*times)
-        rows.append(Row(f"{pair} interval: per recording", *(len(t) / len(recorded) for t in times), value, "overlap"))
+    for name, *pair in zip(POLARITY_PAIRS, *gaps, strict=True):
+        first, second = pair
+        add(
+            f"{name} interval: per recording", [len(t) / len(recorded) for t in pair], overlap(first, second), "overlap"
+        )
         for share in (5, 50, 95):
-            rows.append(Row(f"  {share} % quantile, ms", *(np.percentile(t, share) / 1000 for t in times)))
+            add(f"  {share} % quantile, ms", [np.percentile(t, share) / 1000 for t in pair])
     if images is not None:
         floors = [still_rate(events, images) for events in both]
-        rows.append(Row("noise floor, events per pixel and s", *(rate for rate, _ in floors)))
-        rows.append(Row("  ON share, %", *(100 * share for _, share in floors)))
+        add("noise floor, events per pixel and s", [rate for rate, _ in floors])
+        add("  ON share, %", [100 * share for _, share in floors])
     return rows
 
 

@@ -266,7 +266,7 @@ def raster_frames(
 
 
 def _draw_counts(picture, counts, most, x: int, top: int, row: int, label: int | None) -> None:
-    """Draw the spikes so far as bars beside the rows; the leading neuron's is dark, the label's in the accent colour."""
+    """Draw the spikes so far as bars beside the rows: the leader's is dark, the label's has the accent colour."""
     longest = picture.shape[1] - x - 26
     leader = int(counts.argmax()) if counts.any() else -1
     pad = max(1, row // 4)

@@ -1,7 +1,7 @@
 """Small gifs of recordings, and tables of gifs for notebooks.
 
-`frames` draws in a palette of a few colours, so that a gif takes less than a tenth of a second and 200 kB. Animations of
-the same recordings by matplotlib are in `animation`.
+`frames` draws in a palette of a few colours, so that a gif takes less than a tenth of a second and 200 kB. Animations
+of the same recordings by matplotlib are in `animation`.
 """
 
 import base64
