@@ -151,7 +151,7 @@ def compare(recorded: PackedEvents, simulated: PackedEvents, images: np.ndarray 
     parts = map_correlation(*maps).mean(axis=0)
 
     excess = 100 * (means[1] / means[0] - 1)
-    same_profile, same_counts = (float(np.corrcoef(np.stack(pair))[0, 1]) for pair in (profiles, counts))
+    same_profile, same_counts = (np.corrcoef(np.stack(pair)).item(1) for pair in (profiles, counts))
     rows: list[Row] = []
 
     def add(name: str, pair=(None, None), value: float | None = None, target: str = "", met: bool | None = None):
