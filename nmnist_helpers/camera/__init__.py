@@ -1,7 +1,9 @@
 """From digits to events: an event camera, simulated, that looks at digits in three saccades."""
 
 from .digits import load_mnist
+from .drawing import to_mnist_look
+from .path import BURSTS, SACCADES
 from .sensor import SensorParams
-from .simulator import simulate
+from .simulator import simulate, simulate_chunks
 
-__all__ = ["SensorParams", "load_mnist", "simulate"]
+__all__ = ["BURSTS", "SACCADES", "SensorParams", "load_mnist", "simulate", "simulate_chunks", "to_mnist_look"]

@@ -1,10 +1,9 @@
-"""How close the simulated recordings come to the real ones: figures of both, side by side.
+"""Compare simulated recordings with real ones of the same digits: figures of both, side by side.
 
-Every function takes `PackedEvents`. Those that compare want the same digits in the same order in both, real
-recordings and what `saccade.simulate` makes of the images that were shown::
+All functions take `PackedEvents`. For `compare` they hold the same digits in the same order::
 
     recorded = Recordings('nmnist/Test').pack()
-    images, labels, _ = load_mnist('mnist', train=True)    # where the digits of the 800 paired recordings are from
+    images, labels, _ = load_mnist('mnist', train=True)    # recording <id> shows training digit <id>
     shown = images[recorded.ids - 1]
     print_table(compare(recorded, simulate(shown, ids=recorded.ids, labels=recorded.labels), shown))
 
@@ -95,8 +94,10 @@ def still_rate(events: PackedEvents, images: np.ndarray, margin: int = 4) -> tup
 
 
 def spread_in_time(events: PackedEvents, shares: Sequence[float] = (0.05, 0.5, 0.95)) -> np.ndarray:
-    """When each saccade's first 5, 50 and 95 per cent of events have come, ms, float [3, 3]. Late first events
-    would show latency, late last ones trailing events."""
+    """The times by which 5, 50 and 95 per cent of each saccade's events have occurred, ms, float [3, 3].
+
+    Late first events show latency, late last ones trailing events.
+    """
     times = [
         np.sort(events.t[(events.t >= 1000 * a) & (events.t < 1000 * b)])
         for a, b in zip(SACCADES, SACCADES[1:], strict=False)
@@ -117,7 +118,7 @@ class Row:
 
 
 def compare(recorded: PackedEvents, simulated: PackedEvents, images: np.ndarray | None = None) -> list[Row]:
-    """All figures of real recordings beside those of the simulated ones of the same digits.
+    """Compute all figures of real recordings and of simulated ones of the same digits.
 
     Parameters
     ----------
@@ -133,13 +134,13 @@ def compare(recorded: PackedEvents, simulated: PackedEvents, images: np.ndarray 
     Raises
     ------
     ValueError
-        Where the two do not show the same digits, or there are none.
+        If the two do not have the same ids, or fewer than two.
     """
     if len(recorded) < 2 or not np.array_equal(recorded.ids, simulated.ids):
         found = f"{len(recorded)} recordings and {len(simulated)} simulations"
         raise ValueError(f"compare: expected the same ids, two at least, in the same order; found {found}")
     if images is not None and len(images) != len(recorded):
-        raise ValueError(f"images: expected one for each of {len(recorded)} recordings, found {len(images)}")
+        raise ValueError(f"compare: expected an image for each of {len(recorded)} recordings, found {len(images)}")
     both = recorded, simulated
     counts = [events.counts.astype(np.float64) for events in both]
     means = [float(count.mean()) for count in counts]
@@ -150,38 +151,44 @@ def compare(recorded: PackedEvents, simulated: PackedEvents, images: np.ndarray 
     parts = map_correlation(*maps).mean(axis=0)
 
     excess = 100 * (means[1] / means[0] - 1)
-    same_profile, same_counts = (float(np.corrcoef(*pair)[0, 1]) for pair in (profiles, counts))
-    rows = [
-        Row("events per recording", *means, excess, "within 2 %", abs(excess) <= 2),
-        Row("  standard deviation", *(count.std() for count in counts)),
-        Row("  correlation over recordings", value=same_counts, target=">= 0.85", met=same_counts >= 0.85),
-        Row("ON share, %", *on, on[1] - on[0], "within 1 point", abs(on[1] - on[0]) <= 1),
-        Row("10-ms profile, correlation", value=same_profile, target=">= 0.99", met=same_profile >= 0.99),
-    ]
+    same_profile, same_counts = (np.corrcoef(np.stack(pair)).item(1) for pair in (profiles, counts))
+    rows: list[Row] = []
+
+    def add(name: str, pair=(None, None), value: float | None = None, target: str = "", met: bool | None = None):
+        rows.append(Row(name, pair[0], pair[1], value, target, met))
+
+    add("events per recording", means, excess, "within 2 %", abs(excess) <= 2)
+    add("  standard deviation", [count.std() for count in counts])
+    add("  correlation over recordings", value=same_counts, target=">= 0.85", met=same_counts >= 0.85)
+    add("ON share, %", on, on[1] - on[0], "within 1 point", abs(on[1] - on[0]) <= 1)
+    add("10-ms profile, correlation", value=same_profile, target=">= 0.99", met=same_profile >= 0.99)
     for p, name in enumerate(("OFF", "ON")):
         value = float(whole[p])
-        rows.append(Row(f"{name} event map, correlation", value=value, target=">= 0.90", met=value >= 0.9))
-        rows += [Row(f"  saccade {k + 1}", value=float(parts[k, p])) for k in range(3)]
+        add(f"{name} event map, correlation", value=value, target=">= 0.90", met=value >= 0.9)
+        for k in range(3):
+            add(f"  saccade {k + 1}", value=float(parts[k, p]))
     for k in range(3):
         for p, name in enumerate(("OFF", "ON")):
-            rows.append(Row(f"{name} events in saccade {k + 1}", *(m[:, k, p].sum() / len(m) for m in maps)))
+            add(f"{name} events in saccade {k + 1}", [m[:, k, p].sum() / len(m) for m in maps])
     times = [spread_in_time(events) for events in both]
     for k in range(3):
         for j, share in enumerate((5, 50, 95)):
-            rows.append(Row(f"saccade {k + 1}: {share} % of events by, ms", *(t[k, j] for t in times)))
+            add(f"saccade {k + 1}: {share} % of events by, ms", [t[k, j] for t in times])
     last = [events.t[events.offsets[1:] - 1] / 1000 for events in both]
     for share in (5, 50, 95):
-        rows.append(Row(f"last event, {share} % quantile, ms", *(np.percentile(t, share) for t in last)))
+        add(f"last event, {share} % quantile, ms", [np.percentile(t, share) for t in last])
     gaps = [intervals(events) for events in both]
-    for pair, *times in zip(POLARITY_PAIRS, *gaps, strict=True):
-        value = overlap(*times)
-        rows.append(Row(f"{pair} interval: per recording", *(len(t) / len(recorded) for t in times), value, "overlap"))
+    for name, *pair in zip(POLARITY_PAIRS, *gaps, strict=True):
+        first, second = pair
+        add(
+            f"{name} interval: per recording", [len(t) / len(recorded) for t in pair], overlap(first, second), "overlap"
+        )
         for share in (5, 50, 95):
-            rows.append(Row(f"  {share} % quantile, ms", *(np.percentile(t, share) / 1000 for t in times)))
+            add(f"  {share} % quantile, ms", [np.percentile(t, share) / 1000 for t in pair])
     if images is not None:
         floors = [still_rate(events, images) for events in both]
-        rows.append(Row("noise floor, events per pixel and s", *(rate for rate, _ in floors)))
-        rows.append(Row("  ON share, %", *(100 * share for _, share in floors)))
+        add("noise floor, events per pixel and s", [rate for rate, _ in floors])
+        add("  ON share, %", [100 * share for _, share in floors])
     return rows
 
 

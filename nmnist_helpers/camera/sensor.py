@@ -1,4 +1,4 @@
-"""What the simulated event camera is made of: its constants, and where they come from.
+"""The constants of the simulated event camera, and where they come from.
 
 The chain, from the image to the events:
 
@@ -19,21 +19,23 @@ training digit ``<id>`` of MNIST). `compare` compares the outcome with 200 other
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..geometry import SIDE
 from .path import PATH, PATH_LIMITS
 
 
 @dataclass(frozen=True)
 class SensorParams:
-    """What the sensor is made of. The defaults are those of N-MNIST's camera, as far as its recordings tell.
+    """The constants of a sensor. The defaults are those of N-MNIST's camera, as far as its recordings show them.
 
     Parameters
     ----------
     contrast : float
         Logarithm of the ratio of the light of paper to that of full ink; 1.596 is a ratio of 4.9.
-        Fitted together with the thresholds: the more events a faint edge gives beside a strong one, the higher.
+        Fitted together with the thresholds, to the numbers of events at faint and strong edges.
     gamma : float
-        Light taken away by ink of grey value v is ``(v / 255) ** gamma`` of that taken by full ink. Near 1.
+        Ink of grey value v takes away ``(v / 255) ** gamma`` of the light that full ink does.
     blur : float
         Width (standard deviation) of the optics' blur, pixels. Fitted to the events' places.
     zoom : float
@@ -53,24 +55,24 @@ class SensorParams:
     refractory_spread : float
         Standard deviation of its logarithm from pixel to pixel.
     reset : float
-        Time after an event for which the pixel is held in reset, microseconds. From the gap between fast and
-        slow edges' numbers of events.
+        Time after an event during which the pixel is held in reset, microseconds. From the numbers of events of
+        fast and slow edges.
     latency : float
-        Time from the crossing of the threshold to the event, microseconds. The recordings have no mark for the
-        moment of a movement, so it cannot be told from a later path: 0, and `PATH` contains it.
+        Time from the crossing of the threshold to the event, microseconds. It is 0 because `PATH` contains it: the
+        recordings do not mark the start of a movement, so a latency looks like a later path.
     leak : float
-        ON events of a still pixel per second, on average. Counted where no ink ever comes: 0.37.
+        ON events per second of a still pixel, on average. Counted where no ink ever comes.
     leak_spread : float
-        Standard deviation of its logarithm from pixel to pixel. Counted there, too: half of the pixels have 0.23
-        to 0.47.
+        Standard deviation of its logarithm from pixel to pixel. Counted there, too: half of the pixels have 0.23 to
+        0.47 events per second.
     background : float
-        Events of either polarity per pixel and second besides. The OFF events counted there: 0.014.
+        Other events per pixel and second, half of them ON. Twice the rate of OFF events counted there, 0.014.
     hot, hot_rate : int, float
         Number of hot pixels, which fire whatever they see, and their events per second. N-MNIST's camera has one,
         at (18, 30). Where `simulate` puts it depends on the seed.
     rest_ink : float
-        How far a pixel that sees ink at the start may be on its way to an ON event. Before the recording the
-        digit appeared on the screen, which took light away.
+        How far a pixel that sees ink at the start may be on its way to an ON event, as a share of the threshold.
+        The digit appeared on the screen before the recording, which took light away.
     delay, delay_spread : (float, float, float)
         Mean and standard deviation of each saccade's delay against `PATH`, ms. Measured for each recording by
         shifting the path until it fits best.
@@ -117,22 +119,28 @@ class SensorParams:
             "spread_off": (0, share), "noise": (0, 0.25), "refractory": (1, high), "refractory_spread": (0, share),
             "reset": (0, self.refractory), "latency": (0, high), "leak": (0, high), "leak_spread": (0, 2),
             "background": (0, high), "hot": (0, SIDE * SIDE), "hot_rate": (0, high), "rest_ink": (0, share),
-            "delay_link": (-1, 1), "duration": (1, 8000), "duration_spread": (0, 50),
+            "delay_link": (-1, 1), "duration": (1, 8000), "duration_spread": (0, 50), "delay": (-50, 50),
+            "delay_spread": (0, 20), "path": PATH_LIMITS,
         }  # fmt: skip
         for name, (low, high) in limits.items():
-            self._check(name, (getattr(self, name),), low, high)
-        for name, low, high in (("delay", -50, 50), ("delay_spread", 0, 20)):
-            if len(getattr(self, name)) != 3:
-                raise ValueError(f"{name}: expected three numbers, one a saccade, found {getattr(self, name)!r}")
-            self._check(name, getattr(self, name), low, high)
-        if len(self.path) < 2 or any(len(knot) != 2 for knot in self.path):
-            raise ValueError(f"path: expected at least two knots (right, down), found {self.path!r}")
-        self._check("path", [place for knot in self.path for place in knot], *PATH_LIMITS)
+            given = getattr(self, name)
+            try:
+                numbers = np.asarray(given, dtype=np.float64)
+            except (TypeError, ValueError):
+                numbers = np.empty(0)  # of no shape that is expected
+            if name == "path":
+                fits, expected = (
+                    len(numbers.shape) == 2 and len(numbers) > 1 and numbers.shape[1:] == (2,),
+                    "two or more knots (right, down)",
+                )
+            elif name.startswith("delay") and name != "delay_link":
+                fits, expected = numbers.shape == (3,), "three numbers, one for each saccade"
+            else:
+                fits, expected = numbers.shape == (), "a number"
+            if not fits:
+                raise ValueError(f"{name}: expected {expected}, found {given!r}")
+            wrong = numbers[~((low <= numbers) & (numbers <= high) & np.isfinite(numbers))]
+            if wrong.size:
+                raise ValueError(f"{name}: expected {low:g} to {high:g}, found {wrong[0]:g}")
         if self.hot != int(self.hot):
             raise ValueError(f"hot: expected a whole number, found {self.hot}")
-
-    @staticmethod
-    def _check(name: str, values, low: float, high: float) -> None:
-        for value in values:
-            if not (low <= value <= high and math.isfinite(value)):
-                raise ValueError(f"{name}: expected {low:g} to {high:g}, found {value}")

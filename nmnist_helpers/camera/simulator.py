@@ -6,23 +6,25 @@ Posch, Delbruck, IEEE J. Solid-State Circuits 43:566, 2008). A still image gives
 was moved: three small, quick turns of 100 ms each, along a triangle, before a screen that showed the digit
 (Orchard, Jayawant, Cohen, Thakor, Front. Neurosci. 9:437, 2015).
 
-`sensor` holds what the camera is made of, with the origin of each number, `pixels` the compiled part.
+`sensor` holds the camera's constants and the origin of each; `pixels` is the compiled part.
 """
 
 import hashlib
+import math
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from tqdm import tqdm
 
 from ..geometry import SIDE
-from ..io import EVENT_ARRAYS, RECORDING_ARRAYS, PackedEvents
+from ..io import PackedEvents
 from . import pixels
 from .digits import IMAGE_SIDE
 from .sensor import SensorParams
 
-#: Digits that are simulated at a time by one thread, and the events that each may have at first.
+#: Digits that one thread simulates at a time, and for how many events of each there is room at first.
 CHUNK, ROOM = 64, 8_000
 
 
@@ -35,25 +37,25 @@ def simulate(
     progress: bool = False,
     workers: int | None = None,
 ) -> PackedEvents:
-    """What the simulated sensor records of digit images.
+    """Simulate what the sensor records of digit images.
 
     Parameters
     ----------
     images : uint8 array [N, 28, 28]
         Ink, 0 to 255, as MNIST has it.
     seed : int
-        Chooses the sensor (its pixels' thresholds and refractory times) and all that is random. Digit n's
-        events depend on the seed, on ``ids[n]`` and on its image alone, not on the other digits.
+        Chooses the sensor (its pixels' thresholds and refractory times) and all that is random. The events of
+        digit n depend on the seed, on ``ids[n]`` and on its image alone, not on the other digits.
     ids : integer array [N], optional
-        Numbers of the digits, 0 or more; 1..N where not given.
+        Numbers of the digits, 0 or more; 1..N by default.
     labels : integer array [N], optional
-        Digits 0..9; 0 where not given.
+        Digits 0..9; 0 by default.
     params : SensorParams, optional
-        The sensor, where it is not the calibrated one.
+        The sensor; by default the one fitted to N-MNIST.
     progress : bool
         Show a progress bar.
     workers : int, optional
-        Threads; as many as the process may use processors where not given.
+        Threads; by default as many as the process may use processors.
 
     Returns
     -------
@@ -63,44 +65,79 @@ def simulate(
     Raises
     ------
     ValueError
-        Where images, ids or labels have another shape, type or range than expected.
+        If an argument has another shape, type or range than expected.
 
     Examples
     --------
     >>> images, labels, ids = load_mnist('MNIST', train=True)
     >>> events = simulate(images[:1000], ids=ids[:1000], labels=labels[:1000])
     """
+    return PackedEvents.concatenate([*simulate_chunks(images, seed, ids, labels, params, progress, workers)])
+
+
+def simulate_chunks(
+    images: np.ndarray,
+    seed: int = 0,
+    ids: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    params: SensorParams | None = None,
+    progress: bool = False,
+    workers: int | None = None,
+    size: int = 1024,
+) -> Iterator[PackedEvents]:
+    """Simulate as `simulate` does, and hand over the recordings of `size` digits at a time.
+
+    A caller that writes each part to a file needs the same memory for 60,000 digits as for 1,000. Together the parts
+    are what `simulate` returns. Without images there is one empty part.
+
+    Raises
+    ------
+    ValueError
+        At once, as `simulate` does.
+
+    Examples
+    --------
+    >>> for n, part in enumerate(simulate_chunks(images, ids=ids, labels=labels)):
+    ...     write_recordings(part, folder)
+    """
     images, ids, labels = _checked(images, ids, labels)
     params = SensorParams() if params is None else params
+    workers = _processors() if workers is None else workers
+    for name, value, least in (("seed", seed, -math.inf), ("workers", workers, 1), ("size", size, 1)):
+        if not isinstance(value, int | np.integer) or value < least:
+            expected = "a whole number" + (f" of at least {least}" if least == 1 else "")
+            raise ValueError(f"{name}: expected {expected}, found {value!r}")
+    if not isinstance(params, SensorParams):
+        raise ValueError(f"params: expected SensorParams, found {type(params).__name__}")
+    return _chunks(images, ids, labels, params, seed, progress, workers, size)
+
+
+def _chunks(images, ids, labels, params, seed, progress, workers, size) -> Iterator[PackedEvents]:
     constants, path = pixels.constants(params), np.array(params.path, dtype=np.float64)
-    made = _make_sensor(params, seed)
+    thresholds, refractory, leaks, hot = _make_sensor(params, seed)
     states = _random_states(seed, ids)
 
-    def run(start: int) -> PackedEvents:
-        some, room = slice(start, start + CHUNK), ROOM
+    def run(some: slice) -> PackedEvents:
+        room = ROOM
         counts = np.empty(len(images[some]), np.int64)
         while True:
             out = np.empty((len(counts), room), np.int64)
-            pixels.record(images[some], states[some], path, constants, *made, out, counts)
-            if counts.max() <= room:
-                break
+            pixels.record(images[some], states[some], path, constants, thresholds, refractory, leaks, hot, out, counts)
+            if counts.max(initial=0) <= room:
+                return _unpack(out, counts, labels[some], ids[some])
             room = int(counts.max())
-        return _unpack(out, counts, labels[some], ids[some])
 
-    starts = range(0, len(images), CHUNK)
-    pool = ThreadPoolExecutor(workers or _processors())
-    parts = []
-    try:
-        with tqdm(total=len(images), desc="simulating", unit="digit", disable=not progress) as bar:
-            for part in pool.map(run, starts):
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=len(images), desc="simulating", unit="digit", disable=not progress) as bar,
+    ):
+        for start in range(0, max(len(images), 1), size):
+            end = min(start + size, len(images))
+            parts = []
+            for part in pool.map(run, [slice(at, min(at + CHUNK, end)) for at in range(start, max(end, 1), CHUNK)]):
                 parts.append(part)
                 bar.update(len(part))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    if not parts:
-        none = {name: np.empty(0, dtype) for name, dtype in (EVENT_ARRAYS | RECORDING_ARRAYS).items()}
-        return PackedEvents(**none | {"offsets": np.zeros(1, np.int64)})
-    return PackedEvents.concatenate(parts)
+            yield PackedEvents.concatenate(parts)
 
 
 def _processors() -> int:
@@ -127,7 +164,7 @@ def _checked(images, ids, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _make_sensor(params: SensorParams, seed: int) -> tuple[np.ndarray, ...]:
-    """The pixels of sensor number `seed`: thresholds [2, 34, 34] (OFF, ON), refractory times and leaks [34, 34],
+    """Make the pixels of sensor number `seed`: thresholds [2, 34, 34] (OFF, ON), refractory times and leaks [34, 34],
     and which are hot."""
     rng = np.random.default_rng(_random_states(seed, ["sensor"])[0])
     off, on, dead, leak = rng.standard_normal((4, SIDE, SIDE))
@@ -141,7 +178,7 @@ def _make_sensor(params: SensorParams, seed: int) -> tuple[np.ndarray, ...]:
 
 
 def _random_states(seed: int, names) -> np.ndarray:
-    """One well-mixed start of random numbers for each name: neighbours have nothing in common."""
+    """Make a start of random numbers for each name, well mixed: neighbours have nothing in common."""
     words = (hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest() for name in names)
     return np.array([int.from_bytes(word, "little") for word in words], dtype=np.uint64)
 

@@ -36,14 +36,16 @@ class EventAnimation(animation.FuncAnimation):
 
         A gif by ``PillowWriter`` takes the quick way. matplotlib itself writes it where other arguments of
         matplotlib's change the pictures, and where the figure is transparent or has more colours than a gif's palette.
-        The file appears whole or not at all.
+        In both cases the file appears whole or not at all. Other writers are matplotlib's own affair.
         """
         path, data = Path(filename), None
         if writer == "pillow" and not (args or kwargs):
             writer, fps = animation.PillowWriter(fps=fps or 1000 / self.scene.interval), None  # type: ignore[arg-type]
+        if type(writer) is not animation.PillowWriter:  # a writer may name other files after this one: frames, a log
+            return super().save(filename, writer, fps, dpi, *args, progress_callback=progress_callback, **kwargs)
         usual = rcParams["savefig.facecolor"] == "auto" and not rcParams["savefig.transparent"]
         usual = usual and fps is None and not any(args) and not any(kwargs.values())
-        if usual and type(writer) is animation.PillowWriter and path.suffix.lower() == ".gif":
+        if usual and path.suffix.lower() == ".gif":
             self._draw_was_started = True  # no warning that nothing was drawn
             dots = rcParams["savefig.dpi"] if dpi is None else dpi
             data = film(self.scene, writer.fps, self.scene.fig.dpi if dots == "figure" else dots, progress_callback)

@@ -1,10 +1,10 @@
-"""The pictures of a film: what an event camera saw, or how a layer spiked, frame by frame, in a few colours."""
+"""The frames of a small gif, drawn in a few colours: the events of a camera, or the spikes of a layer."""
 
 from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from ..geometry import SIDE
 
@@ -21,28 +21,24 @@ USUAL_SPAN = 300.0  # ms of a recording that networks see
 CLASS_ROWS = 24  # up to so many neurons get labels and counts
 
 
-def _rgb(color: str) -> np.ndarray:
-    return np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)], float)
-
-
 def _mix(color: str, ground: str, share: float) -> np.ndarray:
-    return _rgb(color) * share + _rgb(ground) * (1 - share)
+    return np.array(ImageColor.getrgb(color)) * share + np.array(ImageColor.getrgb(ground)) * (1 - share)
 
 
 class Palette:
-    """Colours by number: names for the plain ones, ramps for text and fading events."""
+    """Colours by number: plain ones have names, and text and fading events have ramps."""
 
     names = {"paper": PAPER, "panel": PANEL, "line": LINE, "slate": SLATE, "ink": INK, "accent": ON_COLOR}
 
     def __init__(self):
-        colors = [_rgb(color) for color in self.names.values()]
-        self.tint = len(colors)
-        colors.append(_mix(ON_COLOR, PAPER, 0.10))
-        self.text = len(colors)
-        colors += [_mix(SLATE, PAPER, i / (GREYS - 1)) for i in range(GREYS)]
-        self.event = len(colors)  # + channel * len(AGES) + age
-        colors += [_mix(color, PANEL, age) for color in CHANNEL_COLORS for age in AGES]
-        self.data = np.rint(colors).astype(np.uint8).tobytes()
+        plain = [_mix(color, PAPER, 1) for color in self.names.values()]
+        tint = [_mix(ON_COLOR, PAPER, 0.10)]
+        text = [_mix(SLATE, PAPER, i / (GREYS - 1)) for i in range(GREYS)]
+        event = [_mix(color, PANEL, age) for color in CHANNEL_COLORS for age in AGES]
+        self.tint = len(plain)
+        self.text = self.tint + 1
+        self.event = self.text + GREYS  # + channel * len(AGES) + age
+        self.data = np.rint(plain + tint + text + event).astype(np.uint8).tobytes()
 
     def __getitem__(self, name: str) -> int:
         return list(self.names).index(name)
@@ -53,7 +49,7 @@ PALETTE = Palette()
 
 @lru_cache(maxsize=256)
 def _glyphs(text: str, size: int) -> np.ndarray:
-    """Text as palette numbers [H, W], smooth on paper; all texts of one size have the same height."""
+    """Draw text as palette numbers [H, W], smooth on paper; all texts of one size have the same height."""
     font = ImageFont.load_default(size)
     left, _, right, _ = font.getbbox(text)
     _, top, _, bottom = font.getbbox("0")
@@ -96,7 +92,7 @@ def sensor_size(event: Recording) -> tuple[int, int]:
 
 
 def film_span(event: Recording, span: float | None) -> float:
-    """Length of the film in ms of the recording; see `nmnist_helpers.gif.gif_bytes`."""
+    """Choose how many ms of the recording the film shows; see `gif_bytes`."""
     if span is None:
         last = float(event.t.max()) if len(event) else 0.0
         span = event.extent[3] if event.extent else max(USUAL_SPAN, last)
@@ -108,7 +104,7 @@ def film_span(event: Recording, span: float | None) -> float:
 
 
 def _film(event: Recording, span: float, frame_ms: float) -> tuple[np.ndarray, int]:
-    """For every event the frame that it falls into, and the number of frames."""
+    """Return the frame that each event falls into, and the number of frames."""
     frames = max(1, int(np.ceil(span / frame_ms - 1e-9)))
     return np.floor(np.asarray(event.t, np.float64) / frame_ms + 1e-9).astype(np.int64), frames
 
@@ -116,7 +112,7 @@ def _film(event: Recording, span: float, frame_ms: float) -> tuple[np.ndarray, i
 def camera_frames(
     event: Recording, span: float, frame_ms: float, size: tuple[int, int] | None = None, scale: int | None = None
 ) -> np.ndarray:
-    """Pictures of an event camera: pixels light up in the colour of their polarity and fade over three frames.
+    """Draw an event camera: pixels light up in the colour of their polarity and fade over three frames.
 
     Parameters
     ----------
@@ -180,7 +176,7 @@ def raster_frames(
     label: int | None = None,
     width: int = 420,
 ) -> np.ndarray:
-    """Pictures of a layer's spikes: a tick for every spike, a time cursor that moves, counts that grow.
+    """Draw a layer's spikes: a tick for every spike, a time cursor that moves, counts that grow.
 
     Parameters
     ----------
@@ -270,7 +266,7 @@ def raster_frames(
 
 
 def _draw_counts(picture, counts, most, x: int, top: int, row: int, label: int | None) -> None:
-    """Bars beside the rows: spikes so far; the leading neuron's is dark (or in the accent colour)."""
+    """Draw the spikes so far as bars beside the rows: the leader's is dark, the label's has the accent colour."""
     longest = picture.shape[1] - x - 26
     leader = int(counts.argmax()) if counts.any() else -1
     pad = max(1, row // 4)
@@ -285,7 +281,7 @@ def _draw_counts(picture, counts, most, x: int, top: int, row: int, label: int |
 
 
 def _time_ticks(span: float) -> np.ndarray:
-    """Times in ms at which an axis is marked: 1, 2 or 5 times a power of ten, three to seven of them."""
+    """Choose times in ms at which an axis is marked: steps of 1, 2 or 5 times a power of ten, three to seven marks."""
     step = 10 ** np.floor(np.log10(span / 2))
     step *= max(k for k in (1, 2, 5) if span / (step * k) >= 2)
     return np.arange(0, span + 1e-9, step)

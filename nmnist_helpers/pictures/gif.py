@@ -1,7 +1,7 @@
-"""Small moving pictures of recordings: a gif of an event camera or of a layer's output spikes, and tables of gifs.
+"""Small gifs of recordings, and tables of gifs for notebooks.
 
-`nmnist_helpers.film` draws them in a palette of a few colours and Pillow packs them, so that one takes less than a
-tenth of a second and 200 kB. matplotlib animations of the same recordings are in `nmnist_helpers.animate`.
+`frames` draws in a palette of a few colours, so that a gif takes less than a tenth of a second and 200 kB. Animations
+of the same recordings by matplotlib are in `animation`.
 """
 
 import base64
@@ -31,7 +31,7 @@ def gif_bytes(
     hold: float = 600.0,
     **options,
 ) -> bytes:
-    """A recording as an endless gif.
+    """Draw a recording as an endless gif.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def gif_table(
     embed: bool = True,
     height: int | None = None,
 ) -> "HTML":
-    """A table of gifs (or other pictures) for a notebook.
+    """Make a table of gifs (or other pictures) for a notebook.
 
     Parameters
     ----------
@@ -177,35 +177,30 @@ def gif_table(
     """
     from IPython.display import HTML
 
-    nested, captions = _rows(rows), None if captions is None else _rows(captions)
-    wanted = [len(row) for row in nested]
-    if captions is not None and [len(row) for row in captions] != wanted:
-        found = [len(row) for row in captions]
-        raise ValueError(f"gif_table: expected captions in rows of {wanted}, found {found}")
-    columns = max(wanted, default=0)
-    if header is not None and len(header) != columns:
-        raise ValueError(f"gif_table: expected {columns} column heads, found {len(header)}")
-    cell = 'style="text-align: center; vertical-align: top; padding: 4px 8px; background: white; color: #1f2733"'
-    lines = ['<table style="border-collapse: collapse; border: none">']
-    if header is not None:
-        heads = "".join(f"<th {cell}>{html.escape(str(head))}</th>" for head in header)
-        lines.append(f"<tr>{heads}</tr>")
-    for i, row in enumerate(nested):
-        cells = []
-        for j, picture in enumerate(row):
-            caption = "" if captions is None else html.escape(str(captions[i][j]))
-            shown = f"<br>{caption}" if caption else ""
-            cells.append(f"<td {cell}>{_image(picture, caption, embed, height)}{shown}</td>")
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return HTML("\n".join([*lines, "</table>"]))
+    nested, below = _rows(rows), None if captions is None else _rows(captions)
+    shape = [len(row) for row in nested]
+    if below is None:
+        below = [[""] * columns for columns in shape]
+    if [len(row) for row in below] != shape:
+        raise ValueError(f"gif_table: expected captions in rows of {shape}, found {[len(row) for row in below]}")
+    if header is not None and len(header) != max(shape, default=0):
+        raise ValueError(f"gif_table: expected {max(shape, default=0)} column heads, found {len(header)}")
+    style = "text-align: center; vertical-align: top; padding: 4px 8px; background: white; color: #1f2733"
+    lines = [] if header is None else [[f'<th style="{style}">{html.escape(str(head))}</th>' for head in header]]
+    for pictures, texts in zip(nested, below, strict=True):
+        texts = [html.escape(str(text)) for text in texts]
+        lines.append([
+            f'<td style="{style}">{_image(picture, text, embed, height)}{text and f"<br>{text}"}</td>'
+            for picture, text in zip(pictures, texts, strict=True)
+        ])  # fmt: skip
+    body = "\n".join(f"<tr>{''.join(cells)}</tr>" for cells in lines)
+    return HTML(f'<table style="border-collapse: collapse; border: none">\n{body}\n</table>')
 
 
 def _rows(rows: Sequence) -> list[list]:
-    """Rows of a table; a flat sequence is one row."""
-    rows = list(rows)
-    if all(isinstance(row, list | tuple) for row in rows):
-        return [list(row) for row in rows]
-    return [rows]
+    """Return the rows of a table; a flat sequence is one row."""
+    nested = all(isinstance(row, list | tuple) for row in rows)
+    return [list(row) for row in (rows if nested else [rows])]
 
 
 def _image(picture, caption: str, embed: bool, height: int | None) -> str:
@@ -218,12 +213,12 @@ def _image(picture, caption: str, embed: bool, height: int | None) -> str:
             raise ValueError("gif_table: expected paths with embed=False, found a picture in memory")
         return f'<img src="{html.escape(Path(picture).as_posix())}" alt="{alt}"{size}>'
     data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-    kinds = {b"GIF8": "gif", b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg"}
-    kind = next((kind for start, kind in kinds.items() if data.startswith(start)), None)
-    if kind is None:
-        name = "a picture" if isinstance(picture, bytes) else picture
-        raise ValueError(f"gif_table: expected gif, png or jpeg, found {data[:4]!r} at the start of {name}")
-    return f'<img src="data:image/{kind};base64,{base64.b64encode(data).decode()}" alt="{alt}"{size}>'
+    for start, kind in ((b"GIF8", "gif"), (b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg")):
+        if data.startswith(start):
+            content = base64.b64encode(data).decode()
+            return f'<img src="data:image/{kind};base64,{content}" alt="{alt}"{size}>'
+    name = "a picture" if isinstance(picture, bytes) else picture
+    raise ValueError(f"gif_table: expected gif, png or jpeg, found {data[:4]!r} at the start of {name}")
 
 
 __all__ = ["gif_bytes", "gif_table", "pack", "save_gif"]

@@ -137,7 +137,7 @@ def test_what_cannot_be_compared(simulated):
         compare.compare(events, events.select(np.arange(19)))
     with pytest.raises(ValueError, match="in the same order"):
         compare.compare(events, events.select(np.arange(20)[::-1]))
-    with pytest.raises(ValueError, match="images: expected one for each of 20 recordings, found 3"):
+    with pytest.raises(ValueError, match="compare: expected an image for each of 20 recordings, found 3"):
         compare.compare(events, events, images[:3])
 
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from nmnist_helpers.camera import digits, pixels, simulator
-from nmnist_helpers.camera.path import PATH, PATH_STEP
+from nmnist_helpers.camera.path import BURSTS, PATH, PATH_STEP, PAUSES, SACCADES
 from nmnist_helpers.camera.sensor import SensorParams
 from nmnist_helpers.data import recordings
 from nmnist_helpers.data.recordings import Recordings
 from nmnist_helpers.geometry import SIDE
+from nmnist_helpers.io import PackedEvents
 
 #: A sensor in which nothing is left to chance but where each pixel starts.
 PLAIN = SensorParams(
@@ -61,6 +62,35 @@ def test_chunks_and_room_do_not_show(some, monkeypatch):
     monkeypatch.setattr(simulator, "CHUNK", 5)
     monkeypatch.setattr(simulator, "ROOM", 100)
     assert same(expected, simulator.simulate(images, 0, ids, labels))
+
+
+def test_parts_together_are_the_whole(some):
+    images, labels, ids = some
+    expected = simulator.simulate(images, 0, ids, labels)
+    parts = [*simulator.simulate_chunks(images, 0, ids, labels, size=5)]
+    assert [len(part) for part in parts] == [5, 5, 2]
+    assert same(expected, PackedEvents.concatenate(parts))
+    (whole,) = simulator.simulate_chunks(images, 0, ids, labels)
+    assert same(expected, whole)
+
+
+def test_parts_are_simulated_when_they_are_asked_for(some, monkeypatch):
+    simulated = []
+    record = pixels.record
+    monkeypatch.setattr(pixels, "record", lambda images, *rest: (simulated.append(len(images)), record(images, *rest)))
+    parts = simulator.simulate_chunks(some[0], size=4)
+    assert simulated == []
+    next(parts)
+    assert sum(simulated) == 4
+
+
+def test_bursts_begin_when_the_image_moves():
+    """The image is fastest after each burst's beginning and slowest in the pause before."""
+    speed = [np.hypot(*np.subtract(place(ms + 5), place(ms))) for ms in range(0, 310)]
+    for begin, (start, end) in zip(BURSTS[1:], PAUSES, strict=True):
+        assert start < begin <= end
+        assert max(speed[int(start) : int(begin)]) < 0.5 * max(speed[int(begin) : int(begin) + 40])
+    assert all(begin <= burst < end for begin, burst, end in zip(SACCADES[:3], BURSTS, SACCADES[1:], strict=True))
 
 
 def test_nothing_to_simulate():
@@ -263,12 +293,15 @@ def test_recordings_look_like_nmnist():
         ({"reset": 2000.0}, "reset: expected 0 to 1370, found 2000"),
         ({"refractory": float("inf")}, "refractory: expected 1 to inf, found inf"),
         ({"tilt": float("nan")}, "tilt: expected -0.1 to 0.1, found nan"),
-        ({"delay": (0, 0)}, r"delay: expected three numbers, one a saccade, found \(0, 0\)"),
+        ({"delay": (0, 0)}, r"delay: expected three numbers, one for each saccade, found \(0, 0\)"),
         ({"delay_spread": (0, 0, -1)}, "delay_spread: expected 0 to 20, found -1"),
+        ({"delay": 3.0}, r"delay: expected three numbers, one for each saccade, found 3.0"),
+        ({"gamma": "one"}, r"gamma: expected a number, found 'one'"),
+        ({"leak": (1, 2)}, r"leak: expected a number, found \(1, 2\)"),
         ({"hot": 1.5}, "hot: expected a whole number, found 1.5"),
         ({"path": ((0, 0), (0, 30))}, "path: expected -2 to 8.5, found 30"),
-        ({"path": ((0, 0),)}, "path: expected at least two knots"),
-        ({"path": ((0, 0), (0, 1, 2))}, "path: expected at least two knots"),
+        ({"path": ((0, 0),)}, r"path: expected two or more knots \(right, down\)"),
+        ({"path": ((0, 0), (0, 1, 2))}, r"path: expected two or more knots \(right, down\)"),
     ],
 )
 def test_impossible_sensors(change, message):
@@ -288,14 +321,20 @@ BLANK = np.zeros((3, 28, 28), np.uint8)
         ({"images": BLANK, "ids": [1, 2, -3]}, "ids: expected 0 or more, found -3"),
         ({"images": BLANK, "labels": [1.0, 2.0, 3.0]}, "labels: expected an integer .* found float64"),
         ({"images": BLANK, "labels": [1, 2, 10]}, r"labels: expected digits 0\.\.9, found 1\.\.10"),
+        ({"images": BLANK, "workers": 0}, "workers: expected a whole number of at least 1, found 0"),
+        ({"images": BLANK, "seed": 1.5}, "seed: expected a whole number, found 1.5"),
+        ({"images": BLANK, "params": {"blur": 1}}, "params: expected SensorParams, found dict"),
     ],
 )
 def test_impossible_images(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        simulator.simulate(**arguments)
+    for function in (simulator.simulate, simulator.simulate_chunks):  # the second before its first part is asked for
+        with pytest.raises(ValueError, match=message):
+            function(**arguments)
 
 
-# The default data and its cache
+def test_parts_need_a_size():
+    with pytest.raises(ValueError, match="size: expected a whole number of at least 1, found 0"):
+        simulator.simulate_chunks(BLANK, size=0)
 
 
 # The official layout

@@ -445,6 +445,8 @@ def test_matplotlib_writes_what_the_quick_way_cannot(tmp_path, make, options):
 def test_other_writers_and_formats(tmp_path):
     film_ = simple(recording(200, span=40))
     assert film_.to_jshtml(fps=10).count("data:image/png") == 4
+    film_.save(tmp_path / "c.html", animation.HTMLWriter(fps=10, embed_frames=False))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.html", "c_frames"]
     film_.save(tmp_path / "a.webp", animation.PillowWriter(fps=10), dpi=40)
     assert Image.open(tmp_path / "a.webp").n_frames == 4
     film_.save(tmp_path / "b.gif", "pillow", fps=10, dpi=40)

@@ -1,0 +1,54 @@
+"""From a drawing to a digit as MNIST has it, which the simulated camera can look at."""
+
+import numpy as np
+from PIL import Image
+
+from .digits import IMAGE_SIDE
+
+#: Side of the box that MNIST fits its digits into, in pixels.
+INK_BOX = 20
+
+
+def to_mnist_look(drawing: np.ndarray) -> np.ndarray:
+    """Scale and centre a drawing as MNIST's digits are (LeCun et al., Proc. IEEE 86:2278, 1998).
+
+    The bounding box of the ink is scaled to fit 20x20, with its aspect kept, and placed in 28x28 so that the ink's
+    centre of mass is at pixel (14, 14), counted from 0.
+
+    Parameters
+    ----------
+    drawing : uint8 array [H, W]
+        Ink bright on black, of any size.
+
+    Returns
+    -------
+    uint8 array [28, 28]
+        The brightest ink is 255.
+
+    Raises
+    ------
+    ValueError
+        If the array has another type or shape, or no ink.
+    """
+    drawing = np.asarray(drawing)
+    if drawing.ndim != 2 or drawing.dtype != np.uint8:
+        raise ValueError(f"drawing: expected uint8 [H, W], found {drawing.dtype} {list(drawing.shape)}")
+    if not drawing.any():
+        raise ValueError(f"drawing: expected some ink, found {list(drawing.shape)} pixels that are all 0")
+    rows, columns = (np.flatnonzero(drawing.any(axis)) for axis in (1, 0))
+    ink = drawing[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = (max(1, round(side * INK_BOX / max(ink.shape))) for side in ink.shape)
+    scaled = Image.fromarray(np.ascontiguousarray(ink)).resize((width, height), Image.Resampling.BICUBIC)
+    ink = np.asarray(scaled, dtype=np.float64)
+    ink *= 255 / max(ink.max(), 1)
+    image = np.zeros((IMAGE_SIDE, IMAGE_SIDE), np.uint8)
+    places = []
+    for axis, side in enumerate(ink.shape):
+        centre = ink.sum(axis=1 - axis) @ np.arange(side) / max(ink.sum(), 1)
+        start = int(np.clip(round(IMAGE_SIDE / 2 - centre), 0, IMAGE_SIDE - side))
+        places.append(slice(start, start + side))
+    image[tuple(places)] = np.rint(ink)
+    return image
+
+
+__all__ = ["to_mnist_look"]

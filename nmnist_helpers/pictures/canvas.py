@@ -1,0 +1,152 @@
+"""A canvas in a notebook, on which one draws a digit with the mouse or a finger.
+
+It needs the package anywidget (``pip install anywidget``) and no connection: the few lines of JavaScript are below.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+try:
+    import anywidget
+    import traitlets
+except ImportError as error:
+    raise ImportError("DigitCanvas: expected the package anywidget, found none; pip install anywidget") from error
+
+#: Side of the canvas in pixels.
+SIDE = 280
+
+_ESM = """
+function render({ model, el }) {
+  const side = model.get("side");
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = side;
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", "canvas for a digit");
+  const clear = document.createElement("button");
+  clear.textContent = "clear";
+  const box = document.createElement("div");
+  box.className = "digit-canvas";
+  box.append(canvas, clear);
+  el.append(box);
+  const pen = canvas.getContext("2d", { willReadFrequently: true });
+  pen.lineCap = pen.lineJoin = "round";
+  let last = null;
+
+  function show() {
+    const data = model.get("data"), image = pen.createImageData(side, side);
+    for (let i = 0; i < side * side; i++) {
+      const ink = data.byteLength ? data.getUint8(i) : 0;
+      image.data.set([ink, ink, ink, 255], 4 * i);
+    }
+    pen.putImageData(image, 0, 0);
+  }
+  function place(event) {
+    const box = canvas.getBoundingClientRect();
+    return [(event.clientX - box.left) * side / box.width, (event.clientY - box.top) * side / box.height];
+  }
+  function line(event) {
+    const next = place(event);
+    pen.strokeStyle = "white";
+    pen.lineWidth = model.get("pen");
+    pen.beginPath();
+    pen.moveTo(...last);
+    pen.lineTo(...next);
+    pen.stroke();
+    last = next;
+  }
+  function send() {
+    const rgba = pen.getImageData(0, 0, side, side).data, ink = new Uint8Array(side * side);
+    for (let i = 0; i < ink.length; i++) ink[i] = rgba[4 * i];
+    model.set("data", new DataView(ink.buffer));
+    model.set("strokes", model.get("strokes") + 1);
+    model.save_changes();
+  }
+  canvas.addEventListener("pointerdown", event => {
+    event.preventDefault();
+    canvas.setPointerCapture(event.pointerId);
+    last = place(event);
+    line(event);
+  });
+  canvas.addEventListener("pointermove", event => { if (last) line(event); });
+  for (const end of ["pointerup", "pointercancel"])
+    canvas.addEventListener(end, () => { if (last) { last = null; send(); } });
+  clear.addEventListener("click", () => {
+    model.set("data", new DataView(new ArrayBuffer(0)));
+    model.set("strokes", 0);
+    model.save_changes();
+  });
+  model.on("change:data", show);
+  show();
+  return () => model.off("change:data", show);
+}
+export default { render };
+"""
+
+_CSS = """
+.digit-canvas { display: inline-flex; flex-direction: column; gap: 6px; }
+.digit-canvas canvas { width: 280px; height: 280px; border-radius: 4px; cursor: crosshair; touch-action: none; }
+"""
+
+
+class DigitCanvas(anywidget.AnyWidget):
+    """A canvas to draw on, white on black, with a button that clears it.
+
+    Parameters
+    ----------
+    on_stroke : callable, optional
+        Called with the canvas whenever a stroke has ended.
+    pen : int
+        Width of the strokes in pixels, of 280.
+
+    Attributes
+    ----------
+    data : bytes
+        The picture row by row; empty before the first stroke.
+    strokes : int
+        How many strokes the picture has.
+
+    Examples
+    --------
+    >>> canvas = DigitCanvas(on_stroke=lambda canvas: print(canvas.image().mean()))
+    >>> canvas                                     # as the last line of a cell: draw
+    >>> digit = to_mnist_look(canvas.image())      # in a later cell
+    """
+
+    _esm = _ESM
+    _css = _CSS
+    side = traitlets.Int(SIDE, read_only=True).tag(sync=True)
+    pen = traitlets.Int(22).tag(sync=True)
+    data = traitlets.CBytes(b"").tag(sync=True)  # the browser's bytes arrive as a memoryview
+    strokes = traitlets.Int(0).tag(sync=True)
+
+    def __init__(self, on_stroke: Callable[["DigitCanvas"], object] | None = None, pen: int = 22):
+        if not 1 <= pen <= SIDE // 4:
+            raise ValueError(f"pen: expected 1 to {SIDE // 4} pixels, found {pen}")
+        super().__init__(pen=pen)
+        self._on_stroke = on_stroke
+        self.observe(self._stroke_ended, "strokes")
+
+    @traitlets.validate("data")
+    def _whole_picture(self, proposal) -> bytes:
+        data = proposal["value"]
+        if len(data) not in (0, SIDE * SIDE):
+            raise traitlets.TraitError(f"data: expected {SIDE * SIDE} bytes or none, found {len(data)}")
+        return data
+
+    def _stroke_ended(self, change) -> None:
+        if self._on_stroke is not None and change["new"] > 0:
+            self._on_stroke(self)
+
+    def image(self) -> np.ndarray:
+        """Return the picture, uint8 [280, 280], ink bright on black."""
+        if not self.data:
+            return np.zeros((SIDE, SIDE), np.uint8)
+        return np.frombuffer(self.data, np.uint8).reshape(SIDE, SIDE).copy()
+
+    def clear(self) -> None:
+        """Remove all strokes."""
+        self.data, self.strokes = b"", 0
+
+
+__all__ = ["DigitCanvas"]
