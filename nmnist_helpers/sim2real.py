@@ -117,7 +117,7 @@ def run(mnist: str, data: str | None, digits: int, epochs: int, tune: int, seed:
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Parse the command line and run."""
-    p = argparse.ArgumentParser(prog="python -m nmnist_helpers sim2real", description=__doc__.split("\n\n")[0])
+    p = argparse.ArgumentParser(prog="python -m nmnist_helpers sim2real", description=(__doc__ or "").split("\n\n")[0])
     p.add_argument("--mnist", required=True, help="folder with MNIST's idx files")
     p.add_argument("--data", help="folder of the recordings (default NMNIST_DATA, else data/)")
     p.add_argument("--digits", type=int, default=20000, help="simulated digits to train on")

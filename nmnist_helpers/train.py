@@ -279,7 +279,7 @@ def _report(settings, out, net, stats, learned, validated, seconds, source) -> d
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m nmnist_helpers train", description=__doc__.split("\n\n")[0])
+    p = argparse.ArgumentParser(prog="python -m nmnist_helpers train", description=(__doc__ or "").split("\n\n")[0])
     d = Settings()
     p.add_argument("--epochs", type=int, default=d.epochs)
     p.add_argument("--batch-size", type=int, default=d.batch_size)
