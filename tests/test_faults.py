@@ -13,7 +13,7 @@ import nmnist_helpers as slayer
 from nmnist_helpers import kernels, netx
 from nmnist_helpers.block import cuba
 from nmnist_helpers.kernels import cpu, reference
-from nmnist_helpers.kernels.common import State
+from nmnist_helpers.kernels.common import Membrane, State, Surrogate
 from nmnist_helpers.neuron.cuba import Neuron
 
 PARAMS = {
@@ -164,8 +164,9 @@ def test_fault_1_decays_have_a_step_size_that_fits_their_scale():
 @pytest.mark.parametrize("twin", [reference, cpu], ids=["reference", "cpu"])
 def test_fault_2_at_the_threshold_no_spike_and_no_reset(twin):
     state = State(torch.zeros(1, 1, dtype=torch.int32), torch.tensor([[5120]], dtype=torch.int32))
-    keep = torch.tensor([4096], dtype=torch.int32)
-    trace = twin.neuron_forward(torch.zeros(1, 3, 1), keep, keep, 5120, state)
+    retention = torch.tensor([4096], dtype=torch.int32)
+    membrane = Membrane(retention, retention, 5120, Surrogate(3.75, 0.04))
+    trace = twin.neuron_forward(torch.zeros(1, 3, 1), membrane, state)
     assert not trace.spikes.any()
     assert (trace.voltage == 5120).all()
     assert trace.state.voltage.item() == 5120
