@@ -494,6 +494,24 @@ def test_a_signal_leaves_whole_files_and_a_line_that_says_how_to_go_on(
         signal.signal(signal.SIGTERM, before)
     error = capsys.readouterr().err
     assert error.splitlines()[-1].endswith(f"to go on: python -m nmnist_helpers train --out {out} --resume")
+    assert "epochs kept: 1;" in error
+    assert len((out / "loss.txt").read_text().splitlines()) == 2, "files of the epoch that is kept"
+    go_on(out)
+    assert content(out) == content(finished)
+
+
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tmp_path, monkeypatch, finished):
+    out, commit = tmp_path / "run", Folder.commit
+
+    def fill(self, tree):
+        if tree["epoch"] == 2:
+            raise OSError("checkpoint.pt: disk full")
+        commit(self, tree)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "commit", fill)
+        with pytest.raises(OSError, match="disk full; epochs kept: 1; to go on: .*--resume"):
+            start(out, *STATEFUL, "--epochs", 3)
     go_on(out)
     assert content(out) == content(finished)
 
