@@ -1,50 +1,83 @@
 """From simulation to reality: a very short run, and what it refuses."""
 
 import json
-import os
 
 import numpy as np
 import pytest
-import torch
+from support import fake_nmnist
 
-from nmnist_helpers import TRAINED, Network, sim2real
-from nmnist_helpers.camera.digits import load_digits
-from nmnist_helpers.camera.simulator import simulate
+from nmnist_helpers import TRAINED, __main__, sim2real
+from nmnist_helpers.checkpoint import load_tree
+from nmnist_helpers.data.dataset import NMNISTDataset
+from nmnist_helpers.io import PackedEvents
+from nmnist_helpers.train import loop
 
-needs_both = pytest.mark.skipif(
-    not (os.environ.get("NMNIST_DATA") and os.environ.get("NMNIST_MNIST")),
-    reason="needs recordings (NMNIST_DATA) and MNIST's idx files (NMNIST_MNIST)",
-)
-
-
-def test_fit_learns_and_ends_with_a_small_step():
-    torch.manual_seed(0)
-    net = Network(hidden=(32,))
-    images, labels, ids = (array[:48] for array in load_digits(train=True))
-    events = simulate(images, 0, ids, labels)
-    stats = sim2real.fit(net, events, 6, 0.002, 0, torch.device("cpu"))
-    assert len(stats.training.loss_log) == 6
-    assert stats.training.loss_log[-1] < 0.8 * stats.training.loss_log[0]
-    found, true = sim2real.answers(net, events, torch.device("cpu"))
-    assert (true == events.labels).all()
-    assert set(found) <= set(range(10))
+SMALL = ["--hidden", "12", "--batch-size", "8", "--epochs", "1", "--tune", "2"]
 
 
-@needs_both
-def test_short_run_writes_its_report(tmp_path):
-    options = ["--mnist", os.environ["NMNIST_MNIST"], "--digits", "32", "--epochs", "1", "--tune", "1"]
-    result = sim2real.main([*options, "--out", str(tmp_path)])
-    assert result == json.loads((tmp_path / "result.json").read_text())
-    confusion = np.array(result["confusion"])
-    assert confusion.sum() == result["recordings"] > result["tuned_recordings"]
-    assert confusion.trace() / confusion.sum() == pytest.approx(result["accuracy"])
-    Network().load_state_dict(torch.load(tmp_path / "network.pt", weights_only=True))
+class Simulated:
+    """Forty recordings that stand for all of MNIST; the digit of recording n has the id n + 1."""
+
+    source = "simulated"
+
+    def __init__(self, packed: PackedEvents):
+        count = len(packed)
+        self.packed = PackedEvents(
+            packed.x, packed.y, packed.p, packed.t, packed.offsets, packed.labels, np.arange(count) + 1
+        )
+        self.labels = packed.labels
+
+    def __len__(self) -> int:
+        return len(self.packed)
 
 
-@needs_both
-def test_digits_that_recordings_show_are_not_for_training(tmp_path):
-    with pytest.raises(ValueError, match=r"expected at most 58900, those that no recording shows, found 60000"):
-        sim2real.main(["--mnist", os.environ["NMNIST_MNIST"], "--digits", "60000", "--out", str(tmp_path)])
+@pytest.fixture
+def small_world(tmp_path, monkeypatch):
+    """Recordings of the first digits in a folder, and simulated ones of all."""
+    for split, per_digit in (("Train", 2), ("Test", 1)):
+        fake_nmnist.write_folder(tmp_path / "data", split, fake_nmnist.make(0, per_digit, first_id=1))
+    fake_nmnist.write_folder(tmp_path / "more", "Train", fake_nmnist.make(1, 6))
+    monkeypatch.setenv("NMNIST_DATA", str(tmp_path / "data"))
+    packed = NMNISTDataset(tmp_path / "more", source="recorded").packed
+
+    def dataset(path=None, train=True, source="auto"):
+        return Simulated(packed) if source == "simulated" else NMNISTDataset(path, train=train, source=source)
+
+    for module in (sim2real, loop):
+        monkeypatch.setattr(module, "NMNISTDataset", dataset)
+    monkeypatch.setattr("nmnist_helpers.train.parts.MNIST_SIZE", len(packed))
+    return tmp_path / "run"
+
+
+def test_short_run_writes_its_report_and_goes_on(small_world):
+    result = sim2real.main([*SMALL, "--validation", "30", "--out", str(small_world)])
+    assert result == json.loads((small_world / "reality.json").read_text())
+    for prefix, count in (("", 30), ("tuned_", 10)):
+        confusion = np.array(result[f"{prefix}confusion"])
+        assert confusion.sum() == result[f"{prefix}recordings"] == count
+        assert confusion.trace() / count == pytest.approx(result[f"{prefix}accuracy"])
+    assert result["simulated_digits"] == 30
+    assert result["tuned_on"] == 20
+    settings = load_tree(small_world / "tuned" / "checkpoint.pt")["settings"]
+    assert (settings["source"], settings["schedule"], settings["keep"]) == ("recorded", "onecycle", "last")
+    with pytest.raises(FileExistsError, match="--resume"):
+        sim2real.main([*SMALL, "--validation", "30", "--out", str(small_world)])
+    assert sim2real.main(["--tune", "2", "--resume", "--out", str(small_world)]) == result
+
+
+def test_digits_that_recordings_show_are_not_for_training(small_world, capsys):
+    arguments = ["sim2real", *SMALL, "--validation", "15", "--out", str(small_world)]
+    assert __main__.main(arguments) == 1
+    assert "--validation: expected at least the 20 first digits" in capsys.readouterr().err
+    assert not small_world.exists()
+
+
+def test_all_of_mnist_is_needed(small_world, monkeypatch):
+    monkeypatch.setattr("nmnist_helpers.train.parts.MNIST_SIZE", 60_000)
+    with pytest.raises(ValueError, match="--mnist: expected all of MNIST"):
+        sim2real.main([*SMALL, "--out", str(small_world)])
+    with pytest.raises(ValueError, match="--tune: expected a whole number from 1, found 0"):
+        sim2real.main([*SMALL, "--tune", "0", "--out", str(small_world)])
 
 
 def test_shipped_report_holds_what_the_readme_says():

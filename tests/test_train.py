@@ -494,6 +494,24 @@ def test_a_signal_leaves_whole_files_and_a_line_that_says_how_to_go_on(
         signal.signal(signal.SIGTERM, before)
     error = capsys.readouterr().err
     assert error.splitlines()[-1].endswith(f"to go on: python -m nmnist_helpers train --out {out} --resume")
+    assert "epochs kept: 1;" in error
+    assert len((out / "loss.txt").read_text().splitlines()) == 2, "files of the epoch that is kept"
+    go_on(out)
+    assert content(out) == content(finished)
+
+
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tmp_path, monkeypatch, finished):
+    out, commit = tmp_path / "run", Folder.commit
+
+    def fill(self, tree):
+        if tree["epoch"] == 2:
+            raise OSError("checkpoint.pt: disk full")
+        commit(self, tree)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "commit", fill)
+        with pytest.raises(OSError, match="disk full; epochs kept: 1; to go on: .*--resume"):
+            start(out, *STATEFUL, "--epochs", 3)
     go_on(out)
     assert content(out) == content(finished)
 
@@ -529,18 +547,18 @@ needs_distributed = pytest.mark.skipif(not dist.is_available(), reason="this tor
 @needs_distributed
 def test_two_processes_take_the_step_of_one_with_twice_the_batch(tmp_path):
     # One step: its moments are a tenth of the gradient, where Adam's step would hide its size.
-    options = ["--validation", "8", "--epochs", "1", "--dropout", "0"]
-    run = torchrun(tmp_path / "two", *SMALL, *options, "--batch-size", "16")
+    options = ["--validation", "12", "--epochs", "1", "--dropout", "0"]
+    run = torchrun(tmp_path / "two", *SMALL, *options, "--batch-size", "14")
     _, error = run.communicate(timeout=300)
     assert run.returncode == 0, error[-2000:]
-    start(tmp_path / "one", *options, "--batch-size", "32")
+    start(tmp_path / "one", *options, "--batch-size", "28")
     one, two = (load_tree(tmp_path / name / "checkpoint.pt") for name in ("one", "two"))
     assert one["moments"][0]["step"] == 1
+    scales = []
     for index, moments in one["moments"].items():
-        scale = moments["exp_avg"].abs().max()
-        torch.testing.assert_close(
-            two["moments"][index]["exp_avg"] / scale, moments["exp_avg"] / scale, atol=1e-5, rtol=0
-        )
+        scales.append(float(moments["exp_avg"].abs().max()))
+        assert (two["moments"][index]["exp_avg"] - moments["exp_avg"]).abs().max() <= 1e-5 * scales[-1]
+    assert max(scales) > 0
     assert one["curves"]["training"]["accuracy_log"] == two["curves"]["training"]["accuracy_log"]
     assert one["curves"]["validation"] == two["curves"]["validation"]
     with pytest.raises(ValueError, match="expected the processes of this run, 2, found 1"):
@@ -569,13 +587,8 @@ def test_processes_end_with_their_torchrun(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_works_without_docstrings(tmp_path):
-    command = [sys.executable, "-OO", "-m", "nmnist_helpers"]
-    for arguments, status, words in (
-        (["train", "--help"], 0, "--batch-size"),
-        (["sim2real", "--help"], 0, "--tune"),
-        (["train", "--epochs", "0", "--out", str(tmp_path / "run")], 1, "--epochs: expected"),
-    ):
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == status
-        assert words in done.stdout + done.stderr
-    assert not (tmp_path / "run").exists()
+    # The first time, Python compiles all of torch anew for -OO: that is what takes long.
+    command = [sys.executable, "-OO", "-m", "nmnist_helpers", "train", "--epochs", "0", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("--epochs: expected a whole number from 1, found 0\n")

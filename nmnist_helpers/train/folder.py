@@ -25,11 +25,17 @@ class Folder:
     ----------
     path : path-like
         Made when it is held.
+
+    Attributes
+    ----------
+    kept : int or None
+        Epochs in the checkpoint that this process has written.
     """
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path).expanduser()
         self.checkpoint = self.path / CHECKPOINT
+        self.kept: int | None = None
 
     def refuse(self, resume: bool, overwrite: bool) -> None:
         """Refuse a run that does not fit what is in the folder.
@@ -110,6 +116,13 @@ class Folder:
     def commit(self, tree: dict) -> None:
         """Write the checkpoint: the one file that counts."""
         save_tree(self.checkpoint, tree)
+        self.kept = tree["epoch"]
+
+    def how_to_go_on(self) -> str:
+        """What a run that ends early says."""
+        if self.kept is None:
+            return "nothing of this run was written"
+        return f"epochs kept: {self.kept}; to go on: python -m nmnist_helpers train --out {self.path} --resume"
 
     def load(self) -> dict:
         """Read the checkpoint.

@@ -81,7 +81,7 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False) -> di
         room = 12 * sum(p.numel() * p.element_size() for p in progress.net.parameters())
         with folder.hold(resume, overwrite, room) if group.first else contextlib.nullcontext():
             group.meet()
-            with _told(progress, folder):
+            with _told(progress, folder) if group.first else contextlib.nullcontext():
                 loop = Loop(progress, group, folder, dataset, learn, validate)
                 loop.train()
                 return loop.finish() if group.first else {}
@@ -256,18 +256,11 @@ def loss_of(settings: Settings) -> torch.nn.Module:
 @contextlib.contextmanager
 def _told(progress: Progress, folder: Folder) -> Iterator[None]:
     """Where the run is interrupted, or cannot write, say how to go on."""
-
-    def how() -> str:
-        return (
-            f"{progress.epoch} of {progress.settings.epochs} epochs are kept; to go on:"
-            f" python -m nmnist_helpers train --out {folder.path} --resume"
-        )
-
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise type(stop)(f"stopped; {how()}") from None
+        if folder.kept and folder.kept == progress.epoch:
+            folder.derive(progress.best, progress.stats)
+        raise type(stop)(f"stopped; {folder.how_to_go_on()}") from None
     except OSError as error:
-        if isinstance(error, ConnectionError):
-            raise
-        raise OSError(f"{error}; {how()}") from error
+        raise OSError(f"{error}; {folder.how_to_go_on()}") from error
