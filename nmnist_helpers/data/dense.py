@@ -69,8 +69,13 @@ class Batch(Sequence):
 
     def __getitem__(self, n):
         if isinstance(n, slice):
-            return [self[i] for i in range(*n.indices(len(self)))]
-        n = range(len(self))[n]
+            return [self._sample(i) for i in range(*n.indices(len(self)))]
+        return self._sample(range(len(self))[n])
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self._sample(n) for n in range(len(self)))
+
+    def _sample(self, n: int) -> Sample:
         _, channels, bins = self.spikes.shape
         first, last = n * bins, (n + 1) * bins
         indptr = self.spikes.indptr[first : last + 1].numpy()
@@ -79,12 +84,12 @@ class Batch(Sequence):
         _scatter(indptr - indptr[0], channel, np.float32(self.spikes.value), dense)
         return Sample((torch.from_numpy(dense[0]), int(self.labels[n])))
 
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[n] for n in range(len(self)))
-
 
 class _Unsent(torch.Tensor):
     """A worker's dense batch: made if somebody there looks at it, else by the process that it is sent to."""
+
+    _spikes: Spikes
+    _whole: torch.Tensor | None
 
     @staticmethod
     def __new__(cls, spikes: Spikes):
