@@ -83,7 +83,6 @@ class NMNISTDataset(Dataset):
         if transform is not None and not callable(transform):
             raise TypeError(f"transform: expected a function of an Event, found {type(transform).__name__}")
         self.bins = time_bins(sample_length, sampling_time)
-        self._edges = bin_edges(self.bins, sampling_time)
         self.sampling_time, self.sample_length = sampling_time, sample_length
         self.train, self.transform = bool(train), transform
         self.root = data_root(path)
@@ -183,7 +182,7 @@ class NMNISTDataset(Dataset):
         draws = np.tile(IDENTITY, (len(chosen), 1))
         if known is not None:
             draws = known.draws(np.array([known.uniform() for _ in chosen]).reshape(-1, UNIFORMS))
-        found = rasterise(self._packed, chosen, draws, self._edges, known)
+        found = rasterise(self._packed, chosen, draws, bin_edges(self.bins, self.sampling_time), known)
         indptr, channel = (torch.from_numpy(array) for array in found)
         spikes = Spikes(indptr, channel, (len(chosen), CHANNELS, self.bins), 1 / self.sampling_time)
         return Batch(spikes, self.labels[chosen])
