@@ -44,7 +44,7 @@ def named(path: Path) -> Iterator[None]:
             said = PermissionError(f"{path}: expected a folder that can be written, found: {os.strerror(number)}")
             said.errno = number
         elif number in (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP):
-            said = type(error)(f"{path}: expected the name of a file in a folder, found: {os.strerror(number)}")
+            said = OSError(f"{path}: expected the name of a file in a folder, found: {os.strerror(number)}")
             said.errno = number
         else:
             raise

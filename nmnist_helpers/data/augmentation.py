@@ -196,10 +196,11 @@ class Augment:
         """A changed copy of `event` (x, y in 0..33, polarity c, t in ms)."""
         if getattr(event, "y", None) is None:
             raise ValueError("augment: expected an event on a 34 x 34 sensor, found one without rows (y)")
-        draw = self.draws(self._uniform()[None])[0]
+        draw = self.draws(self.uniform()[None])[0]
         return Event(*self.apply(draw, event.x, event.y, event.c, event.t))
 
-    def _uniform(self) -> np.ndarray:
+    def uniform(self) -> np.ndarray:
+        """The next five uniform numbers, float64 [5]: all that one recording draws."""
         if self.rng is None:
             return torch.rand(UNIFORMS, dtype=torch.float64).numpy()
         # A worker holds a copy of the generator, the same in each worker and again in each epoch.

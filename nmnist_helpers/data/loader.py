@@ -215,7 +215,8 @@ class EventLoader:
 
     def _epoch_plan(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Order of the epoch [N], the recordings in that order [N], and the draw of each [N, 6]."""
-        if self._plan is None or self._plan[0] != epoch:
+        plan = self._plan  # read once: another thread may ask for another epoch meanwhile
+        if plan is None or plan[0] != epoch:
             size = len(self.index)
             order = np.arange(size)
             if self.shuffle:
@@ -224,11 +225,11 @@ class EventLoader:
                 draws = self.transform.draws(np.random.default_rng([self.seed, epoch, 1]).random((size, UNIFORMS)))
             else:
                 draws = np.broadcast_to(IDENTITY, (size, len(IDENTITY))).copy()
-            plan = [torch.from_numpy(array) for array in (order, self.index[order], draws)]
+            arrays = [torch.from_numpy(array) for array in (order, self.index[order], draws)]
             if self._events is not None:
-                plan = [array.to(self.device) for array in plan]
-            self._plan = (epoch, *plan)
-        return self._plan[1:]
+                arrays = [array.to(self.device) for array in arrays]
+            self._plan = plan = (epoch, *arrays)
+        return plan[1:]
 
     def _one_by_one(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows, channels = [], []

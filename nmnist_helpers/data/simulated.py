@@ -63,7 +63,7 @@ def _camera() -> str:
     """What simulated recordings depend on besides their digits: change the camera, and they are made anew."""
     code = hashlib.blake2b(repr(SensorParams()).encode(), digest_size=8)
     for module in (digits, order, path, pixels, sensor, simulator):
-        code.update(Path(module.__file__).read_bytes())
+        code.update(Path(str(module.__file__)).read_bytes())
     return code.hexdigest()
 
 

@@ -152,7 +152,7 @@ NAMED = {
     "encrypted": ("Train.zip", with_header(8, 1), "encrypted with a password"),
     "bzip2": ("Train.zip", zip_of({"Train/1/00001.bin": bytes(5)}, zipfile.ZIP_BZIP2), "stored or deflated"),
     "lzma": ("Train.zip", zip_of({"Train/1/00001.bin": bytes(5)}, zipfile.ZIP_LZMA), "stored or deflated"),
-    "no name": ("Train.zip", TRAIN.replace(b"\0\0Train/0/", b"\0\0\0rain/0/"), "does not belong here"),
+    "no name": ("Train.zip", TRAIN.replace(b"\0\0Train/0/", b"\0\0\0rain/0/"), "points outside"),
     "newer version": ("Train.zip", with_header(6, 99), "Train.zip"),
     "unknown compression": ("Train.zip", with_header(10, 97), "stored or deflated, found compression 97"),
     "all at one place": ("Train.zip", with_header(42, 0, 4), "damaged archive"),

@@ -324,3 +324,26 @@ def test_bad_datasets(packed):
         EventLoader(packed.select([]))
     with pytest.raises(IndexError, match="batch 9 of 3"):
         EventLoader(packed).batch(9)
+
+
+def test_a_plan_is_looked_at_once(packed):
+    """Another thread that asks for another epoch may put its plan in place between two looks."""
+    loader = EventLoader(packed, 8, shuffle=True, seed=3, transform=augment)
+    other, second = loader.batch(0, 1)[0].channel, loader._plan
+    expected, first = loader.batch(0, 0)[0].channel, loader._plan
+    assert not torch.equal(expected, other)
+
+    class Shared(EventLoader):
+        looks = iter([first, first, second, second])
+
+        @property
+        def _plan(self):
+            return next(self.looks)
+
+        @_plan.setter
+        def _plan(self, plan):
+            pass
+
+    shared = Shared(packed, 8, shuffle=True, seed=3, transform=augment)
+    for _ in range(2):
+        assert torch.equal(shared.batch(0, 0)[0].channel, expected)

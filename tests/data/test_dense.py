@@ -1,0 +1,163 @@
+"""The tutorial's DataLoader: the samples' own numbers, in batches that remember their events."""
+
+import numpy as np
+import pytest
+import torch
+from support import fake_nmnist
+from torch.utils.data import DataLoader, Subset, default_collate
+
+from nmnist_helpers.data import dense
+from nmnist_helpers.data.augmentation import Augment
+from nmnist_helpers.data.dataset import NMNISTDataset
+from nmnist_helpers.spikes import Spikes, remembered
+
+EVERYTHING = Augment(max_angle=20, event_dropout=0.2, time_jitter=3, polarity_flip=0.5)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    fake_nmnist.write_folder(root, "Train", fake_nmnist.make(0, per_digit=2, count=200))
+    return root
+
+
+def dataset(root, **options):
+    return NMNISTDataset(root, **options)
+
+
+def stacked(data, indices):
+    spikes, labels = zip(*[data[index] for index in indices], strict=True)
+    return torch.stack(spikes), torch.tensor(labels)
+
+
+@pytest.mark.parametrize("transform", [None, EVERYTHING])
+@pytest.mark.parametrize("sampling_time", [1, 2])
+def test_a_batch_is_the_stack_of_its_samples(root, transform, sampling_time):
+    data = dataset(root, transform=transform, sampling_time=sampling_time)
+    indices = [3, 3, 19, -1, 0]
+    torch.manual_seed(0)
+    expected, labels = stacked(data, indices)
+    torch.manual_seed(0)
+    batch = data.__getitems__(indices)
+    after = torch.rand(1)
+    for n, (spike, label) in enumerate(batch):
+        assert type(spike) is torch.Tensor
+        assert torch.equal(spike, expected[n])
+        assert label == labels[n]
+    assert torch.equal(batch[-1][0], expected[-1])
+    assert len(batch[1:3]) == 2
+    found = default_collate(batch)
+    assert type(found) is list
+    assert type(found[0]) is torch.Tensor
+    assert torch.equal(found[0], expected)
+    assert torch.equal(found[1], labels)
+    assert found[1].dtype == torch.int64
+    # What it remembers are its events.
+    known = remembered(found[0])
+    assert torch.equal(known.dense(), expected)
+    assert known.value == 1 / sampling_time
+    # As many random numbers are drawn as for the samples.
+    torch.manual_seed(0)
+    stacked(data, indices)
+    assert torch.equal(torch.rand(1), after)
+    with pytest.raises(IndexError, match="recording 20 of 20"):
+        data.__getitems__([0, 20])
+
+
+def test_samples_mixed_by_somebody_else_are_stacked(root):
+    data = dataset(root)
+    pairs = [*data.__getitems__([1, 2]), *data.__getitems__([3])]
+    spikes, labels = default_collate(pairs)
+    assert torch.equal(spikes, stacked(data, [1, 2, 3])[0])
+    assert labels.tolist() == stacked(data, [1, 2, 3])[1].tolist()
+
+
+def test_other_functions_and_uncached_recordings_go_one_by_one(root):
+    def off(event):
+        event.x = event.x + 0.4
+        return event
+
+    for data in (dataset(root, transform=off), dataset(root, cache=False)):
+        (spikes, labels), *_ = DataLoader(data, batch_size=4)
+        assert torch.equal(spikes, stacked(data, range(4))[0])
+        assert remembered(spikes) is None
+
+
+def own_collate(batch):
+    return {"spikes": torch.stack([spike for spike, _ in batch]), "labels": [label for _, label in batch]}
+
+
+def halved(batch):
+    """Looks at the batch, and changes it, inside the worker."""
+    spikes, labels = default_collate(batch)
+    spikes.mul_(0.5)
+    return spikes, labels
+
+
+def through_numpy(batch):
+    spikes, labels = default_collate(batch)
+    spikes.numpy()[0] = 7
+    return spikes + 0, spikes.sum(), np.asarray(spikes).max(), spikes
+
+
+@pytest.mark.parametrize("context", [None, "fork", "spawn", "forkserver"])
+def test_workers_send_the_events(root, context):
+    data = Subset(dataset(root, transform=EVERYTHING), [5, 4, 3, 2, 1, 0])
+    workers = {} if context is None else {"num_workers": 2, "multiprocessing_context": context}
+
+    def run(collate=None):
+        torch.manual_seed(4)
+        return list(DataLoader(data, batch_size=3, collate_fn=collate, **workers))
+
+    batches = run()
+    if context in ("spawn", "forkserver"):  # a worker takes seconds to start
+        for spikes, _ in batches:
+            assert torch.equal(remembered(spikes).dense(), spikes)
+            assert spikes.shape == (3, 2312, 300)
+        assert [label for _, labels in batches for label in labels.tolist()] == data.dataset.labels[5::-1].tolist()
+        return
+    own = run(own_collate)
+    assert len(batches) == 2
+    for (spikes, labels), expected in zip(batches, own, strict=True):
+        assert type(spikes) is torch.Tensor
+        assert torch.equal(spikes, expected["spikes"])
+        assert labels.tolist() == expected["labels"]
+        assert torch.equal(remembered(spikes).dense(), spikes)
+    for (spikes, _), expected in zip(run(halved), own, strict=True):
+        assert type(spikes) is torch.Tensor
+        assert torch.equal(spikes, 0.5 * expected["spikes"])
+        assert remembered(spikes) is None
+    for (copy, total, most, spikes), expected in zip(run(through_numpy), own, strict=True):
+        expected["spikes"][0] = 7
+        assert torch.equal(copy, expected["spikes"])
+        assert torch.equal(spikes, expected["spikes"])
+        assert (total, most) == (expected["spikes"].sum(), 7)
+
+
+def test_memory_is_used_again_when_nobody_holds_it(monkeypatch):
+    monkeypatch.setattr(dense, "_buffers", [])
+    spikes = Spikes.from_dense((torch.rand(3, 5, 7) < 0.3).float())
+    expected = spikes.dense()
+
+    def make():
+        return dense.make_dense(spikes.indptr, spikes.channel, spikes.shape, spikes.value)
+
+    first = make()
+    place = first.data_ptr()
+    first += 1  # what its user leaves is wiped
+    kept = first[1, 2]
+    del first
+    second = make()
+    assert second.data_ptr() != place  # a view is held
+    assert torch.equal(second, expected)
+    del kept
+    third = make()
+    assert third.data_ptr() == place
+    assert torch.equal(third, expected)
+    array = second.numpy()
+    del second
+    fourth = make()
+    fourth += 5
+    assert np.array_equal(array, expected)
+    assert torch.equal(third, expected)
+    assert len(dense._buffers) == 2
