@@ -18,11 +18,13 @@ form               time constant                       exact for readers that us
 =================  ==================================  ==========================================
 
 What is lost either way: the cuts to whole numbers after each product, and in true continuous time the grid of
-steps itself. `simulate` and `agreement` put numbers to both. Reading a `.nir` file trusts it, which `netx.load`
-does not do. The package `nir` is an optional extra, ``pip install nir==1.0.8``.
+steps itself. `run_graph` and `agreement` put numbers to both. The package `nir` is an optional extra,
+``pip install nir==1.0.8``.
 """
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +39,19 @@ if TYPE_CHECKING:
     import nir
 
 FORMS = ("euler", "exponential")
+MAX_FILE = 1 << 30  # bytes
+TRIAL_SECONDS = 30
+TRIAL = """
+import sys
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+except (ImportError, ValueError, OSError):
+    pass  # no such limits on this system
+import nir
+nir.read(sys.argv[1])
+"""
 CLOSE = 1e-3  # how near to a whole number a value read back must be, in steps of the chip
 
 
@@ -83,6 +98,8 @@ def to_nir(network, dt: float = 1e-3, form: str = "euler", delays: bool = True) 
     layers = as_specs(network)
     nodes = {"input": nir.Input(input_type={"input": np.array([layers[0].in_features])})}
     for index, layer in enumerate(layers):
+        if layer.type != "dense":
+            raise ValueError(f"layer {index}: expected a dense layer, found one of type {layer.type!r}")
         every = np.ones(layer.out_features)
         du, dv = (every * decay / DECAY_SCALE for decay in (layer.i_decay, layer.v_decay))
         try:
@@ -189,8 +206,43 @@ def from_nir(graph, dt: float | None = None, form: str | None = None, strict: bo
 
 
 def read_nir(path: str | os.PathLike, **options) -> list[LayerSpec]:
-    """Layers of a `.nir` file that you trust; parameters as for `from_nir`."""
-    return from_nir(nir_package().read(str(path)), **options)
+    """Layers of a `.nir` file; parameters as for `from_nir`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file cannot be read as such a graph; the message names the file.
+
+    Notes
+    -----
+    The HDF5 library never ends on some damaged files and crashes on others. So a process of its own, with little time
+    and memory, reads the file first (about a second).
+    """
+    path, nir = Path(path), nir_package()
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if not path.is_file() or path.stat().st_size > MAX_FILE:
+        raise ValueError(
+            f"{path}: expected a .nir file of at most {MAX_FILE} bytes, found another kind or a larger one"
+        )
+    try:
+        trial = [sys.executable, "-P", "-c", TRIAL, str(path)]
+        subprocess.run(trial, check=True, timeout=TRIAL_SECONDS, capture_output=True)
+        return from_nir(nir.read(str(path)), **options)
+    except subprocess.SubprocessError as error:
+        what = "no end to it" if isinstance(error, subprocess.TimeoutExpired) else _last_line(error)
+        raise ValueError(f"{path}: expected a readable NIR file, found {what}") from error
+    except Exception as error:  # damage makes nir and h5py raise almost anything
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        raise ValueError(f"{path}: {kind}{error}") from error
+
+
+def _last_line(error: subprocess.CalledProcessError) -> str:
+    """What the trial's traceback ends with, or how the process ended."""
+    lines = error.stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else f"that reading it ends with {error.returncode}"
 
 
 def chain_of(graph, nir) -> list[tuple[str, object]]:

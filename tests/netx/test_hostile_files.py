@@ -7,6 +7,7 @@ spare beyond what it starts with: a crash, a hang or a blow-up shows as that pro
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -34,6 +35,22 @@ def layers():
         return LayerSpec("dense", weight, **{**fields, **changes})
 
     return [layer(12, 8), layer(8, 8, i_decay=rng.integers(0, 4097, 8)), layer(8, 4, delay=None)]
+
+
+def write_pictures(path):
+    rng = np.random.default_rng(1)
+    neurons = {"delay": None, "i_decay": 1024, "v_decay": 123, "v_th_mant": 80}
+    conv = 2 * rng.integers(-128, 128, (4, 2, 3, 3))
+    pool = np.full((1, 1, 2, 2), 64)
+    geometry = {"in_shape": (2, 6, 7), "padding": (1, 1)}
+    return netx.write_network(
+        path,
+        [
+            LayerSpec("conv", conv, **neurons, **geometry),
+            LayerSpec("pool", pool, **neurons, in_shape=(4, 6, 7), stride=(2, 2)),
+            LayerSpec("dense", 2 * rng.integers(-128, 128, (5, 48)), **neurons),
+        ],
+    )
 
 
 def write_as_lava_dl(path):
@@ -79,6 +96,8 @@ def net_bases(folder):
         netx.write_network(folder / "ours.net", layers()),
         write_as_lava_dl(folder / "lava.net"),
         write_newest_format(folder / "newest.net"),
+        write_pictures(folder / "pictures.net"),
+        shutil.copy(Path(__file__).with_name("golden") / "input.net", folder / "input.net"),
     ]
 
 

@@ -233,6 +233,35 @@ def test_branches_and_circles_are_named():
         nir.run_graph(chain(LINEAR, neuron()), np.zeros((1, 3, 3)))
 
 
+def test_damaged_files_are_named_in_time(tmp_path, monkeypatch):
+    path = nir.write_nir(tmp_path / "a.nir", [LayerSpec("dense", [[64, -32]], [3], 1024, 128, 80)])
+    data = path.read_bytes()
+    # An object of no size in the heap of strings: the HDF5 library reads it for ever.
+    heap = data.index(b"GCOL") + 16
+    endless = data[:heap] + bytes(16) + data[heap + 16 :]
+    for content, message in (
+        (endless, "a.nir: expected a readable NIR file, found no end to it"),
+        (data[: len(data) // 2], "a.nir: expected a readable NIR file, found OSError: "),
+        (b"a text", "a.nir: expected a readable NIR file, found OSError: "),
+        (data.replace(b"CubaLIF", b"CubaLIX"), "a.nir: expected a readable NIR file, found "),
+    ):
+        path.write_bytes(content)
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match=message):
+            if content is endless:
+                patch.setattr(nir.graph, "TRIAL_SECONDS", 4)
+            nir.read_nir(path)
+    with pytest.raises(FileNotFoundError, match="b.nir: no such file"):
+        nir.read_nir(tmp_path / "b.nir")
+    with pytest.raises(ValueError, match="expected a .nir file of at most .* bytes, found another kind"):
+        nir.read_nir(tmp_path)
+
+
+def test_pictures_are_refused():
+    layer = LayerSpec("pool", np.full((1, 1, 2, 2), 64), None, 1024, 128, 80, in_shape=(1, 4, 4), stride=(2, 2))
+    with pytest.raises(ValueError, match="layer 0: expected a dense layer, found one of type 'pool'"):
+        nir.to_nir([layer])
+
+
 def test_agreement_counts():
     a, b = np.zeros((2, 3, 4)), np.zeros((2, 3, 4))
     a[0, 1, 0] = a[0, 1, 1] = b[0, 1, 1] = 1  # the first: 1 of 2 spikes, the same answer
