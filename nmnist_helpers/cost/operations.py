@@ -126,7 +126,7 @@ def count_operations(network, spikes) -> Operations:
             layer.dense += count * steps * every.sum()
             layer.updates += count * steps * layer.neurons
     if not recordings:
-        raise ValueError("spikes: found no recording, expected at least one")
+        raise ValueError("spikes: expected at least one recording, found none")
     for layer in layers:
         for name in ("spikes_in", "spikes_out", "synaptic", "synaptic_nonzero", "dense", "updates"):
             setattr(layer, name, float(getattr(layer, name) / recordings))

@@ -70,9 +70,9 @@ def test_every_way_to_give_the_spikes():
 
 
 def test_no_recording_is_named():
-    with pytest.raises(ValueError, match="spikes: found no recording, expected at least one"):
+    with pytest.raises(ValueError, match="spikes: expected at least one recording, found none"):
         cost.count_operations(network(np.random.default_rng(2)), [])
-    with pytest.raises(ValueError, match=r"spikes: found shape \[1, 3, 2\], expected \[B, 15, T\]"):
+    with pytest.raises(ValueError, match=r"spikes: expected \[B, 15, T\].*found shape \[1, 3, 2\]"):
         cost.count_operations(network(np.random.default_rng(2)), np.zeros((1, 3, 2)))
 
 
@@ -144,9 +144,9 @@ def test_the_final_answer_is_the_classifiers():
 @pytest.mark.parametrize(
     ("out", "labels", "message"),
     [
-        (np.zeros((3, 5)), [0] * 3, r"spikes_out: found shape \[3, 5\], expected \[B, classes, T\]"),
-        (np.zeros((3, 2, 5)), [0] * 4, r"labels: found shape \[4\], expected \[3\], one a recording"),
-        (np.zeros((3, 2, 5)), np.zeros((3, 1)), r"labels: found shape \[3, 1\]"),
+        (np.zeros((3, 5)), [0] * 3, r"spikes_out: expected \[B, classes, T\].*found shape \[3, 5\]"),
+        (np.zeros((3, 2, 5)), [0] * 4, r"labels: expected \[3\], one a recording.*found shape \[4\]"),
+        (np.zeros((3, 2, 5)), np.zeros((3, 1)), r"labels: .*found shape \[3, 1\]"),
     ],
 )
 def test_wrong_shapes_are_named(out, labels, message):
