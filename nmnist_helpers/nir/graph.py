@@ -231,18 +231,15 @@ def read_nir(path: str | os.PathLike, **options) -> list[LayerSpec]:
         trial = [sys.executable, "-P", "-c", TRIAL, str(path)]
         subprocess.run(trial, check=True, timeout=TRIAL_SECONDS, capture_output=True)
         return from_nir(nir.read(str(path)), **options)
-    except subprocess.SubprocessError as error:
-        what = "no end to it" if isinstance(error, subprocess.TimeoutExpired) else _last_line(error)
-        raise ValueError(f"{path}: expected a readable NIR file, found {what}") from error
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"{path}: expected a readable NIR file, found no end to it") from error
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").strip().splitlines()  # of a traceback, if it was no crash
+        found = lines[-1][:300] if lines else f"that reading it ends with {error.returncode}"
+        raise ValueError(f"{path}: expected a readable NIR file, found {found}") from error
     except Exception as error:  # damage makes nir and h5py raise almost anything
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         raise ValueError(f"{path}: {kind}{error}") from error
-
-
-def _last_line(error: subprocess.CalledProcessError) -> str:
-    """What the trial's traceback ends with, or how the process ended."""
-    lines = error.stderr.decode(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else f"that reading it ends with {error.returncode}"
 
 
 def chain_of(graph, nir) -> list[tuple[str, object]]:
