@@ -339,7 +339,7 @@ def _fill(net: torch.nn.Module, found: dict[str, torch.Tensor], path: str | os.P
     for key in expected.keys() & found.keys():
         fitted[key] = _fitted(key, found[key], expected[key].shape)
         if fitted[key] is None:
-            lines.append(f"shape: {key}: found {list(found[key].shape)}, expected {list(expected[key].shape)}")
+            lines.append(f"shape: {key}: expected {list(expected[key].shape)}, found {list(found[key].shape)}")
     if lines:
         more = [f"... and {len(lines) - 30} more"] if len(lines) > 30 else []
         raise CheckpointError("\n  ".join([f"{path}: does not fit this network", *sorted(lines)[:30], *more]))
@@ -405,12 +405,17 @@ def _build(
             weights[int(match[1])] = tensor
     if not weights or sorted(weights) != list(range(len(weights))):
         raise CheckpointError(
-            f"{path}: found weights of blocks {sorted(weights)}, expected blocks 0, 1, ... of dense synapses "
-            f"(blocks.<i>.synapse.weight or .weight_v); the keys are {sorted(found)[:12]}"
+            f"{path}: expected blocks 0, 1, ... of dense synapses (blocks.<i>.synapse.weight or .weight_v), "
+            f"found weights of blocks {sorted(weights)}; the keys are {sorted(found)[:12]}"
+        )
+    sizes = [(len(weights[index]), weights[index][0].numel()) for index in range(len(weights))]
+    if any(out != inputs for (out, _), (_, inputs) in zip(sizes, sizes[1:], strict=False)):
+        raise CheckpointError(
+            f"{path}: expected dense blocks that fit onto each other, found (neurons, inputs) {sizes}; "
+            "a network with other blocks must be given"
         )
     blocks, assumed = [], False
-    for index in range(len(weights)):
-        out, inputs = len(weights[index]), weights[index][0].numel()
+    for index, (out, inputs) in enumerate(sizes):
         prefix = f"blocks.{index}."
         decays = [found.get(f"{prefix}neuron.{name}_decay") for name in ("current", "voltage")]
         shared = all(decay is None or decay.numel() == 1 for decay in decays)

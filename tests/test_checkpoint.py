@@ -158,8 +158,14 @@ def test_decays_of_every_channel(tmp_path):
     state["blocks.0.neuron.voltage_decay"] = torch.arange(16.0) * 50
     net = load_checkpoint(saved(tmp_path, state))
     assert net.blocks[0].layer_spec().i_decay.tolist() == list(range(0, 1600, 100))
-    with pytest.raises(CheckpointError, match=r"shape: blocks\.0\.neuron\.current_decay: found \[16\], expected \[1\]"):
+    with pytest.raises(CheckpointError, match=r"shape: blocks\.0\.neuron\.current_decay: expected \[1\], found \[16\]"):
         load_checkpoint(tmp_path / "network.pt", Network())
+
+
+def test_convolutions_are_not_taken_for_dense_blocks(tmp_path):
+    state = torch.nn.ModuleList([cuba.Conv(PARAMS, 2, 4, 3), cuba.Conv(PARAMS, 4, 5, 3)]).state_dict(prefix="blocks.")
+    with pytest.raises(CheckpointError, match=r"found \(neurons, inputs\) \[\(4, 18\), \(5, 36\)\]; a network with"):
+        load_checkpoint(saved(tmp_path, state))
 
 
 def test_a_normalisation_is_built_too(tmp_path):
@@ -191,8 +197,8 @@ def test_a_mismatch_lists_every_key_and_shape(tmp_path):
         f"{tmp_path / 'network.pt'}: does not fit this network",
         "  missing: blocks.1.neuron.voltage_decay [1]",
         "  not in the network: blocks.2.synapse.weight [2, 5]",
-        "  shape: blocks.0.delay.delay: found [15], expected [16]",
-        "  shape: blocks.1.synapse.weight_v: found [5, 17, 1, 1, 1], expected [5, 16, 1, 1, 1]",
+        "  shape: blocks.0.delay.delay: expected [16], found [15]",
+        "  shape: blocks.1.synapse.weight_v: expected [5, 16, 1, 1, 1], found [5, 17, 1, 1, 1]",
     ]
     assert_holds(net, before)  # all or nothing
 
@@ -221,8 +227,8 @@ def test_a_network_without_delays_refuses_delays(tmp_path):
         ({"w": torch.ones(1).expand(1 << 40)}, r"expected at most \d+ bytes, found shape \[1099511627776\] under 'w'"),
         ({"w": torch.ones(2, 2).to_sparse()}, "found 'torch._utils._rebuild_sparse_tensor'"),
         (torch.nn.Linear(2, 2), r"expected tensors and plain values only, found '.*Linear'"),
-        ({"w": torch.ones(2, 3)}, r"found weights of blocks \[\], expected blocks 0, 1, .*the keys are \['w'\]"),
-        ({"blocks.1.synapse.weight": torch.ones(2, 3)}, r"found weights of blocks \[1\], expected blocks 0, 1"),
+        ({"w": torch.ones(2, 3)}, r"expected blocks 0, 1, .*found weights of blocks \[\]; the keys are \['w'\]"),
+        ({"blocks.1.synapse.weight": torch.ones(2, 3)}, r"expected blocks 0, 1, .*found weights of blocks \[1\]"),
     ],
     ids=lambda v: None if isinstance(v, str) else type(v).__name__,
 )

@@ -117,7 +117,7 @@ class Block(torch.nn.Module):
     def _geometry(self, in_shape: tuple[int, ...] | None) -> dict:
         """What a picture's layer has beyond a dense one's."""
         if in_shape is None:
-            raise ValueError(f"block.cuba.{type(self).__name__}: found no input yet, expected a forward pass before")
+            raise ValueError(f"block.cuba.{type(self).__name__}: expected a forward pass before, found no input yet")
         synapses = self.synapse
         pairs = {name: getattr(synapses, name)[:2] for name in ("stride", "padding", "dilation")}
         return {"in_shape": in_shape, "groups": getattr(synapses, "groups", 1), **pairs}
@@ -361,7 +361,7 @@ class Flatten(torch.nn.Module):
         from .hdf5 import write_shape  # h5py is needed for this alone
 
         if self.shape is None:
-            raise ValueError("block.cuba.Flatten: found no input yet, expected a forward pass before")
+            raise ValueError("block.cuba.Flatten: expected a forward pass before, found no input yet")
         write_shape(handle, "flatten", tuple(self.shape))
 
 
@@ -406,7 +406,7 @@ def _from_spec(layer: LayerSpec, neuron_params: dict) -> Block:
     elif layer.type == "pool" and layer.bias is None:
         block = Pool(params, layer.weight.shape[2:], **pairs, **delay)
     else:
-        raise ValueError(f"found a layer of type {layer.type!r}, expected one for which there is a block")
+        raise ValueError(f"type: expected a layer for which there is a block, found {layer.type!r}")
     synapses, neuron = block.synapse, block.neuron
     synapses.weight.copy_(torch.from_numpy(layer.weight / WEIGHT_SCALE).reshape(synapses.weight.shape))
     for parameter, decay in ((neuron.current_decay, layer.i_decay), (neuron.voltage_decay, layer.v_decay)):
@@ -417,5 +417,5 @@ def _from_spec(layer: LayerSpec, neuron_params: dict) -> Block:
     if layer.bias is not None:
         neuron.norm.running_mean.copy_(torch.from_numpy(-layer.bias / WEIGHT_SCALE))
         if not np.array_equal(neuron.norm.bias.cpu().numpy(), layer.bias):
-            raise ValueError("bias: found values that no normalisation has, expected even integers in -254..256")
+            raise ValueError("bias: expected even integers in -254..256, found values that no normalisation has")
     return block

@@ -46,7 +46,7 @@ def write_shape(group: h5py.Group, kind: str, shape: tuple[int, ...]) -> None:
         If the group holds something already.
     """
     if len(group):
-        raise ValueError(f"group {group.name}: found {sorted(group)} in it, expected an empty group")
+        raise ValueError(f"group {group.name}: expected an empty group, found {sorted(group)} in it")
     group.create_dataset("type", data=np.array([kind], dtype="S10"))
     group.create_dataset("shape", data=np.array(shape, dtype=np.int64))
 

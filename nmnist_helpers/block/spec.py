@@ -68,7 +68,7 @@ class LayerSpec:
     Raises
     ------
     ValueError
-        For a value outside its rule; the message gives the field, what was found and what was expected.
+        For a value outside its rule; the message gives the field, what was expected and what was found.
     """
 
     type: str
@@ -91,20 +91,20 @@ class LayerSpec:
     def check(self) -> None:
         """Apply the rules again, for arrays that were changed in place since."""
         if self.type not in KINDS:
-            raise ValueError(f"type: found {self.type!r}, expected one of {sorted(KINDS)}")
+            raise ValueError(f"type: expected one of {sorted(KINDS)}, found {self.type!r}")
         weight = _integers("weight", self.weight, WEIGHT_MIN, WEIGHT_MAX, even=True)
         axes = KINDS[self.type]
         ones = {"pool": weight.shape[:2], "input": weight.shape}.get(self.type, ())
         if weight.ndim != axes.count(",") + 1 or weight.size == 0 or set(ones) - {1}:
-            raise ValueError(f"weight: found shape {weight.shape}, expected {axes} with no side empty")
+            raise ValueError(f"weight: expected {axes} with no side empty, found shape {weight.shape}")
         if weight.size > MAX_WEIGHTS:
-            raise ValueError(f"weight: found shape {weight.shape}, expected at most {MAX_WEIGHTS} weights")
+            raise ValueError(f"weight: expected at most {MAX_WEIGHTS} weights, found shape {weight.shape}")
         self.weight = np.ascontiguousarray(weight, dtype=np.int16)
         self._check_geometry()
         if max(self.in_features, self.out_features) > MAX_FEATURES or self.out_features < 1:
             raise ValueError(
-                f"weight: found shape {weight.shape} for inputs {self.in_shape}, so {self.out_features} neurons, "
-                f"expected 1 to {MAX_FEATURES} neurons and inputs"
+                f"weight: expected 1 to {MAX_FEATURES} neurons and inputs, found {self.out_features} neurons, "
+                f"as the shape is {weight.shape} for inputs {self.in_shape}"
             )
         self.i_decay = self._per_channel("i_decay", self.i_decay, 0, DECAY_SCALE, shared=True)
         self.v_decay = self._per_channel("v_decay", self.v_decay, 0, DECAY_SCALE, shared=True)
@@ -124,16 +124,16 @@ class LayerSpec:
             self.in_shape = (self.weight.shape[1], 1, 1)
             return
         if self.in_shape is None:
-            raise ValueError("in_shape: found none, expected the input's (channels, height, width)")
+            raise ValueError("in_shape: expected the input's (channels, height, width), found none")
         shape = _integers("in_shape", self.in_shape, 1, MAX_FEATURES).astype(int)
         if shape.shape != (3,):
-            raise ValueError(f"in_shape: found {self.in_shape}, expected (channels, height, width)")
+            raise ValueError(f"in_shape: expected (channels, height, width), found {self.in_shape}")
         self.in_shape = tuple(shape.tolist())
         inputs = self.groups * self.weight.shape[1]
         if self.type == "conv" and (inputs != self.in_shape[0] or len(self.weight) % self.groups):
             raise ValueError(
-                f"weight: found shape {self.weight.shape} in {self.groups} groups, "
-                f"expected {KINDS['conv']} for {self.in_shape[0]} input channels"
+                f"weight: expected {KINDS['conv']} for {self.in_shape[0]} input channels, "
+                f"found shape {self.weight.shape} in {self.groups} groups"
             )
 
     @property
@@ -191,7 +191,7 @@ class LayerSpec:
         array = _integers(name, value, low, high)
         if array.shape != (self.channels,):
             expected = f"[{self.channels}], one for each channel" + (", or a single number" if shared else "")
-            raise ValueError(f"{name}: found shape {array.shape}, expected {expected}")
+            raise ValueError(f"{name}: expected {expected}, found shape {array.shape}")
         return array.astype(np.int64)
 
 
@@ -200,15 +200,15 @@ def _integers(name: str, value, low: int, high: int, even: bool = False) -> np.n
     array = np.asarray(value)
     expected = f"{'even ' if even else ''}integers in {low}..{high}"
     if array.dtype.kind not in "iuf":
-        raise ValueError(f"{name}: found values of type {array.dtype}, expected {expected}")
+        raise ValueError(f"{name}: expected {expected}, found values of type {array.dtype}")
     with np.errstate(invalid="ignore"):  # NaN is what the next lines look for
         good = (array >= low) & (array <= high)
         good &= (np.remainder(array, 2) == 0) if even else (np.remainder(array, 1) == 0)
     if not good.all():
         where = tuple(int(i) for i in np.argwhere(~good)[0])
         raise ValueError(
-            f"{name}: found {array[where]} at {list(where)} ({np.count_nonzero(~good)} such of {array.size}), "
-            f"expected {expected}"
+            f"{name}: expected {expected}, found {array[where]} at {list(where)} "
+            f"({np.count_nonzero(~good)} such of {array.size})"
         )
     return array
 
@@ -217,10 +217,10 @@ def _one_integer(name: str, value, low: int, high: int) -> int:
     array = np.asarray(value)
     expected = f"an integer in {low}..{high}" if low != high else f"{low}, the only value known here"
     if array.size != 1 or array.dtype.kind not in "iuf":
-        raise ValueError(f"{name}: found {value!r}, expected {expected}")
+        raise ValueError(f"{name}: expected {expected}, found {value!r}")
     number = array.reshape(()).item()
     if not (low <= number <= high) or number != int(number):
-        raise ValueError(f"{name}: found {number}, expected {expected}")
+        raise ValueError(f"{name}: expected {expected}, found {number}")
     return int(number)
 
 
@@ -246,7 +246,7 @@ def as_specs(network) -> list[LayerSpec]:
                 if item is None:  # a block that changes the shape alone
                     continue
             if not isinstance(item, LayerSpec | Mapping):
-                raise ValueError(f"found a {type(item).__name__}, expected a block (one with layer_spec())")
+                raise ValueError(f"expected a block (one with layer_spec()), found a {type(item).__name__}")
             spec = item if isinstance(item, LayerSpec) else LayerSpec(**{"type": "dense", **item})
             spec.check()
             _check_fit(specs[-1] if specs else None, spec)
@@ -254,7 +254,7 @@ def as_specs(network) -> list[LayerSpec]:
             raise ValueError(f"layer {index}: {error}") from error
         specs.append(spec)
     if not 1 <= len(specs) <= MAX_LAYERS:
-        raise ValueError(f"found {len(specs)} layers, expected 1 to {MAX_LAYERS}")
+        raise ValueError(f"expected 1 to {MAX_LAYERS} layers, found {len(specs)}")
     return specs
 
 
@@ -262,10 +262,10 @@ def _check_fit(before: LayerSpec | None, spec: LayerSpec) -> None:
     if before is None:
         return
     if spec.type == "input":
-        raise ValueError("type: found 'input', expected it as the first layer only")
+        raise ValueError("type: expected 'input' as the first layer only, found it behind another")
     if spec.type == "dense" and spec.in_features != before.out_features:
         raise ValueError(
-            f"weight: found {spec.in_features} inputs, expected {before.out_features}, the neurons of the layer before"
+            f"weight: expected {before.out_features}, the neurons of the layer before, found {spec.in_features} inputs"
         )
     if spec.type != "dense" and spec.in_shape != before.out_shape:
-        raise ValueError(f"in_shape: found {spec.in_shape}, expected {before.out_shape}, the shape of the layer before")
+        raise ValueError(f"in_shape: expected {before.out_shape}, the shape of the layer before, found {spec.in_shape}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ..netx import Net
+from ..netx import LayerSpec, Net
 from ..spikes import Spikes
 from ..table import Table
 
@@ -92,8 +92,8 @@ def count_operations(network, spikes) -> Operations:
     ----------
     network : Net, or anything `netx.write_network` takes
         The network; blocks are quantised for it and stay as they are.
-    spikes : array or tensor [B, in, T] or Spikes, or an iterable of such (or of tuples that begin with one)
-        Input spikes, 0 and 1; a DataLoader will do.
+    spikes : array, tensor or Spikes, or an iterable of such (or of tuples that begin with one)
+        Input spikes [B, in, T] or [B, C, H, W, T], 0 and 1; a DataLoader will do.
 
     Returns
     -------
@@ -111,22 +111,22 @@ def count_operations(network, spikes) -> Operations:
     """
     net = network if isinstance(network, Net) else Net(network)
     layers = [LayerOperations(str(i), spec.in_features, spec.out_features) for i, spec in enumerate(net)]
-    reached = [(spec.weight != 0).sum(axis=0) for spec in net]  # neurons that a spike of each input reaches
+    reached = [(_reached(spec, np.ones_like(spec.kernel)), _reached(spec, spec.kernel != 0)) for spec in net]
     recordings = total_steps = 0
     for batch in _batches(spikes):
         sent = [_per_channel(out) for out in net.all_layers(batch)]
         arriving = [_per_channel(batch), *sent[:-1]]
-        count, _, steps = batch.shape
+        count, steps = batch.shape[0], batch.shape[-1]
         recordings, total_steps = recordings + count, total_steps + count * steps
-        for layer, spec, hits, come, go in zip(layers, net, reached, arriving, sent, strict=True):
+        for layer, (every, nonzero), come, go in zip(layers, reached, arriving, sent, strict=True):
             layer.spikes_in += come.sum()
             layer.spikes_out += go.sum()
-            layer.synaptic += come.sum() * spec.out_features
-            layer.synaptic_nonzero += come @ hits
-            layer.dense += count * steps * spec.weight.size
-            layer.updates += count * steps * spec.out_features
+            layer.synaptic += come @ every
+            layer.synaptic_nonzero += come @ nonzero
+            layer.dense += count * steps * every.sum()
+            layer.updates += count * steps * layer.neurons
     if not recordings:
-        raise ValueError("spikes: found no recording, expected at least one")
+        raise ValueError("spikes: expected at least one recording, found none")
     for layer in layers:
         for name in ("spikes_in", "spikes_out", "synaptic", "synaptic_nonzero", "dense", "updates"):
             setattr(layer, name, float(getattr(layer, name) / recordings))
@@ -144,7 +144,20 @@ def _per_channel(spikes) -> np.ndarray:
     if isinstance(spikes, Spikes):
         return np.bincount(spikes.channel.cpu().numpy(), minlength=spikes.shape[1])
     array = spikes.detach().cpu().numpy() if isinstance(spikes, torch.Tensor) else np.asarray(spikes)
-    return array.sum(axis=(0, 2), dtype=np.int64)
+    return np.count_nonzero(array.reshape(len(array), -1, array.shape[-1]), axis=(0, 2))
+
+
+def _reached(spec: LayerSpec, kernel: np.ndarray) -> np.ndarray:
+    """How many neurons a spike of each input reaches through the weights that `kernel` counts."""
+    groups = spec.kernel_groups
+    of_channel = kernel.reshape(groups, -1, *kernel.shape[1:]).sum(axis=1).reshape(-1, *kernel.shape[2:])
+    seen = []  # for each place of the kernel, the places of the picture that windows see there
+    for axis in (0, 1):
+        at = np.arange(spec.in_shape[1 + axis]) + spec.padding[axis]
+        at = at - spec.dilation[axis] * np.arange(kernel.shape[2 + axis])[:, None]
+        window, rest = np.divmod(at, spec.stride[axis])
+        seen.append((rest == 0) & (window >= 0) & (window < spec.out_shape[1 + axis]))
+    return np.einsum("cij,iy,jx->cyx", of_channel, *(s.astype(np.int64) for s in seen)).ravel()
 
 
 def plot_operations(operations: Operations, ax=None):

@@ -71,7 +71,7 @@ def answers_over_time(spikes_out) -> np.ndarray:
     """
     array = spikes_out.detach().cpu().numpy() if isinstance(spikes_out, torch.Tensor) else np.asarray(spikes_out)
     if array.ndim != 3 or 0 in array.shape:
-        raise ValueError(f"spikes_out: found shape {list(array.shape)}, expected [B, classes, T]")
+        raise ValueError(f"spikes_out: expected [B, classes, T], found shape {list(array.shape)}")
     counts = np.cumsum(array != 0, axis=2)
     return np.where(counts.any(axis=1), counts.argmax(axis=1), NO_ANSWER)
 
@@ -94,7 +94,7 @@ def latency(spikes_out, labels) -> Latency:
     answers = answers_over_time(spikes_out)
     labels = np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels)
     if labels.shape != answers.shape[:1]:
-        raise ValueError(f"labels: found shape {list(labels.shape)}, expected [{len(answers)}], one a recording")
+        raise ValueError(f"labels: expected [{len(answers)}], one a recording, found shape {list(labels.shape)}")
     changes = answers != answers[:, -1:]
     last_change = np.where(changes.any(axis=1), answers.shape[1] - changes[:, ::-1].argmax(axis=1), 0)
     stable = np.where(answers[:, -1] == NO_ANSWER, NO_ANSWER, last_change + 1)

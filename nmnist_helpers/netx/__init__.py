@@ -6,6 +6,9 @@
 >>> print(exported)
 >>> torch.equal(exported(spikes), net(spikes))
 True
+
+The kinds of layers are those that lava-dl exports of CUBA networks: input, dense, conv, pool and flatten. (It has an
+``average`` layer too, but cannot write it.)
 """
 
 from ..block.hdf5 import write_layer, write_network

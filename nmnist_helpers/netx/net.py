@@ -119,7 +119,7 @@ class Net(Table):
 
     def _run(self, spikes, engine: str, last_only: bool) -> list:
         if engine not in ENGINES:
-            raise ValueError(f"engine: found {engine!r}, expected one of {sorted(ENGINES)}")
+            raise ValueError(f"engine: expected one of {sorted(ENGINES)}, found {engine!r}")
         parts, steps, give_back = self._input(spikes)
         self._check_range(steps)
         layers, results = self.layers, []
@@ -143,16 +143,16 @@ class Net(Table):
             wanted = f"[B, {self.in_features}, T]"
             if first.type != "dense":
                 wanted += f" or [B, {', '.join(map(str, first.in_shape))}, T]"
-            raise ValueError(f"spikes: found shape {list(shape)}, expected {wanted}")
+            raise ValueError(f"spikes: expected {wanted}, found shape {list(shape)}")
         steps = shape[-1]
         # dense outputs of a layer, and an input layer's drives, are held for a whole part
         batch = max(1, min(BATCH, MAX_BYTES // (steps * max(layer.out_features for layer in self.layers))))
         starts = range(0, shape[0], batch)
         if listed:
             if spikes.value != 1:
-                raise ValueError(f"spikes: found spikes worth {spikes.value}, expected 1: the chip knows no other")
+                raise ValueError(f"spikes: expected spikes worth 1, found {spikes.value}: the chip knows no other")
             if first.type == "input":
-                raise ValueError("spikes: found Spikes, expected an array or tensor for an input layer")
+                raise ValueError("spikes: expected an array or tensor for an input layer, found Spikes")
             indptr, channel = spikes.indptr.cpu().numpy(), spikes.channel.cpu().numpy()
             parts = (_cut(indptr, channel, shape, b, batch) for b in starts)
             return parts, steps, lambda out: torch.from_numpy(out).float().to(spikes.channel.device)
@@ -160,11 +160,11 @@ class Net(Table):
         numeric = array.dtype.kind in "biuf"
         if first.type == "input":
             if not numeric or not np.isfinite(array).all():
-                raise ValueError(f"spikes: found {array.dtype} values, expected finite numbers")
+                raise ValueError(f"spikes: expected finite numbers, found {array.dtype} values")
             parts = (array[b : b + batch] for b in starts)
         else:
             if not numeric or not (array[array != 0] == 1).all():  # NaN is neither
-                raise ValueError(f"spikes: found {array.dtype} values other than 0 and 1, expected 0 and 1 only")
+                raise ValueError(f"spikes: expected 0 and 1 only, found {array.dtype} values other than 0 and 1")
             parts = (events_of(array[b : b + batch]) for b in starts)
         if tensor:
             return parts, steps, lambda out: torch.from_numpy(out).to(spikes.device, spikes.dtype)

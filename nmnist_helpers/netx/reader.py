@@ -52,10 +52,10 @@ def read_network(path: str | os.PathLike, in_shape: tuple[int, int, int] | None 
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if not path.is_file():  # a pipe or a device would be waited on for ever
-        raise NetFileError(f"{path}: found something that is no regular file, expected a .net file")
+        raise NetFileError(f"{path}: expected a .net file, found something that is no regular file")
     size = path.stat().st_size
     if size > MAX_FILE:
-        raise NetFileError(f"{path}: found {size} bytes, expected at most {MAX_FILE}")
+        raise NetFileError(f"{path}: expected at most {MAX_FILE} bytes, found {size}")
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
             return as_specs(_layers(file, size, in_shape))
@@ -64,14 +64,14 @@ def read_network(path: str | os.PathLike, in_shape: tuple[int, int, int] | None 
     # Damaged files make the HDF5 library raise almost anything (OSError, RuntimeError, KeyError, TypeError,
     # MemoryError, ...): whatever it is, to the caller it means the same.
     except Exception as error:
-        raise NetFileError(f"{path}: not a readable .net (HDF5) file: {_first_line(error)}") from error
+        raise NetFileError(f"{path}: expected a readable .net (HDF5) file, found {_first_line(error)}") from error
 
 
 def _layers(file: h5py.File, size: int, shape: tuple[int, int, int] | None) -> list[LayerSpec]:
     group = _child(file, "layer", h5py.Group)
     count = group.id.get_num_objs()
     if not 1 <= count <= MAX_LAYERS:
-        raise NetFileError(f"/layer: found {count} layers, expected 1 to {MAX_LAYERS}")
+        raise NetFileError(f"/layer: expected 1 to {MAX_LAYERS} layers, found {count}")
     specs = []
     for index in range(count):
         layer = _child(group, str(index), h5py.Group)
@@ -88,20 +88,20 @@ def _shape(group: h5py.Group, size: int, before: tuple[int, int, int] | None) ->
     """The shape that a layer without neurons has; it must hold as many neurons as the one `before`."""
     found = _numbers(group, "shape", size, 3).ravel().tolist()
     if before is not None and math.prod(found) != math.prod(before):
-        raise NetFileError(f"{group.name}/shape: found {found}, expected {math.prod(before)} neurons as before it")
+        raise NetFileError(f"{group.name}/shape: expected {math.prod(before)} neurons as before it, found {found}")
     return (*found, 1, 1)[:3]
 
 
 def _layer(group: h5py.Group, kind: str, size: int, in_shape: tuple[int, int, int] | None) -> LayerSpec:
     if kind not in KINDS:
-        raise NetFileError(f"{group.name}/type: found {kind!r}, expected 'flatten' or one of {sorted(KINDS)}")
+        raise NetFileError(f"{group.name}/type: expected 'flatten' or one of {sorted(KINDS)}, found {kind!r}")
     neuron = _child(group, "neuron", h5py.Group)
     model = _text(neuron, "type")
     if model not in ("CUBA", "LOIHI"):  # netx takes both names for the same neuron
-        raise NetFileError(f"{neuron.name}/type: found {model!r}, expected 'CUBA'")
+        raise NetFileError(f"{neuron.name}/type: expected 'CUBA', found {model!r}")
     for name in ("gradedSpike", "weight_exp", "wgtExp"):
         if _has(neuron, name) and _numbers(neuron, name, size, 1).any():
-            raise NetFileError(f"{neuron.name}/{name}: found other than 0, the only value known here")
+            raise NetFileError(f"{neuron.name}/{name}: expected 0, the only value known here, found another")
     shape = _numbers(group, "shape", size, 8).ravel().tolist()
     if kind == "input":  # it has one weight for all, or none
         in_shape = (*shape, 1, 1)[:3]
@@ -135,10 +135,10 @@ def _layer(group: h5py.Group, kind: str, size: int, in_shape: tuple[int, int, in
     shape_is_right = math.prod(shape) == spec.out_features if kind == "dense" else (*shape, 1, 1)[:3] == spec.out_shape
     if not shape_is_right:
         expected = spec.out_features if kind == "dense" else list(spec.out_shape)
-        raise NetFileError(f"{group.name}/shape: found {shape}, expected {expected} as weight is {weight.shape}")
+        raise NetFileError(f"{group.name}/shape: expected {expected} as weight is {weight.shape}, found {shape}")
     for name, features in (("inFeatures", spec.in_features), ("outFeatures", spec.out_features)):
         if _has(group, name) and (found := _numbers(group, name, size, 1).item()) != features:
-            raise NetFileError(f"{group.name}/{name}: found {found}, expected {features} as weight is {weight.shape}")
+            raise NetFileError(f"{group.name}/{name}: expected {features} as weight is {weight.shape}, found {found}")
     return spec
 
 
@@ -146,7 +146,9 @@ def _unsaid_input(group: h5py.Group, fields: dict, shape: list[int]) -> tuple[in
     """The input's shape from the output's, where only one fits."""
     stride, padding, dilation = (np.broadcast_to(fields[name], 2) for name in ("stride", "padding", "dilation"))
     if fields["type"] == "pool" or len(shape) != 3 or fields["weight"].ndim != 4 or (stride != 1).any():
-        raise NetFileError(f"{group.name}: found no input layer before it, expected one, or in_shape with netx.load")
+        raise NetFileError(
+            f"{group.name}: expected an input layer before it, or in_shape with netx.load, found neither"
+        )
     sides = np.array(shape[1:]) + dilation * (np.array(fields["weight"].shape[2:]) - 1) - 2 * padding
     return (fields["weight"].shape[1] * int(fields["groups"].item()), *sides.tolist())
 
@@ -169,11 +171,11 @@ def _child(group: h5py.Group, name: str, kind: type) -> h5py.Group | h5py.Datase
     if not _has(group, name):
         raise NetFileError(f"{where}: missing")
     if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-        raise NetFileError(f"{where}: found a link to elsewhere, expected the {kind.__name__.lower()} itself")
+        raise NetFileError(f"{where}: expected the {kind.__name__.lower()} itself, found a link to elsewhere")
     member = group[name]
     if not isinstance(member, kind):
         found = type(member).__name__.lower()
-        raise NetFileError(f"{where}: found a {found}, expected a {kind.__name__.lower()}")
+        raise NetFileError(f"{where}: expected a {kind.__name__.lower()}, found a {found}")
     return member
 
 
@@ -182,11 +184,11 @@ def _text(group: h5py.Group, name: str) -> str:
     data = _plain_storage(_child(group, name, h5py.Dataset))
     text = h5py.check_string_dtype(data.dtype)
     if text is None or (text.length or 0) > MAX_TEXT or math.prod(data.shape) != 1 or data.chunks is not None:
-        raise NetFileError(f"{data.name}: found {_described(data)}, expected one short string")
+        raise NetFileError(f"{data.name}: expected one short string, found {_described(data)}")
     value = _heap_text(data) if text.length is None else np.asarray(data[()]).reshape(()).item()
     value = value.rstrip(b"\0")
     if len(value) > MAX_TEXT or not value.isascii():
-        raise NetFileError(f"{data.name}: found {value[:MAX_TEXT]!r}, expected one short ASCII string")
+        raise NetFileError(f"{data.name}: expected one short ASCII string, found {value[:MAX_TEXT]!r}")
     return value.decode("ascii")
 
 
@@ -199,14 +201,14 @@ def _heap_text(data: h5py.Dataset) -> bytes:
     """
     offset = data.id.get_offset()
     if offset is None or data.id.get_storage_size() != 16 or data.file.userblock_size:
-        raise NetFileError(f"{data.name}: found a string that the file does not hold")
+        raise NetFileError(f"{data.name}: expected a string, found none where it should be")
     with open(data.file.filename, "rb") as raw:
         raw.seek(offset)
         length, address, index = struct.unpack("<IQI", raw.read(16))
         raw.seek(min(address, MAX_FILE))
         heading = raw.read(16)
         if heading[:5] != b"GCOL\1" or length > MAX_TEXT:
-            raise NetFileError(f"{data.name}: found a string of {length} characters that lies nowhere")
+            raise NetFileError(f"{data.name}: expected a short string, found none or one of {length} characters")
         heap = raw.read(min(int.from_bytes(heading[8:], "little") - 16, MAX_HEAP))
     position = 0
     while position + 16 <= len(heap):
@@ -216,31 +218,31 @@ def _heap_text(data: h5py.Dataset) -> bytes:
         if found == 0:  # the free space at the end
             break
         position += 16 + -(-size // 8) * 8
-    raise NetFileError(f"{data.name}: found a string that the file does not hold")
+    raise NetFileError(f"{data.name}: expected a string, found none where it should be")
 
 
 def _numbers(group: h5py.Group, name: str, file_size: int, most: int) -> np.ndarray:
     """A numeric dataset of at most `most` elements, none of which is read before its size is known to be true."""
     data = _plain_storage(_child(group, name, h5py.Dataset))
     if data.dtype.kind not in "iufb" or data.dtype.itemsize > 8:
-        raise NetFileError(f"{data.name}: found {_described(data)}, expected numbers")
+        raise NetFileError(f"{data.name}: expected numbers, found {_described(data)}")
     count = math.prod(data.shape)
     if not 1 <= count <= most:
-        raise NetFileError(f"{data.name}: found {_described(data)}, expected 1 to {most} numbers")
+        raise NetFileError(f"{data.name}: expected 1 to {most} numbers, found {_described(data)}")
     size = count * data.dtype.itemsize
     if data.chunks is not None:
         return _unpacked(data, file_size)
     if data.id.get_storage_size() != size or size > file_size:
-        raise NetFileError(f"{data.name}: found {_described(data)}, but the file does not hold its {size} bytes")
+        raise NetFileError(f"{data.name}: expected {size} bytes for {_described(data)}, found fewer in the file")
     return np.asarray(data[()])
 
 
 def _plain_storage(data: h5py.Dataset) -> h5py.Dataset:
     """`data`, if what it holds lies in this very file."""
     if data.shape is None:
-        raise NetFileError(f"{data.name}: found an empty dataset")
+        raise NetFileError(f"{data.name}: expected values, found an empty dataset")
     if data.is_virtual or data.external:
-        raise NetFileError(f"{data.name}: found data kept in another file, expected it in this one")
+        raise NetFileError(f"{data.name}: expected the data in this file, found them kept in another")
     return data
 
 
@@ -260,29 +262,32 @@ def _unpacked(data: h5py.Dataset, file_size: int) -> np.ndarray:
     properties = data.id.get_create_plist()
     filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
     if not set(filters) <= {GZIP, SHUFFLE} or len(set(filters)) != len(filters):
-        raise NetFileError(f"{data.name}: found HDF5 filters {filters}, expected gzip ({GZIP}) or shuffle ({SHUFFLE})")
+        raise NetFileError(
+            f"{data.name}: expected the HDF5 filters gzip ({GZIP}) or shuffle ({SHUFFLE}), found {filters}"
+        )
     grid = tuple(-(-side // step) for side, step in zip(data.shape, data.chunks, strict=True))
     size, count = math.prod(data.chunks) * data.dtype.itemsize, math.prod(grid)
     if count > MAX_CHUNKS or count * size > MAX_PACKING * file_size:
         raise NetFileError(
-            f"{data.name}: found {_described(data)} in chunks of {data.chunks}, more than {file_size} bytes can hold"
+            f"{data.name}: expected what {file_size} bytes can hold, "
+            f"found {_described(data)} in chunks of {data.chunks}"
         )
     if data.id.get_num_chunks() != count:
-        raise NetFileError(f"{data.name}: found {data.id.get_num_chunks()} chunks, expected {count}")
+        raise NetFileError(f"{data.name}: expected {count} chunks, found {data.id.get_num_chunks()}")
     result = np.empty([n * step for n, step in zip(grid, data.chunks, strict=True)], data.dtype)
     for index in np.ndindex(grid):
         start = tuple(i * step for i, step in zip(index, data.chunks, strict=True))
         stored = data.id.get_chunk_info_by_coord(start)
         if stored.byte_offset is None or stored.size > file_size:
-            raise NetFileError(f"{data.name}: found the chunk at {start} missing or beyond the file's end")
+            raise NetFileError(f"{data.name}: expected a chunk at {start}, found it missing or beyond the file's end")
         mask, raw = data.id.read_direct_chunk(start)
         if len(raw) != stored.size:
-            raise NetFileError(f"{data.name}: found {stored.size} bytes in the chunk at {start}, expected {len(raw)}")
+            raise NetFileError(f"{data.name}: expected {len(raw)} bytes in the chunk at {start}, found {stored.size}")
         for position, name in reversed(list(enumerate(filters))):
             if not mask >> position & 1:
                 raw = _inflated(raw, size) if name == GZIP else _unshuffled(raw, data.dtype.itemsize)
         if len(raw) != size:
-            raise NetFileError(f"{data.name}: found {len(raw)} bytes in the chunk at {start}, expected {size}")
+            raise NetFileError(f"{data.name}: expected {size} bytes in the chunk at {start}, found {len(raw)}")
         place = tuple(slice(s, s + step) for s, step in zip(start, data.chunks, strict=True))
         result[place] = np.frombuffer(raw, data.dtype).reshape(data.chunks)
     return result[tuple(slice(side) for side in data.shape)]
@@ -292,14 +297,14 @@ def _inflated(packed: bytes, size: int) -> bytes:
     stream = zlib.decompressobj()
     raw = stream.decompress(packed, size + 1)
     if len(raw) != size or not stream.eof:
-        raise NetFileError(f"found a gzip chunk that does not unpack to its {size} bytes")
+        raise NetFileError(f"expected gzip chunks of {size} bytes, found one that does not unpack to as many")
     return raw
 
 
 def _unshuffled(raw: bytes, itemsize: int) -> bytes:
     """Undo HDF5's shuffle: first bytes of all items, then all second bytes, ..."""
     if len(raw) % itemsize:
-        raise NetFileError(f"found a chunk of {len(raw)} bytes, expected a multiple of {itemsize}")
+        raise NetFileError(f"expected a multiple of {itemsize}, found a chunk of {len(raw)} bytes")
     return np.frombuffer(raw, np.uint8).reshape(itemsize, -1).T.tobytes()
 
 

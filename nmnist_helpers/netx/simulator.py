@@ -80,8 +80,7 @@ def run_reference(layers: list[LayerSpec], events: Events) -> list[np.ndarray]:
     """
     sent = []
     for layer in layers:
-        drives = (TO_STATE * _weighted(layer, picture) for picture in _pictures(layer, events))
-        sent.append(_neurons(layer, drives, events.shape[0], events.shape[2]))
+        sent.append(_neurons(layer, _drives(layer, events), events.shape[0], events.shape[2]))
         events = events_of(sent[-1])
     return sent
 
@@ -106,23 +105,28 @@ def _pictures(layer: LayerSpec, events: Events) -> Iterable[np.ndarray]:
         yield picture.reshape(batch, *layer.in_shape)
 
 
-def _weighted(layer: LayerSpec, picture: np.ndarray) -> np.ndarray:
-    """Sum of the weights that the spikes of one step meet, int64 [B, out]; float64 holds such sums exactly."""
-    (_, height, width), groups, kernel = layer.out_shape, layer.kernel_groups, layer.kernel.astype(np.float64)
-    stride, dilation = layer.stride, layer.dilation
-    out, inputs, *size = kernel.shape
+def _drives(layer: LayerSpec, events: Events) -> Iterable[np.ndarray]:
+    """What the spikes of each step add to the currents, int64 [B, out]; float64 holds such sums exactly."""
+    (_, height, width), groups, stride, dilation = layer.out_shape, layer.kernel_groups, layer.stride, layer.dilation
+    out, inputs, *size = layer.kernel.shape
+    kernel = TO_STATE * layer.kernel.reshape(groups, out // groups, inputs, *size).astype(np.float64)
+    weights = {place: np.ascontiguousarray(kernel[..., *place].swapaxes(1, 2)) for place in np.ndindex(*size)}
     # As many zeros around the picture as the last window reaches beyond it.
     reach = [s * (n - 1) + d * (k - 1) + 1 for s, n, d, k in zip(stride, (height, width), dilation, size, strict=True)]
-    sides = zip(reach, layer.padding, picture.shape[2:], strict=True)
-    picture = np.pad(picture, [(0, 0), (0, 0), *((p, max(0, r - p - side)) for r, p, side in sides)])
-    total = np.zeros((len(picture), groups, out // groups, height, width))
-    for y, x in np.ndindex(*size):
-        rows = slice(y * dilation[0], y * dilation[0] + stride[0] * (height - 1) + 1, stride[0])
-        columns = slice(x * dilation[1], x * dilation[1] + stride[1] * (width - 1) + 1, stride[1])
-        seen = picture[:, :, rows, columns].reshape(len(picture), groups, inputs, height, width)
-        weight = kernel[:, :, y, x].reshape(groups, -1, inputs)
-        total += np.einsum("bgihw,goi->bgohw", seen, weight, optimize=True)
-    return total.reshape(len(picture), -1).astype(np.int64)
+    sides = zip(reach, layer.padding, layer.in_shape[1:], strict=True)
+    zeros = [(0, 0), (0, 0), *((p, max(0, r - p - side)) for r, p, side in sides)]
+    for picture in _pictures(layer, events):
+        picture = np.pad(picture, zeros)
+        # Silent channels add nothing, and in one step most are.
+        active = np.flatnonzero(picture.any(axis=(0, 2, 3))) if groups == 1 else slice(None)
+        total = np.zeros((groups, len(picture) * height * width, out // groups))
+        for (y, x), weight in weights.items():
+            rows = slice(y * dilation[0], y * dilation[0] + stride[0] * (height - 1) + 1, stride[0])
+            columns = slice(x * dilation[1], x * dilation[1] + stride[1] * (width - 1) + 1, stride[1])
+            seen = picture[:, :, rows, columns].transpose(1, 0, 2, 3).reshape(groups, inputs, -1).swapaxes(1, 2)
+            total += seen[..., active] @ weight[:, active]
+        total = total.reshape(groups, len(picture), height, width, -1).transpose(1, 0, 4, 2, 3)
+        yield total.reshape(len(picture), -1).astype(np.int64)
 
 
 def _neurons(layer: LayerSpec, drives: Iterable[np.ndarray], batch: int, steps: int) -> np.ndarray:

@@ -18,11 +18,13 @@ form               time constant                       exact for readers that us
 =================  ==================================  ==========================================
 
 What is lost either way: the cuts to whole numbers after each product, and in true continuous time the grid of
-steps itself. `simulate` and `agreement` put numbers to both. Reading a `.nir` file trusts it, which `netx.load`
-does not do. The package `nir` is an optional extra, ``pip install nir==1.0.8``.
+steps itself. `run_graph` and `agreement` put numbers to both. The package `nir` is an optional extra,
+``pip install nir==1.0.8``.
 """
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +39,19 @@ if TYPE_CHECKING:
     import nir
 
 FORMS = ("euler", "exponential")
+MAX_FILE = 1 << 30  # bytes
+TRIAL_SECONDS = 30
+TRIAL = """
+import sys
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+except (ImportError, ValueError, OSError):
+    pass  # no such limits on this system
+import nir
+nir.read(sys.argv[1])
+"""
 CLOSE = 1e-3  # how near to a whole number a value read back must be, in steps of the chip
 
 
@@ -83,6 +98,8 @@ def to_nir(network, dt: float = 1e-3, form: str = "euler", delays: bool = True) 
     layers = as_specs(network)
     nodes = {"input": nir.Input(input_type={"input": np.array([layers[0].in_features])})}
     for index, layer in enumerate(layers):
+        if layer.type != "dense":
+            raise ValueError(f"layer {index}: expected a dense layer, found one of type {layer.type!r}")
         every = np.ones(layer.out_features)
         du, dv = (every * decay / DECAY_SCALE for decay in (layer.i_decay, layer.v_decay))
         try:
@@ -118,19 +135,19 @@ def write_nir(path: str | os.PathLike, network, **options) -> Path:
 
 def _time_constant(decay: np.ndarray, dt: float, form: str) -> np.ndarray:
     if (decay == 0).any():
-        raise ValueError("found a decay of 0, expected more: its time constant would be infinite")
+        raise ValueError("expected a decay above 0, found 0: its time constant would be infinite")
     if form == "euler":
         return dt / decay
     if (decay == 1).any():
-        raise ValueError("found a decay of 4096, expected less: no exponential ends within a step; use form='euler'")
+        raise ValueError("expected a decay below 4096, found 4096: no exponential ends within a step; use form='euler'")
     return -dt / np.log1p(-decay)
 
 
 def check_form(form: str, dt: float) -> None:
     if form not in FORMS:
-        raise ValueError(f"form: found {form!r}, expected one of {FORMS}")
+        raise ValueError(f"form: expected one of {FORMS}, found {form!r}")
     if not (np.isfinite(dt) and dt > 0):
-        raise ValueError(f"dt: found {dt!r}, expected the length of a step in seconds")
+        raise ValueError(f"dt: expected the length of a step in seconds, found {dt!r}")
 
 
 # -- in
@@ -169,13 +186,13 @@ def from_nir(graph, dt: float | None = None, form: str | None = None, strict: bo
     while position < len(chain):
         name, node = chain[position]
         if not isinstance(node, nir.Linear | nir.Affine):
-            raise ValueError(f"node {name!r}: found a {type(node).__name__}, expected Linear or Affine")
+            raise ValueError(f"node {name!r}: expected Linear or Affine, found a {type(node).__name__}")
         if isinstance(node, nir.Affine) and np.any(node.bias):
-            raise ValueError(f"node {name!r}: found a bias, expected none: it would flow into the current")
+            raise ValueError(f"node {name!r}: expected no bias, found one: it would flow into the current")
         neuron_name, neuron = chain[position + 1] if position + 1 < len(chain) else (name, None)
         if not isinstance(neuron, nir.CubaLIF):
             found = "nothing" if neuron is None else f"a {type(neuron).__name__}"
-            raise ValueError(f"node {name!r}: found {found} behind it, expected CubaLIF")
+            raise ValueError(f"node {name!r}: expected CubaLIF, found {found} behind it")
         position += 2
         delay = None
         if position < len(chain) and isinstance(chain[position][1], nir.Delay):
@@ -189,8 +206,40 @@ def from_nir(graph, dt: float | None = None, form: str | None = None, strict: bo
 
 
 def read_nir(path: str | os.PathLike, **options) -> list[LayerSpec]:
-    """Layers of a `.nir` file that you trust; parameters as for `from_nir`."""
-    return from_nir(nir_package().read(str(path)), **options)
+    """Layers of a `.nir` file; parameters as for `from_nir`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file cannot be read as such a graph; the message names the file.
+
+    Notes
+    -----
+    The HDF5 library never ends on some damaged files and crashes on others. So a process of its own, with little time
+    and memory, reads the file first (about a second).
+    """
+    path, nir = Path(path), nir_package()
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if not path.is_file() or path.stat().st_size > MAX_FILE:
+        raise ValueError(
+            f"{path}: expected a .nir file of at most {MAX_FILE} bytes, found another kind or a larger one"
+        )
+    try:
+        trial = [sys.executable, "-P", "-c", TRIAL, str(path)]
+        subprocess.run(trial, check=True, timeout=TRIAL_SECONDS, capture_output=True)
+        return from_nir(nir.read(str(path)), **options)
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"{path}: expected a readable NIR file, found no end to it") from error
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").strip().splitlines()  # of a traceback, if it was no crash
+        found = lines[-1][:300] if lines else f"that reading it ends with {error.returncode}"
+        raise ValueError(f"{path}: expected a readable NIR file, found {found}") from error
+    except Exception as error:  # damage makes nir and h5py raise almost anything
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        raise ValueError(f"{path}: {kind}{error}") from error
 
 
 def chain_of(graph, nir) -> list[tuple[str, object]]:
@@ -198,32 +247,32 @@ def chain_of(graph, nir) -> list[tuple[str, object]]:
     after = {}
     for source, target in graph.edges:
         if source in after or target in after.values():
-            raise ValueError(f"edge {source!r} -> {target!r}: found a branch, expected a chain of layers")
+            raise ValueError(f"edge {source!r} -> {target!r}: expected a chain of layers, found a branch")
         after[source] = target
     starts = [name for name, node in graph.nodes.items() if isinstance(node, nir.Input)]
     if len(starts) != 1:
-        raise ValueError(f"found {len(starts)} Input nodes, expected one")
+        raise ValueError(f"expected one Input node, found {len(starts)}")
     chain, name = [], after.get(starts[0])
     while name is not None and not isinstance(graph.nodes[name], nir.Output):
         if len(chain) > len(graph.nodes):
-            raise ValueError("found a circle, expected a chain of layers")
+            raise ValueError("expected a chain of layers, found a circle")
         chain.append((name, graph.nodes[name]))
         name = after.get(name)
     if len(chain) != sum(not isinstance(node, nir.Input | nir.Output) for node in graph.nodes.values()):
-        raise ValueError(f"found nodes that no chain reaches, expected one chain; it is {[n for n, _ in chain]}")
+        raise ValueError(f"expected one chain, found nodes that no chain reaches; it is {[n for n, _ in chain]}")
     return chain
 
 
 def _layer(weight, neuron, delay, dt: float, form: str, strict: bool) -> LayerSpec:
     du, dv = (dt / tau if form == "euler" else -np.expm1(-dt / tau) for tau in (neuron.tau_syn, neuron.tau_mem))
     if np.any(neuron.v_reset):
-        raise ValueError("v_reset: found other values than 0, the only one known here")
+        raise ValueError("v_reset: expected 0, the only value known here, found others")
     # A spike lifts I by w_in * du, the current lifts V by r * dv: both belong to the weights.
     gain = np.broadcast_to(neuron.w_in * du * neuron.r * dv, du.shape)
     weight = _whole("weight", weight * gain[:, None] * WEIGHT_SCALE / 2, WEIGHT_MIN // 2, WEIGHT_MAX // 2, strict) * 2
     threshold = np.unique(_whole("v_threshold", neuron.v_threshold * WEIGHT_SCALE, 0, np.inf, strict))
     if len(threshold) != 1:
-        raise ValueError(f"v_threshold: found {len(threshold)} values, expected one for the whole layer")
+        raise ValueError(f"v_threshold: expected one value for the whole layer, found {len(threshold)}")
     bias = _whole("v_leak", neuron.v_leak * dv * WEIGHT_SCALE, BIAS_MIN, BIAS_MAX, strict)
     steps = None
     if delay is not None and not np.allclose(delay, dt):
@@ -247,13 +296,13 @@ def _whole(name: str, values: np.ndarray, low: float, high: float, strict: bool)
     values = np.asarray(values, dtype=np.float64)
     whole = np.clip(np.rint(values), low, high)
     if not np.isfinite(whole).all():
-        raise ValueError(f"{name}: found values that are not finite")
+        raise ValueError(f"{name}: expected finite values, found others")
     off = np.abs(values - whole)
     if strict and off.max() > CLOSE:
         where = np.unravel_index(off.argmax(), off.shape)
         raise ValueError(
-            f"{name}: found {values[where]:.6g} steps of the chip at {[int(i) for i in where]}, expected whole numbers "
-            f"in {low:g}..{high:g}; strict=False rounds"
+            f"{name}: expected whole numbers in {low:g}..{high:g}, found {values[where]:.6g} steps of the chip at "
+            f"{[int(i) for i in where]}; strict=False rounds"
         )
     return whole.astype(np.int64)
 

@@ -41,7 +41,7 @@ def run_graph(graph, spikes, dt: float | None = None, method: str = "euler", sub
     dt = float((graph.metadata or {}).get("dt", 1e-3) if dt is None else dt)
     array = spikes.detach().cpu().numpy() if isinstance(spikes, torch.Tensor) else np.asarray(spikes)
     if array.ndim != 3:
-        raise ValueError(f"spikes: found shape {list(array.shape)}, expected [B, in, T]")
+        raise ValueError(f"spikes: expected [B, in, T], found shape {list(array.shape)}")
     chain = chain_of(graph, nir)
     parts = [_run(chain, array[b : b + BATCH], dt, method, substeps, nir) for b in range(0, len(array), BATCH)]
     return np.concatenate(parts)
@@ -55,7 +55,7 @@ def _run(chain: list, spikes: np.ndarray, dt: float, method: str, substeps: int,
     for name, node in chain:
         if isinstance(node, nir.Linear | nir.Affine):
             if node.weight.shape[1] != rows.shape[2]:
-                raise ValueError(f"node {name!r}: found {rows.shape[2]} inputs, expected {node.weight.shape[1]}")
+                raise ValueError(f"node {name!r}: expected {node.weight.shape[1]}, found {rows.shape[2]} inputs")
             events = events_of_rows(rows)
             drive = np.zeros((batch * steps * substeps, node.weight.shape[0]))
             _add_up(events.indptr, events.channel, np.ascontiguousarray(node.weight.T, np.float64), drive)
@@ -65,7 +65,7 @@ def _run(chain: list, spikes: np.ndarray, dt: float, method: str, substeps: int,
         elif isinstance(node, nir.Delay):
             rows = _delayed(rows, np.rint(node.delay / dt * substeps).astype(int))
         else:
-            raise ValueError(f"node {name!r}: found a {type(node).__name__}, expected Linear, Affine, CubaLIF or Delay")
+            raise ValueError(f"node {name!r}: expected Linear, Affine, CubaLIF or Delay, found a {type(node).__name__}")
     counts = rows.reshape(batch, steps, substeps, -1).sum(axis=2, dtype=np.int64)
     return counts.transpose(0, 2, 1)
 
@@ -142,7 +142,7 @@ def agreement(exact, other) -> Agreement:
     """Compare output spikes [B, out, T] of the exact network with those of another form of it."""
     a, b = (np.asarray(x.detach().cpu() if isinstance(x, torch.Tensor) else x, dtype=np.int64) for x in (exact, other))
     if a.shape != b.shape or a.ndim != 3:
-        raise ValueError(f"found shapes {list(a.shape)} and {list(b.shape)}, expected the same [B, out, T] twice")
+        raise ValueError(f"expected the same [B, out, T] twice, found shapes {list(a.shape)} and {list(b.shape)}")
     both = np.minimum(a, b).sum()
     total = a.sum() + b.sum()
     return Agreement(

@@ -165,9 +165,9 @@ def test_every_kind_of_input_gives_the_same():
 @pytest.mark.parametrize(
     ("spikes", "message"),
     [
-        (np.zeros((2, 11, 5)), r"spikes: found shape \[2, 11, 5\], expected \[B, 12, T\]"),
-        (np.zeros((12, 5)), r"spikes: found shape \[12, 5\], expected \[B, 12, T\]"),
-        (np.zeros((0, 12, 5)), r"spikes: found shape \[0, 12, 5\]"),
+        (np.zeros((2, 11, 5)), r"spikes: expected \[B, 12, T\].*found shape \[2, 11, 5\]"),
+        (np.zeros((12, 5)), r"spikes: expected \[B, 12, T\].*found shape \[12, 5\]"),
+        (np.zeros((0, 12, 5)), r"spikes: .*found shape \[0, 12, 5\]"),
         (np.full((1, 12, 5), 0.5), "values other than 0 and 1"),
         (np.full((1, 12, 5), np.nan), "values other than 0 and 1"),
         (np.full((1, 12, 5), "a"), "values other than 0 and 1"),
@@ -181,12 +181,12 @@ def test_wrong_input_is_named(spikes, message):
 def test_spikes_worth_more_than_one_are_refused():
     spikes = Spikes.from_dense(torch.ones(1, 12, 3))
     spikes.value = 2.0
-    with pytest.raises(ValueError, match=r"found spikes worth 2\.0, expected 1"):
+    with pytest.raises(ValueError, match=r"expected spikes worth 1, found 2\.0"):
         netx.Net(small(np.random.default_rng(5)))(spikes)
 
 
 def test_unknown_engine_is_named():
-    with pytest.raises(ValueError, match="engine: found 'torch', expected one of"):
+    with pytest.raises(ValueError, match="engine: expected one of.*found 'torch'"):
         netx.Net(small(np.random.default_rng(5)))(np.zeros((1, 12, 3)), engine="torch")
 
 
@@ -274,32 +274,32 @@ def test_many_chunks_are_put_together(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weight": [[1, 2]]}, r"weight: found 1 at \[0, 0\] \(1 such of 2\), expected even integers in -256\.\.254"),
-        ({"weight": [[2, 256]]}, r"weight: found 256 at \[0, 1\]"),
-        ({"weight": [[-258, 0]]}, r"weight: found -258 at \[0, 0\]"),
-        ({"weight": [[0.5, 2]]}, r"weight: found 0\.5 at"),
-        ({"weight": [[np.nan, 2]]}, "weight: found nan at"),
-        ({"weight": [[2, np.inf]]}, "weight: found inf at"),
-        ({"weight": [2, 4]}, r"weight: found shape \(2,\), expected \[out, in\]"),
-        ({"weight": np.zeros((0, 3))}, r"weight: found shape \(0, 3\)"),
-        ({"weight": [[True]]}, "weight: found values of type bool"),
-        ({"weight": [["2"]]}, "weight: found values of type <U1"),
-        ({"delay": [63]}, r"delay: found 63 at \[0\] .* expected integers in 0\.\.62"),
-        ({"delay": [-1]}, "delay: found -1 at"),
-        ({"delay": [0.5]}, r"delay: found 0\.5 at"),
-        ({"delay": [1, 2]}, r"delay: found shape \(2,\), expected \[1\], one for each channel"),
-        ({"delay": 3}, r"delay: found shape \(\), expected \[1\], one for each channel"),
-        ({"i_decay": 4097}, r"i_decay: found 4097, expected an integer in 0\.\.4096"),
-        ({"i_decay": -1}, "i_decay: found -1"),
-        ({"i_decay": 0.25}, r"i_decay: found 0\.25"),
-        ({"v_decay": float("nan")}, "v_decay: found nan"),
-        ({"v_decay": [1, 2]}, r"v_decay: found shape \(2,\), expected \[1\], one for each channel, or a single"),
-        ({"v_th_mant": -1}, r"v_th_mant: found -1, expected an integer in 0\.\.131071"),
-        ({"v_th_mant": 1 << 17}, "v_th_mant: found 131072"),
-        ({"v_th_mant": None}, "v_th_mant: found None"),
-        ({"ref_delay": 2}, "ref_delay: found 2, expected 1, the only value known here"),
-        ({"bias": [5000]}, "bias: found 5000 at"),
-        ({"type": "conv"}, "weight: found shape .1, 2., expected .out, in / groups, height, width."),
+        ({"weight": [[1, 2]]}, r"weight: expected even integers in -256\.\.254.*found 1 at \[0, 0\] \(1 such of 2\)"),
+        ({"weight": [[2, 256]]}, r"weight: .*found 256 at \[0, 1\]"),
+        ({"weight": [[-258, 0]]}, r"weight: .*found -258 at \[0, 0\]"),
+        ({"weight": [[0.5, 2]]}, r"weight: .*found 0\.5 at"),
+        ({"weight": [[np.nan, 2]]}, "weight: .*found nan at"),
+        ({"weight": [[2, np.inf]]}, "weight: .*found inf at"),
+        ({"weight": [2, 4]}, r"weight: expected \[out, in\].*found shape \(2,\)"),
+        ({"weight": np.zeros((0, 3))}, r"weight: .*found shape \(0, 3\)"),
+        ({"weight": [[True]]}, "weight: .*found values of type bool"),
+        ({"weight": [["2"]]}, "weight: .*found values of type <U1"),
+        ({"delay": [63]}, r"delay: expected integers in 0\.\.62, found 63 at \[0\]"),
+        ({"delay": [-1]}, "delay: .*found -1 at"),
+        ({"delay": [0.5]}, r"delay: .*found 0\.5 at"),
+        ({"delay": [1, 2]}, r"delay: expected \[1\], one for each channel.*found shape \(2,\)"),
+        ({"delay": 3}, r"delay: expected \[1\], one for each channel.*found shape \(\)"),
+        ({"i_decay": 4097}, r"i_decay: expected an integer in 0\.\.4096.*found 4097"),
+        ({"i_decay": -1}, "i_decay: .*found -1"),
+        ({"i_decay": 0.25}, r"i_decay: .*found 0\.25"),
+        ({"v_decay": float("nan")}, "v_decay: .*found nan"),
+        ({"v_decay": [1, 2]}, r"v_decay: expected \[1\], one for each channel, or a single.*found shape \(2,\)"),
+        ({"v_th_mant": -1}, r"v_th_mant: expected an integer in 0\.\.131071.*found -1"),
+        ({"v_th_mant": 1 << 17}, "v_th_mant: .*found 131072"),
+        ({"v_th_mant": None}, "v_th_mant: .*found None"),
+        ({"ref_delay": 2}, "ref_delay: expected 1, the only value known here.*found 2"),
+        ({"bias": [5000]}, "bias: .*found 5000 at"),
+        ({"type": "conv"}, "weight: expected .out, in / groups, height, width..*found shape .1, 2."),
     ],
 )
 def test_every_rule_is_asserted(changes, message):
@@ -312,10 +312,10 @@ def test_every_rule_is_asserted(changes, message):
 def test_rules_are_checked_again_on_write(tmp_path):
     layers = small(np.random.default_rng(11))
     layers[1].weight[2, 3] = 7
-    with pytest.raises(ValueError, match=r"layer 1: weight: found 7 at \[2, 3\]"):
+    with pytest.raises(ValueError, match=r"layer 1: weight: .*found 7 at \[2, 3\]"):
         netx.write_network(tmp_path / "a.net", layers)
     with h5py.File(tmp_path / "b.net", "w") as file:
-        with pytest.raises(ValueError, match=r"weight: found 7 at \[2, 3\]"):
+        with pytest.raises(ValueError, match=r"weight: .*found 7 at \[2, 3\]"):
             netx.write_layer(file, layers[1])
         assert len(file) == 0  # checked before anything is written
     assert os.listdir(tmp_path) == ["b.net"]
@@ -323,11 +323,11 @@ def test_rules_are_checked_again_on_write(tmp_path):
 
 def test_layers_must_fit_onto_each_other(tmp_path):
     rng = np.random.default_rng(12)
-    with pytest.raises(ValueError, match="layer 1: weight: found 8 inputs, expected 9, the neurons of"):
+    with pytest.raises(ValueError, match="layer 1: weight: expected 9, the neurons of.*found 8 inputs"):
         netx.write_network(tmp_path / "a.net", [spec(rng, 12, 9), spec(rng, 8, 4)])
-    with pytest.raises(ValueError, match="found 0 layers, expected 1 to 256"):
+    with pytest.raises(ValueError, match="expected 1 to 256 layers, found 0"):
         netx.write_network(tmp_path / "a.net", [])
-    with pytest.raises(ValueError, match="layer 0: found a Linear, expected a block"):
+    with pytest.raises(ValueError, match="layer 0: expected a block.*found a Linear"):
         netx.write_network(tmp_path / "a.net", [torch.nn.Linear(2, 2)])
 
 
@@ -341,7 +341,7 @@ def test_a_group_in_use_is_refused(tmp_path):
     rng = np.random.default_rng(13)
     with h5py.File(tmp_path / "a.net", "w") as file:
         netx.write_layer(file.create_group("0"), spec(rng, 3, 2))
-        with pytest.raises(ValueError, match=r"group /0: found \[.*'weight'\] in it, expected an empty group"):
+        with pytest.raises(ValueError, match=r"group /0: expected an empty group.*found \[.*'weight'\] in it"):
             netx.write_layer(file["0"], spec(rng, 3, 2))
 
 
@@ -380,7 +380,7 @@ def test_layers_of_a_file_must_fit(tmp_path):
     with h5py.File(tmp_path / "a.net", "w") as file:
         netx.write_layer(file.create_group("layer/0"), spec(rng, 3, 2))
         netx.write_layer(file.create_group("layer/1"), spec(rng, 3, 2))
-    with pytest.raises(NetFileError, match=r"a\.net: .*layer 1: weight: found 3 inputs, expected 2"):
+    with pytest.raises(NetFileError, match=r"a\.net: .*layer 1: weight: expected 2.*found 3 inputs"):
         netx.load(tmp_path / "a.net")
 
 
@@ -637,9 +637,9 @@ def test_pictures_go_through_a_file_and_into_blocks(tmp_path):
     np.testing.assert_array_equal(answer, net(spikes.reshape(70, 60, 20)))
     np.testing.assert_array_equal(answer, net(Spikes.from_dense(torch.from_numpy(spikes.reshape(70, 60, 20)).float())))
     assert answer.any()
-    with pytest.raises(ValueError, match=r"found shape \[1, 2, 6, 5, 9\], expected \[B, 60, T\] or \[B, 2, 5, 6, T\]"):
+    with pytest.raises(ValueError, match=r"expected \[B, 60, T\] or \[B, 2, 5, 6, T\].*found shape \[1, 2, 6, 5, 9\]"):
         net(np.zeros((1, 2, 6, 5, 9)))
-    with pytest.raises(ValueError, match=r"layer 1: in_shape: found \(3, 4, 5\), expected \(4, 4, 5\)"):
+    with pytest.raises(ValueError, match=r"layer 1: in_shape: expected \(4, 4, 5\).*found \(3, 4, 5\)"):
         netx.Net([spec(rng, 1, 1, type="conv", weight=np.zeros((4, 2, 2, 2)), in_shape=(2, 5, 6), delay=None), pool])
 
 
@@ -651,7 +651,7 @@ def test_a_normalisation_goes_there_and_back(tmp_path):
     netx.write_network(tmp_path / "b.net", blocks)
     assert netx.load(tmp_path / "b.net").layers == netx.load(tmp_path / "a.net").layers
     for bias in (3, 300):  # no quantised mean is odd, or beyond -4..254/64
-        with pytest.raises(ValueError, match="layer 0: bias: found values that no normalisation has"):
+        with pytest.raises(ValueError, match="layer 0: bias: .*found values that no normalisation has"):
             netx.Net([spec(rng, 6, 3, bias=np.full(3, bias))]).to_blocks()
     scaled = cuba.Dense({**PARAMS, "norm": WgtScaleBatchNorm}, 6, 3)
     with pytest.raises(ValueError, match="the file has no way to say WgtScaleBatchNorm"):
@@ -661,5 +661,7 @@ def test_a_normalisation_goes_there_and_back(tmp_path):
     netx.load(tmp_path / "a.net")
     with h5py.File(tmp_path / "a.net", "a") as file:
         file["layer/0/neuron/weight_exp"][()] = 2
-    with pytest.raises(NetFileError, match="/layer/0/neuron/weight_exp: found other than 0, the only value known here"):
+    with pytest.raises(
+        NetFileError, match="/layer/0/neuron/weight_exp: expected 0, the only value known here, found another"
+    ):
         netx.load(tmp_path / "a.net")
