@@ -2,12 +2,11 @@
 
 from . import time
 from .assistant import Assistant
-from .optim import DECAY_LR_SCALE, parameter_groups, scale_decay_groups
+from .optim import parameter_groups
 from .quantize import QUANTIZE_MODE, event_rate, quantize, quantize_hook_fx
 from .stats import LearningStat, LearningStats
 
 __all__ = [
-    "DECAY_LR_SCALE",
     "QUANTIZE_MODE",
     "Assistant",
     "LearningStat",
@@ -16,6 +15,5 @@ __all__ = [
     "parameter_groups",
     "quantize",
     "quantize_hook_fx",
-    "scale_decay_groups",
     "time",
 ]

@@ -6,15 +6,11 @@ from collections.abc import Callable
 import torch
 
 from ..spikes import Spikes
-from .optim import DECAY_LR_SCALE, scale_decay_groups
 from .stats import LearningStat, LearningStats
 
 
 class Assistant:
     """Training, testing and validation on batches.
-
-    Decays of the network are stored x4096; the assistant gives them steps that fit (see
-    `nmnist_helpers.utils.scale_decay_groups`) unless the optimiser already treats them apart.
 
     Parameters
     ----------
@@ -32,8 +28,6 @@ class Assistant:
         The network returns its spike counts as a last value, and so do `train`, `test` and `valid`.
     lam : float, optional
         The network returns a loss of its own after its output; `lam` times it is added for training.
-    decay_lr_scale : float
-        Step size of the decays, as a multiple of the optimiser's.
 
     Examples
     --------
@@ -54,13 +48,10 @@ class Assistant:
         classifier: Callable | None = None,
         count_log: bool = False,
         lam: float | None = None,
-        decay_lr_scale: float = DECAY_LR_SCALE,
     ):
         self.net, self.error, self.optimizer = net, error, optimizer
         self.stats, self.classifier = stats, classifier
         self.count_log, self.lam = count_log, lam
-        if optimizer is not None:
-            scale_decay_groups(optimizer, net, decay_lr_scale)
 
     @property
     def device(self) -> torch.device | None:
