@@ -26,16 +26,13 @@ class Synapse(torch.nn.Module):
 
     def __init__(self, shape: tuple[int, ...], weight_scale: float, weight_norm: bool, pre_hook_fx: Callable | None):
         super().__init__()
-        self.weight_norm_enabled = bool(weight_norm)
+        self.weight_norm_enabled = False
         self.pre_hook_fx = pre_hook_fx
         self.complex = False
         bound = 1 / math.sqrt(math.prod(shape[1:]))
-        v = torch.empty(shape).uniform_(-bound, bound) * weight_scale
+        self.weight = torch.nn.Parameter(torch.empty(shape).uniform_(-bound, bound) * weight_scale)
         if weight_norm:
-            self.weight_g = torch.nn.Parameter(torch.norm_except_dim(v, 2, 0))
-            self.weight_v = torch.nn.Parameter(v)
-        else:
-            self.weight = torch.nn.Parameter(v)
+            self.enable_weight_norm()
 
     def __getattr__(self, name: str):
         if name == "weight" and self.__dict__.get("weight_norm_enabled"):
@@ -62,21 +59,26 @@ class Synapse(torch.nn.Module):
         return 0.0 if parameter.grad is None else parameter.grad.norm().item() / parameter.numel()
 
     def enable_weight_norm(self) -> None:
-        """Split `weight` into length and direction; the product stays the same."""
+        """Split `weight` into length and direction; the product stays the same.
+
+        A neuron whose weights are all zero gets a random direction of length zero.
+        """
         if not self.weight_norm_enabled:
-            w = self.weight.detach()
+            w, learns = self.weight.detach(), self.weight.requires_grad
+            g = torch.norm_except_dim(w, 2, 0)
+            v = torch.where(g == 0, torch.rand_like(w) - 0.5, w)
             del self.weight
             self.weight_norm_enabled = True
-            self.weight_g = torch.nn.Parameter(torch.norm_except_dim(w, 2, 0))
-            self.weight_v = torch.nn.Parameter(w)
+            self.weight_g = torch.nn.Parameter(g, requires_grad=learns)
+            self.weight_v = torch.nn.Parameter(v, requires_grad=learns)
 
     def disable_weight_norm(self) -> None:
         """Merge length and direction into `weight`."""
         if self.weight_norm_enabled:
-            w = self.weight.detach()
+            w, learns = self.weight.detach(), self.weight_v.requires_grad
             del self.weight_g, self.weight_v
             self.weight_norm_enabled = False
-            self.weight = torch.nn.Parameter(w)
+            self.weight = torch.nn.Parameter(w, requires_grad=learns)
 
     def hooked_weight(self) -> torch.Tensor:
         """The weights as the product uses them: normalised, then through the hook. Carries gradients."""

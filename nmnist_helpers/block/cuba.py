@@ -1,5 +1,6 @@
 """Blocks of CUBA neurons: the layers from which networks are built."""
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,8 @@ class Block(torch.nn.Module):
         Arguments of `nmnist_helpers.neuron.cuba.Neuron`.
     synapses : synapse.Synapse
         The weights; 8-bit quantisation becomes their hook unless they bring one of their own.
-    channels : int
-        Number of output channels, which the neuron's and the delay's parameters need.
+    channels : int, optional
+        Number of output channels, for the neuron's and the delay's parameters; None where the input says it.
     delay : bool
         Learn a delay per channel, 0..62 steps.
     delay_shift : bool
@@ -53,18 +54,21 @@ class Block(torch.nn.Module):
         if channels is not None:
             params.setdefault("num_neurons", channels)
         self.neuron = cuba.Neuron(**params)
-        self.synapse = synapses
+        self.delay = Delay(channels, max_delay=MAX_DELAY) if delay else None
+        self.synapse = synapses  # after the delay: the order in which lava-dl lists the parameters
         if self.synapse.pre_hook_fx is None:
             self.synapse.pre_hook_fx = self.neuron.quantize_8bit
-        if delay and channels is None:
-            raise ValueError(f"{type(self).__name__}: a learned delay needs the number of channels")
-        self.delay = Delay(channels, max_delay=MAX_DELAY) if delay else None
         self.delay_shift = delay_shift
         self.count_log = count_log
 
     def forward(self, spikes: torch.Tensor | Spikes):
         """Spikes in, spikes out: [B, C, T] or [B, C, H, W, T]."""
         return self._counted(self._axon(self.neuron(self.synapse(spikes))))
+
+    @property
+    def shape(self) -> torch.Size | None:
+        """Shape of the output without batch and time; None before the first input."""
+        return self.neuron.shape
 
     @property
     def grad_norm(self) -> float:
@@ -135,6 +139,7 @@ class Dense(Block):
     ):
         weights = synapse.Dense(in_neurons, out_neurons, weight_scale, weight_norm, pre_hook_fx)
         super().__init__(neuron_params, weights, out_neurons, delay, delay_shift, count_log)
+        self.neuron.shape = torch.Size([out_neurons])
         self.quantised = pre_hook_fx is None
         if mask is not None:
             if mask.numel() != self.synapse.direction.numel():
@@ -162,11 +167,6 @@ class Dense(Block):
             and neuron.w_scale == WEIGHT_SCALE
             and (neuron.drop is None or isinstance(neuron.drop, Dropout))
         )
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape of the block's output without batch and time."""
-        return torch.Size([self.synapse.out_channels])
 
     def forward(self, spikes: torch.Tensor | Spikes, dense: bool = True):
         """Spikes [B, in, T] (dense or `Spikes`) to spikes [B, out, T].
@@ -307,8 +307,8 @@ class Pool(Block):
         Arguments of `nmnist_helpers.neuron.cuba.Neuron`; `norm` is left out.
     kernel_size, stride, padding, dilation
         As in `nmnist_helpers.synapse.Pool`.
-    weight_scale, weight_norm, pre_hook_fx, delay_shift, count_log
-        As in `Dense`.
+    weight_scale, weight_norm, pre_hook_fx, delay, delay_shift, count_log
+        As in `Dense`; delays are per channel.
     """
 
     def __init__(
@@ -321,12 +321,13 @@ class Pool(Block):
         weight_scale: float = 1,
         weight_norm: bool = False,
         pre_hook_fx: Callable | None = None,
+        delay: bool = False,
         delay_shift: bool = True,
         count_log: bool = False,
     ):
         weights = synapse.Pool(kernel_size, stride, padding, dilation, weight_scale, weight_norm, pre_hook_fx)
         params = {**neuron_params, "norm": None}
-        super().__init__(params, weights, None, False, delay_shift, count_log)
+        super().__init__(params, weights, None, delay, delay_shift, count_log)
 
 
 class Flatten(torch.nn.Module):
@@ -341,8 +342,10 @@ class Flatten(torch.nn.Module):
     def __init__(self, count_log: bool = False):
         super().__init__()
         self.count_log = count_log
+        self.shape: list[int] | None = None  # known after a forward pass
 
     def forward(self, spikes: torch.Tensor):
         """Flatten all axes but batch and time."""
+        self.shape = [math.prod(spikes.shape[1:-1]), 1, 1]
         flat = spikes.reshape(spikes.shape[0], -1, spikes.shape[-1])
         return (flat, None) if self.count_log else flat
