@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import platformdirs
+
 ROOT = Path(__file__).resolve().parents[1]
 GIFS = ROOT / "gifs"
 TRAINED = ROOT / "Trained"
@@ -27,3 +29,8 @@ def data_root(path: str | os.PathLike | None = None) -> Path:
     if os.environ.get("NMNIST_DATA"):
         return Path(os.environ["NMNIST_DATA"]).expanduser().resolve()
     return ROOT / "data"
+
+
+def cache_folder() -> Path:
+    """The user's own folder for what can be made anew, such as compiled kernels (it may not exist yet)."""
+    return platformdirs.user_cache_path("nmnist_helpers", appauthor=False)

@@ -10,8 +10,9 @@ import torch
 from .. import synapse
 from ..axon import Delay
 from ..axon import delay as shift
+from ..kernels.common import Axon
 from ..kernels.constants import MAX_DELAY, WEIGHT_SCALE
-from ..kernels.functions import CubaLayer, Layer
+from ..kernels.functions import CubaLayer, LayerCall, lag_of
 from ..neuron import Dropout, cuba
 from ..neuron.norm import MeanOnlyBatchNorm
 from ..spikes import Spikes, attach
@@ -182,25 +183,24 @@ class Dense(Block):
         listed = isinstance(spikes, Spikes)
         given = spikes.source if listed else spikes.float()
         events = spikes if listed else Spikes.from_dense(given)
-        batch, channels = spikes.shape[0], synapses.out_channels
-        layer = Layer(neuron.membrane(batch, channels), events, int(self.delay_shift))
-        layer.need_grad = torch.is_grad_enabled()  # inside the function it would always be off
+        (batch, _, steps), channels, device = spikes.shape, synapses.out_channels, direction.device
+        decays = neuron.decays()
+        delays = None if self.delay is None else self.delay.steps()
+        kept, value = None, 1.0
         if neuron.drop is not None:
-            layer.kept = neuron.drop.draw(batch, channels, direction.device)
-            layer.value = neuron.drop.value
-        layer.dense = dense or self.count_log
-        rows = CubaLayer.apply(
-            given,
-            direction,
-            synapses.weight_g if synapses.weight_norm_enabled else None,
-            neuron.current_decay,
-            neuron.voltage_decay,
-            None if self.delay is None else self.delay.steps(),
-            layer,
+            kept, value = neuron.drop.draw(batch, channels, device), neuron.drop.value
+        call = LayerCall(
+            spikes=events,
+            membrane=neuron.membrane(decays, channels),
+            state=neuron.start(batch, channels),
+            axon=Axon(lag_of(delays, self.delay_shift, channels, steps, device), kept, value),
+            need_grad=torch.is_grad_enabled(),  # inside the function it would always be off
+            dense=dense or self.count_log,
         )
-        neuron.keep(layer.membrane)
-        out, layer.out = layer.out, None  # the graph holds the layer, which must not hold the graph
-        if layer.dense:
+        length = synapses.weight_g if synapses.weight_norm_enabled else None
+        rows, out, end = CubaLayer.apply(given, direction, length, *decays, delays, call)
+        neuron.store(end)
+        if call.dense:
             return self._counted(attach(rows.transpose(1, 2), out))
         out.source = rows.transpose(1, 2)
         return out

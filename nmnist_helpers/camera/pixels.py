@@ -4,9 +4,9 @@ import math
 from collections import namedtuple
 from dataclasses import fields
 
-import numba
 import numpy as np
 
+from ..compiled import njit
 from ..geometry import SIDE
 from .digits import IMAGE_SIDE
 from .path import PATH_LIMITS, PATH_STEP, PAUSES
@@ -33,7 +33,7 @@ def constants(params: SensorParams) -> Constants:
     return Constants(*(tuple(map(float, v)) if isinstance(v, tuple) else float(v) for v in values))
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def _bits(state):
     """64 random bits: splitmix64 (Steele, Lea, Flood, OOPSLA 2014) of the counter ``state[0]``."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -43,13 +43,13 @@ def _bits(state):
     return bits ^ (bits >> np.uint64(31))
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def _uniform(state):
     """A random number in (0, 1)."""
     return (float(_bits(state) >> np.uint64(11)) + 0.5) / 9007199254740992.0
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def _normal(state):
     """Nearly a standard normal number: the sum of four uniform 16-bit ones, never beyond +-3.5."""
     bits, low = _bits(state), np.uint64(0xFFFF)
@@ -58,7 +58,7 @@ def _normal(state):
     return (total - 131070.0) / 37837.2
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def log_light(image, lens, grid):
     """Fill `grid` [GRID, GRID] with the log light of `image` [28, 28] behind the optics; paper is 0."""
     dark = 1.0 - math.exp(-lens.contrast)
@@ -90,7 +90,7 @@ def log_light(image, lens, grid):
                 grid[i, j] = math.log(1.0 - min(grid[i, j], 0.9999))
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def displacement(path, delays, ms):
     """Where the image is at `ms`, as (right, down) in pixels, with each saccade late by its delay (ms).
 
@@ -118,7 +118,7 @@ def displacement(path, delays, ms):
     return place[0], place[1]
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def _track(path, delays, cell, weight):
     """Where pixel (0, 0) looks in the grid at every step: `cell` [S] and its bilinear `weight` [S, 4]."""
     for step in range(len(cell)):
@@ -132,7 +132,7 @@ def _track(path, delays, cell, weight):
         weight[step, 2], weight[step, 3] = fy * (1 - fx), fy * fx
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def _put(out, count, time, polarity, pixel):
     """Write an event if there is room; the new count, in any case."""
     if count < len(out):
@@ -140,7 +140,7 @@ def _put(out, count, time, polarity, pixel):
     return count + 1
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def _pixel(light, base, cell, weight, off_mean, on_mean, refractory, leak, end, p, pixel, state, out, count):
     """Events of one pixel that looks at ``light[base + cell]``; returns the new count, room or not."""
     on, off = on_mean, off_mean
@@ -184,7 +184,7 @@ def _pixel(light, base, cell, weight, off_mean, on_mean, refractory, leak, end, 
     return count
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def _shots(rate, end, pixel, state, out, count):
     """Events at random times, `rate` a second, of either polarity: of one pixel, or of any where it is -1."""
     time = 0.0
@@ -200,7 +200,7 @@ def _shots(rate, end, pixel, state, out, count):
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def record(images, states, path, p, thresholds, refractory, leaks, hot, out, counts):
     """What the sensor records of each image: its row of `out`, sorted, and the number of events in `counts`.
 

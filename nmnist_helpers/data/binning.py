@@ -4,9 +4,9 @@ Both write CSR rows ``b * T + t`` with increasing channels and no channel twice,
 """
 
 import numpy as np
-from numba import njit, types
-from numba.extending import intrinsic
 
+from ..bits import count_bits, lowest_bit
+from ..compiled import njit
 from ..geometry import CHANNELS, PIXELS, SIDE
 from ..io import PackedEvents
 from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, wobble
@@ -42,26 +42,6 @@ def bin_edges(bins: int, sampling_time: float) -> np.ndarray:
     near = middle[:, None] + np.arange(-2, 3)
     inside = bin_of(near, sampling_time) <= np.arange(bins)[:, None]
     return near[:, 0] + inside.sum(axis=1) - 1
-
-
-@intrinsic
-def _lowest_bit(typingctx, word):
-    """Position of the lowest set bit of a uint64, 64 where there is none (one machine instruction)."""
-
-    def codegen(context, builder, signature, args):
-        return builder.cttz(args[0], context.get_constant(types.boolean, False))
-
-    return types.uint64(types.uint64), codegen
-
-
-@intrinsic
-def _count_bits(typingctx, word):
-    """Number of set bits of a uint64."""
-
-    def codegen(context, builder, signature, args):
-        return builder.ctpop(args[0])
-
-    return types.uint64(types.uint64), codegen
 
 
 @njit(cache=True, nogil=True)
@@ -120,18 +100,18 @@ def _raster_one(x, y, p, t, draw, edges, cap, drop_below, jitter_scale, bitmap, 
         words = filled[k]
         filled[k] = 0
         while words:
-            w = _lowest_bit(words)
+            w = lowest_bit(words)
             words &= words - np.uint64(1)
             bits = bitmap[k, w]
             bitmap[k, w] = 0
             # Most words hold one or two spikes: write two whatever there is, and keep what counts.
-            base, count = w << np.uint64(6), np.int64(_count_bits(bits))
-            channel[size] = base + _lowest_bit(bits)
+            base, count = w << np.uint64(6), np.int64(count_bits(bits))
+            channel[size] = base + lowest_bit(bits)
             bits &= bits - np.uint64(1)
-            channel[size + 1] = base + _lowest_bit(bits)
+            channel[size + 1] = base + lowest_bit(bits)
             for j in range(2, count):
                 bits &= bits - np.uint64(1)
-                channel[size + j] = base + _lowest_bit(bits)
+                channel[size + j] = base + lowest_bit(bits)
             size += count
         row_count[k] = size - start
     return size

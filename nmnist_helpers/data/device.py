@@ -105,4 +105,6 @@ class DeviceEvents:
         row = spike // CHANNELS
         indptr = torch.zeros(batch * bins + 1, dtype=torch.int32, device=self.device)
         indptr[1:] = torch.bincount(row, minlength=batch * bins).cumsum(0)
-        return Spikes(indptr, (spike % CHANNELS).to(torch.int32), (batch, CHANNELS, bins), value=1 / sampling_time)
+        return Spikes.trusted(
+            indptr, (spike % CHANNELS).to(torch.int32), (batch, CHANNELS, bins), value=1 / sampling_time
+        )

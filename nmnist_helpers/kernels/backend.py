@@ -2,14 +2,19 @@
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
+
+from ..compiled import check_process
 
 CHOICES = ("auto", "reference", "cpu", "gpu")
 ENVIRONMENT = "NMNIST_BACKEND"
 
-_chosen: str | None = None
+_chosen: str | None = None  # by `use`, for the whole process
+_within: ContextVar[str | None] = ContextVar("nmnist_backend", default=None)  # by `using`, for one thread's block
 
 
 def _checked(name: str, source: str) -> str:
@@ -37,15 +42,13 @@ def use(name: str | None) -> None:
 
 
 @contextmanager
-def using(name: str):
-    """`use` for the length of a ``with`` block."""
-    global _chosen
-    before = _chosen
-    use(name)
+def using(name: str) -> Iterator[None]:
+    """Choose the back end for the length of a ``with`` block, in this thread alone."""
+    token = _within.set(_checked(name, "kernels.using"))
     try:
         yield
     finally:
-        _chosen = before
+        _within.reset(token)
 
 
 def triton_interpreted() -> bool:
@@ -70,10 +73,14 @@ def resolve(device: torch.device) -> str:
     ------
     RuntimeError
         If a back end was chosen by name that cannot serve this device: a choice is never replaced
-        behind the user's back.
+        behind the user's back. In a child of ``os.fork`` too, where the threads of the kernels are missing.
     """
-    name = _chosen or _checked(os.environ.get(ENVIRONMENT, "auto"), f"environment variable {ENVIRONMENT}")
+    name = _within.get() or _chosen
+    if name is None:
+        name = _checked(os.environ.get(ENVIRONMENT, "auto"), f"environment variable {ENVIRONMENT}")
     cuda = device.type == "cuda"
+    if device.type == "cpu":
+        check_process()
     if name == "auto":
         if cuda:
             return "gpu" if importlib.util.find_spec("triton") else "reference"

@@ -1,19 +1,22 @@
 """The kernels as differentiable functions: a neuron, an axon, and a whole layer in one step.
 
-Each asks `backend.resolve` which twin serves its tensors; everything else is the same for all of them.
+Each asks `backend.resolve` which twin serves its tensors; everything else is the same for all of them. Inputs of any
+floating-point type are computed in float32; autograd turns their gradients back into the type that came in.
 """
 
-from dataclasses import dataclass, field
+from types import ModuleType
+from typing import NamedTuple
 
 import torch
 
 from ..spikes import Spikes
 from . import backend
-from .common import State, Surrogate, raise_not_a_number, zero_state
-from .constants import NEVER, STATE_SCALE
+from .common import Axon, Membrane, Needs, OutputGradients, State, raise_not_a_number
+from .constants import DECAY_SCALE
+from .reference.axon import moved
 
 
-def twin(device: torch.device):
+def twin(device: torch.device) -> ModuleType:
     """The package of kernels that serves `device`: `reference`, `cpu` or `gpu`."""
     name = backend.resolve(device)
     if name == "cpu":
@@ -25,71 +28,82 @@ def twin(device: torch.device):
     return kernels
 
 
-def keep_of(decay: torch.Tensor, channels: int) -> torch.Tensor:
-    """What a state keeps of 4096 in one step, int32 [C]: ``4096 - round(clamp(decay, 0, 4096))``."""
+def retention_of(decay: torch.Tensor, channels: int) -> torch.Tensor:
+    """What a state retains of 4096 in one step, int32 [C]: ``4096 - round(clamp(decay, 0, 4096))``."""
+    if decay.numel() not in (1, channels) or not decay.is_floating_point():
+        raise ValueError(
+            f"decay: expected a floating-point tensor with one number or {channels},"
+            f" found {decay.dtype} {list(decay.shape)}"
+        )
     _check_number("decay", decay)
-    keep = (4096 - torch.round(decay.detach().clamp(0, 4096))).to(torch.int32)
-    return keep.expand(channels).contiguous()
+    retention = (DECAY_SCALE - torch.round(decay.detach().flatten().clamp(0, DECAY_SCALE))).to(torch.int32)
+    return retention.expand(channels).contiguous()
+
+
+def lag_of(delay: torch.Tensor | None, shift: int, channels: int, steps: int, device: torch.device) -> torch.Tensor:
+    """Steps by which the axon moves each channel, int32 [C]: shift plus ``floor(delay)``.
+
+    Whoever leaves the recording at one end is as far out with `steps` as with any larger number, and the sum of that
+    and a step fits 32 bits whatever the delay.
+    """
+    shift = max(-steps, min(steps, int(shift)))
+    if delay is None:
+        return torch.full((channels,), shift, dtype=torch.int32, device=device)
+    if delay.shape != (channels,) or not delay.is_floating_point():
+        raise ValueError(
+            f"delay: expected a floating-point tensor [{channels}], found {delay.dtype} {list(delay.shape)}"
+        )
+    _check_number("delay", delay)
+    whole = torch.floor(delay.detach()).nan_to_num(0, steps, -steps).clamp(-steps, steps).to(torch.int32)
+    return (whole + shift).clamp_(-steps, steps)
 
 
 def _check_number(name: str, parameter: torch.Tensor) -> None:
-    """Raise where a parameter on the CPU holds NaN (on a GPU the look would cost a halt of the queue)."""
+    """Raise where a parameter on the CPU holds NaN (on a GPU the host would have to wait for the device)."""
     if parameter.device.type == "cpu" and torch.isnan(parameter.detach()).any():
         raise_not_a_number(name)
 
 
 def as_parameter(grad: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:
     """Gradient [C] folded to the decay's own shape: summed where all channels share one decay."""
-    return None if grad is None else (grad.sum().reshape(shape) if shape.numel() == 1 else grad)
-
-
-@dataclass
-class Membrane:
-    """The fixed part of a neuron step: threshold and scale in integers, surrogate, state before and after."""
-
-    threshold: int
-    surrogate: Surrogate
-    scale: int = STATE_SCALE
-    state: State | None = None
-    end: State | None = field(default=None, repr=False)
-
-    def start(self, batch: int, channels: int, device: torch.device) -> State:
-        """The state to begin with: the given one, or rest."""
-        return self.state if self.state is not None else zero_state(batch, channels, device)
+    if grad is None:
+        return None
+    return grad.sum().reshape(shape) if shape.numel() == 1 else grad.reshape(shape)
 
 
 class NeuronStep(torch.autograd.Function):
-    """Input rows [B, T, C] to (spikes, voltage, current) [B, T, C], float32, real units."""
+    """A neuron.
+
+    ``apply(z, current_decay, voltage_decay, membrane, state, need_current)`` takes rows z [B, T, C] to spikes, voltage
+    and current (None unless asked for), float32 [B, T, C] in real units, and the state at the end. The decays are
+    those that `membrane` was made from, here for their gradients alone: None for one that does not learn.
+    """
 
     @staticmethod
-    def forward(ctx, z, current_decay, voltage_decay, membrane, need_current):
+    def forward(ctx, z, current_decay, voltage_decay, membrane, state, need_current):
         kernels = twin(z.device)
-        channels = z.shape[2]
-        keep_i, keep_v = keep_of(current_decay, channels), keep_of(voltage_decay, channels)
-        state = membrane.start(z.shape[0], channels, z.device)
-        trace = kernels.neuron_forward(z, keep_i, keep_v, membrane.threshold, state, membrane.scale, need_current)
-        membrane.end = trace.state
+        trace = kernels.neuron_forward(z, membrane, state, need_current=need_current)
+        ctx.save_for_backward(trace.voltage)
+        ctx.membrane, ctx.state, ctx.kernels = membrane, state, kernels
         # of the decays only the shapes: they are clamped in place, also between a forward and its backward
-        ctx.save_for_backward(trace.voltage, keep_i, keep_v, *state)
-        ctx.membrane, ctx.kernels = membrane, kernels
-        ctx.decay_shapes = current_decay.shape, voltage_decay.shape
+        ctx.decay_shapes = [None if decay is None else decay.shape for decay in (current_decay, voltage_decay)]
         ctx.set_materialize_grads(False)
         current = trace.current.float().div_(membrane.scale) if need_current else None
-        return trace.spikes.float(), trace.voltage.float().div_(membrane.scale), current
+        return trace.spikes.float(), trace.voltage.float().div_(membrane.scale), current, trace.state
 
     @staticmethod
-    def backward(ctx, grad_spike, grad_voltage, grad_current):
-        voltage, keep_i, keep_v, *state = ctx.saved_tensors
-        if grad_spike is None and grad_voltage is None and grad_current is None:
-            return (None,) * 5
-        membrane = ctx.membrane
-        grad_z, grad_i, grad_v = ctx.kernels.neuron_backward(
-            grad_spike, voltage, keep_i, keep_v, membrane.threshold, State(*state), membrane.surrogate,
-            membrane.scale, grad_voltage, grad_current,
-            need_decay=ctx.needs_input_grad[1] or ctx.needs_input_grad[2],
-        )  # fmt: skip
-        of_current, of_voltage = ctx.decay_shapes
-        return grad_z, as_parameter(grad_i, of_current), as_parameter(grad_v, of_voltage), None, None
+    def backward(ctx, grad_spikes, grad_voltage, grad_current, _):
+        (voltage,) = ctx.saved_tensors
+        grads = OutputGradients(grad_spikes, grad_voltage, grad_current)
+        if all(grad is None for grad in grads):
+            return (None,) * 6
+        need = ctx.needs_input_grad[1:3]
+        grad_z, *by_decay = ctx.kernels.neuron_backward(grads, voltage, ctx.membrane, ctx.state, need_decay=any(need))
+        by_decay = [
+            as_parameter(grad, shape) if needed else None
+            for grad, shape, needed in zip(by_decay, ctx.decay_shapes, need, strict=True)
+        ]
+        return grad_z, *by_decay, None, None, None
 
 
 class SpikeFunction(torch.autograd.Function):
@@ -113,116 +127,99 @@ class AxonDelay(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rows, delay, shift):
-        from .reference.axon import moved
-
-        lag = lag_of(delay, shift, rows.shape[2], rows.device)
-        out = moved(rows, lag.to(torch.int64))
+        lag = lag_of(delay, shift, rows.shape[2], rows.shape[1], rows.device)
+        out = moved(rows, lag)
         ctx.save_for_backward(out if ctx.needs_input_grad[1] else None, lag)
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        from .reference.axon import moved
-
         out, lag = ctx.saved_tensors
         grad_delay = None
         if ctx.needs_input_grad[1]:
             before = torch.cat([torch.zeros_like(out[:, :1]), out[:, :-1]], 1)
             grad_delay = (grad * (before - out)).sum((0, 1))
-        return moved(grad, -lag.to(torch.int64)), grad_delay, None
+        return moved(grad, -lag), grad_delay, None
 
 
-def lag_of(delay: torch.Tensor | None, shift: int, channels: int, device: torch.device) -> torch.Tensor:
-    """Steps by which the axon moves each channel, int32 [C]: shift plus ``floor(delay)``."""
-    if delay is None:
-        return torch.full((channels,), shift, dtype=torch.int32, device=device)
-    _check_number("delay", delay)
-    return torch.floor(delay.detach()).to(torch.int32) + shift
+class LayerCall(NamedTuple):
+    """What `CubaLayer` needs beside its tensors.
 
+    spikes : the input as events, None where only a dense product will do;
+    membrane, state, axon : the neurons' constants, where they begin, and their axons' constants;
+    need_grad : whether a backward pass may follow;
+    dense : whether to write the output's numbers, or only a tensor that stands for them.
+    """
 
-@dataclass
-class Layer:
-    """What `CubaLayer` needs beside its tensors, and where it leaves what is not a tensor."""
-
+    spikes: Spikes | None
     membrane: Membrane
-    spikes: Spikes | None  # the input as events, None where only a dense product will do
-    shift: int  # 1 with delay_shift, else 0
-    kept: torch.Tensor | None = None  # uint8 [B, C], 0 where dropout silences a neuron
-    value: float = 1.0  # what an output spike is worth: 1/(1-p) under dropout
-    need_grad: bool = True  # whether a backward pass may follow
-    dense: bool = True  # whether to write the output's numbers, or only a tensor that stands for them
-    out: Spikes | None = field(default=None, repr=False)
+    state: State
+    axon: Axon
+    need_grad: bool = True
+    dense: bool = True
 
 
 class CubaLayer(torch.autograd.Function):
     """Synapse, neuron, dropout, shift and learned delay as one differentiable step.
 
-    ``apply(x, v, g, current_decay, voltage_decay, delay, layer)``: x dense [B, C_in, T] or None (then
-    `layer.spikes` is the input), v [C_out, C_in, ...] and g [C_out, 1, ...] (None without weight norm),
-    delay [C_out] or None. Returns dense spikes as rows [B, T, C_out] (without `layer.dense`, a zero that was expanded
-    to that shape, for autograd alone); their events are left in `layer.out`.
+    ``apply(x, v, g, current_decay, voltage_decay, delay, call)``: x dense [B, C_in, T] or None (then `call.spikes` is
+    the input), v [C_out, C_in, ...] and g [C_out, 1, ...] (None without weight norm), delay [C_out] or None. Decays
+    and delay are those that `call.membrane` and `call.axon` were made from, here for their gradients alone.
 
-    Kept for the backward pass: what the twin asks for (the CPU's the voltage alone, int32), and the input's
+    Returns dense spikes as rows [B, T, C_out] (without `call.dense`, a zero that was expanded to that shape, for
+    autograd alone), the same spikes as `Spikes`, and the state at the end.
+
+    Saved for the backward pass: what the twin asks for (the CPU's the voltage alone, int32), and the input's
     events. Everything else is computed again.
     """
 
     @staticmethod
-    def forward(ctx, x, v, g, current_decay, voltage_decay, delay, layer):
+    def forward(ctx, x, v, g, current_decay, voltage_decay, delay, call):
         kernels = twin(v.device)
-        membrane = layer.membrane
-        source = layer.spikes if layer.spikes is not None else x.transpose(1, 2)
-        batch = source.shape[0]
+        source = call.spikes.verify() if call.spikes is not None else x.transpose(1, 2)
         channels = v.shape[0]
-        flat = v.detach().reshape(channels, -1)
+        flat = v.detach().reshape(channels, -1).float()
         norm, factor = None, torch.ones(channels, device=v.device)
         if g is not None:
+            length = g.detach().float().view(channels, 1)
             # the very norm that torch's weight norm divides by: `norm_except_dim` differs in the last bit
-            norm = torch._weight_norm_interface(flat, g.detach().view(channels, 1), 0)[1].flatten()
-            factor = g.detach().flatten() / norm
+            norm = torch._weight_norm_interface(flat, length, 0)[1].flatten()
+            factor = length.flatten() / norm
         weights = kernels.quantise(flat, factor)
-        keep_i, keep_v = keep_of(current_decay, channels), keep_of(voltage_decay, channels)
-        state = membrane.start(batch, channels, v.device)
-        lag = lag_of(delay, layer.shift, channels, v.device)
-        trace = kernels.layer_forward(
-            source, weights, keep_i, keep_v, membrane.threshold, state, lag, layer.kept, layer.value, layer.need_grad
-        )
-        membrane.end = trace.state
-        layer.out = trace.spikes
-        ctx.save_for_backward(
-            x if layer.spikes is None else None, flat, factor, norm, g, weights, keep_i, keep_v, lag, *state,
-            *trace.saved,
-        )  # fmt: skip
-        ctx.layer, ctx.source, ctx.kernels, ctx.v_shape = layer, layer.spikes, kernels, v.shape
-        ctx.decay_shapes = current_decay.shape, voltage_decay.shape
-        if not layer.dense:
-            return torch.zeros((), device=v.device).expand(batch, layer.out.shape[2], channels)
-        return layer.out.rows()  # the caller turns them: a view made in here could not be changed in place
+        trace = kernels.layer_forward(source, weights, call.membrane, call.state, call.axon, need_grad=call.need_grad)
+        ctx.save_for_backward(x if call.spikes is None else None, flat, factor, norm, weights, *trace.saved)
+        ctx.call, ctx.kernels = call, kernels
+        ctx.shapes = v.shape, None if g is None else g.shape, current_decay.shape, voltage_decay.shape
+        if call.dense:
+            rows = trace.spikes.rows()  # the caller turns them: a view made in here could not be changed in place
+        else:
+            rows = torch.zeros((), device=v.device).expand(source.shape[0], trace.spikes.shape[2], channels)
+        return rows, trace.spikes, trace.state
 
     @staticmethod
-    def backward(ctx, grad):
-        (x, flat, factor, norm, g, weights, keep_i, keep_v, lag, current, voltage, *saved) = ctx.saved_tensors
-        layer, need, kernels = ctx.layer, ctx.needs_input_grad, ctx.kernels
-        membrane = layer.membrane
+    def backward(ctx, grad, *_):
+        x, flat, factor, norm, weights, *saved = ctx.saved_tensors
+        call, kernels = ctx.call, ctx.kernels
+        of_x, of_v, of_g, of_current, of_voltage, of_delay, _ = ctx.needs_input_grad
         found = kernels.layer_backward(
-            grad.contiguous(), saved, ctx.source if ctx.source is not None else x.transpose(1, 2), weights,
-            keep_i, keep_v, membrane.threshold, State(current, voltage), membrane.surrogate, lag, layer.kept,
-            layer.value, need_input=need[0], need_weights=need[1] or need[2], need_decay=need[3] or need[4],
-            need_delay=need[5],
+            grad, saved, call.spikes if call.spikes is not None else x.transpose(1, 2), weights,
+            call.membrane, call.state, call.axon, Needs(of_x, of_v or of_g, of_current or of_voltage, of_delay),
         )  # fmt: skip
         by_v = by_g = None
+        v_shape, g_shape, current_shape, voltage_shape = ctx.shapes
         if found.weights is not None:
             by_v, by_g = kernels.quantise_gradient(flat, factor, norm, found.weights)
-            by_v = by_v.view(ctx.v_shape)
-            by_g = None if by_g is None else by_g.view(g.shape)
+            by_v = by_v.view(v_shape)
+            by_g = None if by_g is None else by_g.view(g_shape)
         return (
             None if found.input is None else found.input.transpose(1, 2),
             by_v,
             by_g,
-            as_parameter(found.current_decay, ctx.decay_shapes[0]) if need[3] else None,
-            as_parameter(found.voltage_decay, ctx.decay_shapes[1]) if need[4] else None,
-            found.delay if need[5] else None,
+            as_parameter(found.current_decay, current_shape) if of_current else None,
+            as_parameter(found.voltage_decay, voltage_shape) if of_voltage else None,
+            found.delay if of_delay else None,
             None,
         )
 
 
-__all__ = ["NEVER", "AxonDelay", "CubaLayer", "Layer", "Membrane", "NeuronStep", "SpikeFunction", "keep_of", "twin"]
+__all__ = ["AxonDelay", "CubaLayer", "LayerCall", "NeuronStep", "SpikeFunction", "lag_of", "retention_of", "twin"]

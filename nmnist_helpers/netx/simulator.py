@@ -14,9 +14,10 @@ states are value x 4096, hence the factor 64. `trunc` rounds toward zero.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from ..block.spec import LayerSpec
+from ..compiled import njit
 from ..kernels.constants import DECAY_SCALE, STATE_SCALE, WEIGHT_SCALE
 
 TO_STATE = STATE_SCALE // WEIGHT_SCALE  # states are that much finer than weights

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import torch
 
-from ..kernels.common import State, Surrogate
+from ..kernels.common import Membrane, State, Surrogate
 from ..kernels.constants import DECAY_SCALE, NEVER, WEIGHT_SCALE
-from ..kernels.functions import Membrane, NeuronStep, SpikeFunction
+from ..kernels.functions import NeuronStep, SpikeFunction, retention_of
 from ..utils.quantize import quantize
 from .stored import Stored
 
@@ -228,12 +228,11 @@ class Neuron(Stored):
         clamped = quantize(weight, 2 / self.w_scale).clamp(-256 / self.w_scale, 254 / self.w_scale)
         return clamped * self.w_scale if descale else clamped
 
-    def membrane(self, batch: int, channels: int) -> Membrane:
-        """Threshold, surrogate and (with persistent state) the state to go on from."""
-        if self.training and self.requires_grad:
-            self.clamp()
-        state = self.stored_state(batch, channels) if self.persistent_state else None
-        return Membrane(self.v_th_mant * (self.s_scale // self.w_scale), self.surrogate, self.s_scale, state)
+    def membrane(self, decays: tuple[torch.Tensor, torch.Tensor], channels: int) -> Membrane:
+        """The constants that the kernels need, with `decays` of current and voltage for so many channels."""
+        current, voltage = (retention_of(decay, channels) for decay in decays)
+        threshold = self.v_th_mant * (self.s_scale // self.w_scale)
+        return Membrane(current, voltage, threshold, self.surrogate, self.s_scale)
 
     def _run(self, z: torch.Tensor, need_current: bool):
         """(spikes, voltage, current) as tensors of z's shape [B, C, ..., T]."""
@@ -244,33 +243,28 @@ class Neuron(Stored):
         self.shape = z.shape[1:-1]
         inner = math.prod(z.shape[2:-1])
         channels = z.shape[1] * inner
-        decays = [
-            d if d.numel() == 1 or inner == 1 else d.repeat_interleave(inner)
-            for d in (self.current_decay, self.voltage_decay)
-        ]
+        decays = [d if d.numel() == 1 or inner == 1 else d.repeat_interleave(inner) for d in self.decays()]
 
         def back(rows):
             return None if rows is None else rows.transpose(1, 2).reshape(z.shape)
 
         rows = z.reshape(z.shape[0], channels, z.shape[-1]).transpose(1, 2)
-        membrane = self.membrane(z.shape[0], channels)
+        membrane, start = self.membrane(decays, channels), self.start(z.shape[0], channels)
         if self.norm is None:
-            outputs = NeuronStep.apply(rows, *decays, membrane, need_current)
-            self.keep(membrane)
+            *outputs, end = NeuronStep.apply(rows, *decays, membrane, start, need_current)
+            self.store(end)
             return tuple(back(x) for x in outputs)
-        # With a norm in between, each integrator is a neuron step of its own: one that keeps no voltage
-        # and never fires, then one that keeps no current.
-        lose_all = torch.full_like(decays[0], self.p_scale).detach()
-        start = membrane.start(z.shape[0], channels, z.device)
-        rest = torch.zeros_like(start.current)
-        first = Membrane(NEVER, membrane.surrogate, membrane.scale, State(start.current, rest))
-        _, current, _ = NeuronStep.apply(rows, decays[0], lose_all, first, False)
+        # With a norm in between, each integrator is a neuron step of its own: one that retains no voltage
+        # and never fires, then one that retains no current.
+        nothing, rest = torch.zeros_like(membrane.current_retention), torch.zeros_like(start.current)
+        integrator = membrane._replace(voltage_retention=nothing, threshold=NEVER)
+        begin = State(start.current, rest)
+        _, current, _, first = NeuronStep.apply(rows, decays[0], None, integrator, begin, False)
         current = self.norm(back(current))
-        second = Membrane(membrane.threshold, membrane.surrogate, membrane.scale, State(rest, start.voltage))
-        normed_rows = current.reshape(z.shape[0], channels, z.shape[-1]).transpose(1, 2)
-        spikes, voltage, _ = NeuronStep.apply(normed_rows, lose_all, decays[1], second, False)
-        membrane.end = State(first.end.current, second.end.voltage)
-        self.keep(membrane)
+        normed = current.reshape(z.shape[0], channels, z.shape[-1]).transpose(1, 2)
+        membrane, begin = membrane._replace(current_retention=nothing), State(rest, start.voltage)
+        spikes, voltage, _, second = NeuronStep.apply(normed, None, decays[1], membrane, begin, False)
+        self.store(State(first.current, second.voltage))
         return back(spikes), back(voltage), current
 
     def dynamics(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

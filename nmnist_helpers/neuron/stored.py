@@ -2,9 +2,8 @@
 
 import torch
 
-from ..kernels.common import State
+from ..kernels.common import State, zero_state
 from ..kernels.constants import DECAY_SCALE
-from ..kernels.functions import Membrane
 from .units import InUnits
 
 #: Decays are read and saved x4096, but the numbers that an optimiser moves are these, divided by this unit: decay x4.
@@ -65,21 +64,28 @@ class Stored(torch.nn.Module):
         """Bring learned decays back to 0..4096 where a step of the optimiser left it."""
         with torch.no_grad():
             for name in DECAYS.values():
-                getattr(self, name).clamp_(0, self.p_scale / DECAY_UNIT)
+                getattr(self, name).clamp_(0, DECAY_SCALE / DECAY_UNIT)
 
-    def stored_state(self, batch: int, channels: int) -> State | None:
-        """Where the last call ended; None (rest) where that was of another size."""
+    def decays(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decays of current and voltage x4096, as plain tensors with gradients; clamped first while they learn."""
+        if self.training and self.requires_grad:
+            self.clamp()
+        current, voltage = (getattr(self, name).float() * DECAY_UNIT for name in DECAYS.values())
+        return current, voltage
+
+    def start(self, batch: int, channels: int) -> State:
+        """The state to begin with: the stored one if it is persistent and as large, or rest."""
         units = [getattr(self, name) for name in STATES.values()]
-        if all(unit.numel() == 1 for unit in units):
+        if self.persistent_state and all(unit.numel() == 1 for unit in units):
             return State(*(unit.reshape(1, 1).expand(batch, channels).contiguous() for unit in units))
-        if any(unit.shape[:1] != (batch,) or unit.numel() != batch * channels for unit in units):
-            return None
-        return State(*(unit.reshape(batch, channels) for unit in units))
+        if self.persistent_state and all(len(u) == batch and u.numel() == batch * channels for u in units):
+            return State(*(unit.reshape(batch, channels) for unit in units))
+        return zero_state(batch, channels, self.device)
 
-    def keep(self, membrane: Membrane) -> None:
-        """Remember where a call ended, if the state is persistent."""
+    def store(self, end: State) -> None:
+        """Store where a call ended, if the state is persistent."""
         if self.persistent_state:
-            for name, units in zip(STATES.values(), membrane.end, strict=True):
+            for name, units in zip(STATES.values(), end, strict=True):
                 setattr(self, name, units if self.shape is None else units.reshape(-1, *self.shape))
 
     def reset_state(self) -> None:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 
+from ..compiled import njit
 from ..netx.simulator import events_of_rows
 from .graph import chain_of, check_form, nir_package
 

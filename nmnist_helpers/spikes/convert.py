@@ -2,7 +2,9 @@
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
+
+from ..compiled import njit
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
@@ -14,7 +16,7 @@ def _count_rows(spikes):
         row = spikes[r]
         n = 0
         for c in range(channels):
-            n += row[c]
+            n += row[c] != 0
         counts[r] = n
     return counts
 
@@ -74,6 +76,35 @@ def _mark(dense, rows):
                         value = dense.dtype.type(np.nan)
         values[b] = value
     return values
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def _holds(words, strides, indptr, channel, word):
+    """Whether flat `words` are `word` at every spike and 0 elsewhere; `strides` of (row b, row t, channel)."""
+    of_sample, of_step, of_channel, steps = strides
+    parts = 64
+    share = (len(words) + parts - 1) // parts
+    count = np.zeros(parts, np.int64)
+    for part in prange(parts):
+        n = 0
+        for i in range(part * share, min((part + 1) * share, len(words))):
+            n += words[i] != 0
+        count[part] = n
+    if count.sum() != len(channel):
+        return False
+    for r in range(len(indptr) - 1):
+        row = r // steps * of_sample + r % steps * of_step
+        for k in range(indptr[r], indptr[r + 1]):
+            if words[row + channel[k] * of_channel] != word:
+                return False
+    return True
+
+
+def holds_events(rows: torch.Tensor, indptr: torch.Tensor, channel: torch.Tensor, value: float) -> bool:
+    """Whether float32 rows [B, T, C], contiguous as they are or as [B, C, T], hold these spikes and nothing else."""
+    words = torch.as_strided(rows, (rows.numel(),), (1,)).view(torch.int32).numpy()
+    word = np.float32(value).view(np.int32)
+    return bool(_holds(words, (*rows.stride(), rows.shape[1]), indptr.numpy(), channel.numpy(), word))
 
 
 def rows_to_events(spikes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,8 @@ from timing import BATCH, STEPS, Contest, DenseLinear, interleaved, peak_memory,
 from nmnist_helpers import GIFS, kernels
 from nmnist_helpers.files import atomic
 from nmnist_helpers.kernels import cpu
-from nmnist_helpers.kernels.common import Surrogate, zero_state
+from nmnist_helpers.kernels.common import Axon, Membrane, Needs, Surrogate, zero_state
+from nmnist_helpers.kernels.cpu.product import input_gradient
 from nmnist_helpers.spikes import Spikes
 
 
@@ -113,7 +114,7 @@ def stages_of_steps(contest, monkeypatch, rounds: int) -> dict[tuple[str, int], 
             first = 2 if name == "input gradient" else 1  # the first block's input needs no gradient
             for block, value in enumerate(reversed(times) if backwards else times, first):
                 if i >= 3:
-                    steps.setdefault((name, 3 if name == "weight gradient" else block), []).append(value)
+                    steps.setdefault((name, block), []).append(value)
     return {key: statistics.median(values) for key, values in steps.items()}
 
 
@@ -125,7 +126,7 @@ def test_stages(contest, monkeypatch):
     source, target, rows = torch.randn(1 << 25), torch.empty(1 << 25), torch.randn(BATCH, STEPS, 512)
     square = torch.randint(-128, 128, (512, 512), dtype=torch.int8)
     peak = interleaved(
-        {"copy": lambda: target.copy_(source), "product": lambda: cpu.input_gradient(rows, square)}, rounds=7
+        {"copy": lambda: target.copy_(source), "product": lambda: input_gradient(rows, square)}, rounds=7
     )
     bandwidth, flops = 2 * source.nbytes / peak["copy"], 2 * rows.numel() * 512 / peak["product"]
     measured = stages_of_steps(contest, monkeypatch, rounds=15)
@@ -234,11 +235,12 @@ def test_growth():
 
 def test_dense_threshold(monkeypatch):
     """Where dense products overtake those of events: the constant `DENSE_FROM` was read off this table."""
-    product = import_module("nmnist_helpers.kernels.cpu.product")  # its name in the package is the function's
+    product = import_module("nmnist_helpers.kernels.cpu.product")
     shape, outputs = (16, 2312, 300), 512
     weights = torch.randint(-8, 8, (shape[1], outputs), dtype=torch.int8)
-    keep = torch.full((outputs,), 3072, dtype=torch.int32), torch.full((outputs,), 3973, dtype=torch.int32)
-    state, lag = zero_state(shape[0], outputs, weights.device), torch.ones(outputs, dtype=torch.int32)
+    retention = torch.full((outputs,), 3072, dtype=torch.int32), torch.full((outputs,), 3973, dtype=torch.int32)
+    membrane, axon = Membrane(*retention, 5120, Surrogate(3.75, 0.04)), Axon(torch.ones(outputs, dtype=torch.int32))
+    state = zero_state(shape[0], outputs, weights.device)
     grad = torch.randn(shape[0], shape[2], outputs)
     rows = []
     for density in (0.005, 0.02, 0.05, 0.1, 0.15, 0.2, 0.4):
@@ -247,10 +249,8 @@ def test_dense_threshold(monkeypatch):
 
         def layer(dense_from, spikes=spikes):
             monkeypatch.setattr(product, "DENSE_FROM", dense_from)
-            trace = cpu.layer_forward(spikes, weights, *keep, 5120, state, lag)
-            cpu.layer_backward(
-                grad, trace.saved, spikes, weights, *keep, 5120, state, Surrogate(3.75, 0.04), lag, need_input=False
-            )
+            trace = cpu.layer_forward(spikes, weights, membrane, state, axon)
+            cpu.layer_backward(grad, trace.saved, spikes, weights, membrane, state, axon, Needs(input=False))
 
         seconds = interleaved({"events": lambda fx=layer: fx(2.0), "dense": lambda fx=layer: fx(-1.0)}, rounds=5)
         ratio = seconds["dense"] / seconds["events"]

@@ -2,8 +2,8 @@
 
 ``pytest tests/benchmarks/test_gpu.py -s`` prints the tables; without a GPU everything is skipped with a reason.
 `test_launch_shapes` and `test_density` print what the constants `SHAPES` (`kernels/gpu/launch.py`) and `DENSE_FROM`
-(`kernels/gpu/product.py`) should be on this GPU. The checks of single kernels are in ``tests/gpu_twin``, which runs
-on the GPU itself where there is one.
+(`kernels/gpu/product.py`) should be on this GPU. The checks of single kernels are in ``tests/kernels/gpu_twin``, which
+runs on the GPU itself where there is one.
 """
 
 import importlib
@@ -14,13 +14,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from nmnist_helpers.graph import GraphedStep
 
 from nmnist_helpers import Network, kernels
 from nmnist_helpers.data.augmentation import augment
 from nmnist_helpers.data.binning import bin_edges
 from nmnist_helpers.geometry import CHANNELS
-from nmnist_helpers.kernels.common import Surrogate, zero_state
+from nmnist_helpers.kernels.common import Axon, Membrane, OutputGradients, Surrogate, zero_state
 from nmnist_helpers.loss import SpikeRate
 from nmnist_helpers.spikes import DenseSpikes, Spikes
 from nmnist_helpers.utils import parameter_groups
@@ -77,16 +76,18 @@ class NeuronStep:
         self.count = steps * batch * channels
         self.z = torch.randint(-8, 9, (batch, steps, channels), device=device).float().mul_(0.05)
         self.grad = torch.randn(batch, steps, channels, device=device)
-        self.keep = [torch.full((channels,), k, dtype=torch.int32, device=device) for k in (3072, 3973)]
+        retention = [torch.full((channels,), k, dtype=torch.int32, device=device) for k in (3072, 3973)]
+        self.membrane = Membrane(*retention, THRESHOLD, SURROGATE)
         self.lag = torch.randint(1, 5, (channels,), dtype=torch.int32, device=device)
         self.state = zero_state(batch, channels, device)
         self.voltage = self.forward().voltage
 
     def forward(self):
-        return gpu.neuron_forward(self.z, *self.keep, THRESHOLD, self.state)
+        return gpu.neuron_forward(self.z, self.membrane, self.state)
 
     def backward(self, lag=None):
-        return gpu.neuron_backward(self.grad, self.voltage, *self.keep, THRESHOLD, self.state, SURROGATE, lag=lag)
+        axon = None if lag is None else Axon(lag)
+        return gpu.neuron_backward(OutputGradients(self.grad), self.voltage, self.membrane, self.state, axon)
 
 
 @pytest.fixture(scope="module")
@@ -187,26 +188,27 @@ class Recordings:
         return raster.rasterise(self.words, first[part], count[part], draws[part], self.edges, augment, out=out)
 
 
-def training(recordings: Recordings, batch: int, device=DEVICE, record: bool = True) -> GraphedStep:
-    """The tutorial's network, loss and Adam as one graph."""
-    torch.manual_seed(0)
-    net = Network().to(device)
-    optimizer = torch.optim.Adam(parameter_groups(net, 1e-3), lr=1e-3, fused=record, capturable=record)
-    plan = recordings.plan(0)
-    part = slice(0, batch)
-    spikes = recordings.batch(plan, part)
-    return GraphedStep(net, SpikeRate(0.2, 0.03), optimizer, spikes, plan[2][part], record=record)
+class TrainingStep:
+    """The tutorial's network, loss and Adam."""
+
+    def __init__(self, device=DEVICE):
+        torch.manual_seed(0)
+        self.net = Network().to(device)
+        self.error = SpikeRate(0.2, 0.03)
+        self.optimizer = torch.optim.Adam(parameter_groups(self.net, 1e-3), lr=1e-3, fused=True)
+
+    def __call__(self, spikes: Spikes, target: torch.Tensor) -> None:
+        self.optimizer.zero_grad()
+        self.error(self.net(spikes), target).backward()
+        self.optimizer.step()
 
 
-def train_epoch(step: GraphedStep, recordings: Recordings, seed: int) -> None:
+def train_epoch(step: TrainingStep, recordings: Recordings, seed: int, batch: int = 32) -> None:
     """Rasterise, augment, forward, backward, Adam for every whole batch."""
     plan = recordings.plan(seed)
-    batch = len(step.target)
     for start in range(0, len(recordings) - batch + 1, batch):
         part = slice(start, start + batch)
-        recordings.batch(plan, part, out=step.spikes.data)
-        step.target.copy_(plan[2][part])
-        step.replay()
+        step(recordings.batch(plan, part), plan[2][part])
 
 
 @torch.no_grad()
@@ -222,42 +224,33 @@ def count_right(net: torch.nn.Module, recordings: Recordings, batch: int = 256) 
     return right.item()
 
 
-@pytest.mark.parametrize(("batch", "target"), [(32, 1.2), (256, 4.0)])
-def test_training_step(batch, target):
-    """Rasterise, augment, forward, backward, Adam; as one graph, and launch by launch."""
-    recordings = Recordings(2 * batch)
-    step = training(recordings, batch)
-    plan = recordings.plan(1)
+@pytest.mark.parametrize("batch", [32, 256])
+def test_training_step(batch):
+    """Rasterise, augment, forward, backward, Adam, and what of it the GPU is busy with."""
+    recordings, step = Recordings(2 * batch), TrainingStep()
+    plan, part = recordings.plan(1), slice(0, batch)
 
-    def whole(step):
-        recordings.batch(plan, slice(0, batch), out=step.spikes.data)
-        step.replay()
+    def whole():
+        step(recordings.batch(plan, part), plan[2][part])
 
-    eager = training(recordings, batch, record=False)
     torch.cuda.reset_peak_memory_stats()
-    rows = [
-        ("graph", milliseconds(step.replay)),
-        ("rasterise + graph", milliseconds(lambda: whole(step))),
-        ("rasterise + launches", milliseconds(lambda: whole(eager))),
-    ]
     table(
-        f"training step, B = {batch}, target {target} ms, peak {torch.cuda.max_memory_allocated() / 2**20:.0f} MB",
-        [(name, f"{ms:.3f}") for name, ms in rows],
-        ("way", "ms"),
+        f"training step, B = {batch}",
+        [(f"{milliseconds(whole):.3f}", f"{torch.cuda.max_memory_allocated() / 2**20:.0f}")],
+        ("ms", "peak MB"),
     )
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(5):
-            whole(step)
+            whole()
         torch.cuda.synchronize()
     print(profile.key_averages().table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=60))
     gpu.check()
-    assert rows[1][1] < target
 
 
 def test_epoch():
-    """60,000 + 10,000 recordings of real event count at batch 32 in 3 s."""
+    """60,000 + 10,000 recordings of real event count at batch 32."""
     learn, test = Recordings(60_000), Recordings(10_000, seed=1)
-    step = training(learn, 32)
+    step = TrainingStep()
     train_epoch(step, Recordings(320), 0)
     count_right(step.net, Recordings(320))
     step.net.train()
@@ -275,7 +268,6 @@ def test_epoch():
         ("part", "s"),
     )
     assert 0 <= right <= len(test)
-    assert seconds < 3
 
 
 def test_the_same_spikes_as_on_the_cpu():
@@ -315,7 +307,7 @@ def test_two_runs_are_one():
     plan = recordings.plan(0)
     found = []
     for _ in range(2):
-        step = training(recordings, 32, record=False)
+        step = TrainingStep()
         step.net.eval()
         for start in (0, 32):
             part = slice(start, start + 32)
@@ -331,8 +323,8 @@ def test_against_the_cpu_engine():
     plan = recordings.plan(0)
     spikes = recordings.batch(plan, slice(0, 32))
     listed: Spikes = spikes.listed.to("cpu")
-    step = training(recordings, 32)
-    fast = milliseconds(step.replay)
+    step = TrainingStep()
+    fast = milliseconds(lambda: step(spikes, plan[2][:32]))
     torch.manual_seed(0)
     net = Network()
     optimizer = torch.optim.Adam(parameter_groups(net, 1e-3), lr=1e-3, fused=True)
@@ -348,7 +340,7 @@ def test_against_the_cpu_engine():
     table(
         "training step, B = 32",
         [
-            ("GPU, graph", f"{fast:.2f}", "1"),
+            ("GPU", f"{fast:.2f}", "1"),
             (f"CPU, {torch.get_num_threads()} threads", f"{cpu:.1f}", f"{cpu / fast:.0f}"),
         ],
         ("engine", "ms", "times the GPU's"),
@@ -362,13 +354,12 @@ def test_more_elements_than_32_bits_count():
     torch.cuda.empty_cache()
     step = NeuronStep(STEPS, 1800, WIDTH)
     assert step.count > 2**31
-    alone = gpu.neuron_forward(step.z[-1:], *step.keep, THRESHOLD, zero_state(1, WIDTH, DEVICE))
+    alone = gpu.neuron_forward(step.z[-1:], step.membrane, zero_state(1, WIDTH, DEVICE))
     assert torch.equal(step.voltage[-1:], alone.voltage)
-    expected = gpu.neuron_backward(
-        step.grad[-1:], alone.voltage, *step.keep, THRESHOLD, zero_state(1, WIDTH, DEVICE), SURROGATE, lag=step.lag
-    )
+    state, axon = zero_state(1, WIDTH, DEVICE), Axon(step.lag)
+    expected = gpu.neuron_backward(OutputGradients(step.grad[-1:]), alone.voltage, step.membrane, state, axon)
     assert torch.equal(step.backward(step.lag)[0][-1:], expected[0])
     spikes = (step.voltage > THRESHOLD).to(torch.uint8)
     step.voltage = step.z = None  # room for the output
-    moved = gpu.axon_forward(spikes, step.lag)
-    assert torch.equal(moved[-1:], gpu.axon_forward(spikes[-1:].clone(), step.lag))
+    moved = gpu.axon_forward(spikes, axon)
+    assert torch.equal(moved[-1:], gpu.axon_forward(spikes[-1:].clone(), axon))

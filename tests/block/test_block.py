@@ -372,7 +372,7 @@ def test_inference_equals_training_and_keeps_no_voltage(monkeypatch):
     x = sample((2, 30, 40))
     asked = []
     original = cpu.layer_forward
-    monkeypatch.setattr(cpu, "layer_forward", lambda *a: (asked.append(a[-1]), original(*a))[1])
+    monkeypatch.setattr(cpu, "layer_forward", lambda *a, **k: (asked.append(k["need_grad"]), original(*a, **k))[1])
     trained = block(x)
     with torch.no_grad():
         inferred = block(x)

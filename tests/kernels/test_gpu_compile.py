@@ -29,14 +29,14 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 
 FORWARD = {
     **dict.fromkeys(
-        "keep_i keep_v current0 voltage0 current1 voltage1 voltage current flag".split(), "*i32"
+        "retain_i retain_v current0 voltage0 current1 voltage1 voltage current flag".split(), "*i32"
     ),
     "z": "*fp32", "spikes": "*u8", "T": "i32", "C": "i32", "threshold": "i32", "scale": "fp32",
 }  # fmt: skip
 BACKWARD = {
-    **dict.fromkeys("grad grad_voltage grad_current grad_z sum_i sum_v".split(), "*fp32"),
-    **dict.fromkeys("voltage keep_i keep_v current0 voltage0 lag".split(), "*i32"),
-    "kept": "*u8", "T": "i32", "C": "i32", "threshold": "i32", "by_tau": "fp32", "gain": "fp32",
+    **dict.fromkeys("grad grad_voltage grad_current grad_z sums".split(), "*fp32"),
+    **dict.fromkeys("voltage retain_i retain_v current0 voltage0 lag".split(), "*i32"),
+    "kept": "*u8", "T": "i32", "C": "i32", "threshold": "i32", "by_tau": "fp32", "gain": "fp32", "sum_stride": "i32",
 }  # fmt: skip
 
 
@@ -49,8 +49,12 @@ def _empty_cache(tmp_path_factory):
 
 
 def compiled(kernel, capability, signature, constants, aligned=(), **options):
-    """Compile as a launch would: pointers at multiples of 16, and so the sizes named in `aligned`."""
+    """Compile as a launch would: pointers at multiples of 16, and so the sizes named in `aligned`.
+
+    An argument that is None in `constants` is absent, whatever `signature` says of it.
+    """
     names = kernel.arg_names
+    signature = {name: kind for name, kind in signature.items() if name not in constants}
     types = {name: signature.get(name, "constexpr") for name in names}
     values = {name: constants[name] for name in names if types[name] == "constexpr"}
     assert set(signature) <= set(names)
@@ -81,13 +85,12 @@ def test_neuron(capability, shape, tmp_path):
     options = {"BLOCK": shape.block, "STAGES": shape.stages}
     wide = shape.block // (32 * shape.warps) == 4  # four channels a thread
     forward = compiled(
-        neuron.forward_kernel, capability, FORWARD, {**options, "NEED_VOLTAGE": True, "NEED_CURRENT": False},
+        neuron.forward_kernel, capability, FORWARD, {**options, "current": None},
         aligned=["C"], num_warps=shape.warps,
     )  # fmt: skip
     backward = compiled(
         neuron.backward_kernel, capability, BACKWARD,
-        {**options, "DECAY": 4096, "HAS_SPIKE": True, "HAS_VOLTAGE": False, "HAS_CURRENT": False, "HAS_LAG": False,
-         "HAS_KEPT": True, "NEED_DECAY": True},
+        {**options, "DECAY": 4096, "grad_voltage": None, "grad_current": None, "lag": None},
         aligned=["C"], num_warps=shape.warps,
     )  # fmt: skip
     for kernel, streams in ((forward, 1), (backward, 2)):
@@ -105,24 +108,21 @@ def test_neuron_with_everything(capability):
     """All gradients, a lag per channel, rows that are not aligned, the current asked for."""
     compiled(
         neuron.forward_kernel, capability, FORWARD,
-        {"BLOCK": 32, "STAGES": 8, "NEED_VOLTAGE": True, "NEED_CURRENT": True}, num_warps=1,
+        {"BLOCK": 32, "STAGES": 8}, num_warps=1,
     )  # fmt: skip
     backward = compiled(
         neuron.backward_kernel, capability, BACKWARD,
-        {"BLOCK": 32, "STAGES": 8, "DECAY": 4096, "HAS_SPIKE": True, "HAS_VOLTAGE": True, "HAS_CURRENT": True,
-         "HAS_LAG": True, "HAS_KEPT": True, "NEED_DECAY": True}, num_warps=1,
+        {"BLOCK": 32, "STAGES": 8, "DECAY": 4096}, num_warps=1,
     )  # fmt: skip
     assert count(backward, r"cp\.async\.c[ag]\.shared") >= 4 * 7
 
 
 @CAPABILITIES
 def test_axon(capability):
-    signature = {"rows": "*u8", "lag": "*i32", "kept": "*u8", "out": "*u8", "T": "i32", "C": "i32",
-                 "direction": "i32", "value": "fp32"}  # fmt: skip
-    constants = {"HAS_KEPT": True, "SCALE": False, "ROWS": axon.ROWS, "BLOCK": axon.COLUMNS}
-    compiled(axon.move_kernel, capability, signature, constants, aligned=["C"])
-    signature |= {"rows": "*fp32", "out": "*fp32"}
-    compiled(axon.move_kernel, capability, signature, {**constants, "SCALE": True}, aligned=["C"])
+    signature = {"spikes": "*u8", "lag": "*i32", "kept": "*u8", "out": "*u8", "T": "i32", "C": "i32"}
+    constants = {"ROWS": axon.ROWS, "BLOCK": axon.COLUMNS}
+    for absent in ({}, {"kept": None}):
+        compiled(axon.axon_kernel, capability, signature, {**constants, **absent}, aligned=["C"])
     compiled(
         axon.delay_gradient_kernel, capability,
         {"grad": "*fp32", "out": "*u8", "sums": "*fp32", "T": "i32", "C": "i32"}, {"BLOCK": 32, "STAGES": 8},
@@ -183,10 +183,10 @@ def test_weights(capability):
         aligned=["stride"],
     )  # fmt: skip
     assert count(quantise, r"min\.NaN\.f32|max\.NaN\.f32") > 0  # a NaN weight is not clamped away
-    for normed in (True, False):
+    for absent in ({}, {"norm": None, "grad_g": None}):
         compiled(
             weight.gradient_kernel, capability, {**pointers, "C": "i32", "stride": "i32"},
-            {"NORMED": normed, "BLOCK": weight.COLUMNS},
+            {"BLOCK": weight.COLUMNS, **absent},
         )  # fmt: skip
 
 

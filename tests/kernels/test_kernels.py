@@ -10,9 +10,12 @@ from support.oracles import NEVER, assert_close
 from nmnist_helpers import kernels
 from nmnist_helpers.block.cuba import Dense
 from nmnist_helpers.kernels import backend, cpu, reference
-from nmnist_helpers.kernels.common import State, Surrogate
+from nmnist_helpers.kernels.common import Axon, Membrane, Needs, OutputGradients, State, Surrogate
+from nmnist_helpers.kernels.cpu import product as cpu_product
 from nmnist_helpers.kernels.cpu.lanes import LANES
-from nmnist_helpers.kernels.cpu.product import DENSE_FROM, MAX_INPUTS
+from nmnist_helpers.kernels.cpu.layer import MAX_INPUTS
+from nmnist_helpers.kernels.cpu.product import DENSE_FROM
+from nmnist_helpers.kernels.reference.axon import axon_backward
 from nmnist_helpers.spikes import Spikes
 
 THRESHOLD = 80 * 64
@@ -67,8 +70,12 @@ def random_case(seed, sizes, per_channel=True, with_state=True):
     return z, keep_i, keep_v, current, reset
 
 
+def membrane_of(keep_i, keep_v, threshold=THRESHOLD, surrogate=SURROGATE) -> Membrane:
+    return Membrane(ints(keep_i), ints(keep_v), threshold, surrogate)
+
+
 def run_forward(twin, z_rows, keep_i, keep_v, threshold, current, reset, **options):
-    return twin.neuron_forward(z_rows, ints(keep_i), ints(keep_v), threshold, state_of(current, reset), **options)
+    return twin.neuron_forward(z_rows, membrane_of(keep_i, keep_v, threshold), state_of(current, reset), **options)
 
 
 def check_forward(trace, expected):
@@ -117,7 +124,7 @@ def test_neuron_forward_random_sizes(twin):
 def test_neuron_forward_leaves_the_given_state_alone(twin):
     z, keep_i, keep_v, current, reset = random_case(0, (2, 5, 9))
     state = state_of(current, reset)
-    twin.neuron_forward(rows(z), ints(keep_i), ints(keep_v), THRESHOLD, state)
+    twin.neuron_forward(rows(z), membrane_of(keep_i, keep_v), state)
     np.testing.assert_array_equal(state.current.numpy(), current)
     np.testing.assert_array_equal(state.voltage.numpy(), reset)
 
@@ -244,10 +251,10 @@ def backward_case(seed, sizes):
 def run_backward(twin, case, *grads, threshold=THRESHOLD, surrogate=SURROGATE, **options):
     keep_i, keep_v, current0, reset0, _, voltage, _ = case
     spike, volt, curr = (g if g is None or isinstance(g, torch.Tensor) else rows(g) for g in grads)
+    membrane = membrane_of(keep_i, keep_v, threshold, surrogate)
     return twin.neuron_backward(
-        spike, rows(voltage, torch.int32), ints(keep_i), ints(keep_v), threshold, state_of(current0, reset0),
-        surrogate, 4096, volt, curr, **options,
-    )  # fmt: skip
+        OutputGradients(spike, volt, curr), rows(voltage, torch.int32), membrane, state_of(current0, reset0), **options
+    )
 
 
 def expect_backward(case, spike=None, voltage=None, current=None):
@@ -317,9 +324,7 @@ def test_neuron_backward_with_the_axon_in_it(twin, same_lag):
     grad = rng.normal(size=sizes)
     lag = np.full(140, 3) if same_lag else rng.integers(0, 35, 140)
     kept = rng.random((3, 140)) < 0.8
-    found = run_backward(
-        twin, case, grad, None, None, lag=ints(lag), kept=oracles.tensor(kept, torch.uint8), value=1.25
-    )
+    found = run_backward(twin, case, grad, None, None, axon=Axon(ints(lag), oracles.tensor(kept, torch.uint8), 1.25))
     at_neuron = oracles.shifted_back(grad, lag) * 1.25 * kept[:, :, None]
     for f, e in zip(found, expect_backward(case, at_neuron), strict=True):
         assert_close(trains(f) if f.dim() == 3 else f, e)
@@ -361,10 +366,9 @@ def test_a_neuron_that_never_fires_has_finite_gradients(twin):
 # --------------------------------------------------------------------------------------------------------- axon
 
 
-@TWINS
 @SIZES
 @pytest.mark.parametrize("dropped", [True, False])
-def test_axon(twin, sizes, dropped):
+def test_axon(sizes, dropped):
     rng = np.random.default_rng(3)
     batch, channels, steps = sizes
     spikes = (rng.random(sizes) < 0.3).astype(np.int64)
@@ -372,33 +376,33 @@ def test_axon(twin, sizes, dropped):
     lag[0] = 0
     kept = rng.random((batch, channels)) < 0.7 if dropped else None
     kept_tensor = None if kept is None else oracles.tensor(kept, torch.uint8)
+    axon = Axon(ints(lag), kept_tensor, 1.5)
     sent = spikes if kept is None else spikes * kept[:, :, None]
     expected = oracles.shifted(sent, lag)
-    out = twin.axon_forward(rows(spikes, torch.uint8), ints(lag), kept_tensor)
+    out = reference.axon_forward(rows(spikes, torch.uint8), axon)
     np.testing.assert_array_equal(trains(out), expected)
 
     grad = rng.normal(size=sizes)
-    back = twin.axon_backward(rows(grad), ints(lag), kept_tensor, 1.5)
+    back = axon_backward(rows(grad), axon)
     expected_back = oracles.shifted_back(grad, lag) * 1.5 * (1 if kept is None else kept[:, :, None])
     assert_close(trains(back), expected_back, 1e-6)
     assert np.vdot(grad, expected * 1.5) == pytest.approx(np.vdot(expected_back, spikes))  # of the oracle itself
 
-    by_delay = twin.delay_gradient(rows(grad), out, 1.5)
+    by_delay = reference.delay_gradient(rows(grad), out, 1.5)
     assert_close(by_delay, oracles.delay_gradient(grad, expected * 1.5))
 
 
-@TWINS
-def test_axon_takes_strided_rows(twin):
+def test_axon_takes_strided_rows():
     rng = np.random.default_rng(0)
     spikes, grad = (rng.random((2, 9, 12)) < 0.4).astype(np.int64), rng.normal(size=(2, 9, 12))
-    lag = ints(np.arange(9))
+    axon = Axon(ints(np.arange(9)))
     expected = oracles.shifted(spikes, np.arange(9))
-    out = twin.axon_forward(oracles.tensor(spikes, torch.uint8).transpose(1, 2), lag)
+    out = reference.axon_forward(oracles.tensor(spikes, torch.uint8).transpose(1, 2), axon)
     np.testing.assert_array_equal(trains(out), expected)
     strided = oracles.tensor(grad).transpose(1, 2)
-    assert_close(trains(twin.axon_backward(strided, lag)), oracles.shifted_back(grad, np.arange(9)), 1e-6)
+    assert_close(trains(axon_backward(strided, axon)), oracles.shifted_back(grad, np.arange(9)), 1e-6)
     of_output = oracles.tensor(expected, torch.uint8).transpose(1, 2)
-    assert_close(twin.delay_gradient(strided, of_output), oracles.delay_gradient(grad, expected))
+    assert_close(reference.delay_gradient(strided, of_output), oracles.delay_gradient(grad, expected))
 
 
 # --------------------------------------------------------------------------------------------- weights, products
@@ -488,6 +492,11 @@ def spike_case(seed, sizes, density, value):
     return dense, Spikes.from_rows(oracles.tensor(np.swapaxes(dense, 1, 2), torch.uint8), value)
 
 
+def product_of(twin):
+    """A twin's product by itself; the CPU's stands apart from the neuron for dense inputs alone."""
+    return cpu_product.dense_product if twin is cpu else twin.product
+
+
 @TWINS
 @DENSITIES
 @VALUES
@@ -496,7 +505,7 @@ def test_product_of_events(twin, density, value):
     assert (spikes.density > DENSE_FROM) == (density > 0.2)  # both sides of the switch are met
     w = weight_case(1, 150, 70)
     weights = twin.quantise(torch.from_numpy(w), torch.ones(150))
-    z = twin.product(spikes, weights)
+    z = product_of(twin)(spikes, weights)
     np.testing.assert_array_equal(trains(z), oracles.product(oracles.steps_of_weight(w), dense, value))
 
 
@@ -505,7 +514,7 @@ def test_product_of_graded_rows(twin):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 20, 6)).astype(np.float32)
     w = weight_case(1, 30, 20)
-    z = twin.product(rows(x), twin.quantise(torch.from_numpy(w), torch.ones(30)))
+    z = product_of(twin)(rows(x), twin.quantise(torch.from_numpy(w), torch.ones(30)))
     assert_close(trains(z), np.einsum("oi,bit->bot", oracles.steps_of_weight(w) / 32, x.astype(np.float64)), 1e-6)
 
 
@@ -531,10 +540,8 @@ def layer_case(twin, sizes, outputs, density, value, same_lag, dropped):
     z = oracles.product(oracles.steps_of_weight(w), dense, value)
     neuron = oracles.neuron(z, keep_i, keep_v, THRESHOLD, current, reset)
     sent = neuron[2] if kept is None else neuron[2] * kept[:, :, None]
-    given = (
-        weights, ints(keep_i), ints(keep_v), THRESHOLD, state_of(current, reset), ints(lag),
-        None if kept is None else oracles.tensor(kept, torch.uint8), 1.25 if dropped else 1.0,
-    )  # fmt: skip
+    axon = Axon(ints(lag), None if kept is None else oracles.tensor(kept, torch.uint8), 1.25 if dropped else 1.0)
+    given = weights, membrane_of(keep_i, keep_v), state_of(current, reset), axon
     inside = {
         "voltage": neuron[1], "current": neuron[0], "spikes": neuron[2], "lag": lag, "start": (current, reset),
     }  # fmt: skip
@@ -561,7 +568,7 @@ def test_layer_forward(twin, density, value, same_lag, dropped):
         np.testing.assert_array_equal(trace.state.current.numpy(), current)
         np.testing.assert_array_equal(trace.state.voltage.numpy(), reset)
         assert trace.spikes.shape == (3, outputs, 25)
-        assert trace.spikes.value == given[-1]
+        assert trace.spikes.value == given[-1].value
         np.testing.assert_array_equal(trains(trace.spikes.rows(value=1.0)), expected)
         listed = Spikes.from_rows(rows(expected, torch.uint8))  # in order, none twice
         assert torch.equal(trace.spikes.indptr, listed.indptr)
@@ -586,24 +593,24 @@ def test_layer_backward(twin, threads, same_lag, density, outputs, dropped):
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     try:
         dense, spikes, given, _, out, inside = layer_case(twin, sizes, outputs, density, value, same_lag, dropped)
-        weights, keep_i, keep_v, threshold, state, lag, kept, worth = given
+        _, membrane, _, axon = given
         steps, known, kept_there = inside
         grad = np.random.default_rng(0).normal(size=(3, outputs, 25))
         expected = oracles.block_gradient(
-            grad, dense * value, steps, known, out, keep_i.numpy(), keep_v.numpy(), kept=kept_there, value=worth,
-            delay=lag,
+            grad, dense * value, steps, known, out, *(r.numpy() for r in membrane[:2]), kept=kept_there,
+            value=axon.value, delay=axon.lag,
         )  # fmt: skip
         saved = twin.layer_forward(spikes, *given).saved
-        arguments = (rows(grad), saved, spikes, *given[:5], SURROGATE, *given[5:])
+        arguments = (rows(grad), saved, spikes, *given)
         found = twin.layer_backward(*arguments)
         assert_close(trains(found.input), expected["x"])
         assert_close(found.weights if twin is reference else found.weights.t(), expected["weight"])
         for name in ("current_decay", "voltage_decay", "delay"):
             assert_close(getattr(found, name), expected[name])
-        only = twin.layer_backward(*arguments, need_input=False)
+        only = twin.layer_backward(*arguments, Needs(input=False))
         assert only.input is None
         assert torch.equal(only.weights, found.weights)
-        only = twin.layer_backward(*arguments, need_weights=False)
+        only = twin.layer_backward(*arguments, Needs(weights=False))
         assert only.weights is None
         assert torch.equal(only.input, found.input)
     finally:
@@ -613,22 +620,20 @@ def test_layer_backward(twin, threads, same_lag, density, outputs, dropped):
 @TWINS
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, 2.0**16, -(2.0**16)])
 def test_layer_forward_raises_for_a_value_out_of_range(twin, value):
-    spikes = Spikes(ints([0, 0, 4]), ints([0, 1, 2, 3]), (1, 40, 2), value)
+    spikes = Spikes(ints([0, 0, 4]), ints([0, 1, 2, 3]), (1, 40, 2))
+    spikes.value = value  # `Spikes` itself refuses what is not finite
     weights = twin.quantise(torch.ones(3, 40), torch.ones(3))
-    keep = torch.zeros(3, dtype=torch.int32)
+    zero = np.zeros(3)
     with pytest.raises(OverflowError, match="left the range of the fixed-point"):
-        twin.layer_forward(spikes, weights, keep, keep, THRESHOLD, state_of(np.zeros((1, 3)), np.zeros((1, 3))), keep)
+        twin.layer_forward(spikes, weights, membrane_of(zero, zero), state_of(zero[None], zero[None]), Axon(ints(zero)))
 
 
 def test_layer_forward_refuses_what_its_integers_cannot_hold():
     inputs = MAX_INPUTS + 1
     spikes = Spikes(ints([0, 0]), ints([]), (1, inputs, 1))
     table = torch.zeros(inputs, 1, dtype=torch.int8)
-    state, keep = state_of([[0]], [[0]]), ints([0])
     with pytest.raises(ValueError, match=f"at most {MAX_INPUTS} inputs, found {inputs}"):
-        cpu.layer_forward(spikes, table, keep, keep, THRESHOLD, state, keep)
-    with pytest.raises(ValueError, match=f"at most {MAX_INPUTS} inputs, found {inputs}"):
-        cpu.product(spikes, table)
+        cpu.layer_forward(spikes, table, membrane_of([0], [0]), state_of([[0]], [[0]]), Axon(ints([0])))
     assert MAX_INPUTS * 128 * 128 < 2**30  # the largest sum fits
 
 
@@ -636,14 +641,47 @@ def test_largest_sums_are_exact():
     """All inputs at once, all weights at their limits: sums near the end of the range."""
     inputs = 40_000
     channel = ints(np.arange(inputs))
-    spikes = Spikes(ints([0, inputs, inputs]), channel, (1, inputs, 2))
-    spikes = Spikes(torch.cat([spikes.indptr, spikes.indptr[-1:].expand(198)]), channel, (1, inputs, 200))  # sparse
+    spikes = Spikes(ints([0] + [inputs] * 200), channel, (1, inputs, 200))
     assert spikes.density < DENSE_FROM
     table = torch.tensor([[-128, 127]], dtype=torch.int8).repeat(inputs, 1)
-    keep = ints([0, 0])
-    trace = cpu.layer_forward(spikes, table, keep, keep, NEVER, state_of([[0, 0]], [[0, 0]]), keep)
+    membrane, state = membrane_of([0, 0], [0, 0], NEVER), state_of([[0, 0]], [[0, 0]])
+    trace = cpu.layer_forward(spikes, table, membrane, state, Axon(ints([0, 0])))
     assert layer_voltage(trace, (1, 2, 200))[0, :, 0].tolist() == [-128 * 128 * inputs, 127 * 128 * inputs]
-    assert (cpu.product(spikes, table)[0, 0] * 32).tolist() == [-128 * inputs, 127 * inputs]
+
+
+BAD = {  # what a user's own state, mask or delay may do to the compiled code, and what is said about it
+    "state of another type": ({"state": State(torch.zeros(1, 5), torch.zeros(1, 5))}, "neuron state, current"),
+    "state of another size": (
+        {"state": State(ints(np.zeros((1, 5))), ints(np.zeros((1, 4))))},
+        "neuron state, voltage",
+    ),
+    "state out of range": ({"state": State(ints(np.full((1, 5), -(2**31))), ints(np.zeros((1, 5))))}, "neuron state"),
+    "retention above 4096": ({"membrane": membrane_of(np.full(5, 4097), np.zeros(5))}, "retention of the current"),
+    "too few retentions": ({"membrane": membrane_of(np.zeros(5), np.zeros(4))}, "retention of the voltage"),
+    "lag below 0": ({"axon": Axon(ints([0, 0, 0, 0, -1]))}, "axon lag"),
+    "lag that wraps": ({"axon": Axon(ints(np.full(5, 2**31 - 1)))}, "axon lag"),
+    "too few lags": ({"axon": Axon(ints(np.zeros(4)))}, "axon lag"),
+    "lags of another type": ({"axon": Axon(torch.zeros(5, dtype=torch.int64))}, "axon lag"),
+    "mask of another size": ({"axon": Axon(ints(np.zeros(5)), torch.ones(1, 4, dtype=torch.uint8))}, "dropout mask"),
+    "mask of another type": ({"axon": Axon(ints(np.zeros(5)), torch.ones(1, 5))}, "dropout mask"),
+}
+
+
+@TWINS
+@pytest.mark.parametrize("name", BAD)
+def test_nothing_unchecked_reaches_compiled_code(twin, name):
+    changed, message = BAD[name]
+    zero = np.zeros((1, 5))
+    given = {"membrane": membrane_of(zero[0], zero[0]), "state": state_of(zero, zero), "axon": Axon(ints(zero[0]))}
+    spikes = Spikes(ints([0, 2, 2]), ints([0, 3]), (1, 4, 2))
+    weights = twin.quantise(torch.ones(5, 4), torch.ones(5))
+    twin.layer_forward(spikes, weights, **given)
+    with pytest.raises(ValueError, match=f"{message}.*: expected .*, found"):
+        twin.layer_forward(spikes, weights, **{**given, **changed})
+
+
+def products_of(twin):
+    return cpu_product if twin is cpu else twin
 
 
 @TWINS
@@ -656,7 +694,7 @@ def test_weight_gradient(twin, density, value, outputs):
     expected = oracles.weight_gradient(grad_z, dense * value)
     graded = oracles.tensor(dense * value).transpose(1, 2)
     for source in (spikes, graded):
-        found = twin.weight_gradient(source, rows(grad_z))
+        found = products_of(twin).weight_gradient(source, rows(grad_z))
         assert_close(found if twin is reference else found.t(), expected)
 
 
@@ -666,7 +704,7 @@ def test_input_gradient(twin):
     w = weight_case(1, 30, 20)
     weights = twin.quantise(torch.from_numpy(w), torch.ones(30))
     expected = np.einsum("oi,bot->bit", oracles.steps_of_weight(w) / 32, grad_z)
-    assert_close(trains(twin.input_gradient(rows(grad_z), weights)), expected, 1e-6)
+    assert_close(trains(products_of(twin).input_gradient(rows(grad_z), weights)), expected, 1e-6)
 
 
 # ------------------------------------------------------------------------------------------------------- switch
@@ -743,7 +781,7 @@ def test_the_chosen_twin_is_the_one_that_runs(clean_choice, name):
     ran = []
     for twin in (reference, cpu):
         original = twin.layer_forward
-        clean_choice.setattr(twin, "layer_forward", lambda *a, t=twin, f=original: (ran.append(t), f(*a))[1])
+        clean_choice.setattr(twin, "layer_forward", lambda *a, t=twin, f=original, **o: (ran.append(t), f(*a, **o))[1])
     with kernels.using(name):
         Dense({"threshold": 1.25, "current_decay": 0.25, "voltage_decay": 0.03}, 4, 2)(torch.zeros(1, 4, 3))
     assert ran == [{"reference": reference, "cpu": cpu}[name]]

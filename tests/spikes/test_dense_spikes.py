@@ -52,7 +52,7 @@ def test_to_another_device(events):
 @pytest.mark.parametrize(
     ("data", "channels", "message"),
     [
-        (torch.zeros(1, 2, 3), None, r"uint8 tensor \[B, T, P\], found torch.float32 \[1, 2, 3\]"),
+        (torch.zeros(1, 2, 3), None, r"uint8 tensor \[B, T, C\], found torch.float32 \[1, 2, 3\]"),
         (torch.zeros(2, 3, dtype=torch.uint8), None, r"found torch.uint8 \[2, 3\]"),
         (torch.zeros(1, 2, 3, dtype=torch.uint8), 4, "1 to 3 channels in rows of 3, found 4"),
     ],

@@ -1,8 +1,8 @@
 """The neuron's arithmetic on lanes: the integer leak and a fast exponential."""
 
 import numpy as np
-from numba import njit
 
+from ...compiled import njit
 from .lanes import bits_to_f32, floor, magnitude, spread, to_i32, where
 
 i32, i64, f32 = np.int32, np.int64, np.float32
@@ -11,17 +11,17 @@ LOG2_E = 1.4426950408889634
 
 
 @njit(inline="always")
-def leak(state, keep):
-    """``trunc(state * keep / 4096)``, exact without 64-bit products.
+def leak(state, retention):
+    """``trunc(state * retention / 4096)``, exact without 64-bit products.
 
-    The magnitude is split at bit 12: ``(hi * 4096 + lo) * keep / 4096 = hi * keep + lo * keep / 4096``,
-    and both parts fit 32 bits for ``|state| < 2**31`` and ``keep <= 4096``.
+    The magnitude is split at bit 12: ``(hi * 4096 + lo) * retention / 4096 = hi * retention + lo * retention / 4096``,
+    and both parts fit 32 bits for ``|state| < 2**31`` and ``retention <= 4096``.
     """
     size = magnitude(state)
-    hi = (size >> spread(i32(12))) * keep
-    lo = ((size & spread(i32(4095))) * keep) >> spread(i32(12))
-    kept = hi + lo
-    return where(state < spread(i32(0)), spread(i32(0)) - kept, kept)
+    hi = (size >> spread(i32(12))) * retention
+    lo = ((size & spread(i32(4095))) * retention) >> spread(i32(12))
+    left = hi + lo
+    return where(state < spread(i32(0)), spread(i32(0)) - left, left)
 
 
 @njit(inline="always")

@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 
+from ...compiled import njit
 from ...spikes import Spikes
-from ..common import State, Surrogate
+from ..common import Axon, Membrane, OutputGradients, State
 from ..constants import DECAY_SCALE
 from .arithmetic import LOG2_E, exp2_negative, f32, i32, i64, leak
 from .lanes import LANES, distance, load, spread, store, to_f32, where
@@ -45,7 +46,7 @@ def _read_where_sent(grad, lag, first, row, width, steps, out):
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def _backward(
-    grad, grad_voltage, grad_current, voltage, layout, keep_i, keep_v, threshold, current0, reset0,
+    grad, grad_voltage, grad_current, voltage, layout, retain_i, retain_v, threshold, current0, reset0,
     by_tau, factor, lag, steps, indptr, channel, value, grad_z, grad_table, sums,
 ):  # fmt: skip
     width = len(lag)
@@ -57,8 +58,8 @@ def _backward(
     for task in prange(chunks * batch // together):
         chunk = task % chunks
         first = chunk * LANES
-        k_v, limit, zero, rest = load(keep_v, first), spread(i32(threshold)), spread(f32(0.0)), spread(i32(0))
-        a_i = to_f32(load(keep_i, first)) * spread(f32(1.0 / DECAY_SCALE))
+        k_v, limit, zero, rest = load(retain_v, first), spread(i32(threshold)), spread(f32(0.0)), spread(i32(0))
+        a_i = to_f32(load(retain_i, first)) * spread(f32(1.0 / DECAY_SCALE))
         a_v = to_f32(k_v) * spread(f32(1.0 / DECAY_SCALE))
         nearest, farthest = i64(lag[first]), i64(lag[first])
         for c in range(1, LANES):
@@ -128,21 +129,12 @@ def _backward(
 
 
 def backward(
-    grad_spike: torch.Tensor | None,
-    grad_voltage: torch.Tensor | None,
-    grad_current: torch.Tensor | None,
+    grads: OutputGradients,
     voltage: torch.Tensor,
     layout: Layout,
-    shape: tuple[int, int, int],
-    keep_i: torch.Tensor,
-    keep_v: torch.Tensor,
-    threshold: int,
+    membrane: Membrane,
     state: State,
-    surrogate: Surrogate,
-    scale: int,
-    lag: torch.Tensor | None = None,
-    kept: torch.Tensor | None = None,
-    value: float = 1.0,
+    axon: Axon | None,
     *,
     events: Spikes | None = None,
     need_z: bool = True,
@@ -151,37 +143,52 @@ def backward(
 
     Parameters
     ----------
-    grad_spike, grad_voltage, grad_current, keep_i, keep_v, threshold, state, surrogate, scale, lag, kept, value
+    grads, membrane, state, axon
         As in `nmnist_helpers.kernels.reference.neuron_backward`.
     voltage : int32 tensor
         From the forward pass, a whole number of lanes wide.
     layout : Layout
         How the voltage lies.
-    shape : (int, int, int)
-        (B, T, C).
     events : Spikes of shape (B, C_in, T), optional
         The block's input. Its weights' gradient is added up while the rows of z are still in the cache.
     need_z : bool
         Whether to write the gradient of z; a network's first block needs none.
     """
-    batch, steps, channels = shape
+    batch, steps, channels = next(grad for grad in grads if grad is not None).shape
     width = voltage.numel() // (batch * steps)
-    grads = [None if g is None else pad(g.float()) for g in (grad_spike, grad_voltage, grad_current)]
-    gain = torch.full((batch, channels), value * surrogate.gain)
-    lag = torch.zeros(channels, dtype=torch.int32) if lag is None else lag
+    axon = axon or Axon(torch.zeros(channels, dtype=torch.int32))
+    spikes_grad, voltage_grad, current_grad = (None if g is None else pad(g.float()) for g in grads)
+    factor = torch.full((batch, channels), axon.value * membrane.surrogate.gain)
+    if axon.kept is not None:
+        factor *= axon.kept
     z = torch.empty(batch, steps, width) if need_z else None
     table = None if events is None else torch.empty(events.shape[1], width)
     sums = torch.empty(3, batch, width)
     _backward(
-        *map(flat, grads), flat(voltage), layout, flat(pad(keep_i)), flat(pad(keep_v)), i32(threshold),
-        flat(pad(state.current)), flat(pad(state.voltage)), f32(-LOG2_E / (scale * surrogate.tau)),
-        flat(pad(gain if kept is None else gain * kept)), flat(pad(lag, fill=int(lag[-1]))), steps,
-        flat(None if events is None else events.indptr, np.int32),
-        flat(None if events is None else events.channel, np.int32),
-        f32(1.0 if events is None else events.value), flat(z), flat(table), flat(sums),
-    )  # fmt: skip
-    if kept is not None:
-        sums[2, :, :channels] *= kept
+        grad=flat(spikes_grad),
+        grad_voltage=flat(voltage_grad),
+        grad_current=flat(current_grad),
+        voltage=flat(voltage),
+        layout=layout,
+        retain_i=flat(pad(membrane.current_retention)),
+        retain_v=flat(pad(membrane.voltage_retention)),
+        threshold=i32(membrane.threshold),
+        current0=flat(pad(state.current)),
+        reset0=flat(pad(state.voltage)),
+        by_tau=f32(-LOG2_E / (membrane.scale * membrane.surrogate.tau)),
+        factor=flat(pad(factor)),
+        lag=flat(pad(axon.lag, fill=int(axon.lag[-1]))),
+        steps=steps,
+        indptr=flat(None if events is None else events.indptr, np.int32),
+        channel=flat(None if events is None else events.channel, np.int32),
+        value=f32(1.0 if events is None else events.value),
+        grad_z=flat(z),
+        grad_table=flat(table),
+        sums=flat(sums),
+    )
+    if axon.kept is not None:
+        sums[2, :, :channels] *= axon.kept
     totals = sums[..., :channels].numpy().sum(1, dtype=np.float64)  # a sixth of the time that torch takes for it
-    totals *= np.array([[-1.0 / (DECAY_SCALE * scale)], [-1.0 / (DECAY_SCALE * scale)], [value]])
+    per_decay = -1.0 / (DECAY_SCALE * membrane.scale)
+    totals *= np.array([[per_decay], [per_decay], [axon.value]])
     return Gradients(z, table, *torch.from_numpy(totals).float())

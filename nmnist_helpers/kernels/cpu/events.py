@@ -2,9 +2,12 @@
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 
-from .lanes import LANES, lowest_bit
+from ...bits import lowest_bit
+from ...compiled import njit
+from ..common import Axon
+from .lanes import LANES
 
 NONE_DROPPED = np.empty((0, 0), np.uint8)
 
@@ -15,7 +18,7 @@ def _sent(fired, lag, kept, b, t, chunk, steps, found):
     n = 0
     word = fired[b, t, chunk]
     while word:
-        c = chunk * LANES + lowest_bit(word)
+        c = chunk * LANES + np.int64(lowest_bit(word))
         word &= word - np.uint64(1)
         if c < len(lag) and t + lag[c] < steps and (kept.size == 0 or kept[b, c]):
             found[n] = c
@@ -54,18 +57,14 @@ def _fill_sent(fired, lag, kept, indptr, channel):
                     channel[at] = c
 
 
-def fired_to_events(
-    fired: np.ndarray, lag: torch.Tensor, kept: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """List the spikes that leave the axon: those of dropped neurons are left out, the others moved by `lag`.
+def fired_to_events(fired: np.ndarray, axon: Axon) -> tuple[torch.Tensor, torch.Tensor]:
+    """List the spikes that leave the axon: those of dropped neurons are left out, the others moved by their lag.
 
     Parameters
     ----------
     fired : uint64 array [B, T, chunks]
-        A bit for every neuron, as `nmnist_helpers.kernels.cpu.neuron.forward` leaves them.
-    lag : int32 tensor [C]
-    kept : uint8 tensor [B, C] or None
-        As in `nmnist_helpers.kernels.reference.axon_forward`.
+        A bit for every neuron, as `nmnist_helpers.kernels.cpu.neuron.run` writes them.
+    axon : Axon
 
     Returns
     -------
@@ -73,10 +72,11 @@ def fired_to_events(
         As from `nmnist_helpers.spikes.convert.rows_to_events`.
     """
     batch, steps, _ = fired.shape
-    dropped = NONE_DROPPED if kept is None else kept.numpy()
+    lag = axon.lag.contiguous().numpy()
+    kept = NONE_DROPPED if axon.kept is None else axon.kept.contiguous().numpy()
     indptr = np.zeros(batch * steps + 1, np.int32)
-    _count_sent(fired, lag.numpy(), dropped, indptr)
+    _count_sent(fired=fired, lag=lag, kept=kept, indptr=indptr)
     np.cumsum(indptr, out=indptr)
     channel = np.empty(indptr[-1], np.int32)
-    _fill_sent(fired, lag.numpy(), dropped, indptr, channel)
+    _fill_sent(fired=fired, lag=lag, kept=kept, indptr=indptr, channel=channel)
     return torch.from_numpy(indptr), torch.from_numpy(channel)

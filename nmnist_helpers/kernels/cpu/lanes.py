@@ -7,8 +7,7 @@ time. LLVM cuts the values into whatever vectors the processor has (AVX-512, AVX
 
 There are three kinds of values, `F32`, `I32` and `MASK`. Operators take two values of the same kind; a scalar is
 made a value by `spread`. Arrays are flat and C-contiguous, and places in them are counted in elements; nothing checks
-that they lie inside. Numba keeps compiled kernels in `__pycache__` and looks at the kernel's own file alone: after a
-change in this one, delete ``*.nbi`` there.
+that they lie inside.
 """
 
 import operator
@@ -167,15 +166,3 @@ def store(typingctx, array, at, lanes):
         return context.get_dummy_value()
 
     return types.none(array, types.int64, lanes), codegen
-
-
-@intrinsic
-def lowest_bit(typingctx, word):
-    """Place of the lowest set bit of a uint64 that is not 0."""
-    if word != types.uint64:
-        return None
-
-    def codegen(context, builder, sig, args):
-        return builder.cttz(args[0], ir.Constant(_BIT, 1))
-
-    return types.int64(word), codegen

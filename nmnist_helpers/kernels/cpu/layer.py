@@ -5,48 +5,68 @@ import torch
 from numba import get_num_threads
 
 from ...spikes import Spikes
-from ..common import LayerGradients, LayerTrace, State, Surrogate, raise_out_of_range
-from ..constants import STATE_SCALE
-from .arithmetic import f32, i32
+from ..common import (
+    EVERYTHING,
+    Axon,
+    LayerGradients,
+    LayerTrace,
+    Membrane,
+    Needs,
+    OutputGradients,
+    State,
+    check_axon,
+    check_neuron,
+    check_rows,
+)
 from .backward import backward
 from .events import fired_to_events
 from .lanes import LANES
-from .layout import by_chunks, flat, last_only, pad, padded
-from .neuron import forward
-from .product import check_inputs, input_gradient, is_sparse, product, weight_gradient
+from .layout import by_chunks, last_only, padded
+from .neuron import run
+from .product import dense_product, input_gradient, is_sparse, weight_gradient
+
+MAX_INPUTS = (1 << 16) - 1  # inputs x 128 x 128 must stay below 2**30
 
 
 def layer_forward(
     spikes: Spikes | torch.Tensor,
     table: torch.Tensor,
-    keep_i: torch.Tensor,
-    keep_v: torch.Tensor,
-    threshold: int,
+    membrane: Membrane,
     state: State,
-    lag: torch.Tensor,
-    kept: torch.Tensor | None = None,
-    value: float = 1.0,
+    axon: Axon,
     need_grad: bool = True,
 ) -> LayerTrace:
-    """As `nmnist_helpers.kernels.reference.layer_forward`."""
+    """As `nmnist_helpers.kernels.composite.layer_forward`."""
     sparse = is_sparse(spikes)
-    batch, steps, outputs = check_inputs(spikes, table)
+    batch, outputs, steps = _sizes(spikes, table)
+    check_neuron(membrane, state, batch, outputs, table.device)
+    check_axon(axon, batch, outputs, table.device)
     width = padded(outputs)
     layout = by_chunks(steps, width) if need_grad else last_only(width)
     voltage = torch.empty(batch * layout[0], dtype=torch.int32)
     fired = np.empty((batch, steps, width // LANES), np.uint64)
-    end = State(pad(state.current, copy=True), pad(state.voltage, copy=True))
-    failed = forward(
-        flat(None if sparse else pad(product(spikes, table))), flat(spikes.indptr if sparse else None, np.int32),
-        flat(spikes.channel if sparse else None, np.int32), flat(pad(table) if sparse else None, np.int8),
-        f32(spikes.value if sparse else STATE_SCALE), flat(pad(keep_i)), flat(pad(keep_v)), i32(threshold),
-        flat(end.current), flat(end.voltage), flat(voltage), layout, fired, flat(None, np.uint8), flat(None, np.int32),
+    end = run(
+        spikes if sparse else dense_product(spikes, table), table if sparse else None, membrane, state, voltage, layout,
+        fired,
     )  # fmt: skip
-    if failed:
-        raise_out_of_range()
-    out = Spikes(*fired_to_events(fired, lag, kept), (batch, outputs, steps), value)
-    end = State(end.current[:, :outputs], end.voltage[:, :outputs])
+    out = Spikes.trusted(*fired_to_events(fired, axon), (batch, outputs, steps), axon.value)
     return LayerTrace(out, end, (voltage,) if need_grad else ())
+
+
+def _sizes(spikes: Spikes | torch.Tensor, table: torch.Tensor) -> tuple[int, int, int]:
+    """(B, C_out, T), or an error that says why there is no product."""
+    listed = isinstance(spikes, Spikes)
+    if not listed:
+        check_rows("input", spikes)
+    batch, inputs, steps = spikes.shape if listed else spikes.transpose(1, 2).shape
+    if listed and inputs > MAX_INPUTS:
+        raise ValueError(f"event product: at most {MAX_INPUTS} inputs, found {inputs}")
+    if 0 in (batch, inputs, steps) or inputs != len(table) or table.dtype != torch.int8:
+        raise ValueError(
+            f"product: expected spikes (B, C, T) with no side empty and int8 weights [C, C_out],"
+            f" found {(batch, inputs, steps)} and {table.dtype} {list(table.shape)}"
+        )
+    return batch, table.shape[1], steps
 
 
 def layer_backward(
@@ -54,33 +74,25 @@ def layer_backward(
     saved: tuple[torch.Tensor, ...],
     spikes: Spikes | torch.Tensor,
     table: torch.Tensor,
-    keep_i: torch.Tensor,
-    keep_v: torch.Tensor,
-    threshold: int,
+    membrane: Membrane,
     state: State,
-    surrogate: Surrogate,
-    lag: torch.Tensor,
-    kept: torch.Tensor | None = None,
-    value: float = 1.0,
-    *,
-    need_input: bool = True,
-    need_weights: bool = True,
-    need_decay: bool = True,
-    need_delay: bool = True,
+    axon: Axon,
+    need: Needs = EVERYTHING,
 ) -> LayerGradients:
-    """As `nmnist_helpers.kernels.reference.layer_backward`; decays and delays cost nothing more, asked for or not."""
+    """As `nmnist_helpers.kernels.composite.layer_backward`; decays and delays cost nothing more, asked for or not."""
     batch, steps, outputs = grad.shape
     width = padded(outputs)
-    # One task owns a chunk of the weights; where there are more threads than chunks, two passes keep them all busy.
-    together = need_weights and is_sparse(spikes) and get_num_threads() <= width // LANES
+    # A task holds a chunk of the weights. Where there are more threads than chunks, two passes keep them all busy; a
+    # single chunk is too little work to be worth a second pass.
+    chunks = width // LANES
+    together = need.weights and is_sparse(spikes) and (chunks == 1 or get_num_threads() <= chunks)
     found = backward(
-        grad, None, None, saved[0], by_chunks(steps, width), grad.shape, keep_i, keep_v, threshold, state, surrogate,
-        STATE_SCALE, lag, kept, value,
-        events=spikes if together else None, need_z=need_input or (need_weights and not together),
+        OutputGradients(grad), saved[0], by_chunks(steps, width), membrane, state, axon,
+        events=spikes if together else None, need_z=need.input or (need.weights and not together),
     )  # fmt: skip
     z = None if found.z is None else found.z[..., :outputs]
     weights = None if found.table is None else found.table[:, :outputs]
-    if need_weights and not together:
+    if need.weights and not together:
         weights = weight_gradient(spikes, z)
-    by_input = input_gradient(z, table) if need_input else None
+    by_input = input_gradient(z, table) if need.input else None
     return LayerGradients(by_input, weights, found.current_decay, found.voltage_decay, found.delay)

@@ -2,14 +2,16 @@
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 
-from ..common import State, Surrogate, Trace, check_rows, raise_out_of_range
-from ..constants import MAX_STATE, STATE_SCALE
+from ...compiled import njit
+from ...spikes import Spikes
+from ..common import Axon, Membrane, OutputGradients, State, Trace, check_neuron, check_rows, raise_out_of_range
+from ..constants import MAX_STATE
 from .arithmetic import f32, i32, leak
 from .backward import backward
 from .lanes import LANES, bits, distance, load, magnitude, spread, store, to_f32, to_i32, where
-from .layout import NOTHING, by_rows, flat, pad
+from .layout import Layout, by_rows, flat, pad, padded
 
 DRIVE_SHIFT = 7  # 4096 / 32 = 2**7: from weight steps to state units
 
@@ -23,14 +25,14 @@ def _drive(x, scale):
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
-def forward(
-    z, indptr, channel, table, scale, keep_i, keep_v, threshold, current, reset,
+def _forward(
+    z, indptr, channel, table, scale, retain_i, retain_v, threshold, current, reset,
     voltage, layout, fired, spikes, currents,
 ):  # fmt: skip
     """From dendrite inputs `z`, or from events where `z` is empty, to spikes; True if a state left its range.
 
-    With events, product and neuron are one: a sample's input spikes add rows of the `table` of weights, the neuron
-    eats the sum on the spot, and the dendrite input never reaches memory.
+    With events, product and neuron are one: a sample's input spikes add rows of the `table` of weights, the sum goes
+    straight into the neuron, and the dendrite input never reaches memory.
     """
     batch, steps, chunks = fired.shape
     width = chunks * LANES
@@ -40,7 +42,7 @@ def forward(
         b, chunk = task // chunks, task % chunks
         first = chunk * LANES
         state, out = b * width + first, b * of_sample + chunk * of_chunk
-        k_i, k_v, limit = load(keep_i, first), load(keep_v, first), spread(i32(threshold))
+        k_i, k_v, limit = load(retain_i, first), load(retain_v, first), spread(i32(threshold))
         i, r, seen = load(current, state), load(reset, state), spread(i32(0))
         for t in range(steps):
             row = (b * steps + t) * width + first
@@ -72,63 +74,102 @@ def forward(
     return failed.any()
 
 
+def run(
+    source: torch.Tensor | Spikes,
+    table: torch.Tensor | None,
+    membrane: Membrane,
+    state: State,
+    voltage: torch.Tensor,
+    layout: Layout,
+    fired: np.ndarray,
+    spikes: torch.Tensor | None = None,
+    currents: torch.Tensor | None = None,
+) -> State:
+    """Run neurons through time.
+
+    Parameters
+    ----------
+    source : float tensor [B, T, C], or Spikes with `table`
+        Dendrite inputs, or the input's spikes.
+    table : int8 tensor [C_in, C], optional
+        Weights x32.
+    membrane, state
+        As in `nmnist_helpers.kernels.reference.neuron_forward`.
+    voltage : int32 tensor
+        Takes the voltage, in `layout`.
+    fired : uint64 array [B, T, chunks]
+        Takes a bit for every neuron and step.
+    spikes, currents : uint8 and int32 tensors [B, T, width], optional
+        Take what their names say.
+
+    Returns
+    -------
+    State
+        At the end.
+
+    Raises
+    ------
+    OverflowError
+        If the input is not finite or a state left its range.
+    """
+    listed = isinstance(source, Spikes)
+    channels = membrane.current_retention.numel()
+    end = State(pad(state.current, copy=True), pad(state.voltage, copy=True))
+    failed = _forward(
+        z=flat(None if listed else pad(source.float())),
+        indptr=flat(source.indptr if listed else None, np.int32),
+        channel=flat(source.channel if listed else None, np.int32),
+        table=flat(pad(table) if listed else None, np.int8),
+        scale=f32(source.value if listed else membrane.scale),
+        retain_i=flat(pad(membrane.current_retention)),
+        retain_v=flat(pad(membrane.voltage_retention)),
+        threshold=i32(membrane.threshold),
+        current=flat(end.current),
+        reset=flat(end.voltage),
+        voltage=flat(voltage),
+        layout=layout,
+        fired=fired,
+        spikes=flat(spikes, np.uint8),
+        currents=flat(currents, np.int32),
+    )
+    if failed:
+        raise_out_of_range()
+    return State(end.current[:, :channels], end.voltage[:, :channels])
+
+
 def neuron_forward(
     z: torch.Tensor,
-    keep_i: torch.Tensor,
-    keep_v: torch.Tensor,
-    threshold: int,
+    membrane: Membrane,
     state: State,
-    scale: int = STATE_SCALE,
+    *,
     need_current: bool = False,
+    need_voltage: bool = True,
 ) -> Trace:
     """As `nmnist_helpers.kernels.reference.neuron_forward`."""
     check_rows("z", z)
     batch, steps, channels = z.shape
-    z = pad(z.float())
-    width = z.shape[2]
-    voltage = torch.empty(z.shape, dtype=torch.int32)
-    spikes = torch.empty(z.shape, dtype=torch.uint8)
-    current = torch.empty(z.shape, dtype=torch.int32) if need_current else None
-    end = State(pad(state.current, copy=True), pad(state.voltage, copy=True))
-    failed = forward(
-        flat(z), NOTHING[np.int32], NOTHING[np.int32], NOTHING[np.int8], f32(scale), flat(pad(keep_i)),
-        flat(pad(keep_v)), i32(threshold), flat(end.current), flat(end.voltage), flat(voltage), by_rows(steps, width),
-        np.empty((batch, steps, width // LANES), np.uint64), flat(spikes),
-        NOTHING[np.int32] if current is None else flat(current),
-    )  # fmt: skip
-    if failed:
-        raise_out_of_range()
+    check_neuron(membrane, state, batch, channels, z.device)
+    width = padded(channels)
+    voltage = torch.empty(batch, steps, width, dtype=torch.int32)
+    spikes = torch.empty(batch, steps, width, dtype=torch.uint8)
+    current = torch.empty(batch, steps, width, dtype=torch.int32) if need_current else None
+    fired = np.empty((batch, steps, width // LANES), np.uint64)
+    end = run(z, None, membrane, state, voltage, by_rows(steps, width), fired, spikes, current)
     own = slice(channels)
-    return Trace(
-        spikes[..., own],
-        voltage[..., own],
-        None if current is None else current[..., own],
-        State(end.current[:, own], end.voltage[:, own]),
-    )
+    return Trace(spikes[..., own], voltage[..., own], current[..., own] if need_current else None, end)
 
 
 def neuron_backward(
-    grad_spike: torch.Tensor | None,
+    grads: OutputGradients,
     voltage: torch.Tensor,
-    keep_i: torch.Tensor,
-    keep_v: torch.Tensor,
-    threshold: int,
+    membrane: Membrane,
     state: State,
-    surrogate: Surrogate,
-    scale: int = STATE_SCALE,
-    grad_voltage: torch.Tensor | None = None,
-    grad_current: torch.Tensor | None = None,
+    axon: Axon | None = None,
     *,
-    lag: torch.Tensor | None = None,
-    kept: torch.Tensor | None = None,
-    value: float = 1.0,
     need_decay: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """As `nmnist_helpers.kernels.reference.neuron_backward`, with the axon's backward fused in."""
-    shape = tuple(voltage.shape)
+    channels = voltage.shape[2]
     voltage = pad(voltage)
-    found = backward(
-        grad_spike, grad_voltage, grad_current, voltage, by_rows(*voltage.shape[1:]), shape, keep_i, keep_v, threshold,
-        state, surrogate, scale, lag, kept, value,
-    )  # fmt: skip
-    return found.z[..., : shape[2]], *((found.current_decay, found.voltage_decay) if need_decay else (None, None))
+    found = backward(grads, voltage, by_rows(*voltage.shape[1:]), membrane, state, axon)
+    return found.z[..., :channels], *((found.current_decay, found.voltage_decay) if need_decay else (None, None))

@@ -2,8 +2,9 @@
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 
+from ...compiled import njit
 from ..common import raise_not_a_number
 from ..constants import HIGHEST_STEP, LOWEST_STEP, WEIGHT_STEPS
 from .arithmetic import f32
@@ -65,10 +66,12 @@ def _gradient(v, factor, norm, grad_table, normed, grad_v, grad_g):
 def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """As `nmnist_helpers.kernels.reference.quantise`, but int8 x32 and [C_in, C_out].
 
-    Transposed, so that the weights of one input lie side by side.
+    Transposed, so that the weights of one input lie side by side. One byte each, so that a chunk of columns of the
+    whole first layer fits the second-level cache, and sums of integers need no rounding.
     """
+    v, factor = v.float().contiguous(), factor.float().contiguous()
     table = torch.empty(v.shape[1], v.shape[0], dtype=torch.int8)
-    if _quantise(v.contiguous().numpy(), factor.contiguous().numpy(), table.numpy()):
+    if _quantise(v=v.numpy(), factor=factor.numpy(), table=table.numpy()):
         raise_not_a_number("weights")
     return table
 
@@ -86,7 +89,12 @@ def quantise_gradient(
     grad_g = torch.empty(v.shape[0])
     normed = norm is not None
     _gradient(
-        v.contiguous().numpy(), factor.contiguous().numpy(), (norm if normed else factor).contiguous().numpy(),
-        grad_table.contiguous().numpy(), normed, grad_v.numpy(), grad_g.numpy(),
-    )  # fmt: skip
+        v=v.float().contiguous().numpy(),
+        factor=factor.float().contiguous().numpy(),
+        norm=(norm if normed else factor).float().contiguous().numpy(),
+        grad_table=grad_table.float().contiguous().numpy(),
+        normed=normed,
+        grad_v=grad_v.numpy(),
+        grad_g=grad_g.numpy(),
+    )
     return grad_v, grad_g if normed else None

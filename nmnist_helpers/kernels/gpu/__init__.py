@@ -4,15 +4,20 @@ What the other twins raise on the spot, an input or a state that left its range,
 until `check` asks for it.
 """
 
-from .axon import axon_backward, axon_forward, delay_gradient
+import sys
+from functools import partial
+
+from .. import composite
+from .axon import axon_forward, delay_gradient
 from .launch import check
-from .layer import layer_backward, layer_forward
 from .neuron import neuron_backward, neuron_forward
 from .product import input_gradient, product, weight_gradient
 from .weight import quantise, quantise_gradient, weight_values
 
+layer_forward = partial(composite.layer_forward, sys.modules[__name__])
+layer_backward = partial(composite.layer_backward, sys.modules[__name__])
+
 __all__ = [
-    "axon_backward",
     "axon_forward",
     "check",
     "delay_gradient",

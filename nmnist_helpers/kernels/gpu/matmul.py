@@ -117,7 +117,8 @@ def matmul(a: torch.Tensor, b: torch.Tensor, value: float = 1.0, inner: int | No
     out = torch.empty(parts, m, -(-n // 16) * 16, dtype=torch.float32, device=a.device)
     with on(a):
         matmul_kernel[(tiles, parts)](
-            a, b, out, m, n, k, *a.stride(), *b.stride(), out.stride(1), out.stride(0), share, float(value),
+            a=a, b=b, out=out, M=m, N=n, K=k, a_m=a.stride(0), a_k=a.stride(1), b_k=b.stride(0), b_n=b.stride(1),
+            out_m=out.stride(1), out_part=out.stride(0), share=share, value=float(value),
             TWO_TERMS=two_terms, OPERAND=OPERAND, WHOLE=k % block_k == 0, GROUP=GROUP, **options,
         )  # fmt: skip
     out = out[..., :n]

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ...spikes import DenseSpikes, Spikes
+from ...spikes import DenseSpikes, Spikes, row_of_spike
 from .launch import on
 from .matmul import matmul
 from .weight import padded, weight_values
@@ -44,8 +44,9 @@ def _gather(indptr: torch.Tensor, index: torch.Tensor, table: torch.Tensor, valu
     out = torch.empty(rows, columns, dtype=torch.float32, device=table.device)
     with on(table):
         gather_kernel[(rows, triton.cdiv(columns, COLUMNS))](
-            indptr, index, table, out, columns, table.stride(0), float(value), EVENTS=EVENTS, BLOCK=COLUMNS
-        )
+            indptr=indptr, index=index, table=table, out=out, N=columns, stride=table.stride(0), value=float(value),
+            EVENTS=EVENTS, BLOCK=COLUMNS,
+        )  # fmt: skip
     return out
 
 
@@ -61,13 +62,9 @@ def _bytes(spikes: Spikes) -> torch.Tensor:
 
 def _by_channel(spikes: Spikes) -> tuple[torch.Tensor, torch.Tensor]:
     """The list turned around: for every channel (indptr [C + 1]) its rows in increasing order."""
-    batch, channels, steps = spikes.shape
-    device = spikes.device
-    row = torch.repeat_interleave(
-        torch.arange(batch * steps, dtype=torch.int32, device=device), spikes.indptr.diff(), output_size=spikes.count
-    )
+    row = row_of_spike(spikes.indptr, spikes.count).to(torch.int32)
     channel, order = torch.sort(spikes.channel, stable=True)
-    ends = torch.searchsorted(channel, torch.arange(channels + 1, dtype=channel.dtype, device=device))
+    ends = torch.searchsorted(channel, torch.arange(spikes.shape[1] + 1, dtype=channel.dtype, device=spikes.device))
     return ends.to(torch.int32), row[order]
 
 

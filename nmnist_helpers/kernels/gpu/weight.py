@@ -37,17 +37,18 @@ def quantise_kernel(v, factor, weights, C, stride, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def gradient_kernel(
-    v, factor, norm, grad, grad_v, grad_g, C, stride, NORMED: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """One program per row: the row's dot product first, then its gradient (the row is still in the cache)."""
+def gradient_kernel(v, factor, norm, grad, grad_v, grad_g, C, stride, BLOCK: tl.constexpr):
+    """One program per row: the row's dot product first, then its gradient (the row is still in the cache).
+
+    `norm` and `grad_g` are None without weight normalisation.
+    """
     o = tl.program_id(0).to(tl.int64)
     v += o * C
     grad += o * stride
     grad_v += o * C
     f = tl.load(factor + o)
     along = 0.0
-    if NORMED:
+    if norm is not None:
         length = tl.load(norm + o)
         total = tl.zeros([BLOCK], tl.float32)
         for first in range(0, C, BLOCK):
@@ -66,7 +67,7 @@ def gradient_kernel(
         steps = x * f * 32.0
         inside = (steps >= LOWEST - 0.5) & (steps < HIGHEST + 0.5)
         g = tl.load(grad + i, mask=(i < C) & inside, other=0.0)
-        if NORMED:
+        if norm is not None:
             g = f * g - along * x
         tl.store(grad_v + i, g, mask=i < C)
 
@@ -81,7 +82,7 @@ def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     weights = torch.empty(outputs, padded(inputs), dtype=torch.bfloat16, device=v.device)
     with on(v):
         quantise_kernel[(outputs, triton.cdiv(weights.shape[1], COLUMNS))](
-            v, factor, weights, inputs, weights.shape[1], BLOCK=COLUMNS
+            v=v, factor=factor, weights=weights, C=inputs, stride=weights.shape[1], BLOCK=COLUMNS
         )
     return weights[:, :inputs]
 
@@ -99,10 +100,12 @@ def quantise_gradient(
     grad = grad if grad.stride(1) == 1 else grad.contiguous()
     outputs, inputs = v.shape
     grad_v = torch.empty_like(v)
-    grad_g = torch.empty(outputs, dtype=torch.float32, device=v.device)
+    if norm is not None:
+        norm = norm.float().contiguous()
+    grad_g = None if norm is None else torch.empty(outputs, dtype=torch.float32, device=v.device)
     with on(v):
         gradient_kernel[(outputs,)](
-            v, factor, factor if norm is None else norm.float().contiguous(), grad, grad_v, grad_g, inputs,
-            grad.stride(0), NORMED=norm is not None, BLOCK=COLUMNS,
+            v=v, factor=factor, norm=norm, grad=grad, grad_v=grad_v, grad_g=grad_g, C=inputs, stride=grad.stride(0),
+            BLOCK=COLUMNS,
         )  # fmt: skip
-    return grad_v, None if norm is None else grad_g
+    return grad_v, grad_g

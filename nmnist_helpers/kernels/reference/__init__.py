@@ -1,12 +1,17 @@
 """The plain twin: loops over time, integers, nothing clever. The fast twins are held to it."""
 
-from .axon import axon_backward, axon_forward, delay_gradient
-from .layer import layer_backward, layer_forward
+import sys
+from functools import partial
+
+from .. import composite
+from .axon import axon_forward, delay_gradient
 from .neuron import neuron_backward, neuron_forward
 from .product import input_gradient, product, quantise, quantise_gradient, weight_gradient, weight_values
 
+layer_forward = partial(composite.layer_forward, sys.modules[__name__])
+layer_backward = partial(composite.layer_backward, sys.modules[__name__])
+
 __all__ = [
-    "axon_backward",
     "axon_forward",
     "delay_gradient",
     "input_gradient",

@@ -2,43 +2,42 @@
 
 import torch
 
+from ..common import Axon, check_axon
+
 
 def moved(rows: torch.Tensor, lag: torch.Tensor) -> torch.Tensor:
     """Rows [B, T, C] read `lag` [C] steps earlier (negative: later), zeros from outside."""
     steps = rows.shape[1]
-    source = torch.arange(steps, device=rows.device)[:, None] - lag  # [T, C]
+    source = torch.arange(steps, device=rows.device)[:, None] - lag.to(torch.int64)  # [T, C]
     inside = (source >= 0) & (source < steps)
     index = source.clamp(0, steps - 1).expand(rows.shape[0], -1, -1)
     return torch.where(inside, rows.gather(1, index), torch.zeros((), dtype=rows.dtype, device=rows.device))
 
 
-def axon_forward(spikes: torch.Tensor, lag: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+def axon_forward(spikes: torch.Tensor, axon: Axon) -> torch.Tensor:
     """Drop neurons and delay the others.
 
     Parameters
     ----------
     spikes : uint8 tensor [B, T, C]
         0/1, straight from the neuron.
-    lag : int32 tensor [C]
-        Steps by which each channel is moved: shift plus whole delay.
-    kept : uint8 tensor [B, C], optional
-        0 where dropout silences a neuron.
+    axon : Axon
 
     Returns
     -------
     uint8 tensor [B, T, C]
+        0/1: what a spike is worth is left for later.
     """
-    if kept is not None:
-        spikes = spikes * kept[:, None]
-    return moved(spikes, lag.to(torch.int64))
+    check_axon(axon, spikes.shape[0], spikes.shape[2], spikes.device)
+    if axon.kept is not None:
+        spikes = spikes * axon.kept[:, None]
+    return moved(spikes, axon.lag)
 
 
-def axon_backward(
-    grad: torch.Tensor, lag: torch.Tensor, kept: torch.Tensor | None = None, value: float = 1.0
-) -> torch.Tensor:
-    """Gradient of the neuron's spikes: `grad` [B, T, C] moved back by `lag`, dropped and scaled."""
-    back = moved(grad, -lag.to(torch.int64)) * value
-    return back if kept is None else back * kept[:, None]
+def axon_backward(grad: torch.Tensor, axon: Axon) -> torch.Tensor:
+    """Gradient of the neuron's spikes: `grad` [B, T, C] moved back by the lags, dropped and scaled."""
+    back = moved(grad, -axon.lag) * axon.value
+    return back if axon.kept is None else back * axon.kept[:, None]
 
 
 def delay_gradient(grad: torch.Tensor, out: torch.Tensor, value: float = 1.0) -> torch.Tensor:

@@ -9,7 +9,7 @@ from support import oracles
 from support.oracles import NEVER, assert_close
 
 from nmnist_helpers.kernels import gpu, reference
-from nmnist_helpers.kernels.common import State, Surrogate
+from nmnist_helpers.kernels.common import Axon, Membrane, OutputGradients, State, Surrogate
 from nmnist_helpers.kernels.gpu import launch
 from nmnist_helpers.kernels.gpu.neuron import leak
 
@@ -41,9 +41,13 @@ def random_case(seed, sizes):
     return z, keep_i, keep_v, current, reset
 
 
+def membrane_of(keep_i, keep_v, device, threshold=THRESHOLD) -> Membrane:
+    return Membrane(ints(keep_i, device), ints(keep_v, device), threshold, SURROGATE)
+
+
 def forward(z, keep_i, keep_v, current, reset, device, threshold=THRESHOLD, **options):
     state = State(ints(current, device), ints(reset, device))
-    return gpu.neuron_forward(z, ints(keep_i, device), ints(keep_v, device), threshold, state, **options)
+    return gpu.neuron_forward(z, membrane_of(keep_i, keep_v, device, threshold), state, **options)
 
 
 @triton.jit
@@ -150,11 +154,9 @@ def backward_case(seed, sizes):
 
 def backward(given, keep_i, keep_v, current, reset, v, device, threshold=THRESHOLD, **options):
     state = State(ints(current, device), ints(reset, device))
-    grad_spike, *others = (None if g is None else rows(g, device) for g in given)
-    return gpu.neuron_backward(
-        grad_spike, rows(v, device, torch.int32), ints(keep_i, device), ints(keep_v, device), threshold, state,
-        SURROGATE, 4096, *others, **options,
-    )  # fmt: skip
+    grads = OutputGradients(*(None if g is None else rows(g, device) for g in given))
+    membrane = membrane_of(keep_i, keep_v, device, threshold)
+    return gpu.neuron_backward(grads, rows(v, device, torch.int32), membrane, state, **options)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_backward_with_the_axon_in_it(device, same_lag):
     kept = (rng.random((2, 33)) < 0.7).astype(np.int64)
     found = backward(
         [grads[0], None, None], keep_i, keep_v, current, reset, v, device,
-        lag=ints(lag, device), kept=oracles.tensor(kept, torch.uint8).to(device), value=1.25,
+        axon=Axon(ints(lag, device), oracles.tensor(kept, torch.uint8).to(device), 1.25),
     )  # fmt: skip
     inner = oracles.shifted_back(grads[0].astype(np.float64), lag) * kept[:, :, None] * 1.25
     expected = oracles.neuron_gradient(inner, i, v, s, keep_i, keep_v, oracles.surrogate(v), current, reset)
@@ -198,7 +200,7 @@ def test_backward_without_decay_gradients_takes_strided_gradients(device):
     spread = oracles.tensor(grads[0]).to(device).transpose(1, 2)  # [B, T, C] by strides only
     assert not spread.is_contiguous()
     found = gpu.neuron_backward(
-        spread, rows(v, device, torch.int32), ints(keep_i, device), ints(keep_v, device), THRESHOLD, state, SURROGATE,
+        OutputGradients(spread), rows(v, device, torch.int32), membrane_of(keep_i, keep_v, device), state,
         need_decay=False,
     )  # fmt: skip
     assert found[1:] == (None, None)
@@ -215,13 +217,13 @@ def test_a_neuron_that_never_fires_has_finite_gradients(device):
 def test_both_passes_agree_with_the_reference_twin(device):
     """No voltage but the one kept: current and reset state are worked out again, as in the reference."""
     z, keep_i, keep_v, current, reset = random_case(6, (2, 40, 21))
-    arguments = [ints(x, "cpu") for x in (keep_i, keep_v)]
+    membrane = membrane_of(keep_i, keep_v, "cpu")
     state = State(ints(current, "cpu"), ints(reset, "cpu"))
-    plain = reference.neuron_forward(rows(z, "cpu"), *arguments, THRESHOLD, state)
+    plain = reference.neuron_forward(rows(z, "cpu"), membrane, state)
     trace = forward(rows(z, device), keep_i, keep_v, current, reset, device)
     assert torch.equal(trace.voltage.cpu(), plain.voltage)
     grad = torch.randn(2, 21, 40, dtype=torch.float64)
-    expected = reference.neuron_backward(grad, plain.voltage, *arguments, THRESHOLD, state, SURROGATE)
+    expected = reference.neuron_backward(OutputGradients(grad), plain.voltage, membrane, state)
     found = backward([np.swapaxes(grad.numpy(), 1, 2), None, None], keep_i, keep_v, current, reset,
                      trains(plain.voltage), device)  # fmt: skip
     for x, y in zip(found, expected, strict=True):

@@ -9,7 +9,7 @@ from support import oracles
 from support.oracles import assert_close
 
 from nmnist_helpers.kernels import cpu, gpu
-from nmnist_helpers.kernels.common import State
+from nmnist_helpers.kernels.common import Axon, Membrane, State, Surrogate
 from nmnist_helpers.kernels.gpu import matmul as matmul_module
 from nmnist_helpers.kernels.gpu.weight import padded
 from nmnist_helpers.spikes import DenseSpikes, Spikes
@@ -60,7 +60,8 @@ def test_nan_weights_are_found_by_check(device):
     spikes = DenseSpikes(torch.ones(1, 2, 4, dtype=torch.uint8, device=device))
     keep = torch.zeros(3, dtype=torch.int32, device=device)
     rest = State(*torch.zeros(2, 1, 3, dtype=torch.int32, device=device))
-    gpu.layer_forward(spikes, table, keep, keep, 5120, rest, keep)
+    membrane = Membrane(keep, keep, 5120, Surrogate(3.75, 0.04))
+    gpu.layer_forward(spikes, table, membrane, rest, Axon(keep))
     with pytest.raises(OverflowError):
         gpu.check()
 

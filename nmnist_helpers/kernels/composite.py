@@ -1,0 +1,94 @@
+"""A whole layer, forward and back, from a twin's parts: product, neuron and axon, one after the other.
+
+`reference` and `gpu` take their layer from here; `cpu` has a fused one of its own.
+"""
+
+from types import ModuleType
+
+import torch
+
+from ..spikes import DenseSpikes, Spikes
+from .common import EVERYTHING, Axon, LayerGradients, LayerTrace, Membrane, Needs, OutputGradients, State
+
+
+def layer_forward(
+    parts: ModuleType,
+    spikes: Spikes | torch.Tensor,
+    weights: torch.Tensor,
+    membrane: Membrane,
+    state: State,
+    axon: Axon,
+    need_grad: bool = True,
+) -> LayerTrace:
+    """Let spikes pass a layer.
+
+    The spikes that come out stay 0/1 bytes. On a GPU, the length of a list is known on the device only; waiting for
+    it would stop the queue at every layer and forbid recording a step as a CUDA graph.
+
+    Parameters
+    ----------
+    parts : module
+        The twin: its `product`, `neuron_forward`, `axon_forward`.
+    spikes : Spikes of shape (B, C_in, T), or float rows [B, T, C_in]
+    weights
+        From `quantise`.
+    membrane, state, axon
+        Constants of the neurons, where they begin, constants of their axons.
+    need_grad : bool
+        Whether `layer_backward` may follow.
+
+    Returns
+    -------
+    LayerTrace
+
+    Raises
+    ------
+    OverflowError
+        As `neuron_forward`.
+    """
+    trace = parts.neuron_forward(parts.product(spikes, weights), membrane, state, need_voltage=need_grad)
+    out = parts.axon_forward(trace.spikes, axon)
+    return LayerTrace(DenseSpikes(out, value=axon.value), trace.state, (trace.voltage, out) if need_grad else ())
+
+
+def layer_backward(
+    parts: ModuleType,
+    grad: torch.Tensor,
+    saved: tuple[torch.Tensor, ...],
+    spikes: Spikes | torch.Tensor,
+    weights: torch.Tensor,
+    membrane: Membrane,
+    state: State,
+    axon: Axon,
+    need: Needs = EVERYTHING,
+) -> LayerGradients:
+    """Gradients of `layer_forward`.
+
+    Parameters
+    ----------
+    parts : module
+        The twin: its `neuron_backward`, `weight_gradient`, `input_gradient`, `delay_gradient`.
+    grad : float tensor [B, T, C_out]
+        Gradient of the layer's output.
+    saved
+        From `layer_forward`.
+    spikes, weights, membrane, state, axon
+        As they came into `layer_forward`.
+    need : Needs
+        Which gradients are asked for; the others may be None.
+
+    Returns
+    -------
+    LayerGradients
+    """
+    voltage, out = saved
+    z, by_current, by_voltage = parts.neuron_backward(
+        OutputGradients(grad), voltage, membrane, state, axon, need_decay=need.decay
+    )
+    return LayerGradients(
+        input=parts.input_gradient(z, weights) if need.input else None,
+        weights=parts.weight_gradient(spikes, z) if need.weights else None,
+        current_decay=by_current,
+        voltage_decay=by_voltage,
+        delay=parts.delay_gradient(grad, out, axon.value) if need.delay else None,
+    )

@@ -1,0 +1,85 @@
+"""What is no list of spikes is refused before compiled code sees it."""
+
+import numpy as np
+import pytest
+import torch
+
+from nmnist_helpers.block.cuba import Dense
+from nmnist_helpers.spikes import DenseSpikes, Spikes, remembered
+
+PARAMS = {"threshold": 1.25, "current_decay": 0.25, "voltage_decay": 0.03}
+
+
+def ints(*numbers) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.int32)
+
+
+INDPTR, CHANNEL, SHAPE = ints(0, 2, 2, 3, 5), ints(0, 4, 2, 1, 3), (2, 5, 2)
+
+BAD = {
+    "channel far outside": ({"channel": ints(0, 10**8, 2, 1, 3)}, "channels from 0 to 4, found 0..100000000"),
+    "channel just outside": ({"channel": ints(0, 5, 2, 1, 3)}, "channels from 0 to 4, found 0..5"),
+    "channel below 0": ({"channel": ints(-1, 4, 2, 1, 3)}, "channels from 0 to 4, found -1..4"),
+    "channel twice in a row": ({"channel": ints(4, 4, 2, 1, 3)}, "increase within a row, found 4 before 4 in row 0"),
+    "channels that fall": ({"channel": ints(0, 4, 2, 3, 1)}, "increase within a row, found 3 before 1 in row 3"),
+    "falling indptr": ({"indptr": ints(0, 3, 2, 3, 5)}, "rise from 0 to 5, .*falls on the way"),
+    "indptr that begins late": ({"indptr": ints(1, 2, 2, 3, 5)}, "rise from 0 to 5, .*from 1 to 5"),
+    "too few channels": ({"channel": ints(0, 4, 2, 1)}, "rise from 0 to 4, .*from 0 to 5"),
+    "indptr of another length": ({"indptr": ints(0, 2, 5)}, r"B \* T \+ 1 = 5 entries of indptr .*, found 3"),
+    "64-bit channels": ({"channel": CHANNEL.long()}, r"channel as a contiguous int32 tensor .*found torch.int64 \[5\]"),
+    "float indptr": ({"indptr": INDPTR.float()}, "indptr as a contiguous int32 tensor .*found torch.float32"),
+    "strided channels": ({"channel": torch.stack([CHANNEL, CHANNEL], 1)[:, 0]}, "channel as a contiguous int32"),
+    "NumPy channels": ({"channel": CHANNEL.numpy()}, "channel as a contiguous int32 tensor .*found ndarray"),
+    "another device": ({"channel": CHANNEL.to("meta")}, "on one device, found cpu and meta"),
+    "two sides": ({"shape": (2, 10)}, r"a shape \(B, C, T\) of whole numbers from 0, found \(2, 10\)"),
+    "a side below 0": ({"shape": (-2, 5, -2)}, r"a shape \(B, C, T\) of whole numbers"),
+    "sides of 64 bits": ({"shape": (2, 2**40, 2)}, r"B \* T and C below 2\*\*31"),
+    "value NaN": ({"value": float("nan")}, "a finite value of a spike, found nan"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_list_of_spikes_is_refused(name):
+    changed, message = BAD[name]
+    given = {"indptr": INDPTR, "channel": CHANNEL, "shape": SHAPE}
+    assert Spikes(**given).count == 5
+    with pytest.raises(ValueError, match=f"Spikes: expected .*{message}"):
+        Spikes(**{**given, **changed})
+
+
+@pytest.mark.parametrize("part", ["indptr", "channel"])
+def test_a_list_that_was_changed_in_place_is_checked_again(part):
+    spikes = Spikes(INDPTR.clone(), CHANNEL.clone(), SHAPE)
+    block = Dense(PARAMS, 5, 3)
+    block(spikes)
+    getattr(spikes, part)[1] = 10**8
+    with pytest.raises(ValueError, match="Spikes: expected"):
+        block(spikes)
+
+
+def test_bytes_beyond_1_count_as_one_spike():
+    rows = torch.tensor([[[0, 255, 2, 0, 1, 0, 0, 0, 0, 7]]], dtype=torch.uint8)
+    assert Spikes.from_rows(rows).channel.tolist() == [1, 2, 4, 9]
+    with pytest.raises(ValueError, match=r"Spikes.from_rows: expected a uint8 tensor \[B, T, C\], found torch.float32"):
+        Spikes.from_rows(rows.float())
+
+
+@pytest.mark.parametrize("form", [Spikes, DenseSpikes])
+@pytest.mark.parametrize("where", ["numpy", "data"])
+@pytest.mark.parametrize("change", ["a spike more", "a spike less", "moved", "another value"])
+def test_a_change_behind_torch_is_found(form, where, change):
+    rng = np.random.default_rng(0)
+    events = form.from_rows(torch.from_numpy((rng.random((2, 30, 9)) < 0.2).astype(np.uint8)), 0.5)
+    dense = events.dense()
+    assert remembered(dense) is events
+    (on, off) = ((dense != 0).nonzero()[7].tolist(), (dense == 0).nonzero()[100].tolist())
+    seen = dense.numpy() if where == "numpy" else dense.data
+    if change != "a spike less":
+        seen[tuple(off)] = 0.5
+    if change in ("a spike less", "moved"):
+        seen[tuple(on)] = 0
+    if change == "another value":
+        seen[tuple(off)], seen[tuple(on)] = 0, 0.25
+    assert remembered(dense) is None
+    found = Spikes.from_dense(dense)
+    assert found is None if change == "another value" else torch.equal(found.dense(), dense)
