@@ -87,7 +87,7 @@ class Network(torch.nn.Module):
             Without weight norm: the layers do not tell g from v. Delays get half a step on top, which ``floor`` takes
             off again, so that a first small update moves no spike by itself.
         """
-        return cls.from_blocks(block.cuba.Dense.from_spec(layer, {**UNSAID, **neuron_params}) for layer in layers)
+        return cls.from_blocks(block.cuba.from_specs(layers, {**UNSAID, **neuron_params}))
 
     def __len__(self) -> int:
         return len(self.blocks)

@@ -246,10 +246,14 @@ class Pool(Synapse):
         self.dilation = (*_pair("dilation", dilation), 1)
 
     def forward(self, spikes: torch.Tensor) -> torch.Tensor:
-        """Dendrite input [B, C, H', W', T]; a rest at the right and lower edge is filled up with zeros."""
+        """Dendrite input [B, C, H', W', T].
+
+        Where a side is no multiple of the kernel, as many zeros as the division leaves over follow at the right and
+        lower edge, as in lava-dl: a rest of more than half a window is seen whole, a smaller one in part or not at all.
+        """
         if spikes.dim() != 5:
             raise ValueError(f"synapse.Pool: expected input [B, C, H, W, T], found {list(spikes.shape)}")
-        height, width = (-spikes.shape[i] % self.kernel_size[i - 2] for i in (2, 3))
+        height, width = (spikes.shape[i] % self.kernel_size[i - 2] for i in (2, 3))
         spikes = F.pad(spikes, (0, 0, 0, width, 0, height))
         flat = spikes.reshape(-1, 1, *spikes.shape[2:])
         z = F.conv3d(flat, self.hooked_weight(), None, self.stride, self.padding, self.dilation)

@@ -1,7 +1,7 @@
 """Blocks of CUBA neurons: the layers from which networks are built."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,6 +57,8 @@ class Block(torch.nn.Module):
         self.neuron = cuba.Neuron(**params)
         self.delay = Delay(channels, max_delay=MAX_DELAY) if delay else None
         self.synapse = synapses  # after the delay: the order in which lava-dl lists the parameters
+        self.quantised = synapses.pre_hook_fx is None
+        self.input_shape: tuple[int, ...] | None = None  # (channels, height, width), known after a forward pass
         if self.synapse.pre_hook_fx is None:
             self.synapse.pre_hook_fx = self.neuron.quantize_8bit
         self.delay_shift = delay_shift
@@ -64,6 +66,7 @@ class Block(torch.nn.Module):
 
     def forward(self, spikes: torch.Tensor | Spikes):
         """Spikes in, spikes out: [B, C, T] or [B, C, H, W, T]."""
+        self.input_shape = tuple(spikes.shape[1:-1])
         return self._counted(self._axon(self.neuron(self.synapse(spikes))))
 
     @property
@@ -75,6 +78,53 @@ class Block(torch.nn.Module):
     def grad_norm(self) -> float:
         """As `nmnist_helpers.synapse.Synapse.grad_norm`."""
         return self.synapse.grad_norm
+
+    def layer_spec(self, in_shape: tuple[int, int, int] | None = None) -> LayerSpec:
+        """The block in hardware units: what `nmnist_helpers.netx` writes.
+
+        Parameters
+        ----------
+        in_shape : (int, int, int), optional
+            Channels, height and width of the input; those of the last forward pass if not given.
+
+        Raises
+        ------
+        ValueError
+            For a block that does what the file cannot say, or a convolution whose input is not known yet.
+        """
+        name, neuron = f"block.cuba.{type(self).__name__}", self.neuron
+        if not self.quantised or neuron.w_scale != WEIGHT_SCALE:
+            raise ValueError(f"{name}: only blocks with the built-in 8-bit quantisation can be exported")
+        if not self.delay_shift or type(neuron.norm) not in (type(None), MeanOnlyBatchNorm):
+            found = "delay_shift=False" if not self.delay_shift else type(neuron.norm).__name__
+            raise ValueError(f"{name}: the file has no way to say {found}; such a block cannot be exported")
+        fields = {"type": type(self).__name__.lower(), **self._geometry(in_shape or self.input_shape)}
+        bias = None if neuron.norm is None else neuron.norm.bias.to(torch.int64).cpu().numpy()
+        steps = None if self.delay is None else torch.floor(self.delay.delay.detach().clamp(0, MAX_DELAY))
+        weight = (self.synapse.quantised_weight() * WEIGHT_SCALE).to(torch.int64).cpu().numpy()
+        return LayerSpec(
+            weight=weight.reshape(fields.pop("weight_shape", weight.shape[:-1])),
+            delay=None if steps is None else steps.to(torch.int64).cpu().numpy(),
+            i_decay=neuron.cx_current_decay,
+            v_decay=neuron.cx_voltage_decay,
+            v_th_mant=neuron.v_th_mant,
+            bias=bias,
+            **fields,
+        )
+
+    def _geometry(self, in_shape: tuple[int, ...] | None) -> dict:
+        """What a picture's layer has beyond a dense one's."""
+        if in_shape is None:
+            raise ValueError(f"block.cuba.{type(self).__name__}: found no input yet, expected a forward pass before")
+        synapses = self.synapse
+        pairs = {name: getattr(synapses, name)[:2] for name in ("stride", "padding", "dilation")}
+        return {"in_shape": in_shape, "groups": getattr(synapses, "groups", 1), **pairs}
+
+    def export_hdf5(self, handle: "h5py.Group") -> None:
+        """Write the block into an open HDF5 group, as lava's netx reads it; the block stays as it is."""
+        from .hdf5 import write_layer  # h5py is needed for this alone
+
+        write_layer(handle, self.layer_spec())
 
     def _axon(self, spikes: torch.Tensor) -> torch.Tensor:
         if self.delay_shift:
@@ -205,60 +255,8 @@ class Dense(Block):
         out.source = rows.transpose(1, 2)
         return out
 
-    def layer_spec(self) -> dict:
-        """The block in hardware units: what `nmnist_helpers.netx` writes.
-
-        Returns
-        -------
-        dict
-            ``weight`` int [out, in] (even, -256..254), ``delay`` int [out] or None, ``i_decay``,
-            ``v_decay`` (of 4096), ``v_th_mant``.
-        """
-        if not self.quantised or self.neuron.w_scale != WEIGHT_SCALE:
-            raise ValueError("block.cuba.Dense: only blocks with the built-in 8-bit quantisation can be exported")
-        if not self.delay_shift or self.neuron.norm is not None:
-            found = "delay_shift=False" if not self.delay_shift else "a normalisation"
-            raise ValueError(f"block.cuba.Dense: the file has no way to say {found}; such a block cannot be exported")
-        weight = (self.synapse.quantised_weight() * WEIGHT_SCALE).reshape(self.synapse.out_channels, -1)
-        steps = None if self.delay is None else torch.floor(self.delay.delay.detach().clamp(0, MAX_DELAY))
-        return {
-            "weight": weight.to(torch.int64).cpu().numpy(),
-            "delay": None if steps is None else steps.to(torch.int64).cpu().numpy(),
-            "i_decay": self.neuron.cx_current_decay,
-            "v_decay": self.neuron.cx_voltage_decay,
-            "v_th_mant": self.neuron.v_th_mant,
-        }
-
-    @classmethod
-    @torch.no_grad()
-    def from_spec(cls, layer: LayerSpec, neuron_params: dict) -> "Dense":
-        """A block that quantises to exactly the integers of `layer`; `neuron_params` say what the layer does not."""
-        params = {
-            **neuron_params,
-            "threshold": layer.v_th_mant / WEIGHT_SCALE,
-            "current_decay": 0.0,  # both follow below, in whole steps
-            "voltage_decay": 0.0,
-            "shared_param": np.ndim(layer.i_decay) == 0 and np.ndim(layer.v_decay) == 0,
-        }
-        if layer.bias is not None:
-            params["norm"] = MeanOnlyBatchNorm
-        block = cls(params, layer.in_features, layer.out_features, delay=layer.delay is not None)
-        synapses, neuron = block.synapse, block.neuron
-        synapses.weight.copy_(torch.from_numpy(layer.weight / WEIGHT_SCALE).reshape(synapses.weight.shape))
-        for parameter, decay in ((neuron.current_decay, layer.i_decay), (neuron.voltage_decay, layer.v_decay)):
-            parameter.copy_(torch.as_tensor(np.asarray(decay), dtype=torch.float32).expand(parameter.shape))
-        if layer.delay is not None:
-            # Half a step on top, away from the edges of floor(): the first small update moves no spike by itself.
-            block.delay.delay.copy_(torch.from_numpy(layer.delay) + 0.5)
-        if layer.bias is not None:
-            neuron.norm.running_mean.copy_(torch.from_numpy(-layer.bias / WEIGHT_SCALE))
-        return block
-
-    def export_hdf5(self, handle: "h5py.Group") -> None:
-        """Write the block into an open HDF5 group, as lava's netx reads it; the block stays as it is."""
-        from .hdf5 import write_layer  # h5py is needed for this alone
-
-        write_layer(handle, LayerSpec(type="dense", **self.layer_spec()))
+    def _geometry(self, in_shape: tuple[int, ...] | None) -> dict:
+        return {"weight_shape": (self.synapse.out_channels, -1)}
 
 
 class Conv(Block):
@@ -349,3 +347,70 @@ class Flatten(torch.nn.Module):
         self.shape = [math.prod(spikes.shape[1:-1]), 1, 1]
         flat = spikes.reshape(spikes.shape[0], -1, spikes.shape[-1])
         return (flat, None) if self.count_log else flat
+
+    def layer_spec(self, in_shape: tuple[int, ...] | None = None) -> None:
+        """None: the block has no neurons, and the layers before and after it know their shapes."""
+
+    def export_hdf5(self, handle: "h5py.Group") -> None:
+        """Write the block into an open HDF5 group, as lava's netx reads it."""
+        from .hdf5 import write_shape  # h5py is needed for this alone
+
+        if self.shape is None:
+            raise ValueError("block.cuba.Flatten: found no input yet, expected a forward pass before")
+        write_shape(handle, "flatten", tuple(self.shape))
+
+
+def from_specs(layers: Iterable[LayerSpec], neuron_params: dict) -> Iterator[torch.nn.Module]:
+    """Blocks that quantise to exactly the integers of `layers`; `neuron_params` say what the layers do not.
+
+    Raises
+    ------
+    ValueError
+        For a layer that no block can be: an input layer, pooling with decays or delays of its own for each channel,
+        a bias that is no quantised mean.
+    """
+    before = None
+    for index, layer in enumerate(layers):
+        if before is not None and before.type != "dense" and layer.type == "dense":
+            yield Flatten()
+        try:
+            yield _from_spec(layer, neuron_params)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"layer {index}: {error}") from error
+        before = layer
+
+
+@torch.no_grad()
+def _from_spec(layer: LayerSpec, neuron_params: dict) -> Block:
+    params = {
+        **neuron_params,
+        "threshold": layer.v_th_mant / WEIGHT_SCALE,
+        "current_decay": 0.0,  # both follow below, in whole steps
+        "voltage_decay": 0.0,
+        "shared_param": np.ndim(layer.i_decay) == 0 and np.ndim(layer.v_decay) == 0,
+    }
+    if layer.bias is not None:
+        params["norm"] = MeanOnlyBatchNorm
+    pairs = {name: getattr(layer, name) for name in ("stride", "padding", "dilation")}
+    delay = {} if layer.delay is None else {"delay": True}
+    if layer.type == "dense":
+        block = Dense(params, layer.in_features, layer.out_features, **delay)
+    elif layer.type == "conv":
+        size = layer.weight.shape[2:]
+        block = Conv(params, layer.in_shape[0], layer.channels, size, groups=layer.groups, **pairs, **delay)
+    elif layer.type == "pool" and layer.bias is None:
+        block = Pool(params, layer.weight.shape[2:], **pairs, **delay)
+    else:
+        raise ValueError(f"found a layer of type {layer.type!r}, expected one for which there is a block")
+    synapses, neuron = block.synapse, block.neuron
+    synapses.weight.copy_(torch.from_numpy(layer.weight / WEIGHT_SCALE).reshape(synapses.weight.shape))
+    for parameter, decay in ((neuron.current_decay, layer.i_decay), (neuron.voltage_decay, layer.v_decay)):
+        parameter.copy_(torch.as_tensor(np.asarray(decay), dtype=torch.float32).expand(parameter.shape))
+    if layer.delay is not None:
+        # Half a step on top, away from the edges of floor(): the first small update moves no spike by itself.
+        block.delay.delay.copy_(torch.from_numpy(layer.delay) + 0.5)
+    if layer.bias is not None:
+        neuron.norm.running_mean.copy_(torch.from_numpy(-layer.bias / WEIGHT_SCALE))
+        if not np.array_equal(neuron.norm.bias.cpu().numpy(), layer.bias):
+            raise ValueError("bias: found values that no normalisation has, expected even integers in -254..256")
+    return block

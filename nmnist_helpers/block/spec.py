@@ -1,5 +1,6 @@
 """What a `.net` file may hold: one layer as plain integers, and the rules that these integers obey."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
@@ -19,6 +20,14 @@ MAX_LAYERS = 256
 MAX_FEATURES = 1 << 20
 MAX_WEIGHTS = 1 << 26
 
+# Axes of the weights of each kind of layer.
+KINDS = {
+    "dense": "[out, in]",
+    "conv": "[out, in / groups, height, width]",
+    "pool": "[1, 1, height, width]",
+    "input": "[1, 1, 1, 1]",
+}
+
 
 class NetFileError(ValueError):
     """A `.net` file that cannot be read as a network; the message says where and why."""
@@ -26,27 +35,35 @@ class NetFileError(ValueError):
 
 @dataclass
 class LayerSpec:
-    """One dense CUBA layer in the integers of the chip: all that a `.net` file says of it.
+    """One layer of CUBA neurons in the integers of the chip: all that a `.net` file says of it.
 
     The rules are checked when the object is made, so a `LayerSpec` at hand is a valid layer.
 
     Parameters
     ----------
-    type : str
-        Kind of layer; ``'dense'`` is the one known.
-    weight : int16 array [out, in]
-        Weight x 64: even integers in -256..254. Any numeric array of such values is accepted.
-    delay : int64 array [out] or None
+    type : {'dense', 'conv', 'pool', 'input'}
+        Kind of layer. Pooling is a convolution of each channel by itself with one kernel for all; an input layer has
+        a neuron for each input, which may be a number other than 0 and 1.
+    weight : int16 array
+        Weight x 64: even integers in -256..254. Any numeric array of such values is accepted. Axes as in `KINDS`.
+    delay : int64 array [channels] or None
         Learned axonal delay in time steps, 0..62, on top of the one step that every block takes;
-        None where the block has none.
-    i_decay, v_decay : int or int64 array [out]
-        Decay of current and voltage per step, x4096: 0..4096. One for all neurons, or one each.
+        None where the block has none. A dense layer has a channel for each neuron.
+    i_decay, v_decay : int or int64 array [channels]
+        Decay of current and voltage per step, x4096: 0..4096. One for all neurons, or one for each channel.
     v_th_mant : int
         Threshold x 64: 0..131071. A neuron fires when its state exceeds ``v_th_mant * 64``.
     ref_delay : int
         Refractory time in steps; only 1 (none beyond the reset) is known.
-    bias : int64 array [out] or None
-        Constant input to the voltage x 64, -4096..4095: what a mean-only normalisation leaves behind.
+    bias : int64 array [channels] or None
+        Constant input x 64, -4096..4095: to the voltage, what a mean-only normalisation leaves behind; in an input
+        layer to the current.
+    in_shape : (int, int, int)
+        Channels, height and width of the input; a dense layer finds its own.
+    stride, padding, dilation : (int, int)
+        Of a convolution or pooling: height and width.
+    groups : int
+        Blocks of connected channels in a convolution.
 
     Raises
     ------
@@ -62,41 +79,105 @@ class LayerSpec:
     v_th_mant: int
     ref_delay: int = 1
     bias: np.ndarray | None = None
+    in_shape: tuple[int, int, int] | None = None
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
 
     def __post_init__(self) -> None:
         self.check()
 
     def check(self) -> None:
         """Apply the rules again, for arrays that were changed in place since."""
-        if self.type != "dense":
-            raise ValueError(f"type: found {self.type!r}, expected 'dense', the one kind of layer known here")
+        if self.type not in KINDS:
+            raise ValueError(f"type: found {self.type!r}, expected one of {sorted(KINDS)}")
         weight = _integers("weight", self.weight, WEIGHT_MIN, WEIGHT_MAX, even=True)
-        if weight.ndim != 2 or weight.size == 0:
-            raise ValueError(f"weight: found shape {weight.shape}, expected [out, in] with no side empty")
-        if max(weight.shape) > MAX_FEATURES or weight.size > MAX_WEIGHTS:
-            raise ValueError(
-                f"weight: found shape {weight.shape}, expected at most {MAX_FEATURES} neurons a side "
-                f"and {MAX_WEIGHTS} weights"
-            )
+        axes = KINDS[self.type]
+        ones = {"pool": weight.shape[:2], "input": weight.shape}.get(self.type, ())
+        if weight.ndim != axes.count(",") + 1 or weight.size == 0 or set(ones) - {1}:
+            raise ValueError(f"weight: found shape {weight.shape}, expected {axes} with no side empty")
+        if weight.size > MAX_WEIGHTS:
+            raise ValueError(f"weight: found shape {weight.shape}, expected at most {MAX_WEIGHTS} weights")
         self.weight = np.ascontiguousarray(weight, dtype=np.int16)
-        self.i_decay = self._per_neuron("i_decay", self.i_decay, 0, DECAY_SCALE, shared=True)
-        self.v_decay = self._per_neuron("v_decay", self.v_decay, 0, DECAY_SCALE, shared=True)
+        self._check_geometry()
+        if max(self.in_features, self.out_features) > MAX_FEATURES or self.out_features < 1:
+            raise ValueError(
+                f"weight: found shape {weight.shape} for inputs {self.in_shape}, so {self.out_features} neurons, "
+                f"expected 1 to {MAX_FEATURES} neurons and inputs"
+            )
+        self.i_decay = self._per_channel("i_decay", self.i_decay, 0, DECAY_SCALE, shared=True)
+        self.v_decay = self._per_channel("v_decay", self.v_decay, 0, DECAY_SCALE, shared=True)
         if self.delay is not None:
-            self.delay = self._per_neuron("delay", self.delay, 0, MAX_DELAY)
+            self.delay = self._per_channel("delay", self.delay, 0, MAX_DELAY)
         if self.bias is not None:
-            self.bias = self._per_neuron("bias", self.bias, BIAS_MIN, BIAS_MAX)
+            self.bias = self._per_channel("bias", self.bias, BIAS_MIN, BIAS_MAX)
         self.v_th_mant = _one_integer("v_th_mant", self.v_th_mant, 0, THRESHOLD_MAX)
         self.ref_delay = _one_integer("ref_delay", self.ref_delay, 1, 1)
+
+    def _check_geometry(self) -> None:
+        for name, low in (("stride", 1), ("padding", 0), ("dilation", 1)):
+            pair = np.broadcast_to(_integers(name, getattr(self, name), low, MAX_FEATURES).astype(int), 2)
+            setattr(self, name, tuple(pair.tolist()))
+        self.groups = _one_integer("groups", self.groups, 1, MAX_FEATURES)
+        if self.type == "dense":
+            self.in_shape = (self.weight.shape[1], 1, 1)
+            return
+        if self.in_shape is None:
+            raise ValueError("in_shape: found none, expected the input's (channels, height, width)")
+        shape = _integers("in_shape", self.in_shape, 1, MAX_FEATURES).astype(int)
+        if shape.shape != (3,):
+            raise ValueError(f"in_shape: found {self.in_shape}, expected (channels, height, width)")
+        self.in_shape = tuple(shape.tolist())
+        inputs = self.groups * self.weight.shape[1]
+        if self.type == "conv" and (inputs != self.in_shape[0] or len(self.weight) % self.groups):
+            raise ValueError(
+                f"weight: found shape {self.weight.shape} in {self.groups} groups, "
+                f"expected {KINDS['conv']} for {self.in_shape[0]} input channels"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Channels of the output; a dense layer has one for each neuron."""
+        return len(self.weight) if self.type in ("dense", "conv") else self.in_shape[0]
+
+    @property
+    def out_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the output; height and width are 1 in a dense layer."""
+        sides = zip(self.in_shape[1:], self.kernel.shape[2:], self.stride, self.padding, self.dilation, strict=True)
+        sizes = []
+        for side, kernel, stride, padding, dilation in sides:
+            if self.type == "pool":
+                side += side % kernel  # what lava-dl adds at the far edge
+            sizes.append(max(0, (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1))
+        return (self.channels, *sizes)
+
+    @property
+    def kernel(self) -> np.ndarray:
+        """The weights as those of a convolution with `kernel_groups` groups, [out, in / groups, height, width]."""
+        if self.type == "dense":
+            return self.weight[:, :, None, None]  # over a picture of one pixel
+        return self.weight if self.type == "conv" else np.repeat(self.weight, self.in_shape[0], axis=0)
+
+    @property
+    def kernel_groups(self) -> int:
+        """Groups of `kernel`."""
+        return self.in_shape[0] if self.type in ("pool", "input") else self.groups
 
     @property
     def out_features(self) -> int:
         """Neurons of this layer."""
-        return self.weight.shape[0]
+        return math.prod(self.out_shape)
 
     @property
     def in_features(self) -> int:
-        """Inputs of each neuron."""
-        return self.weight.shape[1]
+        """Inputs of this layer."""
+        return math.prod(self.in_shape)
+
+    def per_neuron(self, value) -> np.ndarray:
+        """A value for each channel, or one for all, as an int64 array [out_features]."""
+        inner = math.prod(self.out_shape[1:])
+        return np.repeat(np.broadcast_to(np.asarray(value, np.int64), self.channels), inner)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LayerSpec):
@@ -104,12 +185,12 @@ class LayerSpec:
         pairs = [(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
         return all((a is None) == (b is None) and (a is None or np.array_equal(a, b)) for a, b in pairs)
 
-    def _per_neuron(self, name: str, value, low: int, high: int, shared: bool = False) -> int | np.ndarray:
+    def _per_channel(self, name: str, value, low: int, high: int, shared: bool = False) -> int | np.ndarray:
         if shared and np.ndim(value) == 0:
             return _one_integer(name, value, low, high)
         array = _integers(name, value, low, high)
-        if array.shape != (self.out_features,):
-            expected = f"[{self.out_features}], one for each neuron" + (", or a single number" if shared else "")
+        if array.shape != (self.channels,):
+            expected = f"[{self.channels}], one for each channel" + (", or a single number" if shared else "")
             raise ValueError(f"{name}: found shape {array.shape}, expected {expected}")
         return array.astype(np.int64)
 
@@ -143,23 +224,14 @@ def _one_integer(name: str, value, low: int, high: int) -> int:
     return int(number)
 
 
-def _spec_of_block(block) -> Mapping:
-    """A block's own account of itself, unless it does what the file cannot say."""
-    fields = block.layer_spec()
-    if not getattr(block, "delay_shift", True):
-        raise ValueError("found a block with delay_shift=False, expected True: on the chip a spike takes a step")
-    if getattr(getattr(block, "neuron", None), "norm", None) is not None and "bias" not in fields:
-        raise ValueError("found a block with a normalisation, expected one without, or a bias in its layer_spec()")
-    return fields
-
-
 def as_specs(network) -> list[LayerSpec]:
     """The layers of `network` as a list of valid `LayerSpec` that fit onto each other.
 
     Parameters
     ----------
     network : module with ``.blocks``, or iterable
-        What it holds may be `LayerSpec`, a mapping of its fields, or a block with ``layer_spec()``.
+        What it holds may be `LayerSpec`, a mapping of its fields, or a block with ``layer_spec(in_shape)``. A
+        convolution that comes first knows the size of its input once it has run.
 
     Raises
     ------
@@ -170,19 +242,30 @@ def as_specs(network) -> list[LayerSpec]:
     for index, item in enumerate(getattr(network, "blocks", network)):
         try:
             if hasattr(item, "layer_spec"):
-                item = _spec_of_block(item)
+                item = item.layer_spec(specs[-1].out_shape if specs else None)
+                if item is None:  # a block that changes the shape alone
+                    continue
             if not isinstance(item, LayerSpec | Mapping):
-                raise ValueError(f"found a {type(item).__name__}, expected a dense block (one with layer_spec())")
+                raise ValueError(f"found a {type(item).__name__}, expected a block (one with layer_spec())")
             spec = item if isinstance(item, LayerSpec) else LayerSpec(**{"type": "dense", **item})
             spec.check()
-            if specs and spec.in_features != specs[-1].out_features:
-                raise ValueError(
-                    f"weight: found {spec.in_features} inputs, expected {specs[-1].out_features}, "
-                    "the neurons of the layer before"
-                )
+            _check_fit(specs[-1] if specs else None, spec)
         except (TypeError, ValueError) as error:
             raise ValueError(f"layer {index}: {error}") from error
         specs.append(spec)
     if not 1 <= len(specs) <= MAX_LAYERS:
         raise ValueError(f"found {len(specs)} layers, expected 1 to {MAX_LAYERS}")
     return specs
+
+
+def _check_fit(before: LayerSpec | None, spec: LayerSpec) -> None:
+    if before is None:
+        return
+    if spec.type == "input":
+        raise ValueError("type: found 'input', expected it as the first layer only")
+    if spec.type == "dense" and spec.in_features != before.out_features:
+        raise ValueError(
+            f"weight: found {spec.in_features} inputs, expected {before.out_features}, the neurons of the layer before"
+        )
+    if spec.type != "dense" and spec.in_shape != before.out_shape:
+        raise ValueError(f"in_shape: found {spec.in_shape}, expected {before.out_shape}, the shape of the layer before")

@@ -13,20 +13,23 @@ from ..network import Network
 from ..spikes import Spikes
 from ..table import Table
 from .reader import read_network
-from .simulator import Events, events_of, run_fast, run_reference
+from .simulator import Events, events_of, run_fast, run_input, run_reference
 
 ENGINES = {"fast": run_fast, "reference": run_reference}
-BATCH = 32  # recordings at a time: bounds the memory of the layers' dense outputs
+BATCH = 32  # recordings at a time
+MAX_BYTES = 1 << 27  # of the dense output of a layer, which takes fewer recordings at a time where it is large
 STATE_LIMIT = 1 << 51  # a state times 4096 must fit 64 bits
 
 
-def load(path: str | os.PathLike) -> "Net":
+def load(path: str | os.PathLike, in_shape: tuple[int, int, int] | None = None) -> "Net":
     """Read a `.net` file and check all of it.
 
     Parameters
     ----------
     path : path-like
         A file that `export_hdf5` or `write_network` wrote, or lava-dl did.
+    in_shape : (int, int, int), optional
+        Channels, height and width of the input, for a file that begins with a convolution and does not tell them.
 
     Returns
     -------
@@ -45,7 +48,7 @@ def load(path: str | os.PathLike) -> "Net":
     >>> print(net)
     >>> spikes_out = net(spikes_in)  # [B, 2312, T] -> [B, 10, T], integers only
     """
-    return Net(read_network(path), Path(path))
+    return Net(read_network(path, in_shape), Path(path))
 
 
 class Net(Table):
@@ -92,14 +95,14 @@ class Net(Table):
 
         Parameters
         ----------
-        spikes : array or tensor [B, in, T] of 0 and 1, or Spikes
-            Input spikes, T steps.
+        spikes : array or tensor [B, in, T] or [B, C, H, W, T] of 0 and 1, or Spikes
+            Input spikes, T steps. A network that begins with an input layer takes any finite numbers.
         engine : {'fast', 'reference'}
             Compiled loops, or plain NumPy; the results are equal.
 
         Returns
         -------
-        array or tensor [B, out, T] of 0 and 1
+        array or tensor [B, out, T], or [B, C, H, W, T] of a convolution, of 0 and 1
             A uint8 array for an array, a tensor of the input's type and device for a tensor, a float32 tensor
             for `Spikes`.
 
@@ -119,42 +122,62 @@ class Net(Table):
             raise ValueError(f"engine: found {engine!r}, expected one of {sorted(ENGINES)}")
         parts, steps, give_back = self._input(spikes)
         self._check_range(steps)
-        results = []
+        layers, results = self.layers, []
         for part in parts:
-            sent = ENGINES[engine](self.layers, part)
+            sent = []
+            if layers[0].type == "input":
+                sent = [run_input(layers[0], part)]
+                part = events_of(sent[0])
+            sent += ENGINES[engine](layers[len(sent) :], part)
             results.append(sent[-1:] if last_only else sent)
-        return [give_back(np.concatenate(layer)) for layer in zip(*results, strict=True)]
+        outputs = [np.concatenate(layer) for layer in zip(*results, strict=True)]
+        shapes = [_shape_of(layer) for layer in (layers[-1:] if last_only else layers)]
+        return [give_back(out.reshape(len(out), *shape, steps)) for out, shape in zip(outputs, shapes, strict=True)]
 
     def _input(self, spikes):
-        """The input as `Events` of `BATCH` recordings each, its length, and the way back to the caller's type."""
-        if isinstance(spikes, Spikes):
-            shape, array, value = tuple(spikes.shape), None, spikes.value
-        else:
-            tensor = isinstance(spikes, torch.Tensor)
-            array = spikes.detach().cpu().numpy() if tensor else np.asarray(spikes)
-            shape, value = array.shape, 1
-        if len(shape) != 3 or shape[1] != self.in_features or 0 in shape:
-            raise ValueError(f"spikes: found shape {list(shape)}, expected [B, {self.in_features}, T]")
-        if value != 1:
-            raise ValueError(f"spikes: found spikes worth {value}, expected 1: the chip knows no other")
-        starts = range(0, shape[0], BATCH)
-        if array is None:
+        """The input in parts of a few recordings each, its length, and the way back to the caller's type."""
+        listed, tensor = isinstance(spikes, Spikes), isinstance(spikes, torch.Tensor)
+        array = spikes if listed else spikes.detach().cpu().numpy() if tensor else np.asarray(spikes)
+        shape, first = tuple(array.shape), self.layers[0]
+        if shape[1:-1] not in ((self.in_features,), first.in_shape) or 0 in shape:
+            wanted = f"[B, {self.in_features}, T]"
+            if first.type != "dense":
+                wanted += f" or [B, {', '.join(map(str, first.in_shape))}, T]"
+            raise ValueError(f"spikes: found shape {list(shape)}, expected {wanted}")
+        steps = shape[-1]
+        # dense outputs of a layer, and an input layer's drives, are held for a whole part
+        batch = max(1, min(BATCH, MAX_BYTES // (steps * max(layer.out_features for layer in self.layers))))
+        starts = range(0, shape[0], batch)
+        if listed:
+            if spikes.value != 1:
+                raise ValueError(f"spikes: found spikes worth {spikes.value}, expected 1: the chip knows no other")
+            if first.type == "input":
+                raise ValueError("spikes: found Spikes, expected an array or tensor for an input layer")
             indptr, channel = spikes.indptr.cpu().numpy(), spikes.channel.cpu().numpy()
-            parts = (_cut(indptr, channel, shape, b) for b in starts)
-            return parts, shape[2], lambda out: torch.from_numpy(out).float().to(spikes.channel.device)
-        if array.dtype.kind not in "biuf" or not (array[array != 0] == 1).all():  # NaN is neither
-            raise ValueError(f"spikes: found {array.dtype} values other than 0 and 1, expected 0 and 1 only")
-        parts = (events_of(array[b : b + BATCH]) for b in starts)
+            parts = (_cut(indptr, channel, shape, b, batch) for b in starts)
+            return parts, steps, lambda out: torch.from_numpy(out).float().to(spikes.channel.device)
+        array = array.reshape(shape[0], -1, steps)
+        numeric = array.dtype.kind in "biuf"
+        if first.type == "input":
+            if not numeric or not np.isfinite(array).all():
+                raise ValueError(f"spikes: found {array.dtype} values, expected finite numbers")
+            parts = (array[b : b + batch] for b in starts)
+        else:
+            if not numeric or not (array[array != 0] == 1).all():  # NaN is neither
+                raise ValueError(f"spikes: found {array.dtype} values other than 0 and 1, expected 0 and 1 only")
+            parts = (events_of(array[b : b + batch]) for b in starts)
         if tensor:
-            return parts, shape[2], lambda out: torch.from_numpy(out).to(spikes.device, spikes.dtype)
-        return parts, shape[2], lambda out: out
+            return parts, steps, lambda out: torch.from_numpy(out).to(spikes.device, spikes.dtype)
+        return parts, steps, lambda out: out
 
     def _check_range(self, steps: int) -> None:
         """Refuse runs whose states could leave 64 bits: without decay they grow with every step."""
         for index, layer in enumerate(self.layers):
             kept = [np.minimum(steps, DECAY_SCALE / np.maximum(d, 1e-9)) for d in (layer.i_decay, layer.v_decay)]
-            drive = WEIGHT_SCALE * np.abs(layer.weight).sum(axis=1, dtype=np.int64)
+            drive = WEIGHT_SCALE * np.abs(layer.kernel).sum(axis=(1, 2, 3), dtype=np.int64)
             bias = 0 if layer.bias is None else WEIGHT_SCALE * np.abs(layer.bias)
+            if layer.type == "input":  # numbers up to 4, and the bias in every step
+                drive, bias = 4 * drive + bias, 0
             if np.max((drive * kept[0] + bias) * kept[1]) >= STATE_LIMIT:
                 raise ValueError(f"layer {index}: its state may leave 64 bits within {steps} steps; run fewer steps")
 
@@ -174,8 +197,8 @@ class Net(Table):
             {
                 "layer": str(index),
                 "type": layer.type,
-                "in": str(layer.in_features),
-                "out": str(layer.out_features),
+                "in": "x".join(map(str, layer.in_shape[:1] if layer.type == "dense" else layer.in_shape)),
+                "out": "x".join(map(str, _shape_of(layer))),
                 "weights": f"{layer.weight.min()}..{layer.weight.max()}",
                 "zero": f"{100 * np.mean(layer.weight == 0):.1f} %",
                 "delay": _span(layer.delay),
@@ -197,10 +220,16 @@ class Net(Table):
         return Network.from_layers(self.layers, **neuron_params)
 
 
-def _cut(indptr: np.ndarray, channel: np.ndarray, shape: tuple[int, int, int], start: int) -> Events:
-    """Recordings ``start : start + BATCH`` of a batch of events."""
+def _shape_of(layer: LayerSpec) -> tuple[int, ...]:
+    """Shape of the layer's output without batch and time."""
+    flat = layer.type == "dense" or (layer.type == "input" and layer.out_shape[1:] == (1, 1))
+    return layer.out_shape[:1] if flat else layer.out_shape
+
+
+def _cut(indptr: np.ndarray, channel: np.ndarray, shape: tuple[int, int, int], start: int, count: int) -> Events:
+    """Recordings ``start : start + count`` of a batch of events."""
     batch, channels, steps = shape
-    stop = min(start + BATCH, batch)
+    stop = min(start + count, batch)
     rows = indptr[start * steps : stop * steps + 1].astype(np.int64)
     return Events(rows - rows[0], channel[rows[0] : rows[-1]], (stop - start, channels, steps))
 

@@ -2,8 +2,8 @@
 
 HDF5 is a rich format: a file can point at other files, name code to load, claim sizes that it does not
 hold. So every object is looked at before it is read: its link, its kind, its type, its shape, and how many
-bytes stand behind it. Compressed pieces are fetched as they are stored and unpacked here, no further than
-the size that was announced.
+bytes stand behind it. Two things the HDF5 library does not do safely, so they are done here: strings of variable
+length and compressed chunks.
 """
 
 import math
@@ -15,23 +15,26 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..block.spec import MAX_FEATURES, MAX_LAYERS, MAX_WEIGHTS, LayerSpec, NetFileError, as_specs
+from ..block.spec import KINDS, MAX_FEATURES, MAX_LAYERS, MAX_WEIGHTS, LayerSpec, NetFileError, as_specs
+from ..kernels.constants import WEIGHT_SCALE
 
 MAX_FILE = 1 << 30  # bytes
 MAX_CHUNKS = 4096
+MAX_PACKING = 1032  # no DEFLATE stream unpacks to more than this many times its size
 MAX_TEXT = 64  # characters
 MAX_HEAP = 1 << 20  # bytes
-MAX_PACKING = 1032  # no DEFLATE stream unpacks to more than this many times its size
 GZIP, SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
 
 
-def read_network(path: str | os.PathLike) -> list[LayerSpec]:
+def read_network(path: str | os.PathLike, in_shape: tuple[int, int, int] | None = None) -> list[LayerSpec]:
     """The layers of a `.net` file, checked.
 
     Parameters
     ----------
     path : path-like
-        A file in the layout of `nmnist_helpers.netx.writer`, ours or lava-dl's.
+        A file in the layout of `nmnist_helpers.block.hdf5`, ours or lava-dl's.
+    in_shape : (int, int, int), optional
+        Channels, height and width of the input, for a file that begins with a convolution and does not tell them.
 
     Returns
     -------
@@ -55,7 +58,7 @@ def read_network(path: str | os.PathLike) -> list[LayerSpec]:
         raise NetFileError(f"{path}: found {size} bytes, expected at most {MAX_FILE}")
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
-            return as_specs(_layers(file, size))
+            return as_specs(_layers(file, size, in_shape))
     except NetFileError as error:
         raise NetFileError(f"{path}: {error}") from None
     # Damaged files make the HDF5 library raise almost anything (OSError, RuntimeError, KeyError, TypeError,
@@ -64,44 +67,88 @@ def read_network(path: str | os.PathLike) -> list[LayerSpec]:
         raise NetFileError(f"{path}: not a readable .net (HDF5) file: {_first_line(error)}") from error
 
 
-def _layers(file: h5py.File, size: int) -> list[LayerSpec]:
+def _layers(file: h5py.File, size: int, shape: tuple[int, int, int] | None) -> list[LayerSpec]:
     group = _child(file, "layer", h5py.Group)
     count = group.id.get_num_objs()
     if not 1 <= count <= MAX_LAYERS:
         raise NetFileError(f"/layer: found {count} layers, expected 1 to {MAX_LAYERS}")
-    return [_layer(_child(group, str(index), h5py.Group), size) for index in range(count)]
+    specs = []
+    for index in range(count):
+        layer = _child(group, str(index), h5py.Group)
+        kind = _text(layer, "type")
+        if kind == "flatten" or (kind == "input" and not _has(layer, "neuron")):
+            shape = _shape(layer, size, shape)
+            continue
+        specs.append(_layer(layer, kind, size, shape))
+        shape = specs[-1].out_shape
+    return specs
 
 
-def _layer(group: h5py.Group, size: int) -> LayerSpec:
-    kind = _text(group, "type")
-    if kind != "dense":
-        raise NetFileError(f"{group.name}/type: found {kind!r}, expected 'dense', the one kind of layer known here")
+def _shape(group: h5py.Group, size: int, before: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    """The shape that a layer without neurons has; it must hold as many neurons as the one `before`."""
+    found = _numbers(group, "shape", size, 3).ravel().tolist()
+    if before is not None and math.prod(found) != math.prod(before):
+        raise NetFileError(f"{group.name}/shape: found {found}, expected {math.prod(before)} neurons as before it")
+    return (*found, 1, 1)[:3]
+
+
+def _layer(group: h5py.Group, kind: str, size: int, in_shape: tuple[int, int, int] | None) -> LayerSpec:
+    if kind not in KINDS:
+        raise NetFileError(f"{group.name}/type: found {kind!r}, expected 'flatten' or one of {sorted(KINDS)}")
     neuron = _child(group, "neuron", h5py.Group)
     model = _text(neuron, "type")
     if model not in ("CUBA", "LOIHI"):  # netx takes both names for the same neuron
         raise NetFileError(f"{neuron.name}/type: found {model!r}, expected 'CUBA'")
-    if _has(neuron, "gradedSpike") and _numbers(neuron, "gradedSpike", size, 1).any():
-        raise NetFileError(f"{neuron.name}/gradedSpike: found true, expected false: only 0/1 spikes are known here")
-    weight = _numbers(group, "weight", size, MAX_WEIGHTS)
-    per_neuron = {name: _numbers(group, name, size, MAX_FEATURES) for name in ("delay", "bias") if _has(group, name)}
-    i_decay, v_decay = (_numbers(neuron, name, size, MAX_FEATURES) for name in ("iDecay", "vDecay"))
-    threshold = _numbers(neuron, "vThMant", size, 1)
-    ref_delay = _numbers(neuron, "refDelay", size, 1) if _has(neuron, "refDelay") else 1
+    for name in ("gradedSpike", "weight_exp", "wgtExp"):
+        if _has(neuron, name) and _numbers(neuron, name, size, 1).any():
+            raise NetFileError(f"{neuron.name}/{name}: found other than 0, the only value known here")
+    shape = _numbers(group, "shape", size, 8).ravel().tolist()
+    if kind == "input":  # it has one weight for all, or none
+        in_shape = (*shape, 1, 1)[:3]
+        weight = _numbers(group, "weight", size, 1) if _has(group, "weight") else np.array(WEIGHT_SCALE)
+        weight = weight.reshape(1, 1, 1, 1)
+    else:
+        weight = _numbers(group, "weight", size, MAX_WEIGHTS)
+    if kind in ("conv", "pool") and weight.ndim == 5 and weight.shape[4] == 1:
+        weight = weight[..., 0]
+    fields = {"type": kind, "weight": weight, "in_shape": in_shape}
+    for name in ("delay", "bias"):
+        fields[name] = _numbers(group, name, size, MAX_FEATURES) if _has(group, name) else None
+    fields["i_decay"], fields["v_decay"] = (
+        _squeezed(_numbers(neuron, name, size, MAX_FEATURES)) for name in ("iDecay", "vDecay")
+    )
+    fields["v_th_mant"] = _numbers(neuron, "vThMant", size, 1)
+    fields["ref_delay"] = _numbers(neuron, "refDelay", size, 1) if _has(neuron, "refDelay") else 1
+    if kind == "input" and fields["bias"] is not None:
+        fields["bias"] = np.broadcast_to(fields["bias"], in_shape[0])
+    if kind in ("conv", "pool"):
+        for name in ("stride", "padding", "dilation"):
+            fields[name] = _numbers(group, name, size, 2)
+        if kind == "conv":
+            fields["groups"] = _numbers(group, "groups", size, 1)
+        if in_shape is None:
+            fields["in_shape"] = _unsaid_input(group, fields, shape)
     try:
-        spec = LayerSpec(kind, weight, per_neuron.get("delay"), _squeezed(i_decay), _squeezed(v_decay), threshold,
-                         ref_delay, per_neuron.get("bias"))  # fmt: skip
+        spec = LayerSpec(**fields)
     except ValueError as error:
         raise NetFileError(f"{group.name}: {error}") from error
-    expected = {"shape": spec.out_features, "inFeatures": spec.in_features, "outFeatures": spec.out_features}
-    for name, features in expected.items():
-        if name != "shape" and not _has(group, name):  # lava-dl writes them, netx does not ask for them
-            continue
-        found = _numbers(group, name, size, 8)
-        if math.prod(found.ravel().tolist()) != features:
-            raise NetFileError(
-                f"{group.name}/{name}: found {found.tolist()}, expected {features} as weight is {weight.shape}"
-            )
+    shape_is_right = math.prod(shape) == spec.out_features if kind == "dense" else (*shape, 1, 1)[:3] == spec.out_shape
+    if not shape_is_right:
+        expected = spec.out_features if kind == "dense" else list(spec.out_shape)
+        raise NetFileError(f"{group.name}/shape: found {shape}, expected {expected} as weight is {weight.shape}")
+    for name, features in (("inFeatures", spec.in_features), ("outFeatures", spec.out_features)):
+        if _has(group, name) and (found := _numbers(group, name, size, 1).item()) != features:
+            raise NetFileError(f"{group.name}/{name}: found {found}, expected {features} as weight is {weight.shape}")
     return spec
+
+
+def _unsaid_input(group: h5py.Group, fields: dict, shape: list[int]) -> tuple[int, int, int]:
+    """The input's shape from the output's, where only one fits."""
+    stride, padding, dilation = (np.broadcast_to(fields[name], 2) for name in ("stride", "padding", "dilation"))
+    if fields["type"] == "pool" or len(shape) != 3 or fields["weight"].ndim != 4 or (stride != 1).any():
+        raise NetFileError(f"{group.name}: found no input layer before it, expected one, or in_shape with netx.load")
+    sides = np.array(shape[1:]) + dilation * (np.array(fields["weight"].shape[2:]) - 1) - 2 * padding
+    return (fields["weight"].shape[1] * int(fields["groups"].item()), *sides.tolist())
 
 
 def _squeezed(array: np.ndarray) -> np.ndarray:
@@ -205,20 +252,24 @@ def _described(data: h5py.Dataset) -> str:
 
 
 def _unpacked(data: h5py.Dataset, file_size: int) -> np.ndarray:
-    """A chunked dataset, each chunk unpacked within the size that it must have."""
+    """A chunked dataset, each chunk unpacked here and to its very size.
+
+    The HDF5 library unpacks a chunk to whatever its stream holds: gigabytes, or less than a chunk, and then it reads
+    on beyond what it unpacked, so that weights come out of foreign memory.
+    """
     properties = data.id.get_create_plist()
     filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
     if not set(filters) <= {GZIP, SHUFFLE} or len(set(filters)) != len(filters):
         raise NetFileError(f"{data.name}: found HDF5 filters {filters}, expected gzip ({GZIP}) or shuffle ({SHUFFLE})")
     grid = tuple(-(-side // step) for side, step in zip(data.shape, data.chunks, strict=True))
-    chunk_size = math.prod(data.chunks) * data.dtype.itemsize
-    if math.prod(grid) > MAX_CHUNKS or math.prod(grid) * chunk_size > MAX_PACKING * file_size:
+    size, count = math.prod(data.chunks) * data.dtype.itemsize, math.prod(grid)
+    if count > MAX_CHUNKS or count * size > MAX_PACKING * file_size:
         raise NetFileError(
             f"{data.name}: found {_described(data)} in chunks of {data.chunks}, more than {file_size} bytes can hold"
         )
-    if data.id.get_num_chunks() != math.prod(grid):
-        raise NetFileError(f"{data.name}: found {data.id.get_num_chunks()} chunks, expected {math.prod(grid)}")
-    result = np.empty(data.shape, data.dtype)
+    if data.id.get_num_chunks() != count:
+        raise NetFileError(f"{data.name}: found {data.id.get_num_chunks()} chunks, expected {count}")
+    result = np.empty([n * step for n, step in zip(grid, data.chunks, strict=True)], data.dtype)
     for index in np.ndindex(grid):
         start = tuple(i * step for i, step in zip(index, data.chunks, strict=True))
         stored = data.id.get_chunk_info_by_coord(start)
@@ -227,16 +278,14 @@ def _unpacked(data: h5py.Dataset, file_size: int) -> np.ndarray:
         mask, raw = data.id.read_direct_chunk(start)
         if len(raw) != stored.size:
             raise NetFileError(f"{data.name}: found {stored.size} bytes in the chunk at {start}, expected {len(raw)}")
-        for position in reversed(range(len(filters))):
-            if mask & (1 << position):
-                continue
-            raw = _inflated(raw, chunk_size) if filters[position] == GZIP else _unshuffled(raw, data.dtype.itemsize)
-        if len(raw) != chunk_size:
-            raise NetFileError(f"{data.name}: found {len(raw)} bytes in the chunk at {start}, expected {chunk_size}")
-        inside = tuple(slice(s, min(s + n, e)) for s, n, e in zip(start, data.chunks, data.shape, strict=True))
-        part = tuple(slice(0, s.stop - s.start) for s in inside)
-        result[inside] = np.frombuffer(raw, data.dtype).reshape(data.chunks)[part]
-    return result
+        for position, name in reversed(list(enumerate(filters))):
+            if not mask >> position & 1:
+                raw = _inflated(raw, size) if name == GZIP else _unshuffled(raw, data.dtype.itemsize)
+        if len(raw) != size:
+            raise NetFileError(f"{data.name}: found {len(raw)} bytes in the chunk at {start}, expected {size}")
+        place = tuple(slice(s, s + step) for s, step in zip(start, data.chunks, strict=True))
+        result[place] = np.frombuffer(raw, data.dtype).reshape(data.chunks)
+    return result[tuple(slice(side) for side in data.shape)]
 
 
 def _inflated(packed: bytes, size: int) -> bytes:

@@ -7,18 +7,20 @@ For each layer and time step t, with w the file's weights and s the spikes that 
     V[t] = trunc(R[t-1] * (4096 - vDecay) / 4096) + I[t] + 64 * bias
     fires where V[t] > 64 * vThMant;   R[t] = 0 where it fires, else V[t]
 
-A spike leaves one step later, and later again by the neuron's learned delay. The weight is value x 64 and the
-states are value x 4096, hence the factor 64. `trunc` rounds toward zero.
+A spike leaves one step later, and later again by the channel's learned delay. The weight is value x 64 and the
+states are value x 4096, hence the factor 64. `trunc` rounds toward zero. A dense layer is a convolution over a
+picture of one pixel, and pooling one of each channel by itself, so one text serves all.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from numba import prange
 
-from ..block.spec import LayerSpec
+from ..block.spec import WEIGHT_MAX, WEIGHT_MIN, LayerSpec
 from ..compiled import njit
-from ..kernels.constants import DECAY_SCALE, STATE_SCALE, WEIGHT_SCALE
+from ..kernels.constants import DECAY_SCALE, STATE_SCALE, WEIGHT_SCALE, WEIGHT_STEPS
 
 TO_STATE = STATE_SCALE // WEIGHT_SCALE  # states are that much finer than weights
 
@@ -53,13 +55,16 @@ def _listed(place: np.ndarray, shape: tuple[int, int, int]) -> Events:
     return Events(indptr.astype(np.int64), channel.astype(np.int32), shape)
 
 
+# -- the reference
+
+
 def truncated_product(state: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """``trunc(state * keep / 4096)`` for integers: divide the magnitude, give the sign back."""
     return np.sign(state) * (np.abs(state) * keep // DECAY_SCALE)
 
 
 def run_reference(layers: list[LayerSpec], events: Events) -> list[np.ndarray]:
-    """The spikes that each layer sends on, int64 NumPy throughout.
+    """The spikes that each layer sends on, in plain NumPy.
 
     Parameters
     ----------
@@ -75,52 +80,118 @@ def run_reference(layers: list[LayerSpec], events: Events) -> list[np.ndarray]:
     """
     sent = []
     for layer in layers:
-        batch, _, steps = events.shape
-        column = layer.weight.T.astype(np.int64)  # [in, out]: row i is what a spike of input i adds
-        bias = 0 if layer.bias is None else layer.bias
-        delay = np.zeros(layer.out_features, np.int64) if layer.delay is None else layer.delay
-        out = np.zeros((batch, layer.out_features, steps), np.uint8)
-        current = np.zeros((batch, layer.out_features), np.int64)  # I
-        rest = np.zeros((batch, layer.out_features), np.int64)  # R
-        for t in range(steps):
-            drive = np.zeros_like(current)
-            for b in range(batch):
-                row = b * steps + t
-                drive[b] = column[events.channel[events.indptr[row] : events.indptr[row + 1]]].sum(axis=0)
-            current = truncated_product(current, DECAY_SCALE - layer.i_decay) + TO_STATE * drive
-            voltage = truncated_product(rest, DECAY_SCALE - layer.v_decay) + current + TO_STATE * bias
-            fires = voltage > TO_STATE * layer.v_th_mant
-            rest = np.where(fires, 0, voltage)
-            b, neuron = np.nonzero(fires)
-            arrives = t + 1 + delay[neuron]
-            seen = arrives < steps
-            out[b[seen], neuron[seen], arrives[seen]] = 1
-        sent.append(out)
-        events = events_of(out)
+        drives = (TO_STATE * _weighted(layer, picture) for picture in _pictures(layer, events))
+        sent.append(_neurons(layer, drives, events.shape[0], events.shape[2]))
+        events = events_of(sent[-1])
     return sent
+
+
+def run_input(layer: LayerSpec, values: np.ndarray) -> np.ndarray:
+    """The spikes [B, N, T] of an input layer in answer to numbers [B, N, T], in steps of 1/32 from -4 to 254/64."""
+    values = np.clip(2 * np.rint(values.astype(np.float64) * WEIGHT_STEPS), WEIGHT_MIN, WEIGHT_MAX).astype(np.int64)
+    weight = int(layer.weight[0, 0, 0, 0])
+    bias = 0 if layer.bias is None else TO_STATE * layer.per_neuron(layer.bias)
+    drives = (weight * values[:, :, t] + bias for t in range(values.shape[2]))
+    return _neurons(layer, drives, len(values), values.shape[2])
+
+
+def _pictures(layer: LayerSpec, events: Events) -> Iterable[np.ndarray]:
+    """The layer's input [B, C, H, W] at each step."""
+    batch, channels, steps = events.shape
+    for t in range(steps):
+        picture = np.zeros((batch, channels))
+        for b in range(batch):
+            row = b * steps + t
+            picture[b, events.channel[events.indptr[row] : events.indptr[row + 1]]] = 1
+        yield picture.reshape(batch, *layer.in_shape)
+
+
+def _weighted(layer: LayerSpec, picture: np.ndarray) -> np.ndarray:
+    """Sum of the weights that the spikes of one step meet, int64 [B, out]; float64 holds such sums exactly."""
+    (_, height, width), groups, kernel = layer.out_shape, layer.kernel_groups, layer.kernel.astype(np.float64)
+    stride, dilation = layer.stride, layer.dilation
+    out, inputs, *size = kernel.shape
+    # As many zeros around the picture as the last window reaches beyond it.
+    reach = [s * (n - 1) + d * (k - 1) + 1 for s, n, d, k in zip(stride, (height, width), dilation, size, strict=True)]
+    sides = zip(reach, layer.padding, picture.shape[2:], strict=True)
+    picture = np.pad(picture, [(0, 0), (0, 0), *((p, max(0, r - p - side)) for r, p, side in sides)])
+    total = np.zeros((len(picture), groups, out // groups, height, width))
+    for y, x in np.ndindex(*size):
+        rows = slice(y * dilation[0], y * dilation[0] + stride[0] * (height - 1) + 1, stride[0])
+        columns = slice(x * dilation[1], x * dilation[1] + stride[1] * (width - 1) + 1, stride[1])
+        seen = picture[:, :, rows, columns].reshape(len(picture), groups, inputs, height, width)
+        weight = kernel[:, :, y, x].reshape(groups, -1, inputs)
+        total += np.einsum("bgihw,goi->bgohw", seen, weight, optimize=True)
+    return total.reshape(len(picture), -1).astype(np.int64)
+
+
+def _neurons(layer: LayerSpec, drives: Iterable[np.ndarray], batch: int, steps: int) -> np.ndarray:
+    """Spikes [B, out, T] of the layer's neurons, driven by int64 [B, out] at each step."""
+    i_keep, v_keep = (DECAY_SCALE - layer.per_neuron(decay) for decay in (layer.i_decay, layer.v_decay))
+    # An input layer has its bias in the drive already.
+    bias = 0 if layer.bias is None or layer.type == "input" else TO_STATE * layer.per_neuron(layer.bias)
+    lag = 1 + layer.per_neuron(0 if layer.delay is None else layer.delay)
+    out = np.zeros((batch, layer.out_features, steps), np.uint8)
+    current = np.zeros((batch, layer.out_features), np.int64)  # I
+    rest = np.zeros((batch, layer.out_features), np.int64)  # R
+    for t, drive in enumerate(drives):
+        current = truncated_product(current, i_keep) + drive
+        voltage = truncated_product(rest, v_keep) + current + bias
+        fires = voltage > TO_STATE * layer.v_th_mant
+        rest = np.where(fires, 0, voltage)
+        b, neuron = np.nonzero(fires)
+        arrives = t + lag[neuron]
+        seen = arrives < steps
+        out[b[seen], neuron[seen], arrives[seen]] = 1
+    return out
+
+
+# -- the fast engine
 
 
 def run_fast(layers: list[LayerSpec], events: Events) -> list[np.ndarray]:
-    """As `run_reference`, event-driven and compiled; recordings run in parallel."""
+    """As `run_reference`, event-driven and compiled; recordings run in parallel.
+
+    Inside a layer the neurons lie place by place, the channels of one place side by side: a spike then adds to
+    stretches of memory that lie together.
+    """
     sent = []
     for layer in layers:
         batch, _, steps = events.shape
-        every = np.ones(layer.out_features, np.int64)
-        out = np.zeros((batch, steps, layer.out_features), np.uint8)  # time-major: one step is contiguous
+        channels, height, width = layer.out_shape
+        out = np.zeros((batch, steps, height * width * channels), np.uint8)
         _run_layer(
             events.indptr,
             events.channel,
-            np.ascontiguousarray(layer.weight.T),
-            every * (DECAY_SCALE - layer.i_decay),
-            every * (DECAY_SCALE - layer.v_decay),
-            every * (0 if layer.bias is None else TO_STATE * layer.bias),
+            _by_input(layer),
+            np.array([layer.in_shape[1:], layer.kernel.shape[2:], layer.out_shape[1:]]),
+            np.array([layer.stride, layer.padding, layer.dilation]),
+            layer.kernel.shape[1],
+            _by_place(layer, DECAY_SCALE - np.asarray(layer.i_decay)),
+            _by_place(layer, DECAY_SCALE - np.asarray(layer.v_decay)),
+            _by_place(layer, 0 if layer.bias is None else TO_STATE * layer.bias),
             TO_STATE * layer.v_th_mant,
-            every + (0 if layer.delay is None else layer.delay),
+            _by_place(layer, 1 + (np.int64(0) if layer.delay is None else layer.delay)),
             out,
         )
+        if height * width > 1:
+            out = out.reshape(batch, steps, height * width, channels).swapaxes(2, 3).reshape(batch, steps, -1)
         sent.append(out.transpose(0, 2, 1))
         events = events_of_rows(out)
     return sent
+
+
+def _by_input(layer: LayerSpec) -> np.ndarray:
+    """Row ``(c * height + y) * width + x``: what a spike of channel c adds to each output of its group."""
+    out, inputs, *size = layer.kernel.shape
+    kernel = layer.kernel.reshape(layer.kernel_groups, -1, inputs, *size)
+    return np.ascontiguousarray(kernel.transpose(0, 2, 3, 4, 1)).reshape(-1, out // layer.kernel_groups)
+
+
+def _by_place(layer: LayerSpec, value) -> np.ndarray:
+    """A value for each channel, or one for all, for every neuron in the order of `run_fast`."""
+    channels, height, width = layer.out_shape
+    return np.tile(np.broadcast_to(np.asarray(value, np.int64), channels), height * width)
 
 
 @njit(inline="always")
@@ -130,9 +201,20 @@ def _decayed(state, keep):
     return (product + ((product >> 63) & 4095)) >> 12
 
 
+@njit(inline="always")
+def _window(place, stride, reach, count):
+    """The window that sees `place` at the distance `reach` from its start, or -1."""
+    at = place - reach
+    return at // stride if at >= 0 and at % stride == 0 and at // stride < count else -1
+
+
 @njit(cache=True, parallel=True)
-def _run_layer(indptr, channel, column, i_keep, v_keep, bias, threshold, lag, out):
+def _run_layer(indptr, channel, added, sizes, steps_of, group, i_keep, v_keep, bias, threshold, lag, out):
     batch, steps, neurons = out.shape
+    (height, width), (kernel_h, kernel_w), (out_h, out_w) = sizes
+    (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w) = steps_of
+    channels = neurons // (out_h * out_w)
+    reached = added.shape[1]  # output channels of a group
     for b in prange(batch):
         current = np.zeros(neurons, np.int64)
         rest = np.zeros(neurons, np.int64)
@@ -140,9 +222,21 @@ def _run_layer(indptr, channel, column, i_keep, v_keep, bias, threshold, lag, ou
         for t in range(steps):
             drive[:] = 0
             for event in range(indptr[b * steps + t], indptr[b * steps + t + 1]):
-                source = channel[event]
-                for n in range(neurons):
-                    drive[n] += column[source, n]
+                source, place = divmod(channel[event], height * width)
+                y, x = divmod(place, width)
+                first = source // group * reached
+                for ky in range(kernel_h):
+                    row = _window(y + pad_h, stride_h, ky * dilation_h, out_h)
+                    if row < 0:
+                        continue
+                    for kx in range(kernel_w):
+                        column = _window(x + pad_w, stride_w, kx * dilation_w, out_w)
+                        if column < 0:
+                            continue
+                        start = (row * out_w + column) * channels + first
+                        weights = added[(source * kernel_h + ky) * kernel_w + kx]
+                        for n in range(reached):
+                            drive[start + n] += weights[n]
             for n in range(neurons):
                 current[n] = _decayed(current[n], i_keep[n]) + TO_STATE * np.int64(drive[n])
                 voltage = _decayed(rest[n], v_keep[n]) + current[n] + bias[n]

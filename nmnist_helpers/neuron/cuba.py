@@ -234,6 +234,17 @@ class Neuron(Stored):
         threshold = self.v_th_mant * (self.s_scale // self.w_scale)
         return Membrane(current, voltage, threshold, self.surrogate, self.s_scale)
 
+    def _save_to_state_dict(self, destination, prefix: str, keep_vars: bool) -> None:
+        """Note the constants beside the parameters, where `load_checkpoint` finds them and torch passes them over."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if hasattr(destination, "_metadata"):
+            destination._metadata[prefix[:-1]]["neuron_params"] = {
+                "threshold": self.threshold,
+                "tau_grad": float(self.tau_grad),
+                "scale_grad": float(self.scale_grad),
+                "requires_grad": bool(self.requires_grad),
+            }
+
     def _run(self, z: torch.Tensor, need_current: bool):
         """(spikes, voltage, current) as tensors of z's shape [B, C, ..., T]."""
         if z.dim() < 3:

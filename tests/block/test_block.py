@@ -192,7 +192,7 @@ def test_weight_norm_is_torchs_to_the_last_bit(backend, monkeypatch):
     with kernels.using(backend):
         block(torch.zeros(1, 37, 1))
     np.testing.assert_array_equal(twin.weight_values(used[0]).numpy() * 32, expected)
-    np.testing.assert_array_equal(block.layer_spec()["weight"], 2 * expected)
+    np.testing.assert_array_equal(block.layer_spec().weight, 2 * expected)
 
 
 def test_order_inside_a_block():
@@ -507,7 +507,7 @@ def test_mask_removes_synapses(weight_norm):
     if not weight_norm:
         assert (block.synapse.weight.grad.reshape(10, 20)[~mask] == 0).all()
         assert (block.synapse.weight.grad.reshape(10, 20)[mask] != 0).any()
-    np.testing.assert_array_equal(block.layer_spec()["weight"], 2 * oracles.steps_of_weight(w))
+    np.testing.assert_array_equal(block.layer_spec().weight, 2 * oracles.steps_of_weight(w))
     assert "mask" in block.state_dict()
     with pytest.raises(ValueError, match=r"expected a mask of \[10, 20\], found \[10, 19\]"):
         cuba.Dense(PARAMS, 20, 10, mask=torch.ones(10, 19))
@@ -561,10 +561,10 @@ def test_layer_spec_is_what_runs():
     block = dense_block(12, 7)
     block.delay.delay.data[:2] = torch.tensor([-5.0, 80.0])
     spec = block.layer_spec()
-    np.testing.assert_array_equal(spec["weight"], 2 * steps_of(block))
-    np.testing.assert_array_equal(spec["delay"], block.delay.delay.detach().clamp(0, 62).floor().numpy())
-    assert spec["delay"][:2].tolist() == [0, 62]
-    assert (spec["i_decay"], spec["v_decay"], spec["v_th_mant"]) == (1024, 123, 80)
+    np.testing.assert_array_equal(spec.weight, 2 * steps_of(block))
+    np.testing.assert_array_equal(spec.delay, block.delay.delay.detach().clamp(0, 62).floor().numpy())
+    assert spec.delay[:2].tolist() == [0, 62]
+    assert (spec.i_decay, spec.v_decay, spec.v_th_mant) == (1024, 123, 80)
     assert block.shape == (7,)
 
 

@@ -11,6 +11,7 @@ import torch
 from nmnist_helpers import netx
 from nmnist_helpers.block import cuba, hdf5
 from nmnist_helpers.netx import LayerSpec, NetFileError
+from nmnist_helpers.neuron.norm import WgtScaleBatchNorm
 from nmnist_helpers.spikes import Spikes
 
 PARAMS = {"threshold": 1.25, "current_decay": 0.25, "voltage_decay": 0.03, "tau_grad": 0.03, "scale_grad": 3}
@@ -286,19 +287,19 @@ def test_many_chunks_are_put_together(tmp_path):
         ({"delay": [63]}, r"delay: found 63 at \[0\] .* expected integers in 0\.\.62"),
         ({"delay": [-1]}, "delay: found -1 at"),
         ({"delay": [0.5]}, r"delay: found 0\.5 at"),
-        ({"delay": [1, 2]}, r"delay: found shape \(2,\), expected \[1\], one for each neuron"),
-        ({"delay": 3}, r"delay: found shape \(\), expected \[1\], one for each neuron"),
+        ({"delay": [1, 2]}, r"delay: found shape \(2,\), expected \[1\], one for each channel"),
+        ({"delay": 3}, r"delay: found shape \(\), expected \[1\], one for each channel"),
         ({"i_decay": 4097}, r"i_decay: found 4097, expected an integer in 0\.\.4096"),
         ({"i_decay": -1}, "i_decay: found -1"),
         ({"i_decay": 0.25}, r"i_decay: found 0\.25"),
         ({"v_decay": float("nan")}, "v_decay: found nan"),
-        ({"v_decay": [1, 2]}, r"v_decay: found shape \(2,\), expected \[1\], one for each neuron, or a single"),
+        ({"v_decay": [1, 2]}, r"v_decay: found shape \(2,\), expected \[1\], one for each channel, or a single"),
         ({"v_th_mant": -1}, r"v_th_mant: found -1, expected an integer in 0\.\.131071"),
         ({"v_th_mant": 1 << 17}, "v_th_mant: found 131072"),
         ({"v_th_mant": None}, "v_th_mant: found None"),
         ({"ref_delay": 2}, "ref_delay: found 2, expected 1, the only value known here"),
         ({"bias": [5000]}, "bias: found 5000 at"),
-        ({"type": "conv"}, "type: found 'conv', expected 'dense'"),
+        ({"type": "conv"}, "weight: found shape .1, 2., expected .out, in / groups, height, width."),
     ],
 )
 def test_every_rule_is_asserted(changes, message):
@@ -326,7 +327,7 @@ def test_layers_must_fit_onto_each_other(tmp_path):
         netx.write_network(tmp_path / "a.net", [spec(rng, 12, 9), spec(rng, 8, 4)])
     with pytest.raises(ValueError, match="found 0 layers, expected 1 to 256"):
         netx.write_network(tmp_path / "a.net", [])
-    with pytest.raises(ValueError, match="layer 0: found a Linear, expected a dense block"):
+    with pytest.raises(ValueError, match="layer 0: found a Linear, expected a block"):
         netx.write_network(tmp_path / "a.net", [torch.nn.Linear(2, 2)])
 
 
@@ -543,3 +544,122 @@ def test_the_shipped_network_is_its_checkpoint():
         net = load_checkpoint(folder / "network.pt", Network())
         assert netx.load(folder / "network.net").layers == netx.as_specs(net), folder.name
         assert assert_spike_exact(net, recordings(8)).any()
+
+
+# -- pictures
+
+
+def convolved(layer, spikes):
+    """The sum of weights by its definition: every output, every window, one number at a time."""
+    batch, channels, height, width, steps = spikes.shape
+    out, rows, columns = layer.out_shape
+    total = np.zeros((batch, out, rows, columns, steps), np.int64)
+    inputs, outputs = channels // layer.kernel_groups, out // layer.kernel_groups
+    for o, y, x in np.ndindex(out, rows, columns):
+        for i, ky, kx in np.ndindex(layer.kernel.shape[1:]):
+            row = y * layer.stride[0] - layer.padding[0] + ky * layer.dilation[0]
+            column = x * layer.stride[1] - layer.padding[1] + kx * layer.dilation[1]
+            if 0 <= row < height and 0 <= column < width:
+                channel = o // outputs * inputs + i
+                total[:, o, y, x] += int(layer.kernel[o, i, ky, kx]) * spikes[:, channel, row, column].astype(int)
+    return total
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {},
+        {"padding": (1, 2)},
+        {"stride": (2, 3)},
+        {"dilation": (2, 1), "padding": (3, 0)},
+        {"groups": 2, "stride": (1, 2), "padding": (0, 1), "dilation": (1, 2)},
+        {"type": "pool", "stride": (3, 2)},
+        {"type": "pool", "stride": (3, 2), "padding": (1, 1)},
+        {"type": "pool", "stride": (1, 1), "dilation": (1, 2)},
+    ],
+    ids=str,
+)
+def test_pictures_against_the_definition(geometry):
+    rng = np.random.default_rng(40)
+    pool = geometry.get("type") == "pool"
+    shape = (1, 1, 3, 2) if pool else (6, 4 // geometry.get("groups", 1), 3, 2)
+    channels = 4 if pool else 6
+    changes = {"delay": rng.integers(0, 9, channels), "i_decay": rng.integers(0, 4097, channels), "v_decay": 300}
+    layer = spec(
+        rng,
+        1,
+        1,
+        **{"type": "conv", "weight": 2 * rng.integers(-40, 60, shape), "in_shape": (4, 8, 7)} | changes | geometry,
+    )
+    spikes = random_spikes(rng, (2, 4, 8, 7, 30), 0.15)
+    total = convolved(layer, spikes)
+    # the neurons: a dense layer of one input each, whose weights are the sums, one step at a time
+    inner = int(np.prod(layer.out_shape[1:]))
+    for engine in ("fast", "reference"):
+        found = netx.Net([layer])(spikes, engine=engine)
+        assert found.shape == (2, *layer.out_shape, 30)
+        np.testing.assert_array_equal(found, neurons(layer, total, inner))
+    assert found.any()
+
+
+def neurons(layer, total, inner):
+    out = np.zeros(total.shape, np.uint8)
+    steps = total.shape[-1]
+    for b, c, y, x in np.ndindex(total.shape[:-1]):
+        du, dv = (int(np.broadcast_to(d, layer.channels)[c]) for d in (layer.i_decay, layer.v_decay))
+        current = rest = 0
+        for t in range(steps):
+            current = int(Fraction(current * (4096 - du), 4096)) + 64 * int(total[b, c, y, x, t])
+            rest = int(Fraction(rest * (4096 - dv), 4096)) + current
+            if rest > 64 * layer.v_th_mant:
+                rest = 0
+                if t + 1 + layer.delay[c] < steps:
+                    out[b, c, y, x, t + 1 + layer.delay[c]] = 1
+    return out
+
+
+def test_pictures_go_through_a_file_and_into_blocks(tmp_path):
+    rng = np.random.default_rng(41)
+    conv = spec(rng, 1, 1, type="conv", weight=2 * rng.integers(-40, 60, (3, 2, 2, 2)), in_shape=(2, 5, 6), delay=None)
+    pool = spec(rng, 1, 1, type="pool", weight=np.full((1, 1, 2, 2), 70), in_shape=(3, 4, 5), stride=(2, 2), delay=None)
+    layers = [conv, pool, spec(rng, 18, 4)]
+    netx.write_network(tmp_path / "a.net", layers)
+    with h5py.File(tmp_path / "a.net") as file:
+        assert [file[f"layer/{i}/type"][0] for i in range(5)] == [b"input", b"conv", b"pool", b"flatten", b"dense"]
+    net = netx.load(tmp_path / "a.net")
+    assert net.layers == layers
+    assert [row["out"] for row in net.rows()] == ["3x4x5", "3x2x3", "4"]
+    spikes = random_spikes(rng, (70, 2, 5, 6, 20))
+    answer = net(spikes)
+    with torch.no_grad():
+        blocks = net.to_blocks().eval()(torch.from_numpy(spikes).float())
+    np.testing.assert_array_equal(answer, blocks.numpy())
+    np.testing.assert_array_equal(answer, net(spikes.reshape(70, 60, 20)))
+    np.testing.assert_array_equal(answer, net(Spikes.from_dense(torch.from_numpy(spikes.reshape(70, 60, 20)).float())))
+    assert answer.any()
+    with pytest.raises(ValueError, match=r"found shape \[1, 2, 6, 5, 9\], expected \[B, 60, T\] or \[B, 2, 5, 6, T\]"):
+        net(np.zeros((1, 2, 6, 5, 9)))
+    with pytest.raises(ValueError, match=r"layer 1: in_shape: found \(3, 4, 5\), expected \(4, 4, 5\)"):
+        netx.Net([spec(rng, 1, 1, type="conv", weight=np.zeros((4, 2, 2, 2)), in_shape=(2, 5, 6), delay=None), pool])
+
+
+def test_a_normalisation_goes_there_and_back(tmp_path):
+    """What netx.load(...).to_blocks() gives can be exported again; other normalisations cannot."""
+    rng = np.random.default_rng(42)
+    netx.write_network(tmp_path / "a.net", [spec(rng, 6, 3, bias=np.array([4, -30, 256]))])
+    blocks = netx.load(tmp_path / "a.net").to_blocks()
+    netx.write_network(tmp_path / "b.net", blocks)
+    assert netx.load(tmp_path / "b.net").layers == netx.load(tmp_path / "a.net").layers
+    for bias in (3, 300):  # no quantised mean is odd, or beyond -4..254/64
+        with pytest.raises(ValueError, match="layer 0: bias: found values that no normalisation has"):
+            netx.Net([spec(rng, 6, 3, bias=np.full(3, bias))]).to_blocks()
+    scaled = cuba.Dense({**PARAMS, "norm": WgtScaleBatchNorm}, 6, 3)
+    with pytest.raises(ValueError, match="the file has no way to say WgtScaleBatchNorm"):
+        netx.write_network(tmp_path / "c.net", [scaled])
+    with h5py.File(tmp_path / "a.net", "a") as file:
+        file["layer/0/neuron/weight_exp"] = 0.0
+    netx.load(tmp_path / "a.net")
+    with h5py.File(tmp_path / "a.net", "a") as file:
+        file["layer/0/neuron/weight_exp"][()] = 2
+    with pytest.raises(NetFileError, match="/layer/0/neuron/weight_exp: found other than 0, the only value known here"):
+        netx.load(tmp_path / "a.net")
