@@ -6,6 +6,7 @@ import torch
 from torch.nn.parameter import UninitializedParameter
 
 from .kernels.functions import AxonDelay
+from .tools import exact
 
 
 def _apply(spikes: torch.Tensor, delay: torch.Tensor | None, shift: int) -> torch.Tensor:
@@ -113,6 +114,7 @@ class Delay(torch.nn.Module):
             clamped = clamped.detach() + self.grad_scale * (clamped - clamped.detach())
         return clamped
 
+    @exact
     def forward(self, spikes: torch.Tensor) -> torch.Tensor:
         """Delay every channel of spikes [B, C, ..., T] by its own whole number of steps."""
         if not self.sized and spikes.dim() >= 3:

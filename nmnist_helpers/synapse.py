@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from .spikes import Spikes
+from .tools import exact
 
 
 class Synapse(torch.nn.Module):
@@ -139,6 +140,7 @@ class Dense(Synapse):
                 f" found {list(shape)}"
             )
 
+    @exact
     def forward(self, spikes: torch.Tensor | Spikes) -> torch.Tensor:
         """Dendrite input [B, out, T] (or [B, out, 1, 1, T] for a five-axis input)."""
         self.check(spikes.shape)
@@ -203,13 +205,16 @@ class Conv(Synapse):
         self.padding = (*_pair("padding", padding), 0)
         self.dilation = (*_pair("dilation", dilation), 1)
 
+    @exact
     def forward(self, spikes: torch.Tensor) -> torch.Tensor:
         """Dendrite input [B, out, H', W', T]."""
         if spikes.dim() != 5 or spikes.shape[1] != self.in_channels:
             raise ValueError(
                 f"synapse.Conv: expected input [B, {self.in_channels}, H, W, T], found {list(spikes.shape)}"
             )
-        return F.conv3d(spikes, self.hooked_weight(), None, self.stride, self.padding, self.dilation, self.groups)
+        weight = self.hooked_weight()
+        spikes = spikes.to(weight.dtype)
+        return F.conv3d(spikes, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
 
 class Pool(Synapse):
@@ -245,6 +250,7 @@ class Pool(Synapse):
         self.padding = (*_pair("padding", padding), 0)
         self.dilation = (*_pair("dilation", dilation), 1)
 
+    @exact
     def forward(self, spikes: torch.Tensor) -> torch.Tensor:
         """Dendrite input [B, C, H', W', T].
 
@@ -255,8 +261,9 @@ class Pool(Synapse):
             raise ValueError(f"synapse.Pool: expected input [B, C, H, W, T], found {list(spikes.shape)}")
         height, width = (spikes.shape[i] % self.kernel_size[i - 2] for i in (2, 3))
         spikes = F.pad(spikes, (0, 0, 0, width, 0, height))
-        flat = spikes.reshape(-1, 1, *spikes.shape[2:])
-        z = F.conv3d(flat, self.hooked_weight(), None, self.stride, self.padding, self.dilation)
+        weight = self.hooked_weight()
+        flat = spikes.reshape(-1, 1, *spikes.shape[2:]).to(weight.dtype)
+        z = F.conv3d(flat, weight, None, self.stride, self.padding, self.dilation)
         return z.reshape(*spikes.shape[:2], *z.shape[2:])
 
 

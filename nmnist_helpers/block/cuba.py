@@ -1,6 +1,7 @@
 """Blocks of CUBA neurons: the layers from which networks are built."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,14 @@ from ..kernels.functions import CubaLayer, LayerCall, lag_of
 from ..neuron import Dropout, cuba
 from ..neuron.norm import MeanOnlyBatchNorm
 from ..spikes import Spikes, attach
+from ..tools import NoScript, exact, hooked
 from .spec import LayerSpec
 
 if TYPE_CHECKING:
     import h5py
 
 
-class Block(torch.nn.Module):
+class Block(NoScript, torch.nn.Module):
     """Synapse, neuron, dropout, one-step shift and learned delay, one after the other.
 
     Parameters
@@ -63,9 +65,12 @@ class Block(torch.nn.Module):
             self.synapse.pre_hook_fx = self.neuron.quantize_8bit
         self.delay_shift = delay_shift
         self.count_log = count_log
+        self.weights_seen = False
 
+    @exact
     def forward(self, spikes: torch.Tensor | Spikes):
         """Spikes in, spikes out: [B, C, T] or [B, C, H, W, T]."""
+        self._look_at_weights()
         self.input_shape = tuple(spikes.shape[1:-1])
         return self._counted(self._axon(self.neuron(self.synapse(spikes))))
 
@@ -126,7 +131,33 @@ class Block(torch.nn.Module):
 
         write_layer(handle, self.layer_spec())
 
+    def _look_at_weights(self) -> None:
+        """Warn, once in training, where all weights round to zero."""
+        if not self.training or self.weights_seen:
+            return
+        self.weights_seen = True
+        if self.quantised and not self.synapse.quantised_weight().any():
+            largest = self.synapse.weight.detach().abs().max().item()
+            warnings.warn(
+                f"block.cuba.{type(self).__name__}: expected weights above {1 / WEIGHT_SCALE}, found none larger than"
+                f" {largest:.2g}: all round to zero, so that no spike passes and nothing can learn; choose a larger"
+                " weight_scale",
+                stacklevel=4,
+            )
+
     def _axon(self, spikes: torch.Tensor) -> torch.Tensor:
+        """Shift and delay; with persistent state, spikes that were on their way when the last call ended arrive."""
+        longest = int(self.delay_shift) + (0 if self.delay is None else MAX_DELAY)
+        if not self.neuron.persistent_state or not longest:
+            return self._moved(spikes)
+        before = self.neuron.on_the_way
+        if before is None or before.shape[:-1] != spikes.shape[:-1]:
+            before = spikes.new_zeros(*spikes.shape[:-1], longest)
+        spikes = torch.cat([before, spikes], -1)
+        self.neuron.on_the_way = spikes[..., -longest:].detach()
+        return self._moved(spikes)[..., longest:]
+
+    def _moved(self, spikes: torch.Tensor) -> torch.Tensor:
         if self.delay_shift:
             spikes = shift(spikes, 1)
         return spikes if self.delay is None else self.delay(spikes)
@@ -191,7 +222,6 @@ class Dense(Block):
         weights = synapse.Dense(in_neurons, out_neurons, weight_scale, weight_norm, pre_hook_fx)
         super().__init__(neuron_params, weights, out_neurons, delay, delay_shift, count_log)
         self.neuron.shape = torch.Size([out_neurons])
-        self.quantised = pre_hook_fx is None
         if mask is not None:
             if mask.numel() != self.synapse.direction.numel():
                 raise ValueError(
@@ -209,16 +239,22 @@ class Dense(Block):
 
     @property
     def fused(self) -> bool:
-        """Whether the whole block runs as one step."""
+        """Whether the whole block runs as one step, without a look at its parts."""
         neuron = self.neuron
+        parts = self.synapse, neuron, neuron.drop, self.delay
         return (
             self.quantised
+            and not neuron.persistent_state  # spikes on their way would have to enter
+            and type(self.synapse) is synapse.Dense
+            and type(neuron) is cuba.Neuron
+            and not any(map(hooked, parts))
             and self.mask is None
             and neuron.norm is None
             and neuron.w_scale == WEIGHT_SCALE
             and (neuron.drop is None or isinstance(neuron.drop, Dropout))
         )
 
+    @exact
     def forward(self, spikes: torch.Tensor | Spikes, dense: bool = True):
         """Spikes [B, in, T] (dense or `Spikes`) to spikes [B, out, T].
 
@@ -228,6 +264,7 @@ class Dense(Block):
         self.synapse.check(spikes.shape)
         if not self.fused or len(spikes.shape) == 5:
             return super().forward(spikes)
+        self._look_at_weights()
         synapses, neuron = self.synapse, self.neuron
         direction = synapses.direction
         listed = isinstance(spikes, Spikes)

@@ -8,6 +8,7 @@ import torch
 from ..kernels.common import Membrane, State, Surrogate
 from ..kernels.constants import DECAY_SCALE, NEVER, WEIGHT_SCALE
 from ..kernels.functions import NeuronStep, SpikeFunction, retention_of
+from ..tools import exact
 from ..utils.quantize import quantize
 from .stored import Stored
 
@@ -278,6 +279,7 @@ class Neuron(Stored):
         self.store(State(first.current, second.voltage))
         return back(spikes), back(voltage), current
 
+    @exact
     def dynamics(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Current and voltage (before the reset) in answer to a dendrite input.
 
@@ -291,7 +293,7 @@ class Neuron(Stored):
         current, voltage : float tensors [B, C, ..., T]
             Real units, multiples of 1/4096. With `norm`, the current is the normalised one.
         """
-        _, voltage, current = self._run(z, need_current=True)
+        _, voltage, current = self._run(z.float(), need_current=True)
         return current, voltage
 
     def spike(self, voltage: torch.Tensor) -> torch.Tensor:
@@ -299,9 +301,10 @@ class Neuron(Stored):
         spikes = SpikeFunction.apply(voltage, self.threshold, self.surrogate)
         return spikes if self.drop is None else self.drop(spikes)
 
+    @exact
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Spikes [B, C, ..., T] in answer to a dendrite input of the same shape."""
-        spikes, _, _ = self._run(z, need_current=False)
+        spikes, _, _ = self._run(z.float(), need_current=False)
         return spikes if self.drop is None else self.drop(spikes)
 
     def extra_repr(self) -> str:

@@ -26,6 +26,7 @@ class Stored(torch.nn.Module):
             self.register_parameter(name, torch.nn.Parameter(decay / DECAY_UNIT, requires_grad=self.requires_grad))
         for name in STATES.values():
             self.register_buffer(name, torch.zeros(1, dtype=torch.int32), persistent=False)
+        self.register_buffer("on_the_way", None, persistent=False)  # spikes that the axon has not delivered yet
         self.shape: torch.Size | None = None
 
     def __getattr__(self, name: str):
@@ -92,3 +93,4 @@ class Stored(torch.nn.Module):
         """Start the next call at rest."""
         for name in STATES.values():
             setattr(self, name, torch.zeros(1, dtype=torch.int32, device=self.device))
+        self.on_the_way = None
