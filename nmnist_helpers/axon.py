@@ -6,6 +6,7 @@ import torch
 from torch.nn.parameter import UninitializedParameter
 
 from .kernels.functions import AxonDelay
+from .lava import absent
 from .tools import exact
 
 
@@ -130,3 +131,6 @@ class Delay(torch.nn.Module):
 
     def extra_repr(self) -> str:
         return f"num_features={len(self.delay) if self.sized else None}, max_delay={self.max_delay}"
+
+
+__getattr__ = absent(__name__)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from .classifier import EPSILON, MODES, MovingWindow, Rate, confidence_of, flat
+from .lava import absent
 
 REDUCTIONS = ("sum", "mean")
 
@@ -176,5 +177,7 @@ class SpikeMax(torch.nn.Module):
             label = label[:, None].expand(-1, spike.shape[-1])
         return F.nll_loss(likelihood, label, reduction=self.reduction)
 
+
+__getattr__ = absent(__name__)
 
 __all__ = ["SpikeMax", "SpikeRate", "SpikeTime"]

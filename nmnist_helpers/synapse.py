@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from .lava import absent
 from .spikes import Spikes
 from .tools import exact
 
@@ -266,5 +267,7 @@ class Pool(Synapse):
         z = F.conv3d(flat, weight, None, self.stride, self.padding, self.dilation)
         return z.reshape(*spikes.shape[:2], *z.shape[2:])
 
+
+__getattr__ = absent(__name__)
 
 __all__ = ["Conv", "Dense", "Pool", "Synapse"]

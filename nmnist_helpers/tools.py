@@ -44,15 +44,15 @@ def exact(forward: Callable) -> Callable:
     """
 
     @functools.wraps(forward)
-    def call(self, input, *args, **kwargs):
+    def call(self, *args, **kwargs):
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-            return torch.compiler.disable(forward)(self, input, *args, **kwargs)
+            return torch.compiler.disable(forward)(self, *args, **kwargs)
         refuse(type(self).__name__)
-        kind = input.device.type
-        if not torch.is_autocast_enabled(kind):
-            return forward(self, input, *args, **kwargs)
-        with torch.autocast(kind, enabled=False):
-            return forward(self, input, *args, **kwargs)
+        device = getattr((*args, *kwargs.values(), None)[0], "device", None)
+        if device is None or not torch.is_autocast_enabled(device.type):
+            return forward(self, *args, **kwargs)
+        with torch.autocast(device.type, enabled=False):
+            return forward(self, *args, **kwargs)
 
     return call
 

@@ -14,6 +14,7 @@ from ..axon import delay as shift
 from ..kernels.common import Axon
 from ..kernels.constants import MAX_DELAY, WEIGHT_SCALE
 from ..kernels.functions import CubaLayer, LayerCall, lag_of
+from ..lava import absent
 from ..neuron import Dropout, cuba
 from ..neuron.norm import MeanOnlyBatchNorm
 from ..spikes import Spikes, attach
@@ -451,3 +452,6 @@ def _from_spec(layer: LayerSpec, neuron_params: dict) -> Block:
         if not np.array_equal(neuron.norm.bias.cpu().numpy(), layer.bias):
             raise ValueError("bias: found values that no normalisation has, expected even integers in -254..256")
     return block
+
+
+__getattr__ = absent(__name__)

@@ -1,10 +1,13 @@
 """What a training loop needs around the network: statistics, the assistant, and small helpers on tensors."""
 
+from ..lava import absent
 from . import time
 from .assistant import Assistant
 from .optim import parameter_groups
 from .quantize import QUANTIZE_MODE, event_rate, quantize, quantize_hook_fx
 from .stats import LearningStat, LearningStats
+
+__getattr__ = absent(__name__)
 
 __all__ = [
     "QUANTIZE_MODE",
