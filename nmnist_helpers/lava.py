@@ -86,7 +86,7 @@ NAMES = {
         "num_features comes first and may be left out; loaded delays are never drawn again by the first input",
     ),
     "axon.Delta": Name(None, "out", "nmnist_helpers.axon.Delay: spikes here are 0 or 1, not changes"),
-    "dendrite.Sigma": Name("", "works"),
+    "dendrite.Sigma": Name("persistent_state", "differs", "every call starts from zero: there is no persistent_state"),
     "loss.SpikeTime": Name("time_constant length filter_order reduction", "works"),
     "loss.SpikeRate": Name("true_rate false_rate moving_window reduction", "works"),
     "loss.SpikeMax": Name(
