@@ -149,21 +149,6 @@ class Neuron(Stored):
         self.debug = False  # lava-dl's name; nothing is computed otherwise here
         self.graded_spike = False
 
-    def _decay(self, name: str, decay: float | tuple[float, float]) -> torch.Tensor:
-        """Initial value of a decay parameter, x4096: [1] if shared, else [C]."""
-        ends = decay if isinstance(decay, tuple | list) else (decay, decay)
-        if len(ends) != 2 or (self.shared_param and isinstance(decay, tuple | list)):
-            wanted = "a number (shared_param=True)" if self.shared_param else "a number or a pair (lowest, highest)"
-            raise ValueError(f"Neuron: expected {name} to be {wanted}, found {decay}")
-        for end in ends:
-            if not 0 <= end <= 1:
-                raise ValueError(f"Neuron: expected {name} in 0..1, found {decay}")
-        if self.shared_param:
-            return torch.tensor([self.p_scale * float(decay)])
-        if ends[0] == ends[1]:
-            ends = (0.99 * ends[0], min(1.0, 1.01 * ends[1]))
-        return self.p_scale * torch.empty(self.num_neurons).uniform_(float(ends[0]), float(ends[1]))
-
     @property
     def threshold(self) -> float:
         """The threshold as it is used, a multiple of 1/64."""

@@ -29,6 +29,21 @@ class Stored(torch.nn.Module):
         self.register_buffer("on_the_way", None, persistent=False)  # spikes that the axon has not delivered yet
         self.shape: torch.Size | None = None
 
+    def _decay(self, name: str, decay: float | tuple[float, float]) -> torch.Tensor:
+        """Initial value of a decay parameter, x4096: [1] if shared, else [C]."""
+        ends = decay if isinstance(decay, tuple | list) else (decay, decay)
+        if len(ends) != 2 or (self.shared_param and isinstance(decay, tuple | list)):
+            wanted = "a number (shared_param=True)" if self.shared_param else "a number or a pair (lowest, highest)"
+            raise ValueError(f"Neuron: expected {name} to be {wanted}, found {decay}")
+        for end in ends:
+            if not 0 <= end <= 1:
+                raise ValueError(f"Neuron: expected {name} in 0..1, found {decay}")
+        if self.shared_param:
+            return torch.tensor([self.p_scale * float(decay)])
+        if ends[0] == ends[1]:
+            ends = (0.99 * ends[0], min(1.0, 1.01 * ends[1]))
+        return self.p_scale * torch.empty(self.num_neurons).uniform_(float(ends[0]), float(ends[1]))
+
     def __getattr__(self, name: str):
         if name in DECAYS:
             return InUnits.of(super().__getattr__(DECAYS[name]), DECAY_UNIT)
