@@ -23,20 +23,21 @@ from . import axon, block, classifier, dendrite, io, kernels, loss, neuron, syna
 from .data.augmentation import Augment, augment
 from .data.dataset import NMNISTDataset
 from .data.loader import EventLoader
+from .lava import absent
 from .network import Network
 from .paths import GIFS, ROOT, TRAINED, data_root
 from .spikes import Spikes
 
 __version__ = "1.0.0"
 
-_LATER = ("camera", "checkpoint", "cost", "data", "netx", "nir", "pictures", "sim2real", "train")
+_LATER = ("camera", "checkpoint", "cost", "data", "lava", "netx", "nir", "pictures", "sim2real", "train")
 
 
 def __getattr__(name: str):
     """Modules that not everyone needs are loaded when someone asks for them: ``slayer.netx``."""
     if name in _LATER:
         return importlib.import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return absent(__name__)(name)
 
 
 __all__ = [

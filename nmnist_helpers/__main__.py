@@ -13,6 +13,7 @@ COMMANDS = {
     "sim2real": ("sim2real", "train on simulated digits, read real recordings"),
     "download": ("data.download", "fetch and check the official N-MNIST archives (1.2 GB)"),
     "mnist": ("data.mnist", "fetch MNIST, the digits that the simulated camera looks at (11 MB)"),
+    "lava": ("lava", "print lava-dl's names and what became of them here"),
     "camera": ("calibrate", "compare the simulated camera with real recordings"),
 }
 PROGRAM = "python -m nmnist_helpers"

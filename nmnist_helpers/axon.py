@@ -3,8 +3,11 @@
 import math
 
 import torch
+from torch.nn.parameter import UninitializedParameter
 
 from .kernels.functions import AxonDelay
+from .lava import absent
+from .tools import exact
 
 
 def _apply(spikes: torch.Tensor, delay: torch.Tensor | None, shift: int) -> torch.Tensor:
@@ -12,12 +15,12 @@ def _apply(spikes: torch.Tensor, delay: torch.Tensor | None, shift: int) -> torc
     return AxonDelay.apply(rows, delay, shift).transpose(1, 2).reshape(spikes.shape)
 
 
-def delay(spikes: torch.Tensor, delay_val: int = 1, sampling_time: int = 1) -> torch.Tensor:
+def delay(input: torch.Tensor, delay_val: int = 1, sampling_time: int = 1) -> torch.Tensor:
     """Shift a signal by whole steps; what leaves at the end is lost, zeros come in at the start.
 
     Parameters
     ----------
-    spikes : float tensor [B, C, ..., T]
+    input : float tensor [B, C, ..., T]
         Any signal over time.
     delay_val : int
         Steps (ms at a sampling time of 1 ms).
@@ -29,7 +32,7 @@ def delay(spikes: torch.Tensor, delay_val: int = 1, sampling_time: int = 1) -> t
     float tensor [B, C, ..., T]
         Its gradient is shifted back.
     """
-    return _apply(spikes, None, int(delay_val // sampling_time))
+    return _apply(input, None, int(delay_val // sampling_time))
 
 
 class Delay(torch.nn.Module):
@@ -37,8 +40,8 @@ class Delay(torch.nn.Module):
 
     Parameters
     ----------
-    num_features : int
-        Number of channels.
+    num_features : int, optional
+        Number of channels. If it is not given, the first input or a loaded state says it.
     sampling_time : float
         ms in a step.
     max_delay : int, optional
@@ -59,23 +62,41 @@ class Delay(torch.nn.Module):
 
     def __init__(
         self,
-        num_features: int,
+        num_features: int | None = None,
         sampling_time: float = 1,
         max_delay: int | None = None,
         grad_scale: float = 1,
     ):
         super().__init__()
-        if num_features < 1:
+        if num_features is not None and num_features < 1:
             raise ValueError(f"Delay: expected at least one channel, found num_features={num_features}")
         self.sampling_time = sampling_time
         self.max_delay = max_delay
         self.grad_scale = grad_scale
-        self.delay = torch.nn.Parameter(torch.rand(num_features))
+        self.delay = UninitializedParameter()
+        if num_features is not None:
+            self._draw(num_features)
 
     @property
-    def shape(self) -> torch.Size:
-        """Shape of the delays, [C]."""
-        return self.delay.shape
+    def sized(self) -> bool:
+        """Whether the number of channels is known."""
+        return not isinstance(self.delay, UninitializedParameter)
+
+    @property
+    def shape(self) -> torch.Size | None:
+        """Shape of the delays, [C]; None while it is not known."""
+        return self.delay.shape if self.sized else None
+
+    @torch.no_grad()
+    def _draw(self, channels: int) -> None:
+        self.delay.materialize((channels,))  # in place: an optimiser that has the parameter goes on with it
+        self.delay.uniform_(0, 1)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        # Unlike lava-dl's, delays that were loaded are never drawn again by the first input.
+        if not self.sized and prefix + "delay" in state_dict:
+            self._draw(state_dict[prefix + "delay"].numel())
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def clamp(self) -> None:
         """Bring the delays back into 0..max_delay where a step of the optimiser left it."""
@@ -94,15 +115,22 @@ class Delay(torch.nn.Module):
             clamped = clamped.detach() + self.grad_scale * (clamped - clamped.detach())
         return clamped
 
+    @exact
     def forward(self, spikes: torch.Tensor) -> torch.Tensor:
         """Delay every channel of spikes [B, C, ..., T] by its own whole number of steps."""
-        if spikes.dim() < 3 or spikes.shape[1] != len(self.delay):
+        if not self.sized and spikes.dim() >= 3:
+            self._draw(spikes.shape[1])
+        if not self.sized or spikes.dim() < 3 or spikes.shape[1] != len(self.delay):
             raise ValueError(
-                f"Delay: expected input [B, C, ..., T] with C = {len(self.delay)}, found {list(spikes.shape)}"
+                f"Delay: expected input [B, C, ..., T] with C = {len(self.delay) if self.sized else 'any'},"
+                f" found {list(spikes.shape)}"
             )
         steps = self.steps()
         inner = math.prod(spikes.shape[2:-1])
         return _apply(spikes, steps if inner == 1 else steps.repeat_interleave(inner), 0)
 
     def extra_repr(self) -> str:
-        return f"num_features={len(self.delay)}, max_delay={self.max_delay}"
+        return f"num_features={len(self.delay) if self.sized else None}, max_delay={self.max_delay}"
+
+
+__getattr__ = absent(__name__)

@@ -1,5 +1,7 @@
 """From output spikes to a class: by rate over the whole sample, or over a moving window."""
 
+import numbers
+
 import torch
 
 MODES = ("probability", "softmax", "logsoftmax")
@@ -77,7 +79,7 @@ class MovingWindow(torch.nn.Module):
 
     def __init__(self, time_window: int, mode: str = "probability", eps: float = EPSILON):
         super().__init__()
-        if int(time_window) != time_window or time_window < 1:
+        if not isinstance(time_window, numbers.Real) or int(time_window) != time_window or time_window < 1:
             raise ValueError(f"MovingWindow: expected a window of at least one step, found {time_window}")
         if mode not in MODES:
             raise ValueError(f"MovingWindow: expected a mode of {', '.join(MODES)}, found {mode!r}")

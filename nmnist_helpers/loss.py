@@ -3,7 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from .classifier import EPSILON, MovingWindow, Rate, confidence_of, flat
+from .classifier import EPSILON, MODES, MovingWindow, Rate, confidence_of, flat
+from .lava import absent
 
 REDUCTIONS = ("sum", "mean")
 
@@ -69,20 +70,26 @@ class SpikeTime(torch.nn.Module):
             response = response.flatten()[:length]
         self.register_buffer("response", response.float(), persistent=False)
 
-    def filtered(self, spike: torch.Tensor) -> torch.Tensor:
-        """A spike train [B, C, ..., T] after the causal filter."""
-        flat = spike.reshape(-1, 1, spike.shape[-1])
-        padded = F.pad(flat, (self.length - 1, 0))
-        return F.conv1d(padded, self.response.flip(0).view(1, 1, -1).to(flat.dtype)).reshape(spike.shape)
+    def filter(self, spike: torch.Tensor) -> torch.Tensor:
+        """A spike train [B, C, ..., T] after the causal filter.
 
-    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Loss of the trains `input` against `target`, both [B, C, ..., T]."""
-        if input.shape != target.shape:
+        The product of two spectra gives what a convolution gives, within rounding, and its cost does not grow with
+        the filter's length. Both are padded so that no end reaches the other.
+        """
+        steps = spike.shape[-1]
+        padded = 1 << (steps + self.length - 2).bit_length()
+        kind = torch.float64 if spike.dtype == torch.float64 else torch.float32
+        spectrum = torch.fft.rfft(spike.to(kind), padded) * torch.fft.rfft(self.response.to(kind), padded)
+        return torch.fft.irfft(spectrum, padded)[..., :steps].to(spike.dtype)
+
+    def forward(self, input: torch.Tensor, desired: torch.Tensor) -> torch.Tensor:
+        """Loss of the trains `input` against those `desired`, both [B, C, ..., T]."""
+        if input.shape != desired.shape:
             raise ValueError(
-                f"SpikeTime: expected trains of one shape, found {list(input.shape)} and {list(target.shape)}"
+                f"SpikeTime: expected trains of one shape, found {list(input.shape)} and {list(desired.shape)}"
             )
         # The filter is linear: the distance of the filtered trains is that of the filtered difference.
-        return _reduced(self.filtered(input - target) ** 2, self.reduction)
+        return _reduced(self.filter(input - desired) ** 2, self.reduction)
 
 
 class SpikeRate(torch.nn.Module):
@@ -113,9 +120,9 @@ class SpikeRate(torch.nn.Module):
         self.true_rate, self.false_rate, self.reduction = true_rate, false_rate, reduction
         self.window = None if moving_window is None else MovingWindow(moving_window)
 
-    def forward(self, spike: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Loss of spikes [B, C, T] for labels [B], or [B, T] with a moving window."""
-        spike, label = _check("SpikeRate", spike, label, steps=self.window is not None)
+        spike, label = _check("SpikeRate", input, label, steps=self.window is not None)
         if self.window is None:
             rate = Rate.rate(spike)
         else:
@@ -132,11 +139,12 @@ class SpikeMax(torch.nn.Module):
 
     Parameters
     ----------
-    mode : {'probability', 'softmax'}
-        How rates become likelihoods. In 'probability' the likelihood is ``(r + eps) / sum(r + eps)``, so that
-        the loss stays finite where the true class is silent.
     moving_window : int, optional
         Use the rate over the last steps, at every step.
+    mode : str
+        How rates become likelihoods. In 'probability' the likelihood is ``(r + eps) / sum(r + eps)``, so that
+        the loss stays finite where the true class is silent. In 'softmax' and 'logsoftmax', which mean the same
+        here, the loss takes the log-softmax of the rates.
     reduction : {'sum', 'mean'}
         Over the batch (and steps, with a moving window).
     eps : float
@@ -145,23 +153,23 @@ class SpikeMax(torch.nn.Module):
 
     def __init__(
         self,
-        mode: str = "probability",
         moving_window: int | None = None,
+        mode: str = "probability",
         reduction: str = "sum",
         eps: float = EPSILON,
     ):
         super().__init__()
         _check_reduction("SpikeMax", reduction)
-        if mode not in ("probability", "softmax"):
-            raise ValueError(f"SpikeMax: expected mode 'probability' or 'softmax', found {mode!r}")
+        if mode not in MODES:
+            raise ValueError(f"SpikeMax: expected a mode of {', '.join(MODES)}, found {mode!r}")
         self.mode, self.reduction, self.eps = mode, reduction, eps
         self.window = None if moving_window is None else MovingWindow(moving_window)
 
-    def forward(self, spike: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Loss of spikes [B, C, T] for labels [B], or [B, T] with a moving window."""
-        spike, label = _check("SpikeMax", spike, label, steps=self.window is not None)
+        spike, label = _check("SpikeMax", input, label, steps=self.window is not None)
         rate = Rate.rate(spike) if self.window is None else self.window.rate(spike)
-        if self.mode == "softmax":
+        if self.mode != "probability":
             likelihood = confidence_of(rate, "logsoftmax")
         else:
             likelihood = torch.log(rate + self.eps) - torch.log((rate + self.eps).sum(1, keepdim=True))
@@ -169,5 +177,7 @@ class SpikeMax(torch.nn.Module):
             label = label[:, None].expand(-1, spike.shape[-1])
         return F.nll_loss(likelihood, label, reduction=self.reduction)
 
+
+__getattr__ = absent(__name__)
 
 __all__ = ["SpikeMax", "SpikeRate", "SpikeTime"]

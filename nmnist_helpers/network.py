@@ -10,6 +10,7 @@ from .block.spec import LayerSpec
 from .geometry import CHANNELS
 from .neuron import Dropout
 from .spikes import Spikes
+from .tools import NoScript, hooked
 
 NEURON_PARAMS = {
     "threshold": 1.25,
@@ -22,7 +23,7 @@ NEURON_PARAMS = {
 UNSAID = {name: NEURON_PARAMS[name] for name in ("tau_grad", "scale_grad", "requires_grad")}  # by an exported file
 
 
-class Network(torch.nn.Module):
+class Network(NoScript, torch.nn.Module):
     """Two hidden layers with dropout and delays, one output layer.
 
     Parameters
@@ -102,11 +103,15 @@ class Network(torch.nn.Module):
         """Spikes [B, 2312, T], dense or `Spikes`, to output spikes [B, 10, T].
 
         With `layers`, a list of every block's output spikes instead, all dense. Without, hidden blocks hand on
-        `Spikes`, which is also what a hook on them sees.
+        `Spikes`, unless a hook sits on the block or on the one that follows: hooks see tensors.
         """
         outputs = []
-        for b in self.blocks:
-            spikes = b(spikes, dense=layers or b is self.blocks[-1]) if isinstance(b, block.cuba.Dense) else b(spikes)
+        for b, following in zip(self.blocks, [*list(self.blocks)[1:], None], strict=True):
+            if isinstance(b, block.cuba.Dense):
+                dense = layers or not isinstance(following, block.cuba.Dense) or hooked(b) or hooked(following)
+                spikes = b(spikes, dense=dense)
+            else:
+                spikes = b(spikes)
             outputs.append(spikes)
         return outputs if layers else outputs[-1]
 

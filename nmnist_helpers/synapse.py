@@ -6,7 +6,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from .lava import absent
 from .spikes import Spikes
+from .tools import exact
 
 
 class Synapse(torch.nn.Module):
@@ -26,16 +28,13 @@ class Synapse(torch.nn.Module):
 
     def __init__(self, shape: tuple[int, ...], weight_scale: float, weight_norm: bool, pre_hook_fx: Callable | None):
         super().__init__()
-        self.weight_norm_enabled = bool(weight_norm)
+        self.weight_norm_enabled = False
         self.pre_hook_fx = pre_hook_fx
         self.complex = False
         bound = 1 / math.sqrt(math.prod(shape[1:]))
-        v = torch.empty(shape).uniform_(-bound, bound) * weight_scale
+        self.weight = torch.nn.Parameter(torch.empty(shape).uniform_(-bound, bound) * weight_scale)
         if weight_norm:
-            self.weight_g = torch.nn.Parameter(torch.norm_except_dim(v, 2, 0))
-            self.weight_v = torch.nn.Parameter(v)
-        else:
-            self.weight = torch.nn.Parameter(v)
+            self.enable_weight_norm()
 
     def __getattr__(self, name: str):
         if name == "weight" and self.__dict__.get("weight_norm_enabled"):
@@ -62,21 +61,26 @@ class Synapse(torch.nn.Module):
         return 0.0 if parameter.grad is None else parameter.grad.norm().item() / parameter.numel()
 
     def enable_weight_norm(self) -> None:
-        """Split `weight` into length and direction; the product stays the same."""
+        """Split `weight` into length and direction; the product stays the same.
+
+        A neuron whose weights are all zero gets a random direction of length zero.
+        """
         if not self.weight_norm_enabled:
-            w = self.weight.detach()
+            w, learns = self.weight.detach(), self.weight.requires_grad
+            g = torch.norm_except_dim(w, 2, 0)
+            v = torch.where(g == 0, torch.rand_like(w) - 0.5, w)
             del self.weight
             self.weight_norm_enabled = True
-            self.weight_g = torch.nn.Parameter(torch.norm_except_dim(w, 2, 0))
-            self.weight_v = torch.nn.Parameter(w)
+            self.weight_g = torch.nn.Parameter(g, requires_grad=learns)
+            self.weight_v = torch.nn.Parameter(v, requires_grad=learns)
 
     def disable_weight_norm(self) -> None:
         """Merge length and direction into `weight`."""
         if self.weight_norm_enabled:
-            w = self.weight.detach()
+            w, learns = self.weight.detach(), self.weight_v.requires_grad
             del self.weight_g, self.weight_v
             self.weight_norm_enabled = False
-            self.weight = torch.nn.Parameter(w)
+            self.weight = torch.nn.Parameter(w, requires_grad=learns)
 
     def hooked_weight(self) -> torch.Tensor:
         """The weights as the product uses them: normalised, then through the hook. Carries gradients."""
@@ -137,6 +141,7 @@ class Dense(Synapse):
                 f" found {list(shape)}"
             )
 
+    @exact
     def forward(self, spikes: torch.Tensor | Spikes) -> torch.Tensor:
         """Dendrite input [B, out, T] (or [B, out, 1, 1, T] for a five-axis input)."""
         self.check(spikes.shape)
@@ -201,13 +206,16 @@ class Conv(Synapse):
         self.padding = (*_pair("padding", padding), 0)
         self.dilation = (*_pair("dilation", dilation), 1)
 
+    @exact
     def forward(self, spikes: torch.Tensor) -> torch.Tensor:
         """Dendrite input [B, out, H', W', T]."""
         if spikes.dim() != 5 or spikes.shape[1] != self.in_channels:
             raise ValueError(
                 f"synapse.Conv: expected input [B, {self.in_channels}, H, W, T], found {list(spikes.shape)}"
             )
-        return F.conv3d(spikes, self.hooked_weight(), None, self.stride, self.padding, self.dilation, self.groups)
+        weight = self.hooked_weight()
+        spikes = spikes.to(weight.dtype)
+        return F.conv3d(spikes, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
 
 class Pool(Synapse):
@@ -243,6 +251,7 @@ class Pool(Synapse):
         self.padding = (*_pair("padding", padding), 0)
         self.dilation = (*_pair("dilation", dilation), 1)
 
+    @exact
     def forward(self, spikes: torch.Tensor) -> torch.Tensor:
         """Dendrite input [B, C, H', W', T].
 
@@ -253,9 +262,12 @@ class Pool(Synapse):
             raise ValueError(f"synapse.Pool: expected input [B, C, H, W, T], found {list(spikes.shape)}")
         height, width = (spikes.shape[i] % self.kernel_size[i - 2] for i in (2, 3))
         spikes = F.pad(spikes, (0, 0, 0, width, 0, height))
-        flat = spikes.reshape(-1, 1, *spikes.shape[2:])
-        z = F.conv3d(flat, self.hooked_weight(), None, self.stride, self.padding, self.dilation)
+        weight = self.hooked_weight()
+        flat = spikes.reshape(-1, 1, *spikes.shape[2:]).to(weight.dtype)
+        z = F.conv3d(flat, weight, None, self.stride, self.padding, self.dilation)
         return z.reshape(*spikes.shape[:2], *z.shape[2:])
 
+
+__getattr__ = absent(__name__)
 
 __all__ = ["Conv", "Dense", "Pool", "Synapse"]

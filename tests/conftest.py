@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+#: Where tests find MNIST's files. `NMNIST_MNIST` itself is unset: with it, simulated recordings would be all of MNIST.
+TEST_MNIST = "NMNIST_TEST_MNIST"
 #: Set for the processes of one run: its worker processes and all that tests start share one home.
 TEST_HOME = "NMNIST_TEST_HOME"
 
@@ -16,6 +18,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Point everything that looks for a home, a cache or an output folder to a temporary one."""
     if TEST_HOME in os.environ:
         return
+    if "NMNIST_MNIST" in os.environ:
+        os.environ[TEST_MNIST] = os.environ.pop("NMNIST_MNIST")
     home = tempfile.mkdtemp(prefix="nmnist-tests-")
     kept = ROOT / ".pytest_cache"  # compiled kernels and font lists are worth keeping; git ignores this folder
     os.environ |= {

@@ -170,3 +170,23 @@ def test_dropout_draws_the_same_either_way():
 def test_dropout_refuses_other_probabilities(p):
     with pytest.raises(ValueError, match=r"expected a probability p in \[0, 1\), found"):
         Dropout(p=p)
+
+
+def test_a_delay_without_a_size_takes_it_from_the_first_input():
+    layer = axon.Delay(max_delay=62)
+    assert layer.shape is None
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
+    layer(torch.ones(2, 3, 10)).sum().backward()
+    assert layer.shape == (3,)
+    assert 0 <= layer.delay.min() <= layer.delay.max() < 1
+    before = layer.delay.detach().clone()
+    optimizer.step()
+    assert not torch.equal(before, layer.delay)  # the optimiser's parameter is the one that was made
+
+
+def test_a_delay_without_a_size_keeps_what_was_loaded():
+    layer = axon.Delay()
+    layer.load_state_dict({"delay": torch.tensor([3.5, 0.0])})
+    assert torch.equal(layer(torch.eye(6)[:1].expand(1, 2, 6)), torch.eye(6)[[3, 0]][None])
+    with pytest.raises(ValueError, match=r"with C = any, found \[2, 3\]"):
+        axon.Delay()(torch.ones(2, 3))

@@ -136,7 +136,7 @@ def test_fault_1_a_descent_finds_the_decays(backend):
         target = Neuron(**{**PARAMS, "threshold": 4000.0}).dynamics(z)[1].detach()
         for start in ((0.15, 0.02), (0.4, 0.06)):
             neuron = Neuron(**{**PARAMS, "threshold": 4000.0, "current_decay": start[0], "voltage_decay": start[1]})
-            optimizer = torch.optim.Adam(neuron.parameters(), lr=20)
+            optimizer = torch.optim.Adam(neuron.parameters(), lr=20 / 1024)
             losses = []
             for _ in range(50):
                 loss = (neuron.dynamics(z)[1] - target).square().mean()
@@ -151,11 +151,13 @@ def test_fault_1_decays_have_a_step_size_that_fits_their_scale():
     """At a weight's step of 0.001 a decay (1024 for 0.25) would never move."""
     net = small_block()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.001)
-    slayer.utils.Assistant(net, lambda out, label: out.sum(), optimizer)
-    steps = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    assert steps[id(net.synapse.weight_v)] == 0.001
-    for decay in (net.neuron.current_decay, net.neuron.voltage_decay):
-        assert 0.1 < steps[id(decay)] <= 4.096
+    decays = net.neuron.current_decay, net.neuron.voltage_decay
+    before = [decay.item() for decay in decays]
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for old, new in zip(before, (net.neuron.current_decay, net.neuron.voltage_decay), strict=True):
+        assert 0.1 < old - new.item() <= 4.096
 
 
 # -------------------------------------------------------------------------- 2. a voltage exactly at the threshold
@@ -391,6 +393,7 @@ def test_fault_8_the_step_of_a_layer_takes_no_torch_loop_over_time():
 
     counts = []
     block = small_block()
+    block(sample((2, 30, 5), 0.03))  # the first call in training looks at the weights once
     for steps in (5, 200):
         x = sample((2, 30, steps), 0.03)  # sparse either way: the same path
         Counter.calls = 0

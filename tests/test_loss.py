@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from test_classifier import spikes, windowed
 
 from nmnist_helpers.loss import SpikeMax, SpikeRate, SpikeTime
@@ -60,7 +61,7 @@ def test_spike_rate_gradient_reaches_every_step_alike():
     np.testing.assert_allclose(s.grad, expected, rtol=1e-4, atol=1e-8)
 
 
-@pytest.mark.parametrize("mode", ["probability", "softmax"])
+@pytest.mark.parametrize("mode", ["probability", "softmax", "logsoftmax"])
 @pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_spike_max(mode, window, reduction):
@@ -69,7 +70,7 @@ def test_spike_max(mode, window, reduction):
     terms = []
     for b, label in enumerate(LABEL):
         for r in rate[b].T:
-            weight = [math.exp(q) for q in r] if mode == "softmax" else [q + 1e-6 for q in r]
+            weight = [q + 1e-6 for q in r] if mode == "probability" else [math.exp(q) for q in r]
             terms.append(-math.log(weight[label] / sum(weight)))
     expected = sum(terms) if reduction == "sum" else sum(terms) / len(terms)
     found = SpikeMax(mode=mode, moving_window=window, reduction=reduction)(torch.from_numpy(s), torch.tensor(LABEL))
@@ -118,16 +119,29 @@ def test_spike_time_default_filter_and_causality():
     error = SpikeTime()
     pulse = torch.zeros(1, 1, 150)
     pulse[0, 0, 20] = 1
-    found = error.filtered(pulse)[0, 0].numpy()
+    found = error.filter(pulse)[0, 0].numpy()
     expected = [math.exp(-(t - 20) / 5) if 20 <= t < 120 else 0.0 for t in range(150)]
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-12)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 7, 64, 100])
+def test_spike_time_filters_as_a_convolution_does(length):
+    error = SpikeTime(time_constant=8, length=length, filter_order=2)
+    for steps in (1, 30, 64, 129):
+        s = torch.rand(2, 3, steps, generator=torch.Generator().manual_seed(steps), requires_grad=True)
+        direct = F.conv1d(F.pad(s.reshape(6, 1, -1), (length - 1, 0)), error.response.flip(0).view(1, 1, -1))
+        weight = torch.rand(2, 3, steps)
+        found = error.filter(s)
+        torch.testing.assert_close(found, direct.view_as(s), rtol=1e-5, atol=1e-5)
+        grads = [torch.autograd.grad((out.view_as(s) * weight).sum(), s)[0] for out in (found, direct)]
+        torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("error", [
     lambda s: SpikeTime(4, 9, 2)(s, torch.ones(2, 3, 11, dtype=torch.float64)),
     lambda s: SpikeRate(0.2, 0.03, moving_window=3)(s, torch.tensor([0, 2])),
     lambda s: SpikeMax(moving_window=3)(s, torch.tensor([0, 2])),
-    lambda s: SpikeMax("softmax")(s, torch.tensor([0, 2])),
+    lambda s: SpikeMax(None, "softmax")(s, torch.tensor([0, 2])),
 ])  # fmt: skip
 def test_gradients_against_finite_differences(error):
     s = torch.rand(2, 3, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.1
@@ -164,8 +178,10 @@ def test_settings_errors():
     ):
         with pytest.raises(ValueError, match="expected reduction 'sum' or 'mean', found 'none'"):
             make("none")
-    with pytest.raises(ValueError, match="mode 'probability' or 'softmax', found 'logsoftmax'"):
-        SpikeMax(mode="logsoftmax")
+    with pytest.raises(ValueError, match="a mode of probability, softmax, logsoftmax, found 'likelihood'"):
+        SpikeMax(mode="likelihood")
+    with pytest.raises(ValueError, match="a window of at least one step, found softmax"):
+        SpikeMax("softmax")
     with pytest.raises(ValueError, match="positive time_constant, length and filter_order, found 0, 100, 1"):
         SpikeTime(time_constant=0)
     with pytest.raises(ValueError, match=r"trains of one shape, found \[1, 2, 3\] and \[1, 2, 4\]"):

@@ -168,3 +168,26 @@ def test_wrong_sizes_raise():
         synapse.Conv(3, 2, 3, stride=(1, 2, 3))
     with pytest.raises(ValueError, match=r"synapse.Pool: expected input \[B, C, H, W, T\], found \[2, 4, 8\]"):
         synapse.Pool(2)(torch.zeros(2, 4, 8))
+
+
+def test_weight_norm_of_zero_weights_keeps_the_product_and_can_learn():
+    layer = synapse.Dense(6, 4)
+    layer.weight.data[2] = 0
+    x = torch.ones(1, 6, 3)
+    before = layer(x)
+    layer.enable_weight_norm()
+    torch.testing.assert_close(layer(x), before)
+    assert not layer(x)[0, 2].any()
+    layer(x).sum().backward()
+    assert layer.weight_g.grad[2] != 0
+    silent = synapse.Dense(6, 4, weight_scale=0, weight_norm=True)
+    assert not silent(x).any()
+    silent.disable_weight_norm()
+    assert not silent.weight.any()
+
+
+def test_switching_weight_norm_keeps_what_learns():
+    pool = synapse.Pool(2, weight_norm=True)
+    assert not any(p.requires_grad for p in pool.parameters())
+    pool.disable_weight_norm()
+    assert not pool.weight.requires_grad

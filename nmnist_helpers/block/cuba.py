@@ -1,6 +1,7 @@
 """Blocks of CUBA neurons: the layers from which networks are built."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -13,16 +14,18 @@ from ..axon import delay as shift
 from ..kernels.common import Axon
 from ..kernels.constants import MAX_DELAY, WEIGHT_SCALE
 from ..kernels.functions import CubaLayer, LayerCall, lag_of
+from ..lava import absent
 from ..neuron import Dropout, cuba
 from ..neuron.norm import MeanOnlyBatchNorm
 from ..spikes import Spikes, attach
+from ..tools import NoScript, exact, hooked
 from .spec import LayerSpec
 
 if TYPE_CHECKING:
     import h5py
 
 
-class Block(torch.nn.Module):
+class Block(NoScript, torch.nn.Module):
     """Synapse, neuron, dropout, one-step shift and learned delay, one after the other.
 
     Parameters
@@ -31,8 +34,8 @@ class Block(torch.nn.Module):
         Arguments of `nmnist_helpers.neuron.cuba.Neuron`.
     synapses : synapse.Synapse
         The weights; 8-bit quantisation becomes their hook unless they bring one of their own.
-    channels : int
-        Number of output channels, which the neuron's and the delay's parameters need.
+    channels : int, optional
+        Number of output channels, for the neuron's and the delay's parameters; None where the input says it.
     delay : bool
         Learn a delay per channel, 0..62 steps.
     delay_shift : bool
@@ -55,31 +58,32 @@ class Block(torch.nn.Module):
         if channels is not None:
             params.setdefault("num_neurons", channels)
         self.neuron = cuba.Neuron(**params)
-        self.synapse = synapses
+        self.delay = Delay(channels, max_delay=MAX_DELAY) if delay else None
+        self.synapse = synapses  # after the delay: the order in which lava-dl lists the parameters
         self.quantised = synapses.pre_hook_fx is None
         self.input_shape: tuple[int, ...] | None = None  # (channels, height, width), known after a forward pass
         if self.synapse.pre_hook_fx is None:
             self.synapse.pre_hook_fx = self.neuron.quantize_8bit
-        if delay and channels is None:
-            raise ValueError(f"{type(self).__name__}: a learned delay needs the number of channels")
-        self.delay = Delay(channels, max_delay=MAX_DELAY) if delay else None
         self.delay_shift = delay_shift
         self.count_log = count_log
+        self.weights_seen = False
 
+    @exact
     def forward(self, spikes: torch.Tensor | Spikes):
         """Spikes in, spikes out: [B, C, T] or [B, C, H, W, T]."""
+        self._look_at_weights()
         self.input_shape = tuple(spikes.shape[1:-1])
         return self._counted(self._axon(self.neuron(self.synapse(spikes))))
+
+    @property
+    def shape(self) -> torch.Size | None:
+        """Shape of the output without batch and time; None before the first input."""
+        return self.neuron.shape
 
     @property
     def grad_norm(self) -> float:
         """As `nmnist_helpers.synapse.Synapse.grad_norm`."""
         return self.synapse.grad_norm
-
-    @property
-    def shape(self) -> torch.Size | None:
-        """Shape of the output without batch and time; None before the first forward pass."""
-        return None if self.input_shape is None else torch.Size(self.layer_spec().out_shape)
 
     def layer_spec(self, in_shape: tuple[int, int, int] | None = None) -> LayerSpec:
         """The block in hardware units: what `nmnist_helpers.netx` writes.
@@ -128,7 +132,33 @@ class Block(torch.nn.Module):
 
         write_layer(handle, self.layer_spec())
 
+    def _look_at_weights(self) -> None:
+        """Warn, once in training, where all weights round to zero."""
+        if not self.training or self.weights_seen:
+            return
+        self.weights_seen = True
+        if self.quantised and not self.synapse.quantised_weight().any():
+            largest = self.synapse.weight.detach().abs().max().item()
+            warnings.warn(
+                f"block.cuba.{type(self).__name__}: expected weights above {1 / WEIGHT_SCALE}, found none larger than"
+                f" {largest:.2g}: all round to zero, so that no spike passes and nothing can learn; choose a larger"
+                " weight_scale",
+                stacklevel=4,
+            )
+
     def _axon(self, spikes: torch.Tensor) -> torch.Tensor:
+        """Shift and delay; with persistent state, spikes that were on their way when the last call ended arrive."""
+        longest = int(self.delay_shift) + (0 if self.delay is None else MAX_DELAY)
+        if not self.neuron.persistent_state or not longest:
+            return self._moved(spikes)
+        before = self.neuron.on_the_way
+        if before is None or before.shape[:-1] != spikes.shape[:-1]:
+            before = spikes.new_zeros(*spikes.shape[:-1], longest)
+        spikes = torch.cat([before, spikes], -1)
+        self.neuron.on_the_way = spikes[..., -longest:].detach()
+        return self._moved(spikes)[..., longest:]
+
+    def _moved(self, spikes: torch.Tensor) -> torch.Tensor:
         if self.delay_shift:
             spikes = shift(spikes, 1)
         return spikes if self.delay is None else self.delay(spikes)
@@ -192,7 +222,7 @@ class Dense(Block):
     ):
         weights = synapse.Dense(in_neurons, out_neurons, weight_scale, weight_norm, pre_hook_fx)
         super().__init__(neuron_params, weights, out_neurons, delay, delay_shift, count_log)
-        self.quantised = pre_hook_fx is None
+        self.neuron.shape = torch.Size([out_neurons])
         if mask is not None:
             if mask.numel() != self.synapse.direction.numel():
                 raise ValueError(
@@ -210,21 +240,22 @@ class Dense(Block):
 
     @property
     def fused(self) -> bool:
-        """Whether the whole block runs as one step."""
+        """Whether the whole block runs as one step, without a look at its parts."""
         neuron = self.neuron
+        parts = self.synapse, neuron, neuron.drop, self.delay
         return (
             self.quantised
+            and not neuron.persistent_state  # spikes on their way would have to enter
+            and type(self.synapse) is synapse.Dense
+            and type(neuron) is cuba.Neuron
+            and not any(map(hooked, parts))
             and self.mask is None
             and neuron.norm is None
             and neuron.w_scale == WEIGHT_SCALE
             and (neuron.drop is None or isinstance(neuron.drop, Dropout))
         )
 
-    @property
-    def shape(self) -> torch.Size:
-        """Shape of the block's output without batch and time."""
-        return torch.Size([self.synapse.out_channels])
-
+    @exact
     def forward(self, spikes: torch.Tensor | Spikes, dense: bool = True):
         """Spikes [B, in, T] (dense or `Spikes`) to spikes [B, out, T].
 
@@ -234,13 +265,14 @@ class Dense(Block):
         self.synapse.check(spikes.shape)
         if not self.fused or len(spikes.shape) == 5:
             return super().forward(spikes)
+        self._look_at_weights()
         synapses, neuron = self.synapse, self.neuron
         direction = synapses.direction
         listed = isinstance(spikes, Spikes)
         given = spikes.source if listed else spikes.float()
         events = spikes if listed else Spikes.from_dense(given)
         (batch, _, steps), channels, device = spikes.shape, synapses.out_channels, direction.device
-        decays = neuron.current_decay, neuron.voltage_decay
+        decays = neuron.decays()
         delays = None if self.delay is None else self.delay.steps()
         kept, value = None, 1.0
         if neuron.drop is not None:
@@ -311,8 +343,8 @@ class Pool(Block):
         Arguments of `nmnist_helpers.neuron.cuba.Neuron`; `norm` is left out.
     kernel_size, stride, padding, dilation
         As in `nmnist_helpers.synapse.Pool`.
-    weight_scale, weight_norm, pre_hook_fx, delay_shift, count_log
-        As in `Dense`.
+    weight_scale, weight_norm, pre_hook_fx, delay, delay_shift, count_log
+        As in `Dense`; delays are per channel.
     """
 
     def __init__(
@@ -325,12 +357,13 @@ class Pool(Block):
         weight_scale: float = 1,
         weight_norm: bool = False,
         pre_hook_fx: Callable | None = None,
+        delay: bool = False,
         delay_shift: bool = True,
         count_log: bool = False,
     ):
         weights = synapse.Pool(kernel_size, stride, padding, dilation, weight_scale, weight_norm, pre_hook_fx)
         params = {**neuron_params, "norm": None}
-        super().__init__(params, weights, None, False, delay_shift, count_log)
+        super().__init__(params, weights, None, delay, delay_shift, count_log)
 
 
 class Flatten(torch.nn.Module):
@@ -419,3 +452,6 @@ def _from_spec(layer: LayerSpec, neuron_params: dict) -> Block:
         if not np.array_equal(neuron.norm.bias.cpu().numpy(), layer.bias):
             raise ValueError("bias: expected even integers in -254..256, found values that no normalisation has")
     return block
+
+
+__getattr__ = absent(__name__)

@@ -4,6 +4,9 @@ Each asks `backend.resolve` which twin serves its tensors; everything else is th
 floating-point type are computed in float32; autograd turns their gradients back into the type that came in.
 """
 
+import functools
+from collections.abc import Callable
+from contextlib import nullcontext
 from types import ModuleType
 from typing import NamedTuple
 
@@ -71,6 +74,23 @@ def as_parameter(grad: torch.Tensor | None, shape: torch.Size) -> torch.Tensor |
     return grad.sum().reshape(shape) if shape.numel() == 1 else grad.reshape(shape)
 
 
+def first_derivative(backward: Callable) -> Callable:
+    """Guard a backward pass: refuse to be differentiated again, and compute in float32 under autocast too."""
+
+    @functools.wraps(backward)
+    def call(ctx, *grads):
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "backward: expected create_graph=False, found True: a spike's derivative is a surrogate and has no"
+                " derivative of its own"
+            )
+        kind = next((grad.device.type for grad in grads if isinstance(grad, torch.Tensor)), "cpu")
+        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+            return backward(ctx, *grads)
+
+    return call
+
+
 class NeuronStep(torch.autograd.Function):
     """A neuron.
 
@@ -92,6 +112,7 @@ class NeuronStep(torch.autograd.Function):
         return trace.spikes.float(), trace.voltage.float().div_(membrane.scale), current, trace.state
 
     @staticmethod
+    @first_derivative
     def backward(ctx, grad_spikes, grad_voltage, grad_current, _):
         (voltage,) = ctx.saved_tensors
         grads = OutputGradients(grad_spikes, grad_voltage, grad_current)
@@ -116,6 +137,7 @@ class SpikeFunction(torch.autograd.Function):
         return (voltage > threshold).to(voltage.dtype)
 
     @staticmethod
+    @first_derivative
     def backward(ctx, grad):
         (voltage,) = ctx.saved_tensors
         distance = (voltage - ctx.threshold).abs()
@@ -133,6 +155,7 @@ class AxonDelay(torch.autograd.Function):
         return out
 
     @staticmethod
+    @first_derivative
     def backward(ctx, grad):
         out, lag = ctx.saved_tensors
         grad_delay = None
@@ -197,6 +220,7 @@ class CubaLayer(torch.autograd.Function):
         return rows, trace.spikes, trace.state
 
     @staticmethod
+    @first_derivative
     def backward(ctx, grad, *_):
         x, flat, factor, norm, weights, *saved = ctx.saved_tensors
         call, kernels = ctx.call, ctx.kernels

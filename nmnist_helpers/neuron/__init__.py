@@ -1,6 +1,9 @@
 """Neurons: the CUBA model, dropout on its spikes, normalisation of its current."""
 
+from ..lava import absent
 from . import cuba, norm
 from .dropout import Dropout
+
+__getattr__ = absent(__name__)
 
 __all__ = ["Dropout", "cuba", "norm"]

@@ -5,9 +5,12 @@ from collections.abc import Callable
 
 import torch
 
-from ..kernels.common import Membrane, State, Surrogate, zero_state
+from ..kernels.common import Membrane, State, Surrogate
 from ..kernels.constants import DECAY_SCALE, NEVER, WEIGHT_SCALE
 from ..kernels.functions import NeuronStep, SpikeFunction, retention_of
+from ..tools import exact
+from ..utils.quantize import quantize
+from .stored import Stored
 
 SCALE_GRAD_UNIT = 0.1  # SLAYER's units: scale_grad = 1 and tau_grad = 1 are good places to begin
 TAU_GRAD_UNIT = 100
@@ -38,7 +41,7 @@ def neuron_params(device_params: dict, scale: int = WEIGHT_SCALE, p_scale: int =
     }
 
 
-class Neuron(torch.nn.Module):
+class Neuron(Stored):
     r"""CUBA neuron: a synaptic current and a membrane voltage, both leaky, both integers.
 
     .. math::
@@ -71,14 +74,27 @@ class Neuron(torch.nn.Module):
         Go on from the last state at the next call, as long as the shape stays the same.
     requires_grad : bool
         Whether the decays learn.
+    graded_spike : bool
+        False; spikes with a value are not known here.
     num_neurons : int, optional
         Number of channels. Needed with ``shared_param=False`` and with `norm`; the blocks give it.
+
+    Attributes
+    ----------
+    current_decay, voltage_decay : tensor [1] or [C]
+        The decays x4096, as lava-dl stores and saves them: 1024 for 0.25. They can be read, assigned and changed in
+        place. What an optimiser gets from `parameters` are ``scaled_current_decay`` and ``scaled_voltage_decay``, the
+        same divided by 1024, so that one step size suits decays and weights; `state_dict` holds the former.
+    current_state, voltage_state : tensor [B, C, ...]
+        With persistent state, where the last call ended, in real units; a single zero before the first.
+    shape : torch.Size or None
+        [C, ...] of the last input.
 
     Raises
     ------
     ValueError
-        If a decay lies outside 0..1, threshold, `tau_grad` or `scale` is not positive, the threshold is out of
-        range, or `num_neurons` is missing.
+        If a decay lies outside 0..1, threshold, `tau_grad`, `scale_grad` or `scale` is not positive and finite, the
+        threshold is out of range, or `num_neurons` is missing.
 
     Notes
     -----
@@ -99,12 +115,16 @@ class Neuron(torch.nn.Module):
         shared_param: bool = True,
         persistent_state: bool = False,
         requires_grad: bool = False,
+        graded_spike: bool = False,
         num_neurons: int | None = None,
     ):
         super().__init__()
-        for name, value in (("threshold", threshold), ("tau_grad", tau_grad), ("scale", scale)):
+        given = {"threshold": threshold, "tau_grad": tau_grad, "scale_grad": scale_grad, "scale": scale}
+        for name, value in given.items():
             if not 0 < value < float("inf"):
                 raise ValueError(f"Neuron: expected a positive {name}, found {value}")
+        if graded_spike:
+            raise ValueError("Neuron: expected graded_spike=False, found True: spikes here are 0 or 1")
         self.p_scale = DECAY_SCALE
         self.w_scale = int(scale)
         self.s_scale = int(scale) << 6
@@ -119,31 +139,15 @@ class Neuron(torch.nn.Module):
         self.num_neurons = num_neurons
         if (norm is not None or not shared_param) and num_neurons is None:
             raise ValueError("Neuron: norm and shared_param=False need num_neurons, the number of channels")
-        for name, decay in (("current_decay", current_decay), ("voltage_decay", voltage_decay)):
-            self.register_parameter(name, torch.nn.Parameter(self._decay(name, decay), requires_grad=requires_grad))
+        self.make(self._decay("current_decay", current_decay), self._decay("voltage_decay", voltage_decay))
         self.norm = None
         if norm is not None:
             self.norm = norm(num_features=num_neurons)
             if hasattr(self.norm, "pre_hook_fx"):
                 self.norm.pre_hook_fx = self.quantize_8bit
         self.drop = dropout
-        self.register_buffer("current_state", None, persistent=False)
-        self.register_buffer("voltage_state", None, persistent=False)
-
-    def _decay(self, name: str, decay: float | tuple[float, float]) -> torch.Tensor:
-        """Initial value of a decay parameter, x4096: [1] if shared, else [C]."""
-        ends = decay if isinstance(decay, tuple | list) else (decay, decay)
-        if len(ends) != 2 or (self.shared_param and isinstance(decay, tuple | list)):
-            wanted = "a number (shared_param=True)" if self.shared_param else "a number or a pair (lowest, highest)"
-            raise ValueError(f"Neuron: expected {name} to be {wanted}, found {decay}")
-        for end in ends:
-            if not 0 <= end <= 1:
-                raise ValueError(f"Neuron: expected {name} in 0..1, found {decay}")
-        if self.shared_param:
-            return torch.tensor([self.p_scale * float(decay)])
-        if ends[0] == ends[1]:
-            ends = (0.99 * ends[0], min(1.0, 1.01 * ends[1]))
-        return self.p_scale * torch.empty(self.num_neurons).uniform_(float(ends[0]), float(ends[1]))
+        self.debug = False  # lava-dl's name; nothing is computed otherwise here
+        self.graded_spike = False
 
     @property
     def threshold(self) -> float:
@@ -158,7 +162,17 @@ class Neuron(torch.nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the neuron lives."""
-        return self.current_decay.device
+        return self.scaled_current_decay.device
+
+    @property
+    def ref_delay(self) -> int:
+        """Refractory time in steps: the reset's own, no more."""
+        return 1
+
+    @property
+    def weight_exponent(self) -> int:
+        """Exponent of two between the weights' units and the states', beyond the chip's own 6 bits."""
+        return int(math.log2(self.s_scale // self.w_scale)) - 6
 
     @property
     def surrogate(self) -> Surrogate:
@@ -197,41 +211,14 @@ class Neuron(torch.nn.Module):
 
         The gradient passes straight through the rounding and is zero outside the clamp.
         """
-        half = self.w_scale / 2
-        rounded = weight + (torch.round(weight * half) / half - weight).detach()
-        # where gradients flow the sum above may be off by a last bit; the exact multiple is put back
-        rounded = rounded + (torch.round(rounded * half) / half - rounded).detach()
-        clamped = rounded.clamp(-256 / self.w_scale, 254 / self.w_scale)
+        clamped = quantize(weight, 2 / self.w_scale).clamp(-256 / self.w_scale, 254 / self.w_scale)
         return clamped * self.w_scale if descale else clamped
-
-    def clamp(self) -> None:
-        """Bring learned decays back to 0..4096 where a step of the optimiser left it."""
-        with torch.no_grad():
-            self.current_decay.clamp_(0, self.p_scale)
-            self.voltage_decay.clamp_(0, self.p_scale)
 
     def membrane(self, decays: tuple[torch.Tensor, torch.Tensor], channels: int) -> Membrane:
         """The constants that the kernels need, with `decays` of current and voltage for so many channels."""
-        if self.training and self.requires_grad:
-            self.clamp()
         current, voltage = (retention_of(decay, channels) for decay in decays)
         threshold = self.v_th_mant * (self.s_scale // self.w_scale)
         return Membrane(current, voltage, threshold, self.surrogate, self.s_scale)
-
-    def start(self, batch: int, channels: int) -> State:
-        """The state to begin with: the stored one if it is persistent and as large, or rest."""
-        if self.persistent_state and self.current_state is not None and self.current_state.shape == (batch, channels):
-            return State(self.current_state, self.voltage_state)
-        return zero_state(batch, channels, self.device)
-
-    def store(self, end: State) -> None:
-        """Store where a call ended, if the state is persistent."""
-        if self.persistent_state:
-            self.current_state, self.voltage_state = end
-
-    def reset_state(self) -> None:
-        """Start the next call at rest."""
-        self.current_state = self.voltage_state = None
 
     def _save_to_state_dict(self, destination, prefix: str, keep_vars: bool) -> None:
         """Note the constants beside the parameters, where `load_checkpoint` finds them and torch passes them over."""
@@ -250,12 +237,10 @@ class Neuron(torch.nn.Module):
             raise ValueError(f"Neuron: expected input [B, C, ..., T], found {list(z.shape)}")
         if self.num_neurons is not None and z.shape[1] != self.num_neurons:
             raise ValueError(f"Neuron: expected {self.num_neurons} channels, found input {list(z.shape)}")
+        self.shape = z.shape[1:-1]
         inner = math.prod(z.shape[2:-1])
         channels = z.shape[1] * inner
-        decays = [
-            d if d.numel() == 1 or inner == 1 else d.repeat_interleave(inner)
-            for d in (self.current_decay, self.voltage_decay)
-        ]
+        decays = [d if d.numel() == 1 or inner == 1 else d.repeat_interleave(inner) for d in self.decays()]
 
         def back(rows):
             return None if rows is None else rows.transpose(1, 2).reshape(z.shape)
@@ -279,6 +264,7 @@ class Neuron(torch.nn.Module):
         self.store(State(first.current, second.voltage))
         return back(spikes), back(voltage), current
 
+    @exact
     def dynamics(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Current and voltage (before the reset) in answer to a dendrite input.
 
@@ -292,7 +278,7 @@ class Neuron(torch.nn.Module):
         current, voltage : float tensors [B, C, ..., T]
             Real units, multiples of 1/4096. With `norm`, the current is the normalised one.
         """
-        _, voltage, current = self._run(z, need_current=True)
+        _, voltage, current = self._run(z.float(), need_current=True)
         return current, voltage
 
     def spike(self, voltage: torch.Tensor) -> torch.Tensor:
@@ -300,9 +286,10 @@ class Neuron(torch.nn.Module):
         spikes = SpikeFunction.apply(voltage, self.threshold, self.surrogate)
         return spikes if self.drop is None else self.drop(spikes)
 
+    @exact
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Spikes [B, C, ..., T] in answer to a dendrite input of the same shape."""
-        spikes, _, _ = self._run(z, need_current=False)
+        spikes, _, _ = self._run(z.float(), need_current=False)
         return spikes if self.drop is None else self.drop(spikes)
 
     def extra_repr(self) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import torch
 
+from ..lava import absent
+
 
 def _identity(x: torch.Tensor, descale: bool = False) -> torch.Tensor:
     return x
@@ -69,53 +71,4 @@ class MeanOnlyBatchNorm(torch.nn.Module):
         return current - self.pre_hook_fx(self._mean(current).view(shape))
 
 
-class WgtScaleBatchNorm(MeanOnlyBatchNorm):
-    """Subtract the mean and divide by a power of two near the standard deviation: a shift on hardware.
-
-    Parameters
-    ----------
-    num_features, momentum, pre_hook_fx
-        As in `MeanOnlyBatchNorm`.
-    weight_exp_bits : int
-        The exponent is kept in -weight_exp_bits .. weight_exp_bits.
-    eps : float
-        Added to the variance.
-    """
-
-    def __init__(
-        self,
-        num_features: int | None = None,
-        momentum: float = 0.1,
-        weight_exp_bits: int = 3,
-        eps: float = 1e-5,
-        pre_hook_fx: Callable | None = None,
-    ):
-        super().__init__(num_features, momentum, pre_hook_fx)
-        self.weight_exp_bits = weight_exp_bits
-        self.eps = eps
-        self.register_buffer("running_var", torch.zeros(1))
-
-    def reset_parameters(self) -> None:
-        """Forget what was seen."""
-        super().reset_parameters()
-        self.running_var.zero_()
-
-    def _exponent(self, variance: torch.Tensor) -> torch.Tensor:
-        exponent = torch.ceil(torch.log2(torch.sqrt(variance + self.eps)))
-        return exponent.clamp(-self.weight_exp_bits, self.weight_exp_bits)
-
-    @property
-    def weight_exp(self) -> torch.Tensor:
-        """Exponent of the scale on hardware."""
-        return self._exponent(self.running_var)
-
-    def forward(self, current: torch.Tensor) -> torch.Tensor:
-        """Current [B, C, ..., T], centred per channel and scaled by one power of two."""
-        centred = super().forward(current)
-        variance = self.running_var
-        if self.training and self.update:
-            variance = torch.var(current, unbiased=False).reshape(1)
-            count = current.numel() / current.shape[1]
-            with torch.no_grad():
-                self.running_var.mul_(1 - self.momentum).add_(self.momentum * variance * count / (count + 1))
-        return centred / torch.exp2(self._exponent(variance).detach())
+__getattr__ = absent(__name__)

@@ -32,31 +32,64 @@ class CurveFigure(Figure):
         plt.close(self)  # as a value it comes first: nothing is left open for the end of the cell
 
 
-def plot_curves(stats, figsize: tuple[float, float] | None = None, path: str | os.PathLike | None = None) -> Figure:
+def plot_curves(
+    stats,
+    figures: tuple[int, int] | None = None,
+    figsize: tuple[float, float] | None = None,
+    path: str | os.PathLike | None = None,
+) -> Figure | tuple[Figure, ...]:
     """Draw loss and accuracy of a `LearningStats` over its epochs; see `LearningStats.plot`."""
-    fig = plt.figure(FigureClass=CurveFigure, figsize=figsize or (11, 4), layout="constrained")
-    losses, accuracies = fig.subplots(1, 2)
+    how = {"FigureClass": CurveFigure, "layout": "constrained"}
+    if figures is None:
+        shown = (plt.figure(figsize=figsize or (11, 4), **how),)
+        panels = shown[0].subplots(1, 2)
+    else:
+        for number in figures:
+            plt.close(number)  # of an earlier call: drawn anew, not on top
+        shown = tuple(plt.figure(number, figsize=figsize, **how) for number in figures)
+        panels = [fig.subplots() for fig in shown]
+    for ax, kind in zip(panels, ("loss", "accuracy"), strict=True):
+        _panel(ax, stats, kind)
+    if path is not None:
+        _save(stats, shown, figsize, Path(path))
+    return shown if figures is not None else shown[0]
+
+
+def _save(stats, shown: tuple[Figure, ...], figsize: tuple[float, float] | None, path: Path) -> None:
+    """One picture where `path` is a file; in a folder loss and accuracy apart."""
+    if path.suffix:
+        if len(shown) > 1:
+            raise ValueError(f"stats.plot: expected a folder for two figures, found the file {path}")
+        pictures = {path: shown[0]}
+    else:
+        pictures = {}
+        for kind in ("loss", "accuracy"):
+            pictures[path / f"{kind}.png"] = figure = Figure(figsize=figsize, layout="constrained")
+            _panel(figure.subplots(), stats, kind)
+    for file, figure in pictures.items():
+        with atomic(file) as temporary:
+            figure.savefig(temporary, dpi=100)
+
+
+def _panel(ax, stats, kind: str) -> None:
+    """Loss or accuracy of all parts of the data."""
+    form = "{:.4f}" if kind == "loss" else "{:.2%}"
     for part, (label, style) in STYLE.items():
         stat = getattr(stats, part)
-        _curve(losses, stat.loss_log, stat.min_loss, label, style, "{:.4f}")
-        _curve(accuracies, stat.accuracy_log, stat.max_accuracy, label, style, "{:.2%}")
-    if losses.lines and all(value > 0 for line in losses.lines for value in line.get_ydata() if value == value):
-        losses.set_yscale("log")
-    losses.set(xlabel="epoch", ylabel="loss")
-    accuracies.set(xlabel="epoch", ylabel="accuracy")
-    accuracies.yaxis.set_major_formatter("{x:.0%}")
-    for ax in (losses, accuracies):
-        ax.grid(color="0.92")
-        ax.set_axisbelow(True)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        if ax.lines:
-            ax.legend(frameon=False)
-    if path is not None:
-        path = Path(path)
-        with atomic(path if path.suffix else path / "curves.png") as temporary:
-            fig.savefig(temporary, dpi=100)
-    return fig
+        best = stat.min_loss if kind == "loss" else stat.max_accuracy
+        _curve(ax, getattr(stat, f"{kind}_log"), best, label, style, form)
+    if kind == "accuracy":
+        ax.yaxis.set_major_formatter("{x:.0%}")
+    elif ax.lines and all(value > 0 for line in ax.lines for value in line.get_ydata() if value == value):
+        ax.set_yscale("log")
+    unit = getattr(stats.training, f"{kind}_unit")
+    ax.set(xlabel="epoch", ylabel=f"{getattr(stats.training, f'{kind}_str')} {unit}".strip())
+    ax.grid(color="0.92")
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    if ax.lines:
+        ax.legend(frameon=False)
 
 
 def _curve(ax, log: list, best: float | None, label: str, style: dict, form: str) -> None:

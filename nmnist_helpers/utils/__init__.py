@@ -1,14 +1,22 @@
-"""What a training loop needs around the network: statistics, the assistant, parameter groups."""
+"""What a training loop needs around the network: statistics, the assistant, and small helpers on tensors."""
 
+from ..lava import absent
+from . import time
 from .assistant import Assistant
-from .optim import DECAY_LR_SCALE, parameter_groups, scale_decay_groups
+from .optim import parameter_groups
+from .quantize import QUANTIZE_MODE, event_rate, quantize, quantize_hook_fx
 from .stats import LearningStat, LearningStats
 
+__getattr__ = absent(__name__)
+
 __all__ = [
-    "DECAY_LR_SCALE",
+    "QUANTIZE_MODE",
     "Assistant",
     "LearningStat",
     "LearningStats",
+    "event_rate",
     "parameter_groups",
-    "scale_decay_groups",
+    "quantize",
+    "quantize_hook_fx",
+    "time",
 ]

@@ -6,22 +6,18 @@ from collections.abc import Callable
 import torch
 
 from ..spikes import Spikes
-from .optim import DECAY_LR_SCALE, scale_decay_groups
 from .stats import LearningStat, LearningStats
 
 
 class Assistant:
     """Training, testing and validation on batches.
 
-    Decays of the network are stored x4096; the assistant gives them steps that fit (see
-    `nmnist_helpers.utils.scale_decay_groups`) unless the optimiser already treats them apart.
-
     Parameters
     ----------
     net : torch.nn.Module
         The network.
     error : callable
-        ``error(output, label)`` gives the loss, a scalar tensor.
+        ``error(output, target)`` gives the loss, a scalar tensor.
     optimizer : torch.optim.Optimizer or None
         None if you only test.
     stats : LearningStats, optional
@@ -32,8 +28,6 @@ class Assistant:
         The network returns its spike counts as a last value, and so do `train`, `test` and `valid`.
     lam : float, optional
         The network returns a loss of its own after its output; `lam` times it is added for training.
-    decay_lr_scale : float
-        Step size of the decays, as a multiple of the optimiser's.
 
     Examples
     --------
@@ -54,13 +48,10 @@ class Assistant:
         classifier: Callable | None = None,
         count_log: bool = False,
         lam: float | None = None,
-        decay_lr_scale: float = DECAY_LR_SCALE,
     ):
         self.net, self.error, self.optimizer = net, error, optimizer
         self.stats, self.classifier = stats, classifier
         self.count_log, self.lam = count_log, lam
-        if optimizer is not None:
-            scale_decay_groups(optimizer, net, decay_lr_scale)
 
     @property
     def device(self) -> torch.device | None:
@@ -68,14 +59,14 @@ class Assistant:
         parameter = next(self.net.parameters(), None)
         return None if parameter is None else parameter.device
 
-    def train(self, input: torch.Tensor | Spikes, label: torch.Tensor):
+    def train(self, input: torch.Tensor | Spikes, target: torch.Tensor):
         """Learn from a batch.
 
         Parameters
         ----------
         input : tensor [B, ..., T] or Spikes
-            Moved to the network's device if need be, as is `label`.
-        label : tensor
+            Moved to the network's device if need be, as is `target`.
+        target : tensor
             Classes [B], or what the error expects.
 
         Returns
@@ -91,20 +82,20 @@ class Assistant:
         if self.optimizer is None:
             raise ValueError("Assistant.train: expected an optimizer, found None")
         self.net.train()
-        output, count, loss, total, label = self._forward(input, label)
+        output, count, loss, total, target = self._forward(input, target)
         self.optimizer.zero_grad()
         total.backward()  # before the values are read: a GPU works on while we wait for them
-        self._log("training", output, label, loss, total)
+        self._log("training", output, target, loss, total)
         self.optimizer.step()
         return (output, count) if self.count_log else output
 
-    def test(self, input: torch.Tensor | Spikes, label: torch.Tensor):
+    def test(self, input: torch.Tensor | Spikes, target: torch.Tensor):
         """Test on a batch, without gradients; parameters and results as `train`."""
-        return self._judge("testing", input, label)
+        return self._judge("testing", input, target)
 
-    def valid(self, input: torch.Tensor | Spikes, label: torch.Tensor):
+    def valid(self, input: torch.Tensor | Spikes, target: torch.Tensor):
         """Validate on a batch, without gradients; parameters and results as `train`."""
-        return self._judge("validation", input, label)
+        return self._judge("validation", input, target)
 
     def reduce_lr(self, factor: float = 10 / 3) -> None:
         """Divide the step size of every parameter group by `factor`.
@@ -121,17 +112,17 @@ class Assistant:
         steps = ", ".join(f"{float(group['lr']):g}" for group in self.optimizer.param_groups)
         print(f"learning rate divided by {factor:g}: now {steps}")
 
-    def _judge(self, part: str, input, label):
+    def _judge(self, part: str, input, target):
         self.net.eval()
         with torch.no_grad():
-            output, count, loss, total, label = self._forward(input, label)
-            self._log(part, output, label, loss, total)
+            output, count, loss, total, target = self._forward(input, target)
+            self._log(part, output, target, loss, total)
         return (output, count) if self.count_log else output
 
-    def _forward(self, input, label):
+    def _forward(self, input, target):
         device = self.device
         if device is not None:
-            input, label = input.to(device, non_blocking=True), label.to(device, non_blocking=True)
+            input, target = input.to(device, non_blocking=True), target.to(device, non_blocking=True)
         returned, count, net_loss = self.net(input), None, None
         wanted = 1 + (self.lam is not None) + self.count_log
         if wanted > 1:
@@ -142,16 +133,16 @@ class Assistant:
             count = returned.pop() if self.count_log else None
             net_loss = returned.pop() if self.lam is not None else None
             returned = returned[0]
-        loss = self.error(returned, label)
+        loss = self.error(returned, target)
         if loss.dim() != 0:
             raise ValueError(f"Assistant: expected the error to give one number, found shape {list(loss.shape)}")
         total = loss if net_loss is None else loss + self.lam * net_loss
-        return returned, count, loss, total, label
+        return returned, count, loss, total, target
 
-    def _log(self, part: str, output, label, loss, total) -> None:
+    def _log(self, part: str, output, target, loss, total) -> None:
         """Check the loss and count it; one transfer from the device for all numbers."""
         classify = self.stats is not None and self.classifier is not None
-        correct = (self.classifier(output.detach()) == label).sum() if classify else torch.zeros_like(loss)
+        correct = (self.classifier(output.detach()) == target).sum() if classify else torch.zeros_like(loss)
         wide = torch.promote_types(loss.dtype, torch.float32)  # counts of a batch are exact in float32
         loss, total, correct = torch.stack([v.detach().to(wide) for v in (loss, total, correct)]).tolist()
         if not math.isfinite(total) or not math.isfinite(loss):

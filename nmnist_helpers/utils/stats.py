@@ -1,141 +1,27 @@
-"""Losses and accuracies: of the running epoch, of all closed ones, printed, plotted, saved."""
+"""Losses and accuracies of training, validation and testing: printed, plotted, saved."""
 
-import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import atomic
+from .logs import PARTS, length_of, read_log, write_log
+from .stat import LearningStat
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Attribute of `LearningStats` and how its lines and columns are headed.
-PARTS = {"training": "Train", "validation": "Valid", "testing": "Test"}
-FILES = {"loss_log": "loss.txt", "accuracy_log": "accuracy.txt"}
-
-
-class LearningStat:
-    """Loss and accuracy of one part of the data, epoch by epoch.
-
-    Attributes
-    ----------
-    loss_sum : float
-        Sum over the running epoch's samples of their losses; add to it.
-    num_samples : int
-        Samples seen in the running epoch; add to it.
-    correct_samples : int
-        Correct answers in the running epoch; add to it. Never touched, there is no accuracy (regression).
-    loss_log, accuracy_log : list of float or None
-        One entry for every closed epoch; None where it saw no samples (or, for accuracy, counted no answers).
-
-    Examples
-    --------
-    >>> stat = LearningStat()
-    >>> stat.num_samples += 4; stat.loss_sum += 2.0; stat.correct_samples += 3
-    >>> stat.loss, stat.accuracy
-    (0.5, 0.75)
-    """
-
-    def __init__(self):
-        self.loss_log: list[float | None] = []
-        self.accuracy_log: list[float | None] = []
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget the running epoch; the logs stay."""
-        self.loss_sum = 0.0
-        self.num_samples = 0
-        self._correct: int | None = None
-
-    @property
-    def correct_samples(self) -> int:
-        """Correct answers in the running epoch."""
-        return 0 if self._correct is None else self._correct
-
-    @correct_samples.setter
-    def correct_samples(self, count: int) -> None:
-        self._correct = int(count)  # a tensor is welcome, and does not keep its graph alive
-
-    @property
-    def loss(self) -> float | None:
-        """Mean loss of the running epoch; None before its first sample."""
-        return float(self.loss_sum) / self.num_samples if self.num_samples else None
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of correct answers in the running epoch; None before its first sample, or in regression."""
-        return self._correct / self.num_samples if self.num_samples and self._correct is not None else None
-
-    @property
-    def min_loss(self) -> float | None:
-        """Lowest loss of the closed epochs."""
-        return _best_of(self.loss_log, min)
-
-    @property
-    def max_accuracy(self) -> float | None:
-        """Highest accuracy of the closed epochs."""
-        return _best_of(self.accuracy_log, max)
-
-    @property
-    def best_loss(self) -> bool:
-        """Whether this epoch's loss is below all earlier ones; see `best_accuracy`."""
-        return self._is_best(self.loss, self.loss_log, min)
-
-    @property
-    def best_accuracy(self) -> bool:
-        """Whether this epoch's accuracy is above all earlier ones.
-
-        "This epoch" is the running one as soon as it has samples, else the one that `update` closed last:
-        the answer is the same before and after `update`.
-        """
-        return self._is_best(self.accuracy, self.accuracy_log, max)
-
-    def _is_best(self, now: float | None, log: list, best: Callable) -> bool:
-        earlier = log
-        if not self.num_samples:
-            now, earlier = (log[-1], log[:-1]) if log else (None, [])
-        if now is None or math.isnan(now):
-            return False
-        mark = _best_of(earlier, best)
-        return mark is None or (now != mark and best(now, mark) == now)
-
-    def update(self) -> None:
-        """Close the running epoch: write its loss and accuracy into the logs and start the next one."""
-        self.loss_log.append(self.loss)
-        self.accuracy_log.append(self.accuracy)
-        self.reset()
-
-    def _line(self, closed: bool = False) -> str:
-        """The running epoch against the best of the closed ones; with `closed`, the last closed one."""
-        loss, accuracy = self.loss, self.accuracy
-        if closed:
-            loss = self.loss_log[-1] if self.loss_log else None
-            accuracy = self.accuracy_log[-1] if self.accuracy_log else None
-        if loss is None:
-            return ""
-        line = f"loss = {loss:11.5f}"
-        if self.min_loss is not None:
-            line += f" (min = {self.min_loss:11.5f})"
-        if accuracy is not None:
-            line += f"    accuracy = {accuracy:7.5f}"
-            if self.max_accuracy is not None:
-                line += f" (max = {self.max_accuracy:7.5f})"
-        return line
-
-    def __str__(self) -> str:
-        return self._line()
-
-
-def _best_of(log: Sequence[float | None], best: Callable) -> float | None:
-    known = [value for value in log if value is not None and not math.isnan(value)]
-    return best(known) if known else None
-
 
 class LearningStats:
     """Statistics of training, validation and testing.
+
+    Parameters
+    ----------
+    loss_str, accuracy_str : str
+        What loss and accuracy are called: in the lines, on the axes and as names of the files.
+    loss_unit, accuracy_unit : str
+        Their units.
 
     Attributes
     ----------
@@ -152,10 +38,14 @@ class LearningStats:
     [0.75]
     """
 
-    def __init__(self):
-        self.training = LearningStat()
-        self.validation = LearningStat()
-        self.testing = LearningStat()
+    def __init__(
+        self, loss_str: str = "loss", loss_unit: str = "", accuracy_str: str = "accuracy", accuracy_unit: str = ""
+    ):
+        for name in (loss_str, accuracy_str):
+            if not name or Path(name).name != name:
+                raise ValueError(f"LearningStats: expected a name that a file can have, found {name!r}")
+        names = (loss_str, loss_unit, accuracy_str, accuracy_unit)
+        self.training, self.validation, self.testing = (LearningStat(*names) for _ in PARTS)
         self.new_line()
 
     def _parts(self) -> list[LearningStat]:
@@ -177,7 +67,7 @@ class LearningStats:
         So a line is never shorter than the one before it, over which loops print it.
         """
         lines = ((name, getattr(self, part)) for part, name in PARTS.items())
-        lines = ((name, stat._line(closed=not stat.num_samples)) for name, stat in lines)
+        lines = ((name, stat.line(closed=not stat.num_samples)) for name, stat in lines)
         return " | ".join(f"{name:5s} {line}" for name, line in lines if line)
 
     def new_line(self) -> None:
@@ -235,24 +125,37 @@ class LearningStats:
         else:
             self._display.update(data, raw=True)
 
-    def plot(self, figsize: tuple[float, float] | None = None, path: str | os.PathLike | None = None) -> "Figure":
-        """Draw loss and accuracy over the closed epochs, side by side.
+    def plot(
+        self,
+        figures: tuple[int, int] | None = None,
+        figsize: tuple[float, float] | None = None,
+        path: str | os.PathLike | None = None,
+    ) -> "Figure | tuple[Figure, Figure]":
+        """Draw loss and accuracy over the closed epochs.
 
         Parameters
         ----------
+        figures : (int, int), optional
+            Numbers of two pyplot figures, one for the loss and one for the accuracy. By default both are drawn side
+            by side in one figure.
         figsize : (float, float), optional
             Width and height in inches.
         path : path-like, optional
-            A file (``curves.png``, ``curves.svg``) or a folder, which gets ``curves.png``.
+            A folder, which gets ``loss.png`` and ``accuracy.png``, or a file (``curves.svg``) for both side by side.
 
         Returns
         -------
-        matplotlib.figure.Figure
+        matplotlib.figure.Figure, or two of them with `figures`
             Open in pyplot; a notebook shows it once, ``plt.show()`` shows it elsewhere.
         """
         from ..pictures.curves import plot_curves
 
-        return plot_curves(self, figsize, path)
+        return plot_curves(self, figures, figsize, path)
+
+    def _files(self, folder: str | os.PathLike) -> dict[str, Path]:
+        """Attribute of the logs and the file that holds them."""
+        names = {"loss_log": self.training.loss_str, "accuracy_log": self.training.accuracy_str}
+        return {log: Path(folder) / f"{name}.txt" for log, name in names.items()}
 
     def save(self, path: str | os.PathLike = "") -> None:
         """Write the logs of the closed epochs as text, ``loss.txt`` and ``accuracy.txt``.
@@ -264,13 +167,8 @@ class LearningStats:
         path : path-like
             Folder, with or without a slash at its end; made if it is missing.
         """
-        for log, name in FILES.items():
-            columns = [getattr(stat, log) for stat in self._parts()]
-            rows = ["# " + " ".join(f"{head:>22s}" for head in PARTS.values())[2:]]
-            for row in zip(*columns, strict=True):
-                rows.append(" ".join(f"{'nan' if value is None else repr(float(value)):>22s}" for value in row))
-            with atomic(Path(path) / name) as temporary:
-                temporary.write_text("\n".join(rows) + "\n")
+        for log, file in self._files(path).items():
+            write_log(file, [getattr(stat, log) for stat in self._parts()])
 
     def load(self, path: str | os.PathLike = "") -> None:
         """Read what `save` wrote (or lava-dl did) in place of the logs; the running epoch is forgotten.
@@ -287,50 +185,22 @@ class LearningStats:
         ValueError
             Naming the file and line that is not as expected. This object is then as it was.
         """
-        folder = Path(path)
-        logs = {"loss_log": _read_log(folder / FILES["loss_log"])}
-        epochs = _length(logs["loss_log"])
-        accuracy = folder / FILES["accuracy_log"]
-        logs["accuracy_log"] = _read_log(accuracy) if accuracy.exists() else {}
+        files = self._files(path)
+        logs = {"loss_log": read_log(files["loss_log"])}
+        epochs = length_of(logs["loss_log"])
+        accuracy = files["accuracy_log"]
+        logs["accuracy_log"] = read_log(accuracy) if accuracy.exists() else {}
         if logs["accuracy_log"]:
             # A save that was broken off between its two files leaves one of them an epoch ahead.
-            found = _length(logs["accuracy_log"])
+            found = length_of(logs["accuracy_log"])
             if abs(found - epochs) > 1:
-                raise ValueError(f"{accuracy}: expected {epochs} epochs as loss.txt has, found {found}")
+                raise ValueError(f"{accuracy}: expected {epochs} epochs as {files['loss_log'].name} has, found {found}")
             epochs = min(found, epochs)
         for part in PARTS:
             stat = getattr(self, part)
             for log, columns in logs.items():
                 setattr(stat, log, columns.get(part, [None] * epochs)[:epochs])
             stat.reset()
-
-
-def _length(columns: dict[str, list]) -> int:
-    return len(next(iter(columns.values()), []))
-
-
-def _read_log(file: Path) -> dict[str, list[float | None]]:
-    """Columns of a log by the part they belong to."""
-    try:
-        lines = file.read_text(encoding="ascii").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{file}: expected text, found other bytes") from None
-    lines = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
-    parts = {name: part for part, name in PARTS.items()}
-    heads = [word for word in (lines[0][1] if lines else []) if word != "#"]
-    if not lines or not lines[0][1][0].startswith("#") or len(set(heads)) < len(heads) or not set(heads) <= set(parts):
-        raise ValueError(f"{file}: expected a first line like '# {' '.join(parts)}', found no such heads")
-    columns: dict[str, list[float | None]] = {parts[head]: [] for head in heads}
-    for number, words in lines[1:]:
-        try:
-            values = [float(word) for word in words]
-        except ValueError:
-            values = []
-        if len(values) != len(heads):
-            raise ValueError(f"{file}, line {number}: expected {len(heads)} numbers, found {' '.join(words)!r}")
-        for column, value in zip(columns.values(), values, strict=True):
-            column.append(None if math.isnan(value) else value)
-    return columns
 
 
 def _progress(iter: int, dataloader) -> str:
@@ -347,12 +217,13 @@ def _progress(iter: int, dataloader) -> str:
 
 
 def _in_notebook() -> bool:
-    """Whether output goes to a Jupyter front end."""
-    if "IPython" not in sys.modules:
+    """Whether output goes to a notebook: Jupyter's kernel, or one derived from it (Colab, Databricks)."""
+    kernel = sys.modules.get("ipykernel.zmqshell")
+    if kernel is None:
         return False
     from IPython import get_ipython
 
-    return type(get_ipython()).__name__ == "ZMQInteractiveShell"
+    return isinstance(get_ipython(), kernel.ZMQInteractiveShell)
 
 
 __all__ = ["LearningStat", "LearningStats"]

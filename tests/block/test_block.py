@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import operator
 import weakref
 
 import numpy as np
@@ -84,7 +85,8 @@ def run(block, x, grad, seed=0):
     x = x if isinstance(x, Spikes) else x.detach().clone().requires_grad_()
     out = block(x)
     out.backward(grad)
-    grads = {name: p.grad for name, p in block.named_parameters()}
+    names = [name.replace("scaled_", "") for name, _ in block.named_parameters()]  # decays x4096
+    grads = {name: operator.attrgetter(name)(block).grad for name in names}
     if not isinstance(x, Spikes):
         grads["x"] = x.grad
     return out.detach(), grads
@@ -347,22 +349,37 @@ def test_input_and_gradient_of_any_layout(layout):
     compare_gradients({k: g for k, g in grads.items() if k != "x"}, {k: g for k, g in expected.items() if k != "x"})
 
 
-def test_persistent_state():
-    block = dense_block(20, 12, seed=1, delay=False, neuron={"persistent_state": True})
-    whole = dense_block(20, 12, seed=1, delay=False)
-    x = sample((3, 20, 40), 0.2)
-    parts = parts_of(block)
-    for b in (block, parts):
-        chunks = [b(part) for part in x.split([7, 33], 2)]
-        # the shift loses what would have left after the end of a chunk
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("delay", [True, False])
+@pytest.mark.parametrize("delay_shift", [True, False])
+def test_persistent_state_makes_chunks_equal_the_whole(grad, delay, delay_shift):
+    """The neurons go on from where they were, and spikes on their way arrive in the next call."""
+    options = {"delay": delay, "delay_shift": delay_shift}
+    whole = dense_block(20, 12, seed=1, **options)
+    block = dense_block(20, 12, seed=1, neuron={"persistent_state": True}, **options)
+    if whole.delay is not None:
+        for b in (whole, block):
+            b.delay.delay.data.copy_(torch.tensor([0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 61, 62]) + 0.5)
+    x = sample((3, 20, 150), 0.2)
+    with torch.set_grad_enabled(grad):
         expected = whole(x)
-        assert torch.equal(chunks[0], expected[..., :7])
-        assert torch.equal(chunks[1][..., 1:], expected[..., 8:])
-        assert expected[..., 8:].any()
-    for name in ("current_state", "voltage_state"):
-        assert torch.equal(getattr(block.neuron, name), getattr(parts.neuron, name))
+        assert expected[:, -1, -30:].any()  # the longest delay is among those that spike
+        for sizes in ([75, 75], [7, 1, 142], [70] + [1] * 80):
+            block.neuron.reset_state()
+            assert torch.equal(torch.cat([block(part) for part in x.split(sizes, 2)], -1), expected)
+    assert torch.equal(block(x[:2]), whole(x[:2]))  # another batch starts at rest
+
+
+def test_persistent_state_of_a_convolution():
+    torch.manual_seed(2)
+    block = cuba.Conv({**PARAMS, "persistent_state": True}, 2, 3, 3, weight_scale=5, delay=True)
+    block.delay.delay.data.copy_(torch.tensor([0.5, 9.5, 40.5]))
+    x = sample((2, 2, 6, 5, 90), 0.3)
+    expected = block(x)
     block.neuron.reset_state()
-    assert torch.equal(block(x), expected)
+    assert torch.equal(torch.cat([block(part) for part in x.split([31, 59], -1)], -1), expected)
+    assert expected[:, 2].any()
+    assert "on_the_way" not in "".join(block.state_dict())
 
 
 def test_inference_equals_training_and_keeps_no_voltage(monkeypatch):
@@ -390,8 +407,9 @@ def test_two_forwards_then_one_backward():
     first, second = block(x), block(x)
     (first * grad).sum().backward(retain_graph=True)
     (second * grad).sum().backward()
-    for name, parameter in block.named_parameters():
-        assert_close(parameter.grad, 2 * once[name])
+    del once["x"]
+    for name, grad_once in once.items():
+        assert_close(operator.attrgetter(name)(block).grad, 2 * grad_once)
 
 
 def test_an_output_remembers_its_events():
@@ -681,6 +699,24 @@ def test_conv_pool_flatten_dense_in_a_row():
     assert count is None
 
 
-def test_delays_need_their_number():
+def test_parameters_in_lava_dls_order():
+    block = dense_block(4, 3)
+    last = [name.rpartition(".")[2] for name, _ in block.named_parameters()]
+    assert last == ["scaled_current_decay", "scaled_voltage_decay", "delay", "weight_g", "weight_v"]
+    assert [n.rpartition(".")[2] for n in block.state_dict()][:3] == ["current_decay", "voltage_decay", "delay"]
+
+
+def test_shapes_and_delays_of_pictures():
+    x = sample((2, 3, 8, 6, 20), 0.3)
+    conv, pool, flat = cuba.Conv(PARAMS, 3, 4, 3, weight_scale=3), cuba.Pool(PARAMS, 2, delay=True), cuba.Flatten()
+    dense = cuba.Dense(PARAMS, 24, 5)
+    assert (conv.shape, pool.shape, flat.shape, dense.shape) == (None, None, None, (5,))
+    dense(flat(pool(conv(x))))
+    assert (conv.shape, pool.shape, dense.shape) == ((4, 6, 4), (4, 3, 2), (5,))
+    assert list(flat.shape) == [24, 1, 1]
+    assert pool.delay.shape == (4,)  # one for each channel, known since the first input
+
+
+def test_channel_decays_need_their_number():
     with pytest.raises(ValueError, match="norm and shared_param=False need num_neurons"):
         cuba.Pool({**PARAMS, "shared_param": False}, 2)

@@ -178,14 +178,14 @@ def test_command_notices_digits_that_are_not_those(paired):
 
 
 @pytest.mark.skipif(
-    not (os.environ.get("NMNIST_DATA") and os.environ.get("NMNIST_MNIST")),
+    not (os.environ.get("NMNIST_DATA") and os.environ.get("NMNIST_TEST_MNIST")),
     reason="NMNIST_DATA and NMNIST_MNIST do not name paired recordings and MNIST's files",
 )
 def test_calibration_holds_on_real_recordings():
     recorded = Recordings(os.path.join(os.environ["NMNIST_DATA"], "Test")).pack()
     if len(recorded) > 1000:
         pytest.skip("the full test set shows MNIST's test digits")
-    images, labels, _ = digits.load_mnist(train=True)
+    images, labels, _ = digits.load_mnist(os.environ["NMNIST_TEST_MNIST"], train=True)
     shown = images[recorded.ids - 1]
     np.testing.assert_array_equal(labels[recorded.ids - 1], recorded.labels)
     rows = compare.compare(recorded, simulator.simulate(shown, 0, recorded.ids, recorded.labels), shown)

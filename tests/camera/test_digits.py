@@ -32,9 +32,9 @@ def test_order_of_mnist_begins_as_published():
     assert order.first_labels()[:20].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4, 3, 5, 3, 6, 1, 7, 2, 8, 6, 9]
 
 
-@pytest.mark.skipif(not os.environ.get("NMNIST_MNIST"), reason="NMNIST_MNIST names no folder of MNIST")
+@pytest.mark.skipif(not os.environ.get("NMNIST_TEST_MNIST"), reason="NMNIST_MNIST names no folder of MNIST")
 def test_ids_are_places_in_mnist():
-    everything, known, _ = digits.load_mnist()
+    everything, known, _ = digits.load_mnist(os.environ["NMNIST_TEST_MNIST"])
     for part in (True, False):
         images, labels, ids = digits.load_digits(part)
         np.testing.assert_array_equal(everything[ids - 1], images)
@@ -138,8 +138,8 @@ def test_mnist_that_does_not_fit_together(small_mnist):
         digits.load_mnist(small_mnist)
 
 
-@pytest.mark.skipif(not os.environ.get("NMNIST_MNIST"), reason="NMNIST_MNIST names no folder with MNIST's files")
+@pytest.mark.skipif(not os.environ.get("NMNIST_TEST_MNIST"), reason="NMNIST_MNIST names no folder with MNIST's files")
 def test_the_real_files():
-    images, labels, _ = digits.load_mnist(train=False)
+    images, labels, _ = digits.load_mnist(os.environ["NMNIST_TEST_MNIST"], train=False)
     assert images.shape == (10_000, 28, 28)
     assert np.bincount(labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]

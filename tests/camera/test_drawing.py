@@ -42,9 +42,9 @@ def test_a_dot_and_a_line_are_drawings_too():
     assert len(simulate(to_mnist_look(drawing(9, 9, 4, 4))[None]).validate()) == 1
 
 
-@pytest.mark.skipif(not os.environ.get("NMNIST_MNIST"), reason="NMNIST_MNIST names no folder of MNIST")
+@pytest.mark.skipif(not os.environ.get("NMNIST_TEST_MNIST"), reason="NMNIST_MNIST names no folder of MNIST")
 def test_mnists_own_digits_stay_as_they_are():
-    images = load_mnist(train=False)[0][:200]
+    images = load_mnist(os.environ["NMNIST_TEST_MNIST"], train=False)[0][:200]
     difference = [np.abs(to_mnist_look(image).astype(int) - image).mean() for image in images]
     assert np.mean(np.equal(difference, 0)) > 0.8
     assert max(difference) < 1  # those whose box was a little smaller, or less bright

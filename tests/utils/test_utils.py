@@ -16,6 +16,7 @@ import torch  # noqa: E402
 from nmnist_helpers.classifier import Rate  # noqa: E402
 from nmnist_helpers.spikes import Spikes  # noqa: E402
 from nmnist_helpers.utils import Assistant, LearningStat, LearningStats  # noqa: E402
+from nmnist_helpers.utils import stats as stats_module  # noqa: E402
 
 PARTS = ("training", "testing", "validation")
 NUMBER = r"[ \d]{5}\.\d{5}"
@@ -259,8 +260,46 @@ def test_plot_is_saved_to_a_file_or_folder(tmp_path):
     plt.close(stats.plot(path=tmp_path / "c.png"))
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     plt.close(stats.plot(path=str(tmp_path / "folder") + os.sep))
-    (name,) = os.listdir(tmp_path / "folder")
-    assert (tmp_path / "folder" / name).read_bytes().startswith(b"\x89PNG")
+    assert sorted(os.listdir(tmp_path / "folder")) == ["accuracy.png", "loss.png"]  # as lava-dl names them
+    for name in ("accuracy.png", "loss.png"):
+        assert (tmp_path / "folder" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_in_two_figures(tmp_path):
+    stats = LearningStats(loss_str="error", loss_unit="mV", accuracy_str="share")
+    close(stats, training=(2.0, 0.3))
+    loss, accuracy = stats.plot((11, 12), (4, 3), tmp_path)
+    assert (loss.number, accuracy.number) == (11, 12)
+    assert tuple(loss.get_size_inches()) == (4, 3)
+    assert [fig.axes[0].get_ylabel() for fig in (loss, accuracy)] == ["error mV", "share"]
+    assert (tmp_path / "loss.png").exists()
+    again = stats.plot(figures=(11, 12))
+    assert [len(fig.axes) for fig in again] == [1, 1]  # drawn anew, not on top
+    with pytest.raises(ValueError, match=r"expected a folder for two figures, found the file .*c\.png"):
+        stats.plot((11, 12), path=tmp_path / "c.png")
+    plt.close("all")
+
+
+def test_names_and_units_of_ones_own(tmp_path):
+    stats = LearningStats(loss_str="error", loss_unit="mV", accuracy_str="share", accuracy_unit="of all")
+    close(stats, training=(1.0, 0.4))
+    assert str(stats) == ("Train error =     1.00000 (min =     1.00000) mV    share = 0.40000 (max = 0.40000) of all")
+    stats.save(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["error.txt", "share.txt"]
+    found = LearningStats("error", accuracy_str="share")
+    found.load(tmp_path)
+    assert (found.training.loss_log, found.training.accuracy_log) == ([1.0], [0.4])
+    with pytest.raises(ValueError, match="expected a name that a file can have, found 'a/b'"):
+        LearningStats("a/b")
+
+
+@pytest.mark.parametrize("derived", [True, False])
+def test_a_kernel_derived_from_jupyters_is_a_notebook(monkeypatch, derived):
+    zmqshell = pytest.importorskip("ipykernel.zmqshell")
+    base = zmqshell.ZMQInteractiveShell
+    shell = type("Shell", (base if derived else object,), {})  # Colab's and Databricks' are of this kind
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell.__new__(shell))
+    assert stats_module._in_notebook() is derived
 
 
 def test_a_notebook_shows_the_plot_once(monkeypatch):

@@ -1,0 +1,111 @@
+"""What a neuron stores: its decays, in units that suit an optimiser, and its state, in integers."""
+
+import torch
+
+from ..kernels.common import State, zero_state
+from ..kernels.constants import DECAY_SCALE
+from .units import InUnits
+
+#: Decays are read and saved x4096, but the numbers that an optimiser moves are these, divided by this unit: decay x4.
+#: An optimiser like Adam moves all numbers by about its step size, whatever the gradient. At a step that suits weights
+#: a number up to 4096 would never get anywhere; times 4096 decays would move like weights, and the quarter keeps them
+#: slower than the weights that rely on them.
+DECAY_UNIT = DECAY_SCALE // 4
+#: Decays of a neuron; each is stored under the second name.
+DECAYS = {"current_decay": "scaled_current_decay", "voltage_decay": "scaled_voltage_decay"}
+#: States of a neuron; each is stored under the second name, as integers.
+STATES = {"current_state": "current_units", "voltage_state": "voltage_units"}
+
+
+class Stored(torch.nn.Module):
+    """The parameters and the state of a neuron, under lava-dl's names and in its units."""
+
+    def make(self, current_decay: torch.Tensor, voltage_decay: torch.Tensor) -> None:
+        """Make the parameters, of decays x4096, and a state at rest."""
+        for name, decay in zip(DECAYS.values(), (current_decay, voltage_decay), strict=True):
+            self.register_parameter(name, torch.nn.Parameter(decay / DECAY_UNIT, requires_grad=self.requires_grad))
+        for name in STATES.values():
+            self.register_buffer(name, torch.zeros(1, dtype=torch.int32), persistent=False)
+        self.register_buffer("on_the_way", None, persistent=False)  # spikes that the axon has not delivered yet
+        self.shape: torch.Size | None = None
+
+    def _decay(self, name: str, decay: float | tuple[float, float]) -> torch.Tensor:
+        """Initial value of a decay parameter, x4096: [1] if shared, else [C]."""
+        ends = decay if isinstance(decay, tuple | list) else (decay, decay)
+        if len(ends) != 2 or (self.shared_param and isinstance(decay, tuple | list)):
+            wanted = "a number (shared_param=True)" if self.shared_param else "a number or a pair (lowest, highest)"
+            raise ValueError(f"Neuron: expected {name} to be {wanted}, found {decay}")
+        for end in ends:
+            if not 0 <= end <= 1:
+                raise ValueError(f"Neuron: expected {name} in 0..1, found {decay}")
+        if self.shared_param:
+            return torch.tensor([self.p_scale * float(decay)])
+        if ends[0] == ends[1]:
+            ends = (0.99 * ends[0], min(1.0, 1.01 * ends[1]))
+        return self.p_scale * torch.empty(self.num_neurons).uniform_(float(ends[0]), float(ends[1]))
+
+    def __getattr__(self, name: str):
+        if name in DECAYS:
+            return InUnits.of(super().__getattr__(DECAYS[name]), DECAY_UNIT)
+        if name in STATES:
+            return InUnits.of(super().__getattr__(STATES[name]), 1 / self.s_scale)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value) -> None:
+        if name in DECAYS:
+            with torch.no_grad():
+                getattr(self, DECAYS[name]).copy_(torch.as_tensor(value) / DECAY_UNIT)
+        elif name in STATES:
+            whole = torch.round(torch.as_tensor(value, device=self.device).detach() * self.s_scale)
+            setattr(self, STATES[name], whole.to(torch.int32))
+        else:
+            super().__setattr__(name, value)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, stored in DECAYS.items():
+            owner = destination.pop(prefix + stored)
+            destination[prefix + name] = InUnits.of(owner, DECAY_UNIT)
+
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
+        for name, stored in DECAYS.items():
+            if prefix + name in state_dict:
+                state_dict[prefix + stored] = state_dict.pop(prefix + name) / DECAY_UNIT
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        for name, stored in DECAYS.items():  # said with the names that the file has
+            for messages in (missing, errors):
+                messages[:] = [message.replace(prefix + stored, prefix + name) for message in messages]
+
+    def clamp(self) -> None:
+        """Bring learned decays back to 0..4096 where a step of the optimiser left it."""
+        with torch.no_grad():
+            for name in DECAYS.values():
+                getattr(self, name).clamp_(0, DECAY_SCALE / DECAY_UNIT)
+
+    def decays(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decays of current and voltage x4096, as plain tensors with gradients; clamped first while they learn."""
+        if self.training and self.requires_grad:
+            self.clamp()
+        current, voltage = (getattr(self, name).float() * DECAY_UNIT for name in DECAYS.values())
+        return current, voltage
+
+    def start(self, batch: int, channels: int) -> State:
+        """The state to begin with: the stored one if it is persistent and as large, or rest."""
+        units = [getattr(self, name) for name in STATES.values()]
+        if self.persistent_state and all(unit.numel() == 1 for unit in units):
+            return State(*(unit.reshape(1, 1).expand(batch, channels).contiguous() for unit in units))
+        if self.persistent_state and all(len(u) == batch and u.numel() == batch * channels for u in units):
+            return State(*(unit.reshape(batch, channels) for unit in units))
+        return zero_state(batch, channels, self.device)
+
+    def store(self, end: State) -> None:
+        """Store where a call ended, if the state is persistent."""
+        if self.persistent_state:
+            for name, units in zip(STATES.values(), end, strict=True):
+                setattr(self, name, units if self.shape is None else units.reshape(-1, *self.shape))
+
+    def reset_state(self) -> None:
+        """Start the next call at rest."""
+        for name in STATES.values():
+            setattr(self, name, torch.zeros(1, dtype=torch.int32, device=self.device))
+        self.on_the_way = None

@@ -1,0 +1,67 @@
+"""PyTorch's own tools around a network: which of them see through a layer, which go around it, which cannot work."""
+
+import functools
+from collections.abc import Callable
+
+import torch
+
+
+def hooked(module: torch.nn.Module | None) -> bool:
+    """Whether somebody wants to see or to change the calls of `module`: by a hook, or by a `forward` of its own."""
+    if module is None:
+        return False
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(hooks) or "forward" in vars(module) or torch.nn.modules.module._has_any_global_hook()
+
+
+def refuse(name: str) -> None:
+    """Raise where a tool is at work that cannot see what a layer computes.
+
+    Raises
+    ------
+    RuntimeError
+        Under `torch.jit.trace`, `torch.export` (and ONNX with it), `torch.func` transforms and forward-mode
+        differentiation.
+    """
+    if torch.jit.is_tracing():
+        tool, instead = "torch.jit.trace", "torch.save(net.state_dict(), ...), net.export_hdf5 or nmnist_helpers.nir"
+    elif torch.compiler.is_exporting():
+        tool, instead = "torch.export", "net.export_hdf5 or nmnist_helpers.nir"
+    elif torch._C._are_functorch_transforms_active():
+        tool, instead = "a transform of torch.func", "a batch as the first axis, and loss.backward()"
+    elif torch.autograd.forward_ad._current_level >= 0:
+        tool, instead = "forward-mode differentiation", "loss.backward()"
+    else:
+        return
+    raise RuntimeError(f"{name}: expected a plain call, found {tool}: spikes run in compiled kernels; use {instead}")
+
+
+def exact(forward: Callable) -> Callable:
+    """Let a `forward` run as it is written, in float32, whatever surrounds it.
+
+    `torch.compile` compiles what is around it, `torch.autocast` changes nothing in it, and what cannot work is
+    refused at once.
+    """
+
+    @functools.wraps(forward)
+    def call(self, *args, **kwargs):
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            return torch.compiler.disable(forward)(self, *args, **kwargs)
+        refuse(type(self).__name__)
+        device = getattr((*args, *kwargs.values(), None)[0], "device", None)
+        if device is None or not torch.is_autocast_enabled(device.type):
+            return forward(self, *args, **kwargs)
+        with torch.autocast(device.type, enabled=False):
+            return forward(self, *args, **kwargs)
+
+    return call
+
+
+class NoScript:
+    """A module that TorchScript cannot have."""
+
+    def __prepare_scriptable__(self):
+        raise RuntimeError(
+            f"{type(self).__name__}: expected a plain module, found torch.jit.script: spikes run in compiled kernels;"
+            " use torch.save(net.state_dict(), ...), net.export_hdf5 or nmnist_helpers.nir"
+        )

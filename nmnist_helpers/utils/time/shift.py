@@ -1,0 +1,41 @@
+"""Moving signals in time."""
+
+import torch
+
+
+def shift(input: torch.Tensor, shift_val: float | torch.Tensor, sampling_time: float = 1) -> torch.Tensor:
+    """Move signals to later steps (or, below zero, to earlier ones); what leaves is lost, zeros come in.
+
+    Parameters
+    ----------
+    input : tensor [B, C, ..., T]
+        Any signal over time.
+    shift_val : float or tensor
+        ms, one number for all or one for each of the C x ... signals.
+    sampling_time : float
+        ms in a step. Parts of a step are cut off.
+
+    Returns
+    -------
+    tensor [B, C, ..., T]
+        Its gradient is shifted back.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer shifts than signals.
+
+    Examples
+    --------
+    >>> shift(torch.tensor([[[1.0, 2.0, 3.0]]]), 1)
+    tensor([[[0., 1., 2.]]])
+    """
+    inner = input.shape[1:-1]
+    steps = (torch.as_tensor(shift_val, device=input.device) / sampling_time).trunc().to(torch.int64)
+    if steps.numel() not in (1, inner.numel()):
+        raise ValueError(f"shift: expected 1 or {inner.numel()} shifts, found {steps.numel()}")
+    steps = steps.reshape(()) if steps.numel() == 1 else steps.reshape(*inner, 1)
+    source = (torch.arange(input.shape[-1], device=input.device) - steps).expand(input.shape)
+    inside = (source >= 0) & (source < input.shape[-1])
+    moved = input.gather(-1, source.clamp(0, max(0, input.shape[-1] - 1)))
+    return torch.where(inside, moved, torch.zeros_like(moved))

@@ -1,0 +1,106 @@
+"""Decays and states as lava-dl's programs read and write them, whatever they are stored in."""
+
+import copy
+import io
+
+import pytest
+import torch
+
+from nmnist_helpers.neuron.cuba import Neuron
+
+
+def neuron(**options):
+    return Neuron(1.25, 0.25, 0.03, requires_grad=True, **options)
+
+
+def test_a_decay_reads_and_saves_times_4096():
+    n = neuron()
+    assert n.current_decay.item() == 1024
+    assert n.scaled_current_decay.item() == 1
+    assert [name for name, _ in n.named_parameters()] == ["scaled_current_decay", "scaled_voltage_decay"]
+    state = n.state_dict()
+    assert list(state) == ["current_decay", "voltage_decay"]
+    assert state["current_decay"].item() == 1024
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)  # plain tensors: others can read the file
+    assert type(loaded["current_decay"]) is torch.Tensor
+    assert loaded["current_decay"].item() == 1024
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_state_dict_loads_what_lava_dl_saved(assign):
+    n = neuron()
+    n.load_state_dict({"current_decay": torch.tensor([512.5]), "voltage_decay": torch.tensor([7.0])}, assign=assign)
+    assert (n.current_decay.item(), n.voltage_decay.item()) == (512.5, 7)
+    assert n.scaled_current_decay.requires_grad
+    with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"voltage_decay\""):
+        n.load_state_dict({"current_decay": torch.tensor([512.5])})
+    with pytest.raises(RuntimeError, match=r"size mismatch for current_decay"):
+        n.load_state_dict({"current_decay": torch.ones(3), "voltage_decay": torch.tensor([7.0])})
+
+
+@pytest.mark.parametrize("write", [
+    lambda n: setattr(n, "current_decay", 512.0),
+    lambda n: setattr(n, "current_decay", torch.nn.Parameter(torch.tensor([512.0]))),
+    lambda n: n.current_decay.data.fill_(512),
+    lambda n: n.current_decay.data.mul_(0.5),
+    lambda n: n.current_decay.data.__setitem__(0, 512),
+    lambda n: setattr(n.current_decay, "data", torch.tensor([512.0])),
+    lambda n: n.current_decay.detach().copy_(torch.tensor([512.0])),
+    lambda n: torch.nn.init.constant_(n.current_decay, 512),
+    lambda n: n.state_dict()["current_decay"].copy_(torch.tensor([512.0])),
+])  # fmt: skip
+def test_every_way_to_write_a_decay_reaches_it(write):
+    n = neuron()
+    write(n)
+    assert n.current_decay.item() == 512
+    assert n.cx_current_decay == 512
+    assert n.scaled_current_decay.item() == 0.5
+    assert n.scaled_current_decay.requires_grad
+
+
+def test_gradients_are_in_the_units_that_are_read():
+    n = neuron()
+    (3 * n.current_decay).sum().backward()
+    assert n.current_decay.grad.item() == 3
+    assert n.scaled_current_decay.grad.item() == 3 * 1024
+    n.current_decay.grad = None
+    assert n.scaled_current_decay.grad is None
+    n.current_decay.requires_grad_(False)
+    assert not n.scaled_current_decay.requires_grad
+    n.current_decay.requires_grad = True
+    assert n.scaled_current_decay.requires_grad
+
+
+def test_a_computed_tensor_is_a_plain_one():
+    n = neuron()
+    for made in (n.current_decay + 1, n.current_decay.clone(), torch.cat([n.current_decay, n.voltage_decay])):
+        assert type(made) is torch.Tensor
+    assert type(copy.deepcopy(n.current_decay.detach())) is torch.Tensor
+    assert "1024" in repr(n.current_decay)
+
+
+def test_states_read_in_real_units_and_start_at_zero():
+    n = neuron(persistent_state=True)
+    assert n.shape is None
+    assert n.current_state.tolist() == n.voltage_state.tolist() == [0]
+    z = torch.full((2, 3, 4, 5), 0.25)
+    current, _ = n.dynamics(z)
+    assert n.shape == (3, 4)
+    assert torch.equal(n.current_state, current[..., -1])
+    again, _ = n.dynamics(z)
+    assert not torch.equal(again, current)
+    n.current_state *= 0  # as lava-dl's own programs reset it
+    n.voltage_state.zero_()
+    assert torch.equal(n.dynamics(z)[0], current)
+    n.current_state = torch.full((2, 3, 4), 0.5)
+    assert n.dynamics(torch.zeros_like(z))[0][..., 0].unique().tolist() == [0.5 * 0.75]
+
+
+def test_lava_dls_small_properties():
+    n = neuron(graded_spike=False)
+    assert (n.weight_exponent, n.ref_delay, n.v_th_mant, n.scale) == (0, 1, 80, 64)
+    with pytest.raises(ValueError, match="expected graded_spike=False, found True"):
+        neuron(graded_spike=True)

@@ -1,0 +1,149 @@
+"""PyTorch's own tools on a network: the same spikes, or a refusal in plain words."""
+
+import copy
+import pickle
+import warnings
+
+import pytest
+import torch
+import torch.nn.utils.prune as prune
+
+import nmnist_helpers as slayer
+from nmnist_helpers import Network, Spikes
+
+PARAMS = {"threshold": 1.25, "current_decay": 0.25, "voltage_decay": 0.03}
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    made = Network((16, 12), inputs=40, outputs=5).eval()
+    for block in made.blocks:
+        block.synapse.weight_g.data *= 8
+    return made
+
+
+@pytest.fixture
+def x():
+    return (torch.rand(2, 40, 30, generator=torch.Generator().manual_seed(1)) < 0.3).float()
+
+
+def gradients(net, x):
+    net.zero_grad()
+    net(x).square().sum().backward()
+    return [p.grad.clone() for p in net.parameters() if p.requires_grad]
+
+
+def test_compiled_it_gives_the_same_spikes_and_gradients(net, x):
+    expected, by = net(x), gradients(net, x)
+    assert expected.any()
+    compiled = torch.compile(net, backend="eager")
+    assert torch.equal(compiled(x), expected)
+    assert all(map(torch.equal, gradients(compiled, x), by))
+
+
+@pytest.mark.parametrize("kind", ["fused", "mask", "conv"])
+def test_autocast_changes_nothing(net, x, kind):
+    if kind == "mask":
+        net = slayer.block.cuba.Dense(PARAMS, 40, 16, mask=torch.ones(16, 40, dtype=torch.bool), weight_scale=9)
+    if kind == "conv":
+        net, x = slayer.block.cuba.Conv(PARAMS, 4, 5, 2, weight_scale=9, delay=True), x.reshape(2, 4, 5, 2, 30)
+    net.eval()
+    expected, by = net(x), gradients(net, x)
+    assert expected.any()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(net(x), expected)
+        assert torch.equal(net(x.bfloat16()), expected)
+        out = net(x)
+        if (
+            kind == "fused"
+        ):  # elsewhere torch's own products are part of the backward pass: run it outside, as torch asks
+            assert all(map(torch.equal, gradients(net, x), by))
+    net.zero_grad()
+    out.square().sum().backward()
+    assert all(map(torch.equal, [p.grad for p in net.parameters() if p.requires_grad], by))
+
+
+@pytest.mark.parametrize("part", ["synapse", "neuron", "neuron.drop", "delay"])
+def test_hooks_on_the_parts_of_a_block_fire(net, x, part):
+    expected, seen = net(x), []
+    block = net.blocks[0]
+    handle = block.get_submodule(part).register_forward_hook(lambda module, args, out: seen.append(out))
+    assert torch.equal(net(x), expected)
+    assert {type(out) for out in seen} == {torch.Tensor}  # the one dropout serves both hidden blocks
+    handle.remove()
+    assert block.fused
+
+
+def test_a_hook_on_a_hidden_block_sees_tensors(net, x):
+    expected, seen = net(x), []
+    handles = [
+        net.blocks[0].register_forward_hook(lambda module, args, out: seen.append(out)),
+        net.blocks[2].register_forward_pre_hook(lambda module, args: seen.append(args[0])),
+    ]
+    assert torch.equal(net(x), expected)
+    assert [(type(s), s.shape) for s in seen] == [(torch.Tensor, (2, 16, 30)), (torch.Tensor, (2, 12, 30))]
+    for handle in handles:
+        handle.remove()
+    assert isinstance(net.blocks[0](x, dense=False), Spikes)
+
+
+def test_pruning_removes_weights_and_the_others_learn():
+    block = slayer.block.cuba.Dense(PARAMS, 60, 10, weight_scale=9)
+    x = (torch.rand(4, 60, 40) < 0.2).float()
+    prune.l1_unstructured(block.synapse, "weight", amount=0.5)
+    removed = block.synapse.weight_mask == 0
+    optimizer = torch.optim.SGD(block.parameters(), 0.1)
+    before = block.synapse.weight_orig.detach().clone()
+    for _ in range(2):
+        optimizer.zero_grad()
+        block(x).mean().backward()
+        optimizer.step()
+    assert torch.equal(block.synapse.weight_orig[removed], before[removed])
+    assert not torch.equal(block.synapse.weight_orig, before)
+    assert not block.synapse.quantised_weight()[removed].any()
+
+
+@pytest.mark.parametrize("change", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net)),
+                                    lambda net: copy.deepcopy(net).double()])  # fmt: skip
+def test_copies_answer_the_same(net, x, change):
+    changed = change(net)
+    expected = net(x)
+    assert torch.equal(changed(x), expected)
+    found, by = gradients(changed, x), gradients(net, x)
+    for grad, wanted in zip(found, by, strict=True):
+        torch.testing.assert_close(grad.float(), wanted)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_parameters_of_half_precision_compute_in_float32(net, x, kind):
+    half = copy.deepcopy(net).to(kind)
+    whole = copy.deepcopy(half).float()
+    assert torch.equal(half(x), whole(x))
+    gradients(half, x)
+    assert all(p.grad.dtype == kind for p in half.parameters())
+
+
+@pytest.mark.parametrize(("use", "words"), [
+    (lambda net, x: torch.jit.trace(net, x), "found torch.jit.trace"),
+    (lambda net, x: torch.jit.script(net), "found torch.jit.script"),
+    (lambda net, x: torch.func.vmap(net)(x[None]), "found a transform of torch.func"),
+    (lambda net, x: torch.func.grad(lambda v: net(v).sum())(x), "found a transform of torch.func"),
+    (lambda net, x: torch.autograd.grad(net(x.requires_grad_()).sum(), x, create_graph=True),
+     "found True: a spike's derivative"),
+])  # fmt: skip
+def test_what_cannot_work_says_so(net, x, use, words):
+    with pytest.raises(RuntimeError, match=words):
+        use(net, x)
+
+
+def test_weights_that_all_round_to_zero_are_told_once():
+    block = slayer.block.cuba.Dense(PARAMS, 5000, 3)
+    x = torch.zeros(1, 5000, 2)
+    with pytest.warns(UserWarning, match=r"none larger than 0\.014: all round to zero.*larger weight_scale"):
+        block(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        block(x)
+        slayer.block.cuba.Dense(PARAMS, 5000, 3, weight_scale=3)(x)
+        slayer.block.cuba.Dense(PARAMS, 5000, 3).eval()(x)
