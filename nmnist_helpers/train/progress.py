@@ -7,7 +7,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..checkpoint import CheckpointError
 from ..network import Network
-from ..utils import LearningStats, parameter_groups
+from ..utils import LearningStats
 from .settings import Settings, flag
 
 LOGS = ("loss_log", "accuracy_log")
@@ -147,13 +147,16 @@ class Progress:
 
 
 def groups(net: Network, settings: Settings) -> list[dict]:
-    """Parameter groups with the step sizes of weights, decays and, where theirs differs, delays."""
-    found = parameter_groups(net, settings.lr, settings.decay_step)
-    if settings.delay_step == 1:
-        return found
-    delays = {id(p): p for name, p in net.named_parameters() if name.endswith("delay.delay")}
-    found[0]["params"] = [p for p in found[0]["params"] if id(p) not in delays]
-    return [*found, {"params": list(delays.values()), "lr": settings.lr * settings.delay_step}]
+    """Parameter groups with the step sizes of weights, delays and decays; equal ones share a group."""
+    found: dict[float, list] = {}
+    for name, parameter in net.named_parameters():
+        factor = 1.0
+        if name.endswith("_decay"):
+            factor = settings.decay_step
+        elif name.endswith("delay.delay"):
+            factor = settings.delay_step
+        found.setdefault(factor, []).append(parameter)
+    return [{"params": parameters, "lr": settings.lr * factor} for factor, parameters in found.items()]
 
 
 def step_factor(schedule: str, done: float) -> float:

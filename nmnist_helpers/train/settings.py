@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from ..utils import DECAY_LR_SCALE
-
 #: Settings that belong to a place, a computer or a start: they are not kept with a run, nor compared when it goes on.
 LOCAL = ("out", "data", "device", "start", "timeout")
 
@@ -89,7 +87,7 @@ class Settings:
         "constant", _one_of("constant", "cosine", "onecycle"), "of the step size: constant, cosine or onecycle"
     )
     delay_step: float = _option(1.0, POSITIVE, "step size of delays, as a multiple of --lr")
-    decay_step: float = _option(float(DECAY_LR_SCALE), POSITIVE, "step size of decays, as a multiple of --lr")
+    decay_step: float = _option(1.0, POSITIVE, "step size of decays, as a multiple of --lr")
     average: float = _option(0.0, SHARE, "how much of the averaged weights a step keeps, such as 0.999; 0: no average")
     loss: str = _option("rate", _one_of("rate", "max"), "rate (SpikeRate) or max (SpikeMax)")
     true_rate: float = _option(0.2, RATE, "target spikes per ms of the true class")

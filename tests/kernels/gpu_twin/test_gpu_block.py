@@ -75,7 +75,8 @@ def test_network(device, monkeypatch, form):
     assert isinstance(remembered(found), DenseSpikes)
     assert grads.keys() == by_reference.keys()
     for name, grad in grads.items():
-        oracles.assert_close(grad, by_reference[name], 2e-5)
+        # All terms of a shared decay's gradient add up to one number: they cancel, and so leave fewer digits.
+        oracles.assert_close(grad, by_reference[name], 1e-4 if name.endswith("_decay") else 2e-5)
 
 
 def test_no_layer_lists_its_spikes(device, monkeypatch):
