@@ -208,7 +208,7 @@ def _nodes(tree, where: str = "", depth: int = 0) -> Iterator[tuple[str, object]
             if not isinstance(key, str | int):
                 raise CheckpointError(f"expected keys of type str or int, found {key!r:.80} under {where!r}")
     else:
-        children = enumerate(tree) if isinstance(tree, list | tuple) else ()
+        children = list(enumerate(tree)) if isinstance(tree, list | tuple) else []
     for key, value in children:
         yield from _nodes(value, f"{where}.{key}" if where else str(key), depth + 1)
 
@@ -285,7 +285,7 @@ def _check_pickle(data: bytes) -> None:
     tuples = 0
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name == "GLOBAL" and argument not in PICKLE_GLOBALS:
-            raise CheckpointError(f"{expected}, found {argument.replace(' ', '.')!r}")
+            raise CheckpointError(f"{expected}, found {str(argument).replace(' ', '.')!r}")
         if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
             raise CheckpointError(f"{expected}, found the pickle operation {opcode.name}")
         tuples += opcode.name.startswith("TUPLE")

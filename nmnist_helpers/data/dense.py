@@ -113,7 +113,7 @@ class _Unsent(torch.Tensor):
     def tolist(self) -> list:
         return self.whole().tolist()
 
-    def __repr__(self, **kwargs) -> str:
+    def __repr__(self, **kwargs) -> str:  # type: ignore[override]  # torch leaves its own untyped
         return repr(self.whole())
 
     def __reduce_ex__(self, protocol):

@@ -184,7 +184,7 @@ class Net(Table):
     # -- listing it
 
     @property
-    def title(self) -> str:
+    def title(self) -> str:  # type: ignore[override]  # the path may change, so it is made when asked for
         """First line of the listing."""
         weights = sum(layer.weight.size for layer in self.layers)
         name = "network" if self.path is None else Path(self.path).name

@@ -11,6 +11,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -104,14 +105,14 @@ def _layer(group: h5py.Group, kind: str, size: int, in_shape: tuple[int, int, in
             raise NetFileError(f"{neuron.name}/{name}: expected 0, the only value known here, found another")
     shape = _numbers(group, "shape", size, 8).ravel().tolist()
     if kind == "input":  # it has one weight for all, or none
-        in_shape = (*shape, 1, 1)[:3]
+        in_shape = channels, _, _ = (*shape, 1, 1)[:3]
         weight = _numbers(group, "weight", size, 1) if _has(group, "weight") else np.array(WEIGHT_SCALE)
         weight = weight.reshape(1, 1, 1, 1)
     else:
         weight = _numbers(group, "weight", size, MAX_WEIGHTS)
     if kind in ("conv", "pool") and weight.ndim == 5 and weight.shape[4] == 1:
         weight = weight[..., 0]
-    fields = {"type": kind, "weight": weight, "in_shape": in_shape}
+    fields: dict[str, Any] = {"type": kind, "weight": weight, "in_shape": in_shape}
     for name in ("delay", "bias"):
         fields[name] = _numbers(group, name, size, MAX_FEATURES) if _has(group, name) else None
     fields["i_decay"], fields["v_decay"] = (
@@ -120,7 +121,7 @@ def _layer(group: h5py.Group, kind: str, size: int, in_shape: tuple[int, int, in
     fields["v_th_mant"] = _numbers(neuron, "vThMant", size, 1)
     fields["ref_delay"] = _numbers(neuron, "refDelay", size, 1) if _has(neuron, "refDelay") else 1
     if kind == "input" and fields["bias"] is not None:
-        fields["bias"] = np.broadcast_to(fields["bias"], in_shape[0])
+        fields["bias"] = np.broadcast_to(fields["bias"], channels)
     if kind in ("conv", "pool"):
         for name in ("stride", "padding", "dilation"):
             fields[name] = _numbers(group, name, size, 2)

@@ -26,7 +26,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -242,9 +242,9 @@ def read_nir(path: str | os.PathLike, **options) -> list[LayerSpec]:
         raise ValueError(f"{path}: {kind}{error}") from error
 
 
-def chain_of(graph, nir) -> list[tuple[str, object]]:
+def chain_of(graph, nir) -> list[tuple[str, Any]]:
     """The nodes between input and output in order, if they form a chain."""
-    after = {}
+    after: dict[str, str] = {}
     for source, target in graph.edges:
         if source in after or target in after.values():
             raise ValueError(f"edge {source!r} -> {target!r}: expected a chain of layers, found a branch")
@@ -252,7 +252,8 @@ def chain_of(graph, nir) -> list[tuple[str, object]]:
     starts = [name for name, node in graph.nodes.items() if isinstance(node, nir.Input)]
     if len(starts) != 1:
         raise ValueError(f"expected one Input node, found {len(starts)}")
-    chain, name = [], after.get(starts[0])
+    chain: list[tuple[str, Any]] = []
+    name = after.get(starts[0])
     while name is not None and not isinstance(graph.nodes[name], nir.Output):
         if len(chain) > len(graph.nodes):
             raise ValueError("expected a chain of layers, found a circle")

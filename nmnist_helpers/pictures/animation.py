@@ -42,7 +42,9 @@ class EventAnimation(animation.FuncAnimation):
         if writer == "pillow" and not (args or kwargs):
             writer, fps = animation.PillowWriter(fps=fps or 1000 / self.scene.interval), None  # type: ignore[arg-type]
         if type(writer) is not animation.PillowWriter:  # a writer may name other files after this one: frames, a log
-            return super().save(filename, writer, fps, dpi, *args, progress_callback=progress_callback, **kwargs)
+            return super().save(
+                os.fspath(filename), writer, fps, dpi, *args, progress_callback=progress_callback, **kwargs
+            )
         usual = rcParams["savefig.facecolor"] == "auto" and not rcParams["savefig.transparent"]
         usual = usual and fps is None and not any(args) and not any(kwargs.values())
         if usual and path.suffix.lower() == ".gif":

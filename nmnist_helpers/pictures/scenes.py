@@ -8,6 +8,7 @@ frame comes from which of them.
 from collections.abc import Iterator
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
@@ -30,7 +31,7 @@ class Scene:
         self.order = np.argsort(event.t, kind="stable")
         self.number = self._number(np.asarray(event.t, np.float64)[self.order])  # of the frame of each event
         self.clock = self.ax.set_title(" ", fontsize=10, loc="right", color="0.4", family="monospace")
-        self.moving = [self.clock]
+        self.moving: list[Artist] = [self.clock]
 
     def _number(self, t):
         number = np.floor(np.asarray(t) / self.interval + 1e-9).astype(np.int64)

@@ -165,6 +165,7 @@ class Spikes:
         if not isinstance(dense, torch.Tensor) or dense.dim() != 3 or dense.is_complex():
             found = f"{dense.dtype} {list(dense.shape)}" if isinstance(dense, torch.Tensor) else type(dense).__name__
             raise ValueError(f"Spikes.from_dense: expected a tensor [B, C, T], found {found}")
+        batch, channels, steps = dense.shape
         known = remembered(dense)
         if known is not None:
             return known
@@ -173,8 +174,8 @@ class Spikes:
         if dense.device.type == "cpu":
             from .convert import dense_to_events
 
-            found = dense_to_events(dense)
-            return None if found is None else cls.trusted(*found[:2], tuple(dense.shape), found[2])
+            events = dense_to_events(dense)
+            return None if events is None else cls.trusted(events[0], events[1], (batch, channels, steps), events[2])
         low, high = dense.aminmax()
         value = torch.where(high > 0, high, low)
         rows = dense != 0
@@ -244,12 +245,12 @@ class DenseSpikes(Spikes):
         return self._list
 
     @property
-    def indptr(self) -> torch.Tensor:
+    def indptr(self) -> torch.Tensor:  # type: ignore[override]  # worked out when it is asked for
         """As in `Spikes`."""
         return self.listed.indptr
 
     @property
-    def channel(self) -> torch.Tensor:
+    def channel(self) -> torch.Tensor:  # type: ignore[override]
         """As in `Spikes`."""
         return self.listed.channel
 

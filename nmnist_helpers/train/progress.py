@@ -1,6 +1,7 @@
 """What changes as a run goes on, as one tree: saved after every epoch, checked before it is taken up again."""
 
 import math
+from typing import cast
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -45,7 +46,7 @@ class Progress:
     @property
     def judged(self) -> Network:
         """The network that is validated: the average where there is one."""
-        return self.net if self.average is None else self.average.module
+        return self.net if self.average is None else cast(Network, self.average.module)
 
     def close_epoch(self, seconds: float) -> None:
         """Count an epoch whose statistics are complete, and note the network if it is the best so far."""

@@ -103,10 +103,12 @@ class Assistant:
         Raises
         ------
         ValueError
-            If `factor` is not positive.
+            If `factor` is not positive, or there is no optimiser.
         """
         if not 0 < factor < math.inf:
             raise ValueError(f"reduce_lr: expected a positive factor, found {factor}")
+        if self.optimizer is None:
+            raise ValueError("Assistant.reduce_lr: expected an optimizer, found None")
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"] / factor
         steps = ", ".join(f"{float(group['lr']):g}" for group in self.optimizer.param_groups)
@@ -141,8 +143,8 @@ class Assistant:
 
     def _log(self, part: str, output, target, loss, total) -> None:
         """Check the loss and count it; one transfer from the device for all numbers."""
-        classify = self.stats is not None and self.classifier is not None
-        correct = (self.classifier(output.detach()) == target).sum() if classify else torch.zeros_like(loss)
+        classifier = None if self.stats is None else self.classifier
+        correct = torch.zeros_like(loss) if classifier is None else (classifier(output.detach()) == target).sum()
         wide = torch.promote_types(loss.dtype, torch.float32)  # counts of a batch are exact in float32
         loss, total, correct = torch.stack([v.detach().to(wide) for v in (loss, total, correct)]).tolist()
         if not math.isfinite(total) or not math.isfinite(loss):
@@ -153,7 +155,7 @@ class Assistant:
         batch = output.shape[0]
         stat.num_samples += batch
         stat.loss_sum += loss * batch
-        if classify:
+        if classifier is not None:
             stat.correct_samples += int(correct)
 
 
