@@ -1,4 +1,4 @@
-"""Numba's `njit` for this package: where compiled code is stored, what is said meanwhile, and who may launch it."""
+"""Numba's `njit` for this package: where compiled code is stored, what is printed, and which process may launch it."""
 
 import functools
 import hashlib

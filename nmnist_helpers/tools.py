@@ -1,4 +1,4 @@
-"""PyTorch's own tools around a network: which of them see through a layer, which go around it, which cannot work."""
+"""PyTorch's tools around a network: what runs unchanged, what is switched off, and what is refused."""
 
 import functools
 from collections.abc import Callable

@@ -18,7 +18,7 @@ from typing import IO
 
 import torch
 
-from ..files import atomic
+from ..files import atomic, size_of
 
 MAX_FILE = 1 << 30  # bytes
 MAX_PICKLE = 1 << 20
@@ -94,13 +94,7 @@ def load_tree(path: str | os.PathLike):
         If the file is damaged, is no such file, or holds anything but tensors and plain values.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    if not path.is_file():  # a pipe or a device would be waited on for ever
-        raise CheckpointError(f"{path}: expected a .pt file, found something that is no regular file")
-    size = path.stat().st_size
-    if size > MAX_FILE:
-        raise CheckpointError(f"{path}: expected at most {MAX_FILE} bytes, found {size}")
+    size = size_of(path, ".pt", MAX_FILE, CheckpointError)
     try:
         with open(path, "rb") as file:
             _check_archive(file, size)

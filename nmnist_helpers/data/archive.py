@@ -1,4 +1,4 @@
-"""Zip archives that came from elsewhere: read under limits, with every fault named."""
+"""Zip archives from elsewhere, read under limits; an error names every fault."""
 
 import errno
 import io

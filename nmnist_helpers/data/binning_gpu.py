@@ -1,4 +1,4 @@
-"""From recorded events to the spikes of a batch on a GPU: turned, shifted and binned on the way, in one launch.
+"""From recorded events to the spikes of a batch on a GPU: turned, shifted and binned in one launch.
 
 The same integer arithmetic as `nmnist_helpers.data.binning` and `nmnist_helpers.data.augmentation`, so that every event
 lands in the same pixel and the same bin.

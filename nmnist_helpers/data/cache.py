@@ -1,4 +1,4 @@
-"""Packed recordings in one file that is mapped into memory: opened in no time, read where it is needed.
+"""Packed recordings in one memory-mapped file: it opens at once, and each part is read when it is needed.
 
 The file: 16 bytes of magic, then version, header length and the header's CRC-32 (three little-endian uint32),
 the header (JSON), and the seven arrays of `PackedEvents`, each from a multiple of 4,096 bytes on. Where they

@@ -268,6 +268,3 @@ def tensor_to_event(spike_tensor, sampling_time: float = 1) -> Event:
     rows = tensor.shape[1] if tensor.ndim == 4 else 1
     event.extent = (tensor.shape[0], rows, tensor.shape[-2], tensor.shape[-1] * sampling_time)
     return event
-
-
-__all__ = ["Event", "tensor_to_event"]

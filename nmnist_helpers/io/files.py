@@ -1,4 +1,4 @@
-"""Files of events: .bin and .npy <-> `Event`."""
+"""Files of events (.bin, .npy), read and written as `Event`."""
 
 import errno
 import os
@@ -243,15 +243,3 @@ def encode_np_spikes(filename: str | os.PathLike, td_event: Event, fmt: str = "x
     array = np.stack([np.asarray(column[name], np.float64) for name in fmt], 1)
     with atomic(filename) as temporary, open(temporary, "wb") as file:
         np.save(file, array)
-
-
-__all__ = [
-    "decode_2d",
-    "encode_1d_spikes",
-    "encode_2d",
-    "encode_2d_spikes",
-    "encode_np_spikes",
-    "read_1d_spikes",
-    "read_2d_spikes",
-    "read_np_spikes",
-]

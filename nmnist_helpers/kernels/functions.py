@@ -238,6 +238,3 @@ class CubaLayer(torch.autograd.Function):
             found.delay if of_delay else None,
             None,
         )
-
-
-__all__ = ["AxonDelay", "CubaLayer", "LayerCall", "NeuronStep", "SpikeFunction", "lag_of", "retention_of", "twin"]

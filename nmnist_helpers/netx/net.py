@@ -1,4 +1,4 @@
-"""A `.net` file at hand: list it, run it, turn it back into blocks that can be trained."""
+"""A `.net` file in memory: list it, run it, turn it into trainable blocks."""
 
 import os
 from collections.abc import Iterator
@@ -230,7 +230,7 @@ def _cut(indptr: np.ndarray, channel: np.ndarray, shape: tuple[int, int, int], s
     """Recordings ``start : start + count`` of a batch of events."""
     batch, channels, steps = shape
     stop = min(start + count, batch)
-    rows = indptr[start * steps : stop * steps + 1].astype(np.int64)
+    rows = indptr[start * steps : stop * steps + 1]
     return Events(rows - rows[0], channel[rows[0] : rows[-1]], (stop - start, channels, steps))
 
 

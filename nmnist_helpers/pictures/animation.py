@@ -149,6 +149,3 @@ def _animation(
     fig = plt.figure() if fig is None else fig
     scene = Camera(fig, event, interval, pre_compute) if event.dim == 2 else Raster(fig, event, interval)
     return EventAnimation(scene, repeat)
-
-
-__all__ = ["EventAnimation", "anim", "show"]

@@ -102,6 +102,3 @@ def _curve(ax, log: list, best: float | None, label: str, style: dict, form: str
         values, label=f"{label} (best {form.format(best)})", marker="." if len(log) < 3 else None, **style
     )
     ax.plot(values.index(best), best, "o", ms=5, color=line.get_color(), label="_best")
-
-
-__all__ = ["CurveFigure", "plot_curves"]

@@ -125,6 +125,3 @@ def _palette(pictures: list[np.ndarray]) -> tuple[np.ndarray, bytes] | None:
     lookup = np.zeros(1 << 15, np.uint8)
     lookup[used] = np.arange(len(used))
     return lookup, exact[used].tobytes()
-
-
-__all__ = ["film"]

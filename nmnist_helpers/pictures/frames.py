@@ -285,14 +285,3 @@ def _time_ticks(span: float) -> np.ndarray:
     step = 10 ** np.floor(np.log10(span / 2))
     step *= max(k for k in (1, 2, 5) if span / (step * k) >= 2)
     return np.arange(0, span + 1e-9, step)
-
-
-__all__ = [
-    "CHANNEL_COLORS",
-    "OFF_COLOR",
-    "ON_COLOR",
-    "PALETTE",
-    "camera_frames",
-    "film_span",
-    "raster_frames",
-]

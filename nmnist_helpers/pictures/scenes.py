@@ -1,4 +1,4 @@
-"""What the frames of a matplotlib animation show: an event camera, or a raster of spikes.
+"""The contents of the frames of a matplotlib animation: an event camera, or a raster of spikes.
 
 There are two ways from a scene to its frames. `draw` sets the artists, and matplotlib draws the whole figure. `states`
 and `changes` serve `film`, the quick way: they make a few pictures of the whole figure, and say which rectangle of a

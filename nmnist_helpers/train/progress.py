@@ -1,4 +1,4 @@
-"""What changes as a run goes on, as one tree: saved after every epoch, checked before it is taken up again."""
+"""The state of a run as one tree: saved after every epoch, checked before a run resumes."""
 
 import math
 from typing import cast

@@ -1,4 +1,4 @@
-"""One call a batch: forward, loss, statistics, and in training backward and the optimiser's step."""
+"""Forward, loss and statistics of a batch in one call; in training, backward and the optimiser's step too."""
 
 import math
 from collections.abc import Callable
@@ -157,6 +157,3 @@ class Assistant:
         stat.loss_sum += loss * batch
         if classifier is not None:
             stat.correct_samples += int(correct)
-
-
-__all__ = ["Assistant"]

@@ -44,6 +44,3 @@ def read_log(file: Path) -> dict[str, list[float | None]]:
         for column, value in zip(columns.values(), values, strict=True):
             column.append(None if math.isnan(value) else value)
     return columns
-
-
-__all__ = ["PARTS", "length_of", "read_log", "write_log"]

@@ -34,6 +34,3 @@ def parameter_groups(net: torch.nn.Module, lr: float) -> list[dict]:
         (decays if name.rpartition(".")[2] in DECAYS.values() else others).append(parameter)
     groups = [{"params": decays, "lr": lr, "weight_decay": 0.0}, {"params": others, "lr": lr}]
     return [group for group in groups if group["params"]]
-
-
-__all__ = ["parameter_groups"]

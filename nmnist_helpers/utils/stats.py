@@ -224,6 +224,3 @@ def _in_notebook() -> bool:
     from IPython import get_ipython
 
     return isinstance(get_ipython(), kernel.ZMQInteractiveShell)
-
-
-__all__ = ["LearningStat", "LearningStats"]

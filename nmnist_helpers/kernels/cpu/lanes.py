@@ -1,4 +1,4 @@
-"""Numbers side by side: vector values for Numba kernels.
+"""Vector values (several numbers side by side) for Numba kernels.
 
 Numba leaves it to LLVM to turn a loop over channels into vector code, and LLVM gives up silently where it cannot
 prove that two arrays do not overlap. Here a kernel says what it means, as a Triton kernel does: it loads `LANES`

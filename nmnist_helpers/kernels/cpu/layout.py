@@ -1,4 +1,4 @@
-"""How tensors lie in memory when a kernel takes them: flat, and padded to a whole number of lanes."""
+"""The memory layout of tensors in the kernels: flat, and padded to a whole number of lanes."""
 
 import numpy as np
 import torch
