@@ -61,7 +61,7 @@ def _free(folder: Path) -> int:
 
 
 def size_of(path: Path, kind: str, most: int, error: type[ValueError] = ValueError) -> int:
-    """Return the bytes of a regular file; raise `error` for another kind (a pipe would block) and for more than `most`."""
+    """Return the size of a regular file; raise `error` for another kind (a pipe would block) or beyond `most` bytes."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if not path.is_file():

@@ -103,7 +103,7 @@ class Flatten(torch.nn.Module):
         return (flat, None) if self.count_log else flat
 
     def layer_spec(self, in_shape: tuple[int, ...] | None = None) -> None:
-        """None: the block has no neurons, and the layers before and after it know their shapes."""
+        """Return None: the block has no neurons, and the shapes of the layers around it say all."""
 
     def export_hdf5(self, handle: "h5py.Group") -> None:
         """Write the block into an open HDF5 group, as lava's netx reads it."""

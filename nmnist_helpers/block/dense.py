@@ -89,7 +89,7 @@ class Dense(Block):
 
     @property
     def fused(self) -> bool:
-        """Whether the whole block runs as one step, without a look at its parts."""
+        """Whether the whole block runs as one step, without calls of its parts."""
         neuron = self.neuron
         parts = self.synapse, neuron, neuron.drop, self.delay
         return (

@@ -203,7 +203,7 @@ def _integers(name: str, value, low: int, high: int, even: bool = False) -> np.n
     expected = f"{'even ' if even else ''}integers in {low}..{high}"
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{name}: expected {expected}, found values of type {array.dtype}")
-    with np.errstate(invalid="ignore"):  # NaN is what the next lines look for
+    with np.errstate(invalid="ignore"):  # the next lines find NaN
         good = (array >= low) & (array <= high)
         good &= (np.remainder(array, 2) == 0) if even else (np.remainder(array, 1) == 0)
     if not good.all():

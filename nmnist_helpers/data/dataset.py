@@ -173,7 +173,7 @@ class NMNISTDataset(Dataset):
         return self._dense(event), int(self.labels[index])
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[tuple[torch.Tensor, int]]:
-        """Several recordings, as `__getitem__` gives each; a DataLoader's batch of them remembers its events."""
+        """Return several recordings as `__getitem__` does; a DataLoader's batch of them remembers its events."""
         known = self.transform if isinstance(self.transform, Augment) else None
         if self._packed is None or self.transform is not known:
             return [self[index] for index in indices]

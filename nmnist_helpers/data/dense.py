@@ -86,7 +86,7 @@ class Batch(Sequence):
 
 
 class _Unsent(torch.Tensor):
-    """A worker's dense batch: made if somebody there looks at it, else by the process that it is sent to."""
+    """A worker's dense batch: made where it is first read, in the worker or in the process that it is sent to."""
 
     _spikes: Spikes
     _whole: torch.Tensor | None

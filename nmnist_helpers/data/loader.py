@@ -101,7 +101,7 @@ class EventLoader:
         self._labels = torch.from_numpy(self.packed.labels[self.index])
         on_device = self.device.type != "cpu" if on_device is None else on_device
         self._events: DeviceEvents | None = None
-        # A function of one's own sees one Event at a time, on the CPU.
+        # A function that is not compiled takes one Event at a time, on the CPU.
         if on_device and self._foreign is None:
             self._events = DeviceEvents(self.packed, self.device)
             self._edges = torch.from_numpy(self._edges).to(self.device)
@@ -111,7 +111,7 @@ class EventLoader:
 
     @property
     def _foreign(self) -> Callable[[Event], Event] | None:
-        """A transform of one's own, which is called recording by recording."""
+        """A transform that is not compiled and is called recording by recording."""
         return None if isinstance(self.transform, Augment) else self.transform
 
     def _count_dropped(self) -> None:

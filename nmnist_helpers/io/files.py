@@ -210,7 +210,7 @@ def read_np_spikes(filename: str | os.PathLike, fmt: str = "xypt", time_unit: fl
 
 
 def _load_npy(filename: str | os.PathLike) -> np.ndarray:
-    """The array in a .npy file. It is mapped first, so that a header cannot ask for more memory than the file has."""
+    """Load a .npy file. It is mapped first, so that a header cannot claim more memory than the file has."""
     with open(filename, "rb") as file:
         head = file.read(8)
         size = os.fstat(file.fileno()).st_size

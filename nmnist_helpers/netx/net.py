@@ -150,7 +150,7 @@ class Net(Table):
         starts = range(0, shape[0], batch)
         if listed:
             if spikes.value != 1:
-                raise ValueError(f"spikes: expected spikes worth 1, found {spikes.value}: the chip knows no other")
+                raise ValueError(f"spikes: expected spikes worth 1, found {spikes.value}: the chip has no other")
             if first.type == "input":
                 raise ValueError("spikes: expected an array or tensor for an input layer, found Spikes")
             indptr, channel = spikes.indptr.cpu().numpy(), spikes.channel.cpu().numpy()

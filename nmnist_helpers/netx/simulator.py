@@ -28,7 +28,7 @@ TO_STATE = STATE_SCALE // WEIGHT_SCALE  # states are that much finer than weight
 
 
 class Events(NamedTuple):
-    """Spikes of a batch as a list: row ``b * T + t`` owns ``channel[indptr[row]:indptr[row + 1]]``."""
+    """Spikes of a batch as a list: those of row ``b * T + t`` are ``channel[indptr[row]:indptr[row + 1]]``."""
 
     indptr: np.ndarray  # int32 [B * T + 1]
     channel: np.ndarray  # int32 [N]
@@ -51,7 +51,7 @@ def events_of_rows(rows: np.ndarray) -> Events:
 
 
 def truncated_product(state: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """``trunc(state * keep / 4096)`` for integers: divide the magnitude, give the sign back."""
+    """``trunc(state * keep / 4096)`` for integers: divide the magnitude, restore the sign."""
     return np.sign(state) * (np.abs(state) * keep // DECAY_SCALE)
 
 

@@ -167,7 +167,7 @@ class Neuron(Stored):
 
     @property
     def ref_delay(self) -> int:
-        """Refractory time in steps: the reset's own, no more."""
+        """Refractory time in steps: 1, the step of the reset."""
         return 1
 
     @property

@@ -129,7 +129,7 @@ def show(
 
 
 def _inline() -> bool:
-    """Whether pictures go into a notebook (and not into a window of its own)."""
+    """Whether pictures go into a notebook (and not into a separate window)."""
     return "inline" in plt.get_backend().lower()
 
 

@@ -84,7 +84,7 @@ class Recording(Protocol):
 
 
 def sensor_size(event: Recording) -> tuple[int, int]:
-    """Rows and columns of the sensor: what the recording knows, else at least 34 x 34."""
+    """Rows and columns of the sensor: the recording's own, else at least 34 x 34."""
     if event.extent:
         return event.extent[1:3]
     rows, columns = (max(SIDE, int(axis.max(initial=-1)) + 1) for axis in (event.y, event.x))

@@ -79,7 +79,7 @@ def gif_bytes(
 
 
 def pack(pictures: Iterable[np.ndarray], palette: bytes, times: Sequence[float]) -> bytes:
-    """Pack pictures as an endless gif. Each frame holds the rectangle that changed; frames that look alike are joined.
+    """Pack pictures as an endless gif. Each frame holds the rectangle that changed; equal frames are joined.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Spikes of a batch as events: the form in which spikes travel until someone needs them dense."""
+"""Spikes of a batch as events: the form in which layers exchange them."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-# Which dense tensors remember their events: kept beside the tensors, so that saving, copying or sending one
-# to another process takes the numbers alone.
+# The events of dense tensors: kept beside the tensors, so that saving, copying or sending one to another
+# process takes the numbers alone.
 _events = WeakIdKeyDictionary()
 
 
@@ -20,7 +20,7 @@ class Spikes:
     Parameters
     ----------
     indptr : int32 tensor [B * T + 1]
-        Row ``r = b * T + t`` owns entries ``indptr[r]:indptr[r + 1]`` of `channel`.
+        Row ``r = b * T + t`` has entries ``indptr[r]:indptr[r + 1]`` of `channel`.
     channel : int32 tensor [N]
         Channel of each spike; within a row increasing, no channel twice.
     shape : (int, int, int)
@@ -35,7 +35,7 @@ class Spikes:
     Raises
     ------
     ValueError
-        If the list does not describe spikes of this shape. Compiled code relies on it without a look of its own.
+        If the list does not describe spikes of this shape. Compiled code relies on it and checks nothing.
         The check runs once, here (0.1 ms for 150,000 spikes); `trusted` leaves it out for lists that a kernel made.
         `verify` repeats it where torch has seen a change of the list since.
 
@@ -138,7 +138,7 @@ class Spikes:
         return rows.view(batch, steps, channels)
 
     def dense(self) -> torch.Tensor:
-        """Dense tensor [B, C, T] float32; it remembers these events, so that nobody has to find them again."""
+        """Dense tensor [B, C, T] float32; it remembers these events, so that they need not be found again."""
         rows = self.rows() if self.source is None else _Filled.apply(self.source, self)
         return attach(rows.transpose(1, 2), self)
 
@@ -203,9 +203,9 @@ class _Filled(torch.autograd.Function):
 class DenseSpikes(Spikes):
     """Spikes kept as 0/1 bytes instead of a list: the form for a GPU.
 
-    How long a list is, only the device knows, and the host would have to wait for it at every layer. Bytes have
-    a size that is known beforehand. `indptr`, `channel` and `count` are there all the same, worked out (with a
-    wait) when somebody asks.
+    The length of a list is known on the device only, and the host would have to wait for it at every layer. Bytes
+    have a size that is known beforehand. `indptr`, `channel` and `count` are computed (with a wait) when they are
+    read.
 
     Parameters
     ----------
@@ -292,13 +292,13 @@ class DenseSpikes(Spikes):
 
 
 def row_of_spike(indptr: torch.Tensor, count: int) -> torch.Tensor:
-    """Row of every spike of a list, int64 [N]: the inverse of `indptr`. `count` is N, which only the device knows."""
+    """Return the row of every spike of a list, int64 [N], from `indptr`; `count` is N."""
     rows = torch.arange(len(indptr) - 1, device=indptr.device)
     return torch.repeat_interleave(rows, indptr.diff(), output_size=count)
 
 
 def attach(dense: torch.Tensor, spikes: Spikes) -> torch.Tensor:
-    """Let a dense tensor [B, C, T] remember its events, for the next block that asks."""
+    """Store the events of a dense tensor [B, C, T], for the next block that needs them."""
     if not dense.is_inference():  # these do not count their changes
         _events[dense] = (spikes, dense._version)
     return dense

@@ -142,7 +142,7 @@ class Progress:
                 )
 
     def _moments_like(self) -> dict:
-        """What the optimiser's state looks like: moments of the shape of the parameters."""
+        """The form of the optimiser's state: moments of the shapes of the parameters."""
         parameters = [p.detach() for group in self.optimizer.param_groups for p in group["params"]]
         return {i: {"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p} for i, p in enumerate(parameters)}
 

@@ -137,7 +137,7 @@ class Assistant:
             returned = returned[0]
         loss = self.error(returned, target)
         if loss.dim() != 0:
-            raise ValueError(f"Assistant: expected the error to give one number, found shape {list(loss.shape)}")
+            raise ValueError(f"Assistant: expected an error that returns one number, found shape {list(loss.shape)}")
         total = loss if net_loss is None else loss + self.lam * net_loss
         return returned, count, loss, total, target
 
