@@ -1,12 +1,12 @@
 """Spikes of a batch as events: the form in which layers exchange them."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Self
 
-import numpy as np
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
+
+from .checks import check_bytes, check_list, check_value, checked_shape
 
 # The events of dense tensors: kept beside the tensors, so that saving, copying or sending one to another
 # process takes the numbers alone.
@@ -56,8 +56,8 @@ class Spikes:
     source: torch.Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self):
-        self.shape = _checked_shape(self.shape)
-        _check_value(self.value)
+        self.shape = checked_shape(self.shape)
+        check_value(self.value)
         for name, x in (("indptr", self.indptr), ("channel", self.channel)):
             if not isinstance(x, torch.Tensor) or x.dtype != torch.int32 or x.dim() != 1 or not x.is_contiguous():
                 found = f"{x.dtype} {list(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
@@ -67,7 +67,7 @@ class Spikes:
                 f"Spikes: expected indptr and channel on one device,"
                 f" found {self.indptr.device} and {self.channel.device}"
             )
-        _check_list(self.indptr.cpu().numpy(), self.channel.cpu().numpy(), self.shape)
+        check_list(self.indptr.cpu().numpy(), self.channel.cpu().numpy(), self.shape)
         self._seen = self.indptr._version, self.channel._version
 
     @classmethod
@@ -145,8 +145,8 @@ class Spikes:
     @classmethod
     def from_rows(cls, rows: torch.Tensor, value: float = 1.0) -> "Spikes":
         """The spikes of 0/1 rows, uint8 [B, T, C]; whatever is not 0 counts as a spike."""
-        _check_bytes("Spikes.from_rows", rows)
-        _check_value(value)
+        check_bytes("Spikes.from_rows", rows)
+        check_value(value)
         batch, steps, channels = rows.shape
         if rows.device.type == "cpu":
             from .convert import rows_to_events
@@ -224,8 +224,8 @@ class DenseSpikes(Spikes):
     """
 
     def __init__(self, data: torch.Tensor, channels: int | None = None, value: float = 1.0):
-        _check_bytes("DenseSpikes", data)
-        _check_value(value)
+        check_bytes("DenseSpikes", data)
+        check_value(value)
         batch, steps, width = data.shape
         channels = width if channels is None else channels
         if not 0 < channels <= width:
@@ -328,54 +328,3 @@ def _holds(dense: torch.Tensor, spikes: Spikes) -> bool:
     from .convert import holds_events
 
     return holds_events(rows, spikes.indptr, spikes.channel, spikes.value)
-
-
-def _checked_shape(shape) -> tuple[int, int, int]:
-    sides = tuple(shape) if isinstance(shape, tuple | list) else ()
-    if len(sides) != 3 or not all(isinstance(n, int | np.integer) and n >= 0 for n in sides):
-        raise ValueError(f"Spikes: expected a shape (B, C, T) of whole numbers from 0, found {shape}")
-    batch, channels, steps = (int(n) for n in sides)
-    if max(channels, batch * steps + 1) >= 2**31:
-        raise ValueError(f"Spikes: expected B * T and C below 2**31, found shape {shape}")
-    return batch, channels, steps
-
-
-def _check_value(value: float) -> None:
-    if not isinstance(value, int | float | np.number) or not math.isfinite(value):
-        raise ValueError(f"Spikes: expected a finite value of a spike, found {value}")
-
-
-def _check_bytes(name: str, rows: torch.Tensor) -> None:
-    if not isinstance(rows, torch.Tensor) or rows.dim() != 3 or rows.dtype != torch.uint8:
-        found = f"{rows.dtype} {list(rows.shape)}" if isinstance(rows, torch.Tensor) else type(rows).__name__
-        raise ValueError(f"{name}: expected a uint8 tensor [B, T, C], found {found}")
-
-
-def _check_list(indptr: np.ndarray, channel: np.ndarray, shape: tuple[int, int, int]) -> None:
-    """Raise unless `indptr` rises from 0 to N and the channels of every row increase within 0 <= channel < C."""
-    batch, channels, steps = shape
-    count = len(channel)
-    if len(indptr) != batch * steps + 1:
-        raise ValueError(
-            f"Spikes: expected B * T + 1 = {batch * steps + 1} entries of indptr for shape {shape}, found {len(indptr)}"
-        )
-    if indptr[0] != 0 or indptr[-1] != count or (indptr[1:] < indptr[:-1]).any():
-        falls = " that falls on the way" if (indptr[1:] < indptr[:-1]).any() else ""
-        raise ValueError(
-            f"Spikes: expected indptr to rise from 0 to {count}, the number of channels listed,"
-            f" found one from {indptr[0]} to {indptr[-1]}{falls}"
-        )
-    if not count:
-        return
-    if channel.min() < 0 or channel.max() >= channels:
-        raise ValueError(f"Spikes: expected channels from 0 to {channels - 1}, found {channel.min()}..{channel.max()}")
-    begins = np.zeros(count + 1, bool)
-    begins[indptr] = True
-    wrong = ~((channel[1:] > channel[:-1]) | begins[1:-1])
-    if wrong.any():
-        at = int(wrong.argmax())
-        row = int(np.searchsorted(indptr, at, side="right")) - 1
-        raise ValueError(
-            f"Spikes: expected channels that increase within a row, found {channel[at]} before {channel[at + 1]}"
-            f" in row {row}"
-        )
