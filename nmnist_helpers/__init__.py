@@ -34,7 +34,7 @@ _LATER = ("camera", "checkpoint", "cost", "data", "lava", "netx", "nir", "pictur
 
 
 def __getattr__(name: str):
-    """Modules that not everyone needs are loaded when someone asks for them: ``slayer.netx``."""
+    """Load optional modules at first use: ``slayer.netx``."""
     if name in _LATER:
         return importlib.import_module(f".{name}", __name__)
     return absent(__name__)(name)

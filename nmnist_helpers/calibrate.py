@@ -1,4 +1,4 @@
-"""How close the simulated camera comes to real recordings: the command ``python -m nmnist_helpers camera``."""
+"""The command ``python -m nmnist_helpers camera``: how well the simulated camera matches real recordings."""
 
 import argparse
 from collections.abc import Sequence

@@ -77,6 +77,10 @@ class MovingWindow(torch.nn.Module):
         See `confidence_of`.
     """
 
+    time_window: int
+    mode: str
+    eps: float
+
     def __init__(self, time_window: int, mode: str = "probability", eps: float = EPSILON):
         super().__init__()
         if not isinstance(time_window, numbers.Real) or int(time_window) != time_window or time_window < 1:

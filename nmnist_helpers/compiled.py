@@ -1,4 +1,4 @@
-"""Numba's `njit` for this package: where compiled code is stored, what is said meanwhile, and who may launch it."""
+"""Numba's `njit` for this package: where compiled code is stored, what is printed, and which process may launch it."""
 
 import functools
 import hashlib
@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any, cast
 
 import filelock
 import llvmlite
@@ -26,6 +27,7 @@ PREFIX = "nmnist_helpers-"
 UNUSED_DAYS = 7  # a folder that no process has opened for so long is removed
 PATIENCE = 300  # seconds to wait for another process that compiles
 
+_config: Any = numba.config  # its settings come at run time
 _local = threading.local()
 _launches = threading.RLock()
 _said: set[str] = set()
@@ -69,7 +71,7 @@ def storage() -> Path | None:
 
     It lies in ``NUMBA_CACHE_DIR`` if that is set, else in the user's cache folder.
     """
-    home = Path(numba.config.CACHE_DIR) if numba.config.CACHE_DIR else cache_folder() / "kernels"
+    home = Path(_config.CACHE_DIR) if _config.CACHE_DIR else cache_folder() / "kernels"
     try:
         folder = home / f"{PREFIX}{fingerprint()}"
         new = not folder.exists()
@@ -135,7 +137,7 @@ class _Cache(FunctionCache):
 
 @functools.cache
 def _lock() -> filelock.FileLock:
-    return filelock.FileLock(storage() / "compiling.lock", thread_local=True)
+    return filelock.FileLock(cast(Path, storage()) / "compiling.lock", thread_local=True)
 
 
 class _turn(ExitStack):
@@ -158,8 +160,8 @@ def _stored(dispatcher, function: Callable) -> None:
     """Let a dispatcher read and write its compiled code in `storage`, and say when it compiles."""
     folder = storage()
     if folder is not None:
-        chosen = numba.config.CACHE_DIR
-        numba.config.CACHE_DIR = str(folder)
+        chosen = _config.CACHE_DIR
+        _config.CACHE_DIR = str(folder)
         try:
             cache = _Cache(function)
             if Path(cache.cache_path).is_relative_to(folder):
@@ -167,7 +169,7 @@ def _stored(dispatcher, function: Callable) -> None:
         except (OSError, RuntimeError) as error:  # Numba's way to say that it found no place
             _warn_not_stored(folder, error)
         finally:
-            numba.config.CACHE_DIR = chosen
+            _config.CACHE_DIR = chosen
     compile_one = dispatcher.compile
 
     @functools.wraps(compile_one)
@@ -244,7 +246,7 @@ def njit(**options) -> Callable:
                     return dispatcher(*arguments, **named)
             return dispatcher(*arguments, **named)
 
-        launch.dispatcher = dispatcher
+        launch.dispatcher = dispatcher  # type: ignore[attr-defined]  # functions take attributes
         return launch
 
     return decorate

@@ -60,6 +60,18 @@ def _free(folder: Path) -> int:
         return _FULL
 
 
+def size_of(path: Path, kind: str, most: int, error: type[ValueError] = ValueError) -> int:
+    """Return the size of a regular file; raise `error` for another kind (a pipe would block) or beyond `most` bytes."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if not path.is_file():
+        raise error(f"{path}: expected a {kind} file, found something that is no regular file")
+    size = path.stat().st_size
+    if size > most:
+        raise error(f"{path}: expected a {kind} file of at most {most} bytes, found {size}")
+    return size
+
+
 @contextmanager
 def atomic(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
     """Write to a temporary file that takes the place of `path` when the block ends well, and vanishes otherwise.

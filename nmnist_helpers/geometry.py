@@ -1,4 +1,4 @@
-"""The event camera's sensor and its files: pixels, channels, and what an event takes."""
+"""The geometry of the event camera's sensor, and the size of an event in its files."""
 
 #: Side of the sensor in pixels.
 SIDE = 34

@@ -1,4 +1,4 @@
-"""lava-dl's names and what became of them here: one table for the error messages, the documentation and the test.
+"""lava-dl's names and their counterparts here: one table for error messages, documentation and tests.
 
 ``python -m nmnist_helpers lava`` prints it.
 """

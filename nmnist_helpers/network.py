@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 
@@ -43,6 +44,8 @@ class Network(NoScript, torch.nn.Module):
     >>> net(torch.zeros(1, 2312, 300)).shape
     torch.Size([1, 10, 300])
     """
+
+    blocks: torch.nn.ModuleList
 
     def __init__(
         self,
@@ -117,7 +120,7 @@ class Network(NoScript, torch.nn.Module):
 
     def grad_flow(self, path: str | os.PathLike | None = None) -> list[float]:
         """Gradient norm of every block's weights; with `path`, a folder, also a picture ``gradFlow.png`` there."""
-        grad = [b.synapse.grad_norm for b in self.blocks]
+        grad = [cast(Any, b).synapse.grad_norm for b in self.blocks if hasattr(b, "synapse")]
         if path is not None:
             import matplotlib.pyplot as plt
 

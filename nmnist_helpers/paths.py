@@ -1,4 +1,4 @@
-"""Where things live: the project's folders and the data root, whatever the working directory."""
+"""The project's folders and the data root, whatever the working directory."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From simulation to reality: train on simulated MNIST digits, read real recordings.
+"""From simulation to reality: train on simulated MNIST digits, test on real recordings.
 
     python -m nmnist_helpers sim2real --mnist FOLDER --data FOLDER --out Trained/real
 

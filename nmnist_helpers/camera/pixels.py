@@ -120,7 +120,7 @@ def displacement(path, delays, ms):
 
 @njit(cache=True)
 def _track(path, delays, cell, weight):
-    """Where pixel (0, 0) looks in the grid at every step: `cell` [S] and its bilinear `weight` [S, 4]."""
+    """The place of pixel (0, 0) in the grid at every step: `cell` [S] and its bilinear `weight` [S, 4]."""
     for step in range(len(cell)):
         right, down = displacement(path, delays, step * STEP * 1e-3)
         x = (-0.5 * (IMAGE_SIDE - 1) - right - GRID_START) * 2
@@ -142,7 +142,7 @@ def _put(out, count, time, polarity, pixel):
 
 @njit(cache=True)
 def _pixel(light, base, cell, weight, off_mean, on_mean, refractory, leak, end, p, pixel, state, out, count):
-    """Events of one pixel that looks at ``light[base + cell]``; returns the new count, room or not."""
+    """Append the events of one pixel with light ``light[base + cell]``; return the new count, even beyond the room."""
     on, off = on_mean, off_mean
     before = reference = 0.0
     ready = release = -1.0  # until when the pixel is silent, and held in reset
@@ -242,7 +242,7 @@ def record(images, states, path, p, thresholds, refractory, leaks, hot, out, cou
         _track(path, delays, cell, weight)
         top, bottom = (cell // GRID).min(), (cell // GRID).max() + 2
         left, right = (cell % GRID).min(), (cell % GRID).max() + 2
-        # Inked cells above and left of each corner: four look-ups tell whether a pixel ever sees ink.
+        # Inked cells above and left of each corner: four look-ups tell whether ink ever passes a pixel.
         for i in range(GRID):
             for j in range(GRID):
                 ink[i + 1, j + 1] = ink[i, j + 1] + ink[i + 1, j] - ink[i, j] + (grid[i, j] < FAINT)

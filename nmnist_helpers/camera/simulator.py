@@ -1,4 +1,4 @@
-"""A simulated event camera looks at a digit in three saccades, as N-MNIST's camera did.
+"""A simulated event camera that records a digit in three saccades, as N-MNIST's camera did.
 
 An event camera's pixel reports changes of the logarithm of its light: an ON event (polarity 1) where it has
 risen by a threshold since the pixel's last event, an OFF event (0) where it has fallen by one (Lichtsteiner,

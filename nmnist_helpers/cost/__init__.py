@@ -1,4 +1,4 @@
-"""What an inference costs on spiking hardware: operations, memory, and time until the answer stands.
+"""The cost of an inference on spiking hardware: operations, memory, and time until the answer stands.
 
 Counted on the integer network, from the spikes of real recordings. A spike that arrives at a layer costs one
 synaptic operation (an addition) for each neuron that it reaches, so the work follows the spikes; a dense

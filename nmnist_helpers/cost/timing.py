@@ -1,4 +1,4 @@
-"""How the answer comes about over time, and when it stands."""
+"""The answer of a network over time, and when it no longer changes."""
 
 from dataclasses import dataclass
 

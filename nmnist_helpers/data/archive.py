@@ -1,4 +1,4 @@
-"""Zip archives that came from elsewhere: read under limits, with every fault named."""
+"""Zip archives from elsewhere, read under limits; an error names every fault."""
 
 import errno
 import io
@@ -133,7 +133,7 @@ class ZipFile:
         return posix.parts
 
     def _open(self) -> zipfile.ZipFile:
-        # A forked process shares the file position of an open archive with its parent: each opens its own.
+        # A forked process shares the file position of an open archive with its parent: each opens it anew.
         if self._open_file is None or self._process != os.getpid():
             file = _Reader(io.FileIO(self.path))
             try:

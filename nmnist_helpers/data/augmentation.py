@@ -114,7 +114,7 @@ class Augment:
         self.event_dropout, self.time_jitter = float(event_dropout), float(time_jitter)
         self.polarity_flip = float(polarity_flip)
         self.rng = rng
-        self._worker_seed = None
+        self._worker_seed: int | None = None
 
     def __repr__(self) -> str:
         names = ("max_angle", "max_shift", "event_dropout", "time_jitter", "polarity_flip")

@@ -1,4 +1,4 @@
-"""From recorded events to the spikes of a batch on a GPU: turned, shifted and binned on the way, in one launch.
+"""From recorded events to the spikes of a batch on a GPU: turned, shifted and binned in one launch.
 
 The same integer arithmetic as `nmnist_helpers.data.binning` and `nmnist_helpers.data.augmentation`, so that every event
 lands in the same pixel and the same bin.
@@ -14,7 +14,7 @@ from ..kernels.gpu.weight import padded
 from ..spikes import DenseSpikes
 from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, ONE, SIN, Augment
 
-EVENTS = 256  # events a program looks at together
+EVENTS = 256  # events that a program handles together
 PROGRAMS = 16  # programs per recording: 4,100 events are one round
 
 _GOLDEN, _PIXELS, _SIDE = tl.constexpr(GOLDEN), tl.constexpr(PIXELS), tl.constexpr(SIDE)

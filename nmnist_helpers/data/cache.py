@@ -1,4 +1,4 @@
-"""Packed recordings in one file that is mapped into memory: opened in no time, read where it is needed.
+"""Packed recordings in one memory-mapped file: it opens at once, and each part is read when it is needed.
 
 The file: 16 bytes of magic, then version, header length and the header's CRC-32 (three little-endian uint32),
 the header (JSON), and the seven arrays of `PackedEvents`, each from a multiple of 4,096 bytes on. Where they
@@ -53,8 +53,8 @@ def _layout(recordings: int, events: int) -> tuple[dict[str, tuple[int, int, np.
     """Array name -> (first byte, length, dtype), and the size of the whole file in bytes."""
     lengths = {"offsets": recordings + 1, "labels": recordings, "ids": recordings}
     place, layout = _HEADER_ROOM, {}
-    for name, dtype in (RECORDING_ARRAYS | EVENT_ARRAYS).items():
-        dtype = np.dtype(dtype).newbyteorder("<")
+    for name, kind in (RECORDING_ARRAYS | EVENT_ARRAYS).items():
+        dtype = np.dtype(kind).newbyteorder("<")
         length = lengths.get(name, events)
         layout[name] = (place, length, dtype)
         place += -(-length * dtype.itemsize // _PAGE) * _PAGE
@@ -69,10 +69,10 @@ def _map(path: Path, layout: dict, write: bool) -> dict[str, np.ndarray]:
 
 def _crc(array: np.ndarray) -> int:
     """CRC-32 of the CRC-32s of an array's blocks."""
-    data = array.view(np.uint8)
+    data = array.view(np.uint8).data
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         sums = list(pool.map(lambda start: zlib.crc32(data[start : start + _BLOCK]), range(0, len(data), _BLOCK)))
-    return zlib.crc32(np.array(sums, "<u4"))
+    return zlib.crc32(np.array(sums, "<u4").tobytes())
 
 
 def open_cache(path: str | os.PathLike, key: dict, verified: tuple | None = None) -> MappedEvents:

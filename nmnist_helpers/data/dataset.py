@@ -67,6 +67,8 @@ class NMNISTDataset(Dataset):
     (torch.Size([2312, 300]), 0)
     """
 
+    _files: recordings.Recordings  # without a cache alone
+
     def __init__(
         self,
         path: str | os.PathLike | None = None,
@@ -86,7 +88,6 @@ class NMNISTDataset(Dataset):
         self.sampling_time, self.sample_length = sampling_time, sample_length
         self.train, self.transform = bool(train), transform
         self.root = data_root(path)
-        self._files: recordings.Recordings | None = None
         self._packed: PackedEvents | None = None
         if download and source != "simulated":
             from .download import download as fetch
@@ -126,8 +127,10 @@ class NMNISTDataset(Dataset):
             # Training on recordings and testing on simulations would go unnoticed.
             raise FileNotFoundError(f"{expected}; found {other.name} alone")
         if source == "recorded":
-            found = "an empty folder" if self.root.is_dir() and not any(self.root.iterdir()) else "neither"
-            raise FileNotFoundError(f"{expected}; found {found if self.root.is_dir() else 'no such folder'}. {_HOW}.")
+            there = "no such folder"
+            if self.root.is_dir():
+                there = "neither" if any(self.root.iterdir()) else "an empty folder"
+            raise FileNotFoundError(f"{expected}; found {there}. {_HOW}.")
         return None
 
     def __len__(self) -> int:
@@ -172,7 +175,7 @@ class NMNISTDataset(Dataset):
         return self._dense(event), int(self.labels[index])
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[tuple[torch.Tensor, int]]:
-        """Several recordings, as `__getitem__` gives each; a DataLoader's batch of them remembers its events."""
+        """Return several recordings as `__getitem__` does; a DataLoader's batch of them remembers its events."""
         known = self.transform if isinstance(self.transform, Augment) else None
         if self._packed is None or self.transform is not known:
             return [self[index] for index in indices]

@@ -86,7 +86,7 @@ class Batch(Sequence):
 
 
 class _Unsent(torch.Tensor):
-    """A worker's dense batch: made if somebody there looks at it, else by the process that it is sent to."""
+    """A worker's dense batch: made where it is first read, in the worker or in the process that it is sent to."""
 
     _spikes: Spikes
     _whole: torch.Tensor | None
@@ -113,7 +113,7 @@ class _Unsent(torch.Tensor):
     def tolist(self) -> list:
         return self.whole().tolist()
 
-    def __repr__(self, **kwargs) -> str:
+    def __repr__(self, **kwargs) -> str:  # type: ignore[override]  # torch leaves its own untyped
         return repr(self.whole())
 
     def __reduce_ex__(self, protocol):

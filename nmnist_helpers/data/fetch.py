@@ -173,7 +173,7 @@ def fetch(
     check: Callable[[Path], object] | None = None,
     downloader: Downloader | None = None,
 ) -> Path:
-    """Fetch a file from the first mirror that gives it whole.
+    """Fetch a file from the first mirror that delivers it whole.
 
     Another mirror, or a later call, goes on from what a broken transfer left. Another process that fetches the
     same file is waited for.

@@ -1,4 +1,4 @@
-"""Where the recordings of a split are: what downloads, cloud folders and file managers make of N-MNIST's layout."""
+"""Find the recordings of a split, also where a download, cloud folder or file manager changed N-MNIST's layout."""
 
 import os
 import re

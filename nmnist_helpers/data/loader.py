@@ -1,6 +1,7 @@
 """Batches straight from packed events: shuffled, augmented and binned without a dense tensor on the way."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from torch.utils.data import Dataset, Subset
 
 from ..geometry import CHANNELS
 from ..io import Event, PackedEvents
-from ..spikes import Spikes, attach
+from ..spikes import Spikes, attach, row_of_spike
 from .augmentation import IDENTITY, UNIFORMS, Augment
 from .binning import bin_edges, rasterise, time_bins
 from .dataset import flat_bins
@@ -80,10 +81,10 @@ class EventLoader:
             raise ValueError(f"seed: expected 0 or more, found {seed}")
         base, self.index = _unwrap(dataset)
         self.packed = base if isinstance(base, PackedEvents) else base.packed
-        own = getattr(base, "transform", None)
-        self.transform = own if transform is None else (transform or None)
-        if self.transform is not None and not callable(self.transform):
+        used: Any = getattr(base, "transform", None) if transform is None else (transform or None)
+        if used is not None and not callable(used):
             raise TypeError(f"transform: expected an Augment or a function, found {type(transform).__name__}")
+        self.transform: Callable[[Event], Event] | None = used
         self.sampling_time = getattr(base, "sampling_time", 1) if sampling_time is None else sampling_time
         self.sample_length = getattr(base, "sample_length", 300) if sample_length is None else sample_length
         self.bins = time_bins(self.sample_length, self.sampling_time)
@@ -96,12 +97,12 @@ class EventLoader:
             raise ValueError(f"drop_last leaves no batch: {len(self.index)} recordings, batch_size {batch_size}")
         self.epoch, self.position = 0, 0
         self._resume = False
-        self._edges = bin_edges(self.bins, self.sampling_time)
+        self._edges: Any = bin_edges(self.bins, self.sampling_time)
         self._labels = torch.from_numpy(self.packed.labels[self.index])
         on_device = self.device.type != "cpu" if on_device is None else on_device
         self._events: DeviceEvents | None = None
-        # A function of one's own sees one Event at a time, on the CPU.
-        if on_device and not self._foreign:
+        # A function that is not compiled takes one Event at a time, on the CPU.
+        if on_device and self._foreign is None:
             self._events = DeviceEvents(self.packed, self.device)
             self._edges = torch.from_numpy(self._edges).to(self.device)
             self._labels = self._labels.to(self.device)
@@ -109,8 +110,9 @@ class EventLoader:
         self._count_dropped()
 
     @property
-    def _foreign(self) -> bool:
-        return self.transform is not None and not isinstance(self.transform, Augment)
+    def _foreign(self) -> Callable[[Event], Event] | None:
+        """A transform that is not compiled and is called recording by recording."""
+        return None if isinstance(self.transform, Augment) else self.transform
 
     def _count_dropped(self) -> None:
         self.capped_recordings = self.dropped_events = 0
@@ -200,11 +202,10 @@ class EventLoader:
             ), labels
         if out is not None:
             raise ValueError("out: expected with events on a GPU alone")
-        index, draws = index.numpy(), draws.numpy()
-        if self._foreign:
-            indptr, channel = self._one_by_one(index)
+        if self._foreign is not None:
+            indptr, channel = self._one_by_one(index.numpy(), self._foreign)
         else:
-            indptr, channel = rasterise(self.packed, index, draws, self._edges, known, self.max_events)
+            indptr, channel = rasterise(self.packed, index.numpy(), draws.numpy(), self._edges, known, self.max_events)
         spikes = Spikes(
             torch.from_numpy(indptr),
             torch.from_numpy(channel),
@@ -231,14 +232,14 @@ class EventLoader:
             self._plan = plan = (epoch, *arrays)
         return plan[1:]
 
-    def _one_by_one(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _one_by_one(self, index: np.ndarray, transform: Callable[[Event], Event]) -> tuple[np.ndarray, np.ndarray]:
         rows, channels = [], []
         for b, n in enumerate(index):
             x, y, p, t = self.packed.recording(n)
             if self.max_events and len(t) > self.max_events:
                 kept = np.diff(np.arange(len(t) + 1) * self.max_events // len(t)) > 0
                 x, y, p, t = x[kept], y[kept], p[kept], t[kept]
-            event = self.transform(Event(x, y, p, t / 1000))
+            event = transform(Event(x, y, p, t / 1000))
             flat = flat_bins(event, self.bins, self.sampling_time)
             rows.append(b * self.bins + flat % self.bins)
             channels.append(flat // self.bins)
@@ -273,10 +274,8 @@ class DenseBatches(Dataset):
     def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
         spikes, labels = self.loader.batch(i)
         # Not `spikes.dense()`: its kernel has threads, and those do not survive a worker's fork.
-        batch, channels, bins = spikes.shape
-        row = torch.repeat_interleave(
-            torch.arange(batch * bins, device=spikes.device), spikes.indptr.diff(), output_size=spikes.count
-        )
+        bins = spikes.shape[2]
+        row = row_of_spike(spikes.indptr, spikes.count)
         dense = torch.zeros(spikes.shape, device=spikes.device)
         dense[row // bins, spikes.channel.long(), row % bins] = spikes.value
         return attach(dense, spikes), labels
@@ -293,7 +292,7 @@ def _unwrap(dataset: Dataset | PackedEvents) -> tuple:
         raise TypeError(
             f"dataset: expected an NMNISTDataset, a Subset of one, or PackedEvents, found {type(dataset).__name__}"
         )
-    size = len(dataset)
+    size = len(cast(Sized, dataset))
     indices = np.arange(size) if indices is None else indices
     if len(indices) and (indices.min() < 0 or indices.max() >= size):
         raise IndexError(f"subset: expected indices in 0..{size - 1}, found {indices.min()}..{indices.max()}")

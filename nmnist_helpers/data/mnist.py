@@ -1,4 +1,4 @@
-"""Fetch MNIST, the digits that N-MNIST's camera looked at: 11 MB to simulate from instead of 1.2 GB of recordings.
+"""Fetch MNIST, the digits that N-MNIST's camera recorded: 11 MB to simulate from, instead of 1.2 GB of recordings.
 
 ``python -m nmnist_helpers.mnist`` puts the four files into ``mnist/`` in the data folder.
 """

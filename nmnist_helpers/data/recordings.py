@@ -101,8 +101,8 @@ class Recordings:
 
     def _list_zip(self, split: str | None) -> list[tuple[str, int, int]]:
         assert self._archive is not None
-        wanted = (split or self.source.stem).lower()
-        wanted = next((name for name in _SPLITS if wanted.startswith(name)), None)
+        named = (split or self.source.stem).lower()
+        wanted = next((name for name in _SPLITS if named.startswith(name)), None)
         found, splits = [], set()
         for n, (member, parts) in enumerate(zip(self._archive.members, self._archive.names, strict=True)):
             if any(is_litter(part) for part in parts):
@@ -186,7 +186,9 @@ class Recordings:
         """
         allocate = allocate or (lambda name, length, dtype: np.empty(length, dtype))
         offsets = np.concatenate([[0], np.cumsum(self.sizes // EVENT_BYTES)])
-        events = [allocate(name, int(offsets[-1]), np.dtype(dtype)) for name, dtype in EVENT_ARRAYS.items()]
+        x, y, p, t = events = [
+            allocate(name, int(offsets[-1]), np.dtype(dtype)) for name, dtype in EVENT_ARRAYS.items()
+        ]
 
         def unpack(chunk: range) -> int:
             for n in chunk:
@@ -212,7 +214,7 @@ class Recordings:
                     bar.update(done)
         finally:
             pool.shutdown(cancel_futures=True)
-        return PackedEvents(*events, offsets, self.labels, self.ids)
+        return PackedEvents(x, y, p, t, offsets, self.labels, self.ids)
 
 
 def _name(folder: str, file: str, path: str) -> str:

@@ -1,4 +1,4 @@
-"""Simulated recordings: the data there is where there are no recordings, made once and kept in the user's cache."""
+"""Simulated recordings, used where there are no real ones: made once and kept in the user's cache."""
 
 import hashlib
 import mmap

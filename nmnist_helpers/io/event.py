@@ -47,6 +47,8 @@ class Event:
         If the arrays differ in length, or a value is not a finite number.
     """
 
+    extent: tuple[int, int, int, float] | None
+
     def __init__(self, x_event, y_event, c_event, t_event, payload=None):
         self.x = _numbers("x", x_event)
         self.y = None if y_event is None else _numbers("y", y_event)
@@ -54,7 +56,7 @@ class Event:
         self.t = _numbers("t", t_event, whole=False)
         self.p = None if payload is None else np.asarray(payload)
         self.dim = 1 if y_event is None else 2
-        self.extent: tuple[int, int, int, float] | None = None
+        self.extent = None
         for name, values in (("x", self.x), ("y", self.y), ("c", self.c), ("t", self.t), ("payload", self.p)):
             if values is not None and (values.ndim != 1 or len(values) != len(self.t)):
                 raise ValueError(
@@ -266,6 +268,3 @@ def tensor_to_event(spike_tensor, sampling_time: float = 1) -> Event:
     rows = tensor.shape[1] if tensor.ndim == 4 else 1
     event.extent = (tensor.shape[0], rows, tensor.shape[-2], tensor.shape[-1] * sampling_time)
     return event
-
-
-__all__ = ["Event", "tensor_to_event"]

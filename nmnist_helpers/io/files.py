@@ -1,4 +1,4 @@
-"""Files of events: .bin and .npy <-> `Event`."""
+"""Files of events (.bin, .npy), read and written as `Event`."""
 
 import errno
 import os
@@ -210,7 +210,7 @@ def read_np_spikes(filename: str | os.PathLike, fmt: str = "xypt", time_unit: fl
 
 
 def _load_npy(filename: str | os.PathLike) -> np.ndarray:
-    """The array in a .npy file. It is mapped first, so that a header cannot ask for more memory than the file has."""
+    """Load a .npy file. It is mapped first, so that a header cannot claim more memory than the file has."""
     with open(filename, "rb") as file:
         head = file.read(8)
         size = os.fstat(file.fileno()).st_size
@@ -243,15 +243,3 @@ def encode_np_spikes(filename: str | os.PathLike, td_event: Event, fmt: str = "x
     array = np.stack([np.asarray(column[name], np.float64) for name in fmt], 1)
     with atomic(filename) as temporary, open(temporary, "wb") as file:
         np.save(file, array)
-
-
-__all__ = [
-    "decode_2d",
-    "encode_1d_spikes",
-    "encode_2d",
-    "encode_2d_spikes",
-    "encode_np_spikes",
-    "read_1d_spikes",
-    "read_2d_spikes",
-    "read_np_spikes",
-]

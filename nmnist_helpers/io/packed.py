@@ -81,8 +81,8 @@ class PackedEvents:
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         # Event e of the copy comes from e minus the copy's offset plus the original's offset.
         source = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], counts)
-        events = [getattr(self, name)[source] for name in EVENT_ARRAYS]
-        return PackedEvents(*events, offsets, self.labels[rows], self.ids[rows])
+        x, y, p, t = (getattr(self, name)[source] for name in EVENT_ARRAYS)
+        return PackedEvents(x, y, p, t, offsets, self.labels[rows], self.ids[rows])
 
     @classmethod
     def concatenate(cls, parts: Iterable["PackedEvents"]) -> "PackedEvents":

@@ -1,4 +1,4 @@
-"""The kernels under the network: one signature, three twins, one answer.
+"""The kernels under the network: three twins with one signature and equal results.
 
 `reference` is the plain text, `cpu` runs on Numba, `gpu` on Triton. `use` chooses; `functions` makes
 them differentiable.

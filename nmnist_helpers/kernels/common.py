@@ -1,4 +1,4 @@
-"""What the three twins share: containers and checks."""
+"""Containers and checks that the three twins share."""
 
 from typing import NamedTuple
 

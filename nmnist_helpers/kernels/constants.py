@@ -1,4 +1,4 @@
-"""The numbers that the network stands on; every other module takes them from here."""
+"""The constants of the network's arithmetic, defined in this module alone."""
 
 #: Decays are stored x4096: 1024 stands for 0.25.
 DECAY_SCALE = 4096

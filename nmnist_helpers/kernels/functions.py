@@ -7,6 +7,7 @@ floating-point type are computed in float32; autograd turns their gradients back
 import functools
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
 
@@ -21,14 +22,7 @@ from .reference.axon import moved
 
 def twin(device: torch.device) -> ModuleType:
     """The package of kernels that serves `device`: `reference`, `cpu` or `gpu`."""
-    name = backend.resolve(device)
-    if name == "cpu":
-        from . import cpu as kernels
-    elif name == "gpu":
-        from . import gpu as kernels
-    else:
-        from . import reference as kernels
-    return kernels
+    return import_module(f"{__package__}.{backend.resolve(device)}")
 
 
 def retention_of(decay: torch.Tensor, channels: int) -> torch.Tensor:
@@ -244,6 +238,3 @@ class CubaLayer(torch.autograd.Function):
             found.delay if of_delay else None,
             None,
         )
-
-
-__all__ = ["AxonDelay", "CubaLayer", "LayerCall", "NeuronStep", "SpikeFunction", "lag_of", "retention_of", "twin"]

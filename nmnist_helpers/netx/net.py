@@ -1,4 +1,4 @@
-"""A `.net` file at hand: list it, run it, turn it back into blocks that can be trained."""
+"""A `.net` file in memory: list it, run it, turn it into trainable blocks."""
 
 import os
 from collections.abc import Iterator
@@ -150,7 +150,7 @@ class Net(Table):
         starts = range(0, shape[0], batch)
         if listed:
             if spikes.value != 1:
-                raise ValueError(f"spikes: expected spikes worth 1, found {spikes.value}: the chip knows no other")
+                raise ValueError(f"spikes: expected spikes worth 1, found {spikes.value}: the chip has no other")
             if first.type == "input":
                 raise ValueError("spikes: expected an array or tensor for an input layer, found Spikes")
             indptr, channel = spikes.indptr.cpu().numpy(), spikes.channel.cpu().numpy()
@@ -184,7 +184,7 @@ class Net(Table):
     # -- listing it
 
     @property
-    def title(self) -> str:
+    def title(self) -> str:  # type: ignore[override]  # the path may change, so it is made when asked for
         """First line of the listing."""
         weights = sum(layer.weight.size for layer in self.layers)
         name = "network" if self.path is None else Path(self.path).name
@@ -230,7 +230,7 @@ def _cut(indptr: np.ndarray, channel: np.ndarray, shape: tuple[int, int, int], s
     """Recordings ``start : start + count`` of a batch of events."""
     batch, channels, steps = shape
     stop = min(start + count, batch)
-    rows = indptr[start * steps : stop * steps + 1].astype(np.int64)
+    rows = indptr[start * steps : stop * steps + 1]
     return Events(rows - rows[0], channel[rows[0] : rows[-1]], (stop - start, channels, steps))
 
 

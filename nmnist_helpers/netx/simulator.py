@@ -16,50 +16,42 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numba import prange
 
 from ..block.spec import WEIGHT_MAX, WEIGHT_MIN, LayerSpec
 from ..compiled import njit
 from ..kernels.constants import DECAY_SCALE, STATE_SCALE, WEIGHT_SCALE, WEIGHT_STEPS
+from ..spikes.convert import rows_to_events
 
 TO_STATE = STATE_SCALE // WEIGHT_SCALE  # states are that much finer than weights
 
 
 class Events(NamedTuple):
-    """Spikes of a batch as a list: row ``b * T + t`` owns ``channel[indptr[row]:indptr[row + 1]]``."""
+    """Spikes of a batch as a list: those of row ``b * T + t`` are ``channel[indptr[row]:indptr[row + 1]]``."""
 
-    indptr: np.ndarray  # int64 [B * T + 1]
+    indptr: np.ndarray  # int32 [B * T + 1]
     channel: np.ndarray  # int32 [N]
     shape: tuple[int, int, int]  # (B, C, T)
 
 
 def events_of(dense: np.ndarray) -> Events:
     """List the spikes of an array [B, C, T]: everything that is not zero."""
-    batch, channels, steps = dense.shape
-    b, rest = np.divmod(np.flatnonzero(dense != 0), channels * steps)
-    c, t = np.divmod(rest, steps)
-    return _listed(np.sort((b * steps + t) * channels + c), dense.shape)
+    return events_of_rows((dense != 0).view(np.uint8).transpose(0, 2, 1))
 
 
 def events_of_rows(rows: np.ndarray) -> Events:
-    """As `events_of`, of an array [B, T, C]."""
+    """List the spikes of a uint8 array [B, T, C]."""
     batch, steps, channels = rows.shape
-    return _listed(np.flatnonzero(rows), (batch, channels, steps))
-
-
-def _listed(place: np.ndarray, shape: tuple[int, int, int]) -> Events:
-    """Events from their places ``(b * T + t) * C + c`` in increasing order."""
-    batch, channels, steps = shape
-    row, channel = np.divmod(place, channels)
-    indptr = np.searchsorted(row, np.arange(batch * steps + 1))
-    return Events(indptr.astype(np.int64), channel.astype(np.int32), shape)
+    indptr, channel = rows_to_events(torch.from_numpy(rows))
+    return Events(indptr.numpy(), channel.numpy(), (batch, channels, steps))
 
 
 # -- the reference
 
 
 def truncated_product(state: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """``trunc(state * keep / 4096)`` for integers: divide the magnitude, give the sign back."""
+    """``trunc(state * keep / 4096)`` for integers: divide the magnitude, restore the sign."""
     return np.sign(state) * (np.abs(state) * keep // DECAY_SCALE)
 
 

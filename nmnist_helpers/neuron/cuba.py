@@ -1,7 +1,8 @@
 """The current-based leaky integrate-and-fire (CUBA) neuron, in the integers of the Loihi chip."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -140,7 +141,7 @@ class Neuron(Stored):
         if (norm is not None or not shared_param) and num_neurons is None:
             raise ValueError("Neuron: norm and shared_param=False need num_neurons, the number of channels")
         self.make(self._decay("current_decay", current_decay), self._decay("voltage_decay", voltage_decay))
-        self.norm = None
+        self.norm: Any = None
         if norm is not None:
             self.norm = norm(num_features=num_neurons)
             if hasattr(self.norm, "pre_hook_fx"):
@@ -166,7 +167,7 @@ class Neuron(Stored):
 
     @property
     def ref_delay(self) -> int:
-        """Refractory time in steps: the reset's own, no more."""
+        """Refractory time in steps: 1, the step of the reset."""
         return 1
 
     @property
@@ -214,7 +215,7 @@ class Neuron(Stored):
         clamped = quantize(weight, 2 / self.w_scale).clamp(-256 / self.w_scale, 254 / self.w_scale)
         return clamped * self.w_scale if descale else clamped
 
-    def membrane(self, decays: tuple[torch.Tensor, torch.Tensor], channels: int) -> Membrane:
+    def membrane(self, decays: Sequence[torch.Tensor], channels: int) -> Membrane:
         """The constants that the kernels need, with `decays` of current and voltage for so many channels."""
         current, voltage = (retention_of(decay, channels) for decay in decays)
         threshold = self.v_th_mant * (self.s_scale // self.w_scale)
@@ -240,7 +241,9 @@ class Neuron(Stored):
         self.shape = z.shape[1:-1]
         inner = math.prod(z.shape[2:-1])
         channels = z.shape[1] * inner
-        decays = [d if d.numel() == 1 or inner == 1 else d.repeat_interleave(inner) for d in self.decays()]
+        decays: Sequence[torch.Tensor] = self.decays()
+        if inner != 1:
+            decays = [d if d.numel() == 1 else d.repeat_interleave(inner) for d in decays]
 
         def back(rows):
             return None if rows is None else rows.transpose(1, 2).reshape(z.shape)

@@ -34,6 +34,9 @@ class MeanOnlyBatchNorm(torch.nn.Module):
     Salimans and Kingma, "Weight normalization", 2016, section 4.
     """
 
+    running_mean: torch.Tensor
+    pre_hook_fx: Callable
+
     def __init__(self, num_features: int | None = None, momentum: float = 0.1, pre_hook_fx: Callable | None = None):
         super().__init__()
         if num_features is None:

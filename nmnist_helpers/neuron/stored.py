@@ -1,5 +1,7 @@
 """What a neuron stores: its decays, in units that suit an optimiser, and its state, in integers."""
 
+from typing import cast
+
 import torch
 
 from ..kernels.common import State, zero_state
@@ -20,6 +22,16 @@ STATES = {"current_state": "current_units", "voltage_state": "voltage_units"}
 class Stored(torch.nn.Module):
     """The parameters and the state of a neuron, under lava-dl's names and in its units."""
 
+    scaled_current_decay: torch.nn.Parameter
+    scaled_voltage_decay: torch.nn.Parameter
+    on_the_way: torch.Tensor | None
+    persistent_state: bool
+    requires_grad: bool
+    shared_param: bool
+    num_neurons: int | None
+    s_scale: int
+    p_scale: int
+
     def make(self, current_decay: torch.Tensor, voltage_decay: torch.Tensor) -> None:
         """Make the parameters, of decays x4096, and a state at rest."""
         for name, decay in zip(DECAYS.values(), (current_decay, voltage_decay), strict=True):
@@ -39,16 +51,16 @@ class Stored(torch.nn.Module):
             if not 0 <= end <= 1:
                 raise ValueError(f"Neuron: expected {name} in 0..1, found {decay}")
         if self.shared_param:
-            return torch.tensor([self.p_scale * float(decay)])
+            return torch.tensor([self.p_scale * float(ends[0])])
         if ends[0] == ends[1]:
             ends = (0.99 * ends[0], min(1.0, 1.01 * ends[1]))
-        return self.p_scale * torch.empty(self.num_neurons).uniform_(float(ends[0]), float(ends[1]))
+        return self.p_scale * torch.empty(cast(int, self.num_neurons)).uniform_(float(ends[0]), float(ends[1]))
 
     def __getattr__(self, name: str):
         if name in DECAYS:
-            return InUnits.of(super().__getattr__(DECAYS[name]), DECAY_UNIT)
+            return InUnits.of(cast(torch.Tensor, super().__getattr__(DECAYS[name])), DECAY_UNIT)
         if name in STATES:
-            return InUnits.of(super().__getattr__(STATES[name]), 1 / self.s_scale)
+            return InUnits.of(cast(torch.Tensor, super().__getattr__(STATES[name])), 1 / self.s_scale)
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value) -> None:

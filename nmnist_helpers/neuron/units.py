@@ -1,4 +1,4 @@
-"""A tensor read and written in other units than those in which it is stored."""
+"""A tensor that is read and written in other units than it is stored in."""
 
 import torch
 

@@ -1,4 +1,4 @@
-r"""Networks as NIR graphs, there and back.
+r"""Networks as NIR graphs: export and import.
 
 NIR (Pedersen et al., Nature Communications 15:8122, 2024) describes a network as a graph of continuous-time
 parts. Each block becomes three of them: ``Linear`` (weights), ``CubaLIF`` and ``Delay``. For the neuron NIR writes
@@ -26,12 +26,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..block.spec import BIAS_MAX, BIAS_MIN, WEIGHT_MAX, WEIGHT_MIN
-from ..files import atomic
+from ..files import atomic, size_of
 from ..kernels.constants import DECAY_SCALE, MAX_DELAY, WEIGHT_SCALE
 from ..netx import LayerSpec, as_specs
 
@@ -221,12 +221,7 @@ def read_nir(path: str | os.PathLike, **options) -> list[LayerSpec]:
     and memory, reads the file first (about a second).
     """
     path, nir = Path(path), nir_package()
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    if not path.is_file() or path.stat().st_size > MAX_FILE:
-        raise ValueError(
-            f"{path}: expected a .nir file of at most {MAX_FILE} bytes, found another kind or a larger one"
-        )
+    size_of(path, ".nir", MAX_FILE)
     try:
         trial = [sys.executable, "-P", "-c", TRIAL, str(path)]
         subprocess.run(trial, check=True, timeout=TRIAL_SECONDS, capture_output=True)
@@ -242,9 +237,9 @@ def read_nir(path: str | os.PathLike, **options) -> list[LayerSpec]:
         raise ValueError(f"{path}: {kind}{error}") from error
 
 
-def chain_of(graph, nir) -> list[tuple[str, object]]:
+def chain_of(graph, nir) -> list[tuple[str, Any]]:
     """The nodes between input and output in order, if they form a chain."""
-    after = {}
+    after: dict[str, str] = {}
     for source, target in graph.edges:
         if source in after or target in after.values():
             raise ValueError(f"edge {source!r} -> {target!r}: expected a chain of layers, found a branch")
@@ -252,7 +247,8 @@ def chain_of(graph, nir) -> list[tuple[str, object]]:
     starts = [name for name, node in graph.nodes.items() if isinstance(node, nir.Input)]
     if len(starts) != 1:
         raise ValueError(f"expected one Input node, found {len(starts)}")
-    chain, name = [], after.get(starts[0])
+    chain: list[tuple[str, Any]] = []
+    name = after.get(starts[0])
     while name is not None and not isinstance(graph.nodes[name], nir.Output):
         if len(chain) > len(graph.nodes):
             raise ValueError("expected a chain of layers, found a circle")

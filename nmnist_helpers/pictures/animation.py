@@ -42,7 +42,9 @@ class EventAnimation(animation.FuncAnimation):
         if writer == "pillow" and not (args or kwargs):
             writer, fps = animation.PillowWriter(fps=fps or 1000 / self.scene.interval), None  # type: ignore[arg-type]
         if type(writer) is not animation.PillowWriter:  # a writer may name other files after this one: frames, a log
-            return super().save(filename, writer, fps, dpi, *args, progress_callback=progress_callback, **kwargs)
+            return super().save(
+                os.fspath(filename), writer, fps, dpi, *args, progress_callback=progress_callback, **kwargs
+            )
         usual = rcParams["savefig.facecolor"] == "auto" and not rcParams["savefig.transparent"]
         usual = usual and fps is None and not any(args) and not any(kwargs.values())
         if usual and path.suffix.lower() == ".gif":
@@ -127,7 +129,7 @@ def show(
 
 
 def _inline() -> bool:
-    """Whether pictures go into a notebook (and not into a window of its own)."""
+    """Whether pictures go into a notebook (and not into a separate window)."""
     return "inline" in plt.get_backend().lower()
 
 
@@ -147,6 +149,3 @@ def _animation(
     fig = plt.figure() if fig is None else fig
     scene = Camera(fig, event, interval, pre_compute) if event.dim == 2 else Raster(fig, event, interval)
     return EventAnimation(scene, repeat)
-
-
-__all__ = ["EventAnimation", "anim", "show"]

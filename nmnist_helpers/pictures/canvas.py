@@ -1,4 +1,4 @@
-"""A canvas in a notebook, on which one draws a digit with the mouse or a finger.
+"""A canvas in a notebook on which the user draws a digit with the mouse or a finger.
 
 It needs the package anywidget (``pip install anywidget``) and no connection: the few lines of JavaScript are below.
 """
@@ -147,6 +147,3 @@ class DigitCanvas(anywidget.AnyWidget):
     def clear(self) -> None:
         """Remove all strokes."""
         self.data, self.strokes = b"", 0
-
-
-__all__ = ["DigitCanvas"]

@@ -3,6 +3,7 @@
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -39,9 +40,9 @@ def plot_curves(
     path: str | os.PathLike | None = None,
 ) -> Figure | tuple[Figure, ...]:
     """Draw loss and accuracy of a `LearningStats` over its epochs; see `LearningStats.plot`."""
-    how = {"FigureClass": CurveFigure, "layout": "constrained"}
+    how: dict[str, Any] = {"FigureClass": CurveFigure, "layout": "constrained"}
     if figures is None:
-        shown = (plt.figure(figsize=figsize or (11, 4), **how),)
+        shown: tuple[Figure, ...] = (plt.figure(figsize=figsize or (11, 4), **how),)
         panels = shown[0].subplots(1, 2)
     else:
         for number in figures:
@@ -101,6 +102,3 @@ def _curve(ax, log: list, best: float | None, label: str, style: dict, form: str
         values, label=f"{label} (best {form.format(best)})", marker="." if len(log) < 3 else None, **style
     )
     ax.plot(values.index(best), best, "o", ms=5, color=line.get_color(), label="_best")
-
-
-__all__ = ["CurveFigure", "plot_curves"]

@@ -31,7 +31,9 @@ def film(scene: Scene, fps: float, dpi: float, progress: Callable | None = None)
         The file's contents; None where the figure is transparent or has too many colours for one palette.
     """
     with _canvas(scene.fig, dpi, scene.clock) as canvas:
-        states, clocks, place = [], {}, (slice(0), slice(0))
+        states: list[np.ndarray] = []
+        clocks: dict[str, np.ndarray] = {}
+        place = slice(0), slice(0)
         for _ in scene.states():
             canvas.draw()
             states.append(np.array(canvas.buffer_rgba()))
@@ -123,6 +125,3 @@ def _palette(pictures: list[np.ndarray]) -> tuple[np.ndarray, bytes] | None:
     lookup = np.zeros(1 << 15, np.uint8)
     lookup[used] = np.arange(len(used))
     return lookup, exact[used].tobytes()
-
-
-__all__ = ["film"]

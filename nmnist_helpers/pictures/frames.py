@@ -84,7 +84,7 @@ class Recording(Protocol):
 
 
 def sensor_size(event: Recording) -> tuple[int, int]:
-    """Rows and columns of the sensor: what the recording knows, else at least 34 x 34."""
+    """Rows and columns of the sensor: the recording's own, else at least 34 x 34."""
     if event.extent:
         return event.extent[1:3]
     rows, columns = (max(SIDE, int(axis.max(initial=-1)) + 1) for axis in (event.y, event.x))
@@ -285,14 +285,3 @@ def _time_ticks(span: float) -> np.ndarray:
     step = 10 ** np.floor(np.log10(span / 2))
     step *= max(k for k in (1, 2, 5) if span / (step * k) >= 2)
     return np.arange(0, span + 1e-9, step)
-
-
-__all__ = [
-    "CHANNEL_COLORS",
-    "OFF_COLOR",
-    "ON_COLOR",
-    "PALETTE",
-    "camera_frames",
-    "film_span",
-    "raster_frames",
-]

@@ -79,7 +79,7 @@ def gif_bytes(
 
 
 def pack(pictures: Iterable[np.ndarray], palette: bytes, times: Sequence[float]) -> bytes:
-    """Pack pictures as an endless gif. Each frame holds the rectangle that changed; frames that look alike are joined.
+    """Pack pictures as an endless gif. Each frame holds the rectangle that changed; equal frames are joined.
 
     Parameters
     ----------
@@ -219,6 +219,3 @@ def _image(picture, caption: str, embed: bool, height: int | None) -> str:
             return f'<img src="data:image/{kind};base64,{content}" alt="{alt}"{size}>'
     name = "a picture" if isinstance(picture, bytes) else picture
     raise ValueError(f"gif_table: expected gif, png or jpeg, found {data[:4]!r} at the start of {name}")
-
-
-__all__ = ["gif_bytes", "gif_table", "pack", "save_gif"]

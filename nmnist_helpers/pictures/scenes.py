@@ -1,4 +1,4 @@
-"""What the frames of a matplotlib animation show: an event camera, or a raster of spikes.
+"""The contents of the frames of a matplotlib animation: an event camera, or a raster of spikes.
 
 There are two ways from a scene to its frames. `draw` sets the artists, and matplotlib draws the whole figure. `states`
 and `changes` serve `film`, the quick way: they make a few pictures of the whole figure, and say which rectangle of a
@@ -8,6 +8,7 @@ frame comes from which of them.
 from collections.abc import Iterator
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
@@ -30,7 +31,7 @@ class Scene:
         self.order = np.argsort(event.t, kind="stable")
         self.number = self._number(np.asarray(event.t, np.float64)[self.order])  # of the frame of each event
         self.clock = self.ax.set_title(" ", fontsize=10, loc="right", color="0.4", family="monospace")
-        self.moving = [self.clock]
+        self.moving: list[Artist] = [self.clock]
 
     def _number(self, t):
         number = np.floor(np.asarray(t) / self.interval + 1e-9).astype(np.int64)

@@ -1,15 +1,15 @@
-"""Spikes of a batch as events: the form in which spikes travel until someone needs them dense."""
+"""Spikes of a batch as events: the form in which layers exchange them."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Self
 
-import numpy as np
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-# Which dense tensors remember their events: kept beside the tensors, so that saving, copying or sending one
-# to another process takes the numbers alone.
+from .checks import check_bytes, check_list, check_value, checked_shape
+
+# The events of dense tensors: kept beside the tensors, so that saving, copying or sending one to another
+# process takes the numbers alone.
 _events = WeakIdKeyDictionary()
 
 
@@ -20,7 +20,7 @@ class Spikes:
     Parameters
     ----------
     indptr : int32 tensor [B * T + 1]
-        Row ``r = b * T + t`` owns entries ``indptr[r]:indptr[r + 1]`` of `channel`.
+        Row ``r = b * T + t`` has entries ``indptr[r]:indptr[r + 1]`` of `channel`.
     channel : int32 tensor [N]
         Channel of each spike; within a row increasing, no channel twice.
     shape : (int, int, int)
@@ -35,7 +35,7 @@ class Spikes:
     Raises
     ------
     ValueError
-        If the list does not describe spikes of this shape. Compiled code relies on it without a look of its own.
+        If the list does not describe spikes of this shape. Compiled code relies on it and checks nothing.
         The check runs once, here (0.1 ms for 150,000 spikes); `trusted` leaves it out for lists that a kernel made.
         `verify` repeats it where torch has seen a change of the list since.
 
@@ -56,8 +56,8 @@ class Spikes:
     source: torch.Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self):
-        self.shape = _checked_shape(self.shape)
-        _check_value(self.value)
+        self.shape = checked_shape(self.shape)
+        check_value(self.value)
         for name, x in (("indptr", self.indptr), ("channel", self.channel)):
             if not isinstance(x, torch.Tensor) or x.dtype != torch.int32 or x.dim() != 1 or not x.is_contiguous():
                 found = f"{x.dtype} {list(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
@@ -67,7 +67,7 @@ class Spikes:
                 f"Spikes: expected indptr and channel on one device,"
                 f" found {self.indptr.device} and {self.channel.device}"
             )
-        _check_list(self.indptr.cpu().numpy(), self.channel.cpu().numpy(), self.shape)
+        check_list(self.indptr.cpu().numpy(), self.channel.cpu().numpy(), self.shape)
         self._seen = self.indptr._version, self.channel._version
 
     @classmethod
@@ -138,15 +138,15 @@ class Spikes:
         return rows.view(batch, steps, channels)
 
     def dense(self) -> torch.Tensor:
-        """Dense tensor [B, C, T] float32; it remembers these events, so that nobody has to find them again."""
+        """Dense tensor [B, C, T] float32; it remembers these events, so that they need not be found again."""
         rows = self.rows() if self.source is None else _Filled.apply(self.source, self)
         return attach(rows.transpose(1, 2), self)
 
     @classmethod
     def from_rows(cls, rows: torch.Tensor, value: float = 1.0) -> "Spikes":
         """The spikes of 0/1 rows, uint8 [B, T, C]; whatever is not 0 counts as a spike."""
-        _check_bytes("Spikes.from_rows", rows)
-        _check_value(value)
+        check_bytes("Spikes.from_rows", rows)
+        check_value(value)
         batch, steps, channels = rows.shape
         if rows.device.type == "cpu":
             from .convert import rows_to_events
@@ -165,6 +165,7 @@ class Spikes:
         if not isinstance(dense, torch.Tensor) or dense.dim() != 3 or dense.is_complex():
             found = f"{dense.dtype} {list(dense.shape)}" if isinstance(dense, torch.Tensor) else type(dense).__name__
             raise ValueError(f"Spikes.from_dense: expected a tensor [B, C, T], found {found}")
+        batch, channels, steps = dense.shape
         known = remembered(dense)
         if known is not None:
             return known
@@ -173,8 +174,8 @@ class Spikes:
         if dense.device.type == "cpu":
             from .convert import dense_to_events
 
-            found = dense_to_events(dense)
-            return None if found is None else cls.trusted(*found[:2], tuple(dense.shape), found[2])
+            events = dense_to_events(dense)
+            return None if events is None else cls.trusted(events[0], events[1], (batch, channels, steps), events[2])
         low, high = dense.aminmax()
         value = torch.where(high > 0, high, low)
         rows = dense != 0
@@ -202,9 +203,9 @@ class _Filled(torch.autograd.Function):
 class DenseSpikes(Spikes):
     """Spikes kept as 0/1 bytes instead of a list: the form for a GPU.
 
-    How long a list is, only the device knows, and the host would have to wait for it at every layer. Bytes have
-    a size that is known beforehand. `indptr`, `channel` and `count` are there all the same, worked out (with a
-    wait) when somebody asks.
+    The length of a list is known on the device only, and the host would have to wait for it at every layer. Bytes
+    have a size that is known beforehand. `indptr`, `channel` and `count` are computed (with a wait) when they are
+    read.
 
     Parameters
     ----------
@@ -223,8 +224,8 @@ class DenseSpikes(Spikes):
     """
 
     def __init__(self, data: torch.Tensor, channels: int | None = None, value: float = 1.0):
-        _check_bytes("DenseSpikes", data)
-        _check_value(value)
+        check_bytes("DenseSpikes", data)
+        check_value(value)
         batch, steps, width = data.shape
         channels = width if channels is None else channels
         if not 0 < channels <= width:
@@ -244,12 +245,12 @@ class DenseSpikes(Spikes):
         return self._list
 
     @property
-    def indptr(self) -> torch.Tensor:
+    def indptr(self) -> torch.Tensor:  # type: ignore[override]  # worked out when it is asked for
         """As in `Spikes`."""
         return self.listed.indptr
 
     @property
-    def channel(self) -> torch.Tensor:
+    def channel(self) -> torch.Tensor:  # type: ignore[override]
         """As in `Spikes`."""
         return self.listed.channel
 
@@ -291,13 +292,13 @@ class DenseSpikes(Spikes):
 
 
 def row_of_spike(indptr: torch.Tensor, count: int) -> torch.Tensor:
-    """Row of every spike of a list, int64 [N]: the inverse of `indptr`. `count` is N, which only the device knows."""
+    """Return the row of every spike of a list, int64 [N], from `indptr`; `count` is N."""
     rows = torch.arange(len(indptr) - 1, device=indptr.device)
     return torch.repeat_interleave(rows, indptr.diff(), output_size=count)
 
 
 def attach(dense: torch.Tensor, spikes: Spikes) -> torch.Tensor:
-    """Let a dense tensor [B, C, T] remember its events, for the next block that asks."""
+    """Store the events of a dense tensor [B, C, T], for the next block that needs them."""
     if not dense.is_inference():  # these do not count their changes
         _events[dense] = (spikes, dense._version)
     return dense
@@ -327,54 +328,3 @@ def _holds(dense: torch.Tensor, spikes: Spikes) -> bool:
     from .convert import holds_events
 
     return holds_events(rows, spikes.indptr, spikes.channel, spikes.value)
-
-
-def _checked_shape(shape) -> tuple[int, int, int]:
-    sides = tuple(shape) if isinstance(shape, tuple | list) else ()
-    if len(sides) != 3 or not all(isinstance(n, int | np.integer) and n >= 0 for n in sides):
-        raise ValueError(f"Spikes: expected a shape (B, C, T) of whole numbers from 0, found {shape}")
-    batch, channels, steps = (int(n) for n in sides)
-    if max(channels, batch * steps + 1) >= 2**31:
-        raise ValueError(f"Spikes: expected B * T and C below 2**31, found shape {shape}")
-    return batch, channels, steps
-
-
-def _check_value(value: float) -> None:
-    if not isinstance(value, int | float | np.number) or not math.isfinite(value):
-        raise ValueError(f"Spikes: expected a finite value of a spike, found {value}")
-
-
-def _check_bytes(name: str, rows: torch.Tensor) -> None:
-    if not isinstance(rows, torch.Tensor) or rows.dim() != 3 or rows.dtype != torch.uint8:
-        found = f"{rows.dtype} {list(rows.shape)}" if isinstance(rows, torch.Tensor) else type(rows).__name__
-        raise ValueError(f"{name}: expected a uint8 tensor [B, T, C], found {found}")
-
-
-def _check_list(indptr: np.ndarray, channel: np.ndarray, shape: tuple[int, int, int]) -> None:
-    """Raise unless `indptr` rises from 0 to N and the channels of every row increase within 0 <= channel < C."""
-    batch, channels, steps = shape
-    count = len(channel)
-    if len(indptr) != batch * steps + 1:
-        raise ValueError(
-            f"Spikes: expected B * T + 1 = {batch * steps + 1} entries of indptr for shape {shape}, found {len(indptr)}"
-        )
-    if indptr[0] != 0 or indptr[-1] != count or (indptr[1:] < indptr[:-1]).any():
-        falls = " that falls on the way" if (indptr[1:] < indptr[:-1]).any() else ""
-        raise ValueError(
-            f"Spikes: expected indptr to rise from 0 to {count}, the number of channels listed,"
-            f" found one from {indptr[0]} to {indptr[-1]}{falls}"
-        )
-    if not count:
-        return
-    if channel.min() < 0 or channel.max() >= channels:
-        raise ValueError(f"Spikes: expected channels from 0 to {channels - 1}, found {channel.min()}..{channel.max()}")
-    begins = np.zeros(count + 1, bool)
-    begins[indptr] = True
-    wrong = ~((channel[1:] > channel[:-1]) | begins[1:-1])
-    if wrong.any():
-        at = int(wrong.argmax())
-        row = int(np.searchsorted(indptr, at, side="right")) - 1
-        raise ValueError(
-            f"Spikes: expected channels that increase within a row, found {channel[at]} before {channel[at + 1]}"
-            f" in row {row}"
-        )

@@ -9,6 +9,7 @@
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..checkpoint import CheckpointError
 from .folder import Folder
@@ -28,7 +29,7 @@ def given_settings(given: dict) -> tuple[Settings, bool, bool]:
     resume, overwrite = given.pop("resume"), given.pop("overwrite")
     if resume and overwrite:
         raise ValueError("--resume, --overwrite: expected one of them, found both")
-    kept = {}
+    kept: Any = {}
     if resume:
         folder = Folder(given.get("out", DEFAULT_OUT))
         kept = folder.load().get("settings")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,7 +106,7 @@ class Loop:
         self.progress, self.group, self.folder, self.dataset = progress, group, folder, dataset
         settings = self.settings = progress.settings
         self.sizes = {"train": len(learn), "validation": len(validate)}
-        options = {"batch_size": settings.batch_size, "device": group.device}
+        options: dict[str, Any] = {"batch_size": settings.batch_size, "device": group.device}
         self.learning = EventLoader(
             Subset(dataset, learn),
             shuffle=True,
@@ -204,18 +205,21 @@ class Loop:
         """Test the network that was kept, and write the report."""
         progress, settings = self.progress, self.settings
         net = Network(settings.hidden, settings.dropout).to(self.group.device)
-        net.load_state_dict(progress.best)
+        best, best_epoch = progress.best, progress.best_epoch
+        assert best is not None  # there was an epoch
+        assert best_epoch is not None
+        net.load_state_dict(best)
         test_set = NMNISTDataset(settings.data, train=False, source=settings.source)
-        tested = Subset(test_set, evenly(len(test_set), settings.recordings))
+        tested = Subset(test_set, evenly(len(test_set), settings.recordings).tolist())
         found, true = answers(net, tested, self.group.device)
         curve = progress.stats.validation.accuracy_log
-        result = {
+        result: dict[str, Any] = {
             "settings": settings.lasting() | {"start": settings.start and Path(settings.start).name},
             "source": settings.source,
             "recordings": self.sizes | {"test": len(tested)},
             "processes": self.group.size,
-            "best_epoch": progress.best_epoch,
-            "validation_accuracy": curve[progress.best_epoch],
+            "best_epoch": best_epoch,
+            "validation_accuracy": curve[best_epoch],
             "test_accuracy": float((found == true).mean()),
             "seconds": round(progress.seconds, 1),
             "network_sha256": self.folder.digest(),
@@ -226,10 +230,7 @@ class Loop:
         self.folder.report(result)
         chosen = "last epoch" if settings.keep == "last" else "best epoch"
         validated = "" if self.validating is None else f" (validation {result['validation_accuracy']:.4f})"
-        print(
-            f"{chosen} {progress.best_epoch + 1}{validated}:"
-            f" {result['test_accuracy']:.4f} of {len(tested)} test recordings"
-        )
+        print(f"{chosen} {best_epoch + 1}{validated}: {result['test_accuracy']:.4f} of {len(tested)} test recordings")
         return result
 
 
@@ -243,7 +244,8 @@ def answers(
         (Rate.predict(net(spikes)).cpu(), label.cpu())
         for spikes, label in EventLoader(dataset, 64, transform=False, device=device)
     ]
-    return tuple(torch.cat(column).numpy() for column in zip(*pairs, strict=True))
+    found, true = (torch.cat(column).numpy() for column in zip(*pairs, strict=True))
+    return found, true
 
 
 def loss_of(settings: Settings) -> torch.nn.Module:

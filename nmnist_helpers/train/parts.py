@@ -1,4 +1,4 @@
-"""Which recordings a run learns from, and which it chooses the best epoch on."""
+"""The recordings that a run learns from, and those that decide which epoch is best."""
 
 import hashlib
 

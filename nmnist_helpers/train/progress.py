@@ -1,6 +1,7 @@
-"""What changes as a run goes on, as one tree: saved after every epoch, checked before it is taken up again."""
+"""The state of a run as one tree: saved after every epoch, checked before a run resumes."""
 
 import math
+from typing import cast
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -45,7 +46,7 @@ class Progress:
     @property
     def judged(self) -> Network:
         """The network that is validated: the average where there is one."""
-        return self.net if self.average is None else self.average.module
+        return self.net if self.average is None else cast(Network, self.average.module)
 
     def close_epoch(self, seconds: float) -> None:
         """Count an epoch whose statistics are complete, and note the network if it is the best so far."""
@@ -141,7 +142,7 @@ class Progress:
                 )
 
     def _moments_like(self) -> dict:
-        """What the optimiser's state looks like: moments of the shape of the parameters."""
+        """The form of the optimiser's state: moments of the shapes of the parameters."""
         parameters = [p.detach() for group in self.optimizer.param_groups for p in group["params"]]
         return {i: {"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p} for i, p in enumerate(parameters)}
 

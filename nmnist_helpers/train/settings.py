@@ -1,4 +1,4 @@
-"""What a run depends on, and the command line that sets it."""
+"""The settings of a run, and the command line that sets them."""
 
 import argparse
 import math

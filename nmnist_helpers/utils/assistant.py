@@ -1,4 +1,4 @@
-"""One call a batch: forward, loss, statistics, and in training backward and the optimiser's step."""
+"""Forward, loss and statistics of a batch in one call; in training, backward and the optimiser's step too."""
 
 import math
 from collections.abc import Callable
@@ -103,10 +103,12 @@ class Assistant:
         Raises
         ------
         ValueError
-            If `factor` is not positive.
+            If `factor` is not positive, or there is no optimiser.
         """
         if not 0 < factor < math.inf:
             raise ValueError(f"reduce_lr: expected a positive factor, found {factor}")
+        if self.optimizer is None:
+            raise ValueError("Assistant.reduce_lr: expected an optimizer, found None")
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"] / factor
         steps = ", ".join(f"{float(group['lr']):g}" for group in self.optimizer.param_groups)
@@ -135,14 +137,14 @@ class Assistant:
             returned = returned[0]
         loss = self.error(returned, target)
         if loss.dim() != 0:
-            raise ValueError(f"Assistant: expected the error to give one number, found shape {list(loss.shape)}")
+            raise ValueError(f"Assistant: expected an error that returns one number, found shape {list(loss.shape)}")
         total = loss if net_loss is None else loss + self.lam * net_loss
         return returned, count, loss, total, target
 
     def _log(self, part: str, output, target, loss, total) -> None:
         """Check the loss and count it; one transfer from the device for all numbers."""
-        classify = self.stats is not None and self.classifier is not None
-        correct = (self.classifier(output.detach()) == target).sum() if classify else torch.zeros_like(loss)
+        classifier = None if self.stats is None else self.classifier
+        correct = torch.zeros_like(loss) if classifier is None else (classifier(output.detach()) == target).sum()
         wide = torch.promote_types(loss.dtype, torch.float32)  # counts of a batch are exact in float32
         loss, total, correct = torch.stack([v.detach().to(wide) for v in (loss, total, correct)]).tolist()
         if not math.isfinite(total) or not math.isfinite(loss):
@@ -153,8 +155,5 @@ class Assistant:
         batch = output.shape[0]
         stat.num_samples += batch
         stat.loss_sum += loss * batch
-        if classify:
+        if classifier is not None:
             stat.correct_samples += int(correct)
-
-
-__all__ = ["Assistant"]

@@ -25,10 +25,10 @@ def length_of(columns: dict[str, list]) -> int:
 def read_log(file: Path) -> dict[str, list[float | None]]:
     """Columns of a log by the part they belong to."""
     try:
-        lines = file.read_text(encoding="ascii").splitlines()
+        text = file.read_text(encoding="ascii")
     except UnicodeDecodeError:
         raise ValueError(f"{file}: expected text, found other bytes") from None
-    lines = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
+    lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     parts = {name: part for part, name in PARTS.items()}
     heads = [word for word in (lines[0][1] if lines else []) if word != "#"]
     if not lines or not lines[0][1][0].startswith("#") or len(set(heads)) < len(heads) or not set(heads) <= set(parts):
@@ -44,6 +44,3 @@ def read_log(file: Path) -> dict[str, list[float | None]]:
         for column, value in zip(columns.values(), values, strict=True):
             column.append(None if math.isnan(value) else value)
     return columns
-
-
-__all__ = ["PARTS", "length_of", "read_log", "write_log"]

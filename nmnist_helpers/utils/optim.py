@@ -28,11 +28,9 @@ def parameter_groups(net: torch.nn.Module, lr: float) -> list[dict]:
     --------
     >>> optimizer = torch.optim.AdamW(parameter_groups(net, 0.001), weight_decay=0.01)
     """
-    decays, others = [], []
+    decays: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, parameter in net.named_parameters():
         (decays if name.rpartition(".")[2] in DECAYS.values() else others).append(parameter)
     groups = [{"params": decays, "lr": lr, "weight_decay": 0.0}, {"params": others, "lr": lr}]
     return [group for group in groups if group["params"]]
-
-
-__all__ = ["parameter_groups"]

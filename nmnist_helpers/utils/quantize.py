@@ -73,6 +73,3 @@ def quantize_hook_fx(
 def event_rate(x: torch.Tensor) -> float:
     """Share of the entries of [..., T] that are not zero, without the first step (unless it is the only one)."""
     return (x if x.shape[-1] == 1 else x[..., 1:]).ne(0).float().mean().item()
-
-
-__all__ = ["QUANTIZE_MODE", "event_rate", "quantize", "quantize_hook_fx"]

@@ -127,6 +127,3 @@ class LearningStat:
 def _best_of(log: Sequence[float | None], best: Callable) -> float | None:
     known = [value for value in log if value is not None and not math.isnan(value)]
     return best(known) if known else None
-
-
-__all__ = ["LearningStat"]

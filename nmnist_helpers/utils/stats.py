@@ -130,7 +130,7 @@ class LearningStats:
         figures: tuple[int, int] | None = None,
         figsize: tuple[float, float] | None = None,
         path: str | os.PathLike | None = None,
-    ) -> "Figure | tuple[Figure, Figure]":
+    ) -> "Figure | tuple[Figure, ...]":
         """Draw loss and accuracy over the closed epochs.
 
         Parameters
@@ -224,6 +224,3 @@ def _in_notebook() -> bool:
     from IPython import get_ipython
 
     return isinstance(get_ipython(), kernel.ZMQInteractiveShell)
-
-
-__all__ = ["LearningStat", "LearningStats"]

@@ -251,7 +251,7 @@ def test_damaged_files_are_named_in_time(tmp_path, monkeypatch):
             nir.read_nir(path)
     with pytest.raises(FileNotFoundError, match="b.nir: no such file"):
         nir.read_nir(tmp_path / "b.nir")
-    with pytest.raises(ValueError, match="expected a .nir file of at most .* bytes, found another kind"):
+    with pytest.raises(ValueError, match="expected a .nir file, found something that is no regular file"):
         nir.read_nir(tmp_path)
 
 

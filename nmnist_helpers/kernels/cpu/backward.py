@@ -28,7 +28,7 @@ class Gradients(NamedTuple):
 @njit(inline="always")
 def _read_where_sent(grad, lag, first, row, width, steps, out):
     """Gradient rows of a sample as seen before the axon, which sent the spike of step t to step ``t + lag``."""
-    # Unsigned, since Numba looks at every signed index for whether it counts from the end.
+    # Unsigned, since Numba checks of every signed index whether it counts from the end.
     reach = np.empty(LANES, np.uint64)
     farthest = 0
     for c in range(LANES):
@@ -53,7 +53,7 @@ def _backward(
     batch, chunks = len(factor) // width, width // LANES
     of_sample, of_chunk, of_step = layout
     inputs = len(grad_table) // width
-    # Whoever adds to the weights of a chunk of channels owns them, and goes through all samples in order.
+    # One task adds to the weights of a chunk of channels; it goes through all samples in order.
     together = batch if inputs else 1
     for task in prange(chunks * batch // together):
         chunk = task % chunks

@@ -1,4 +1,4 @@
-"""Numbers side by side: vector values for Numba kernels.
+"""Vector values (several numbers side by side) for Numba kernels.
 
 Numba leaves it to LLVM to turn a loop over channels into vector code, and LLVM gives up silently where it cannot
 prove that two arrays do not overlap. Here a kernel says what it means, as a Triton kernel does: it loads `LANES`
@@ -45,7 +45,7 @@ F32, I32, MASK = Lanes("f32", _FLOAT), Lanes("i32", _INT), Lanes("mask", _BIT)
 
 
 def _operator(symbol: Callable, result: Lanes, kind: Lanes, emit: Callable) -> None:
-    """Let ``symbol(a, b)`` of two values of `kind` give what `emit` writes."""
+    """Compile ``symbol(a, b)`` of two values of `kind` to what `emit` writes."""
     template = type(symbol.__name__, (ConcreteTemplate,), {"cases": [signature(result, kind, kind)]})
     infer_global(symbol)(template)
     lower_builtin(symbol, kind, kind)(lambda context, builder, sig, args: emit(builder, *args))

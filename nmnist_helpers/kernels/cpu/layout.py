@@ -1,4 +1,4 @@
-"""How tensors lie in memory when a kernel takes them: flat, and padded to a whole number of lanes."""
+"""The memory layout of tensors in the kernels: flat, and padded to a whole number of lanes."""
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ def padded(channels: int) -> int:
 
 
 def pad(x: torch.Tensor, fill: float = 0, copy: bool = False) -> torch.Tensor:
-    """`x` [..., C], contiguous, with `fill` up to a whole number of lanes; `copy` for a tensor of one's own."""
+    """`x` [..., C], contiguous, with `fill` up to a whole number of lanes; `copy` returns a new tensor always."""
     missing = padded(x.shape[-1]) - x.shape[-1]
     if missing:
         return F.pad(x, (0, missing), value=fill)
@@ -40,5 +40,5 @@ def by_chunks(steps: int, width: int) -> Layout:
 
 
 def last_only(width: int) -> Layout:
-    """[B, width]: every step in the place of the one before, for those who will not look."""
+    """[B, width]: every step overwrites the one before, where nobody reads them afterwards."""
     return width, LANES, 0

@@ -1,4 +1,4 @@
-"""How kernels are launched: block sizes, the device, and the flag that says a state left its range."""
+"""Launching kernels: block sizes, the device, and the flag that says a state left its range."""
 
 import os
 from contextlib import AbstractContextManager, nullcontext

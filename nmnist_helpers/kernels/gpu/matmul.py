@@ -14,7 +14,7 @@ import triton.language as tl
 from ..backend import triton_interpreted
 from .launch import on
 
-# NumPy, under the interpreter, knows no bfloat16. The operands have eight significant bits by then, so float32
+# NumPy, under the interpreter, has no bfloat16. The operands have eight significant bits by then, so float32
 # gives the same products.
 OPERAND = tl.float32 if triton_interpreted() else tl.bfloat16
 GROUP = 8  # row blocks that share a column block's data in the second-level cache

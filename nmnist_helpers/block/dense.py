@@ -1,0 +1,150 @@
+"""The fully connected block, which runs as one fused step."""
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+
+from ..kernels.common import Axon
+from ..kernels.constants import WEIGHT_SCALE
+from ..kernels.functions import CubaLayer, LayerCall, lag_of
+from ..neuron import Dropout, cuba
+from ..spikes import Spikes, attach
+from ..synapse import Dense as Synapses
+from ..tools import exact, hooked
+from .base import Block
+
+
+class Dense(Block):
+    """Fully connected CUBA block.
+
+    Parameters
+    ----------
+    neuron_params : dict
+        Arguments of `nmnist_helpers.neuron.cuba.Neuron`.
+    in_neurons : int or tuple of int
+        Number of inputs; (width, height, channels) for inputs [B, C, H, W, T].
+    out_neurons : int
+        Number of neurons.
+    weight_scale : float
+        Factor on the initial weights.
+    weight_norm : bool
+        Learn length and direction of each neuron's weights apart.
+    pre_hook_fx : callable, optional
+        Replaces the 8-bit quantisation of the weights.
+    delay : bool
+        Learn a delay per neuron, 0..62 steps.
+    delay_shift : bool
+        Shift the output by one step.
+    mask : bool tensor [out, in], optional
+        False removes a synapse.
+    count_log : bool
+        Also return the share of bins that spiked.
+
+    Examples
+    --------
+    >>> block = Dense({'threshold': 1.25, 'current_decay': 0.25, 'voltage_decay': 0.03}, 20, 10)
+    >>> block(torch.ones(1, 20, 30)).shape
+    torch.Size([1, 10, 30])
+
+    Notes
+    -----
+    With the built-in quantisation and no norm, product, neuron and axon run as one fused step
+    (`nmnist_helpers.kernels.functions.CubaLayer`); otherwise one after the other. Both give the same.
+    """
+
+    synapse: Synapses
+    mask: torch.Tensor | None
+
+    def __init__(
+        self,
+        neuron_params: dict,
+        in_neurons: int | tuple[int, ...],
+        out_neurons: int,
+        weight_scale: float = 1,
+        weight_norm: bool = False,
+        pre_hook_fx: Callable | None = None,
+        delay: bool = False,
+        delay_shift: bool = True,
+        mask: torch.Tensor | None = None,
+        count_log: bool = False,
+    ):
+        weights = Synapses(in_neurons, out_neurons, weight_scale, weight_norm, pre_hook_fx)
+        super().__init__(neuron_params, weights, out_neurons, delay, delay_shift, count_log)
+        self.neuron.shape = torch.Size([out_neurons])
+        if mask is not None:
+            if mask.numel() != self.synapse.direction.numel():
+                raise ValueError(
+                    f"block.cuba.Dense: expected a mask of {list(self.synapse.shape[:2])}, found {list(mask.shape)}"
+                )
+            mask = mask.reshape(self.synapse.shape).to(self.synapse.direction.dtype)
+        self.register_buffer("mask", mask)
+        if mask is not None:
+            self.unmasked_hook = cast(Callable, self.synapse.pre_hook_fx)
+            self.synapse.pre_hook_fx = self._masked  # a method, so that a copy of the block uses its own mask
+
+    def _masked(self, weight: torch.Tensor, **options) -> torch.Tensor:
+        """The weights' hook of a block with a mask."""
+        return self.unmasked_hook(weight * cast(torch.Tensor, self.mask), **options)
+
+    @property
+    def fused(self) -> bool:
+        """Whether the whole block runs as one step, without calls of its parts."""
+        neuron = self.neuron
+        parts = self.synapse, neuron, neuron.drop, self.delay
+        return (
+            self.quantised
+            and not neuron.persistent_state  # spikes on their way would have to enter
+            and type(self.synapse) is Synapses
+            and type(neuron) is cuba.Neuron
+            and not any(map(hooked, parts))
+            and self.mask is None
+            and neuron.norm is None
+            and neuron.w_scale == WEIGHT_SCALE
+            and (neuron.drop is None or isinstance(neuron.drop, Dropout))
+        )
+
+    @exact
+    def forward(self, spikes: torch.Tensor | Spikes, dense: bool = True):
+        """Spikes [B, in, T] (dense or `Spikes`) to spikes [B, out, T].
+
+        With `dense` False the output may come as `Spikes`: the next block needs no more, and the numbers, nearly all
+        of them zero, are never written. Gradients flow through them as through a tensor.
+        """
+        self.synapse.check(spikes.shape)
+        if not self.fused or len(spikes.shape) == 5:
+            return super().forward(spikes)
+        self._look_at_weights()
+        synapses, neuron = self.synapse, self.neuron
+        direction = synapses.direction
+        events: Spikes | None
+        if isinstance(spikes, Spikes):
+            given, events = spikes.source, spikes
+        else:
+            given = spikes.float()
+            events = Spikes.from_dense(given)
+        (batch, _, steps), channels, device = spikes.shape, synapses.out_channels, direction.device
+        decays = neuron.decays()
+        delays = None if self.delay is None else self.delay.steps()
+        kept, value = None, 1.0
+        drop = cast(Dropout | None, neuron.drop)
+        if drop is not None:
+            kept, value = drop.draw(batch, channels, device), drop.value
+        call = LayerCall(
+            spikes=events,
+            membrane=neuron.membrane(decays, channels),
+            state=neuron.start(batch, channels),
+            axon=Axon(lag_of(delays, self.delay_shift, channels, steps, device), kept, value),
+            need_grad=torch.is_grad_enabled(),  # inside the function it would always be off
+            dense=dense or self.count_log,
+        )
+        length = synapses.weight_g if synapses.weight_norm_enabled else None
+        rows, out, end = CubaLayer.apply(given, direction, length, *decays, delays, call)
+        neuron.store(end)
+        if call.dense:
+            return self._counted(attach(rows.transpose(1, 2), out))
+        out.source = rows.transpose(1, 2)
+        return out
+
+    def _geometry(self, in_shape: tuple[int, ...] | None) -> dict:
+        return {"weight_shape": (self.synapse.out_channels, -1)}

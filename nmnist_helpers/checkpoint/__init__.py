@@ -1,0 +1,6 @@
+"""Saving and loading tensors: `network.pt` of ours and lava-dl's, and the checkpoints of a run."""
+
+from .archive import CheckpointError, load_tree, save_tree
+from .load import load_checkpoint, read_state
+
+__all__ = ["CheckpointError", "load_checkpoint", "load_tree", "read_state", "save_tree"]

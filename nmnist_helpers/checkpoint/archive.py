@@ -1,0 +1,209 @@
+"""Trees of tensors and plain values in one `.pt` file, checked before torch reads it.
+
+A `.pt` file is a zip archive: one pickle, which describes the tensors, and one uncompressed record for each
+tensor's numbers. A record that is damaged, compressed or missing is refused, and so is a pickle that names anything but
+tensors and plain values. (`torch.load` alone does not compare the records with their checksums: it loads a damaged file
+with other numbers in it.)
+"""
+
+import io
+import os
+import pickletools
+import sys
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from ..files import atomic, size_of
+
+MAX_FILE = 1 << 30  # bytes
+MAX_PICKLE = 1 << 20
+MAX_TENSORS = 1000
+MAX_VALUES = 100_000  # tensors, plain values and what holds them
+MAX_DEPTH = 32
+_STORAGES = {
+    "Float": torch.float32,
+    "Double": torch.float64,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Long": torch.int64,
+    "Int": torch.int32,
+    "Short": torch.int16,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
+    "Bool": torch.bool,
+}
+# All that tensors in dictionaries need. torch's own safe list is longer, and has ways to ask for much memory.
+PICKLE_GLOBALS = {
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    "torch.nn.parameter Parameter",
+    *(f"torch {kind}Storage" for kind in _STORAGES),
+}
+
+
+class CheckpointError(ValueError):
+    """A `.pt` file that cannot be loaded; the message says what was expected and what was found."""
+
+
+def save_tree(path: str | os.PathLike, tree) -> None:
+    """Write tensors and plain values to one file, complete or not at all.
+
+    Parameters
+    ----------
+    path : path-like
+        The ``.pt`` file; one that exists is replaced.
+    tree : dict, list, tuple, tensor, str, int, float, bool or None
+        Dictionaries (keys: str or int), lists and tuples may hold each other. A state_dict is such a tree. Every
+        tensor is written from its values alone, whatever device, storage or graph it belongs to, so equal trees give
+        equal bytes.
+
+    Raises
+    ------
+    CheckpointError
+        If the tree holds anything else, or more than `load_tree` accepts.
+
+    Notes
+    -----
+    ``torch.load(path, weights_only=True)`` reads the file too, without comparing the checksums.
+    """
+    try:
+        _check_tree(tree, MAX_FILE)
+        buffer = io.BytesIO()  # a file's name would be stored inside
+        torch.save(_copied(tree), buffer)
+        _check_archive(buffer, buffer.tell())
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    with atomic(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def load_tree(path: str | os.PathLike):
+    """Read what `save_tree`, or `torch.save` of such a tree, wrote. Tensors arrive on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If the file is damaged, is no such file, or holds anything but tensors and plain values.
+    """
+    path = Path(path)
+    size = size_of(path, ".pt", MAX_FILE, CheckpointError)
+    try:
+        with open(path, "rb") as file:
+            _check_archive(file, size)
+        # Mapped, tensors cannot reach beyond the file, whatever sizes the pickle claims.
+        tree = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+        _check_tree(tree, size)
+        return _copied(tree)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except Exception as error:  # damage makes zipfile, pickle and torch raise almost anything
+        line = (str(error).splitlines() or [""])[0][:300]
+        raise CheckpointError(
+            f"{path}: expected a checkpoint, found an unreadable file: {type(error).__name__}: {line}"
+        ) from error
+
+
+def _nodes(tree, where: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
+    """Everything in the tree with the names that lead to it."""
+    if depth > MAX_DEPTH:
+        raise CheckpointError(f"expected at most {MAX_DEPTH} levels, found more under {where[:80]!r}")
+    yield where, tree
+    if isinstance(tree, dict):
+        children = list(tree.items())
+        if hasattr(tree, "_metadata"):  # what modules add to a state_dict about themselves
+            children.append(("_metadata", tree._metadata))
+        for key, _ in children:
+            if not isinstance(key, str | int):
+                raise CheckpointError(f"expected keys of type str or int, found {key!r:.80} under {where!r}")
+    else:
+        children = list(enumerate(tree)) if isinstance(tree, list | tuple) else []
+    for key, value in children:
+        yield from _nodes(value, f"{where}.{key}" if where else str(key), depth + 1)
+
+
+def _check_tree(tree, most: int) -> None:
+    """Refuse what is neither tensor nor plain value, and tensors of more than `most` bytes altogether."""
+    size = 0
+    for count, (where, value) in enumerate(_nodes(tree)):
+        if count == MAX_VALUES:
+            raise CheckpointError(f"expected at most {MAX_VALUES} values, found more")
+        if isinstance(value, torch.Tensor):
+            if value.layout is not torch.strided or value.dtype not in _STORAGES.values():
+                raise CheckpointError(f"expected a plain tensor under {where!r}, found a {value.type()}")
+            # A tensor may repeat its few numbers by strides of zero: small in the file, large to work with.
+            size += value.numel() * value.element_size()
+            if size > most:
+                raise CheckpointError(f"expected at most {most} bytes, found shape {list(value.shape)} under {where!r}")
+        elif not (value is None or isinstance(value, dict | list | tuple | str | int | float)):
+            raise CheckpointError(f"expected tensors and plain values, found {type(value).__name__} under {where!r}")
+
+
+def _copied(tree):
+    """The tree anew, of plain types: nothing shared, nothing mapped. Equal trees then pickle to equal bytes."""
+    if isinstance(tree, torch.Tensor):
+        plain = tree.detach().as_subclass(torch.Tensor).cpu()
+        return plain.clone(memory_format=torch.contiguous_format)
+    if isinstance(tree, dict):
+        copied = {_copied(key): _copied(value) for key, value in tree.items()}
+        if hasattr(tree, "_metadata"):
+            copied = OrderedDict(copied)
+            copied._metadata = _copied(tree._metadata)
+        return copied
+    if isinstance(tree, list | tuple):
+        items = [_copied(value) for value in tree]
+        return items if isinstance(tree, list) else tuple(items)
+    if isinstance(tree, str):
+        return sys.intern(str(tree))  # pickle writes the same object once, an equal one again
+    if tree is None or isinstance(tree, bool):
+        return tree
+    return int(tree) if isinstance(tree, int) else float(tree)
+
+
+def _check_archive(file: IO[bytes], size: int) -> None:
+    """Refuse an archive that is not what torch.save writes, before torch reads it."""
+    if not zipfile.is_zipfile(file):
+        raise CheckpointError("expected a file that torch.save wrote (torch 1.6 or later), found no zip archive")
+    with zipfile.ZipFile(file) as archive:
+        records = archive.infolist()
+        names = [record.filename for record in records]
+        pickles = [record for record in records if record.filename.rpartition("/")[2] == "data.pkl"]
+        if len(pickles) != 1 or len(set(names)) != len(names) or len(names) > MAX_TENSORS + 100:
+            raise CheckpointError(
+                f"expected one data.pkl and at most {MAX_TENSORS} tensors, "
+                f"found {len(names)} records, {len(pickles)} of them data.pkl"
+            )
+        if any(name.rpartition("/")[2] == "constants.pkl" for name in names):
+            raise CheckpointError("expected a state_dict, found a TorchScript program")
+        for record in records:
+            if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
+                raise CheckpointError(f"expected every record stored as it is, found {record.filename} compressed")
+        if sum(record.file_size for record in records) > size:
+            raise CheckpointError(f"expected records of {size} bytes at most, found more")
+        if pickles[0].file_size > MAX_PICKLE:
+            raise CheckpointError(f"expected a pickle of at most {MAX_PICKLE} bytes, found {pickles[0].file_size}")
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise CheckpointError(f"expected every record as it was written, found {damaged} damaged")
+        _check_pickle(archive.read(pickles[0]))
+
+
+def _check_pickle(data: bytes) -> None:
+    """Refuse a pickle that names more than tensors and dictionaries, or nests without end."""
+    expected = "expected tensors and plain values only"
+    tuples = 0
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name == "GLOBAL" and argument not in PICKLE_GLOBALS:
+            raise CheckpointError(f"{expected}, found {str(argument).replace(' ', '.')!r}")
+        if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
+            raise CheckpointError(f"{expected}, found the pickle operation {opcode.name}")
+        tuples += opcode.name.startswith("TUPLE")
+        if tuples > 6 * MAX_TENSORS:  # deep ones would overflow the stack
+            raise CheckpointError(f"expected at most {MAX_TENSORS} tensors, found a pickle with more")
