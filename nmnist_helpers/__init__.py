@@ -28,7 +28,7 @@ from .network import Network
 from .paths import GIFS, ROOT, TRAINED, data_root
 from .spikes import Spikes
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"
 
 _LATER = ("camera", "checkpoint", "cost", "data", "lava", "netx", "nir", "pictures", "sim2real", "train")
 

@@ -1,7 +1,7 @@
-"""The engine on the CPU: the figures of the README, reproduced. ``pytest tests/benchmarks -s`` prints the tables.
+"""The engine on the CPU: the README's figures. ``pytest tests/benchmarks -s -n 0`` prints the tables.
 
-Contestants take turns in one run, medians are compared, and every figure has a floor under which the test fails.
-The floors leave room for a noisy machine; the README's figures are those of a quiet one.
+The figures are medians of interleaved runs in one process, and each has a floor under which its test fails.
+The floors leave room for a noisy machine; the README's figures come from a quiet one.
 """
 
 import statistics

@@ -1,6 +1,6 @@
 """The engine on a GPU: every figure and every check that needs one, in one command.
 
-``pytest tests/benchmarks/test_gpu.py -s`` prints the tables; without a GPU everything is skipped with a reason.
+``pytest tests/benchmarks/test_gpu.py -s -n 0`` prints the tables; without a GPU everything is skipped with a reason.
 `test_launch_shapes` and `test_density` print what the constants `SHAPES` (`kernels/gpu/launch.py`) and `DENSE_FROM`
 (`kernels/gpu/product.py`) should be on this GPU. The checks of single kernels are in ``tests/kernels/gpu_twin``, which
 runs on the GPU itself where there is one.
