@@ -7,7 +7,6 @@ floating-point type are computed in float32; autograd turns their gradients back
 import functools
 from collections.abc import Callable
 from contextlib import nullcontext
-from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
 
@@ -22,7 +21,18 @@ from .reference.axon import moved
 
 def twin(device: torch.device) -> ModuleType:
     """The package of kernels that serves `device`: `reference`, `cpu` or `gpu`."""
-    return import_module(f"{__package__}.{backend.resolve(device)}")
+    name = backend.resolve(device)
+    if name == "cpu":
+        from . import cpu
+
+        return cpu
+    if name == "gpu":
+        from . import gpu
+
+        return gpu
+    from . import reference
+
+    return reference
 
 
 def retention_of(decay: torch.Tensor, channels: int) -> torch.Tensor:

@@ -22,6 +22,7 @@ STATES = {"current_state": "current_units", "voltage_state": "voltage_units"}
 class Stored(torch.nn.Module):
     """The parameters and the state of a neuron, under lava-dl's names and in its units."""
 
+    spared = tuple(DECAYS.values())  # by weight decay: see `utils.parameter_groups`
     scaled_current_decay: torch.nn.Parameter
     scaled_voltage_decay: torch.nn.Parameter
     on_the_way: torch.Tensor | None

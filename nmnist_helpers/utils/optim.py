@@ -2,8 +2,6 @@
 
 import torch
 
-from ..neuron.stored import DECAYS
-
 
 def parameter_groups(net: torch.nn.Module, lr: float) -> list[dict]:
     """Parameter groups for an optimiser: the neurons' decays apart, without weight decay, which would pull them to 0.
@@ -11,7 +9,7 @@ def parameter_groups(net: torch.nn.Module, lr: float) -> list[dict]:
     Parameters
     ----------
     net : torch.nn.Module
-        Any network.
+        Any network. A module may list the names of parameters that weight decay spares as ``spared``.
     lr : float
         Step size of all parameters: neurons store their decays in units that the step of weights suits.
 
@@ -28,9 +26,8 @@ def parameter_groups(net: torch.nn.Module, lr: float) -> list[dict]:
     --------
     >>> optimizer = torch.optim.AdamW(parameter_groups(net, 0.001), weight_decay=0.01)
     """
-    decays: list[torch.nn.Parameter] = []
-    others: list[torch.nn.Parameter] = []
-    for name, parameter in net.named_parameters():
-        (decays if name.rpartition(".")[2] in DECAYS.values() else others).append(parameter)
+    spared = {id(getattr(module, name)) for module in net.modules() for name in getattr(module, "spared", ())}
+    decays = [parameter for parameter in net.parameters() if id(parameter) in spared]
+    others = [parameter for parameter in net.parameters() if id(parameter) not in spared]
     groups = [{"params": decays, "lr": lr, "weight_decay": 0.0}, {"params": others, "lr": lr}]
     return [group for group in groups if group["params"]]
