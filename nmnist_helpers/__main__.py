@@ -9,27 +9,27 @@ from collections.abc import Sequence
 
 #: Command -> (module with a `main`, what it does).
 COMMANDS = {
-    "train": ("train", "train the tutorial's network and choose the best epoch on validation"),
-    "sim2real": ("sim2real", "train on simulated digits, read real recordings"),
+    "train": ("train", "train the tutorial's network; validation chooses the best epoch"),
+    "sim2real": ("sim2real", "train on simulated digits, test on real recordings"),
     "download": ("data.download", "fetch and check the official N-MNIST archives (1.2 GB)"),
-    "mnist": ("data.mnist", "fetch MNIST, the digits that the simulated camera looks at (11 MB)"),
+    "mnist": ("data.mnist", "fetch MNIST, the digits that the simulated camera records (11 MB)"),
     "lava": ("lava", "print lava-dl's names and what became of them here"),
-    "camera": ("calibrate", "compare the simulated camera with real recordings"),
+    "camera": ("calibrate", "compare simulated with real recordings of the same digits"),
 }
 PROGRAM = "python -m nmnist_helpers"
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as what Ctrl-C raises: everything that is open is closed on the way out."""
+    """SIGTERM arrived; as after Ctrl-C, everything that is open is closed on the way out."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that `argv` begins with; without one, list them.
+    """Run the command that `argv` begins with; without one, list the commands.
 
     Returns
     -------
     int
-        The exit status: 0; 1 with one line on what went wrong; 2 for what is no command; 130 after Ctrl-C and 143
+        The exit status: 0; 1 with one line on what went wrong; 2 for an unknown command; 130 after Ctrl-C; 143
         after SIGTERM.
     """
     name, *options = (sys.argv[1:] if argv is None else argv) or ["--help"]
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         width = max(map(len, COMMANDS))
         listing = "\n".join(f"  {command:{width}s}  {text}" for command, (_, text) in COMMANDS.items())
         print(f"usage: {PROGRAM} COMMAND [OPTIONS]\n\ncommands:\n{listing}\n")
-        print(f"{PROGRAM} COMMAND --help lists a command's options.")
+        print(f"{PROGRAM} COMMAND --help lists the options of a command.")
         return 0
     if name not in COMMANDS:
         return _say(f"expected a command, one of {', '.join(COMMANDS)}; found {name!r}", 2)

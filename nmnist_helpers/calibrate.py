@@ -11,12 +11,19 @@ from .data.recordings import Recordings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """``python -m nmnist_helpers camera``: read recordings, simulate the same digits, print the table."""
-    parser = argparse.ArgumentParser(prog="python -m nmnist_helpers camera", description=main.__doc__)
-    parser.add_argument("--recordings", type=Path, required=True, help="a folder Train or Test, or its zip")
-    parser.add_argument("--mnist", type=Path, help="folder of MNIST's idx files; else NMNIST_MNIST")
-    parser.add_argument("--mnist-test", action="store_true", help="the recordings show MNIST's test digits")
-    parser.add_argument("--seed", type=int, default=0)
+    """Read recordings, simulate the same digits, and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m nmnist_helpers camera",
+        description="Simulate the digits of real recordings and print how well both agree.",
+    )
+    parser.add_argument("--recordings", type=Path, required=True, help="folder Train or Test, or its zip archive")
+    parser.add_argument(
+        "--mnist", type=Path, help="folder of MNIST's files (default NMNIST_MNIST, else mnist/ in the data folder)"
+    )
+    parser.add_argument(
+        "--mnist-test", action="store_true", help="the recordings show MNIST's test digits, not its training digits"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (default 0)")
     given = parser.parse_args(arguments)
     recorded = Recordings(given.recordings).pack()
     images, labels, _ = load_mnist(given.mnist, train=not given.mnist_test)

@@ -29,9 +29,9 @@ from .train.parts import is_mnist, learn_and_validate
 
 DEFAULT_OUT = TRAINED / "real"
 DESCRIPTION = """\
-Train on simulated digits of MNIST, read all real recordings, tune on the real training recordings, and read the real
-test recordings. The training takes the options of the command train; its files go to --out, those of the tuning to the
-folder tuned in it. reality.json in --out has what both networks read."""
+Train on simulated digits of MNIST and test on all real recordings. Then tune the network on the real training
+recordings and test it on the real test recordings. The training takes the options of the command train and writes into
+the folder --out, the tuning into the folder tuned in it. reality.json in --out holds the results of both tests."""
 REPORT = "reality.json"
 
 
@@ -98,15 +98,15 @@ def _check_unseen(settings: Settings, shown: np.ndarray) -> None:
     simulated = NMNISTDataset(train=True, source="simulated")
     if not is_mnist(simulated):
         raise ValueError(
-            "--mnist: expected all of MNIST to simulate, found other digits: name the folder of its files, or"
+            "--mnist: expected all of MNIST to simulate, found other digits; name the folder of its files, or"
             " fetch them first (python -m nmnist_helpers mnist)"
         )
     learn, _ = learn_and_validate(simulated, settings)
     both = np.intersect1d(simulated.packed.ids[learn], shown)
     if len(both):
         raise ValueError(
-            f"--validation: expected at least the {shown.max()} first digits, for recordings show them, found"
-            f" {len(both)} of these digits among those to learn from"
+            f"--validation: expected no digit to learn from that a recording shows, found {len(both)} of them;"
+            f" validate on at least the first {shown.max()} digits"
         )
 
 
@@ -125,10 +125,11 @@ def _read(folder: Folder, settings: Settings, recordings: NMNISTDataset | Packed
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Parse the command line and run."""
-    p = parser("python -m nmnist_helpers sim2real", without=("source", "start"))
+    p = parser("python -m nmnist_helpers sim2real", without=("source", "start", "out"))
     p.description, p.epilog = DESCRIPTION, None
     p.add_argument("--mnist", help="folder of MNIST's files (default NMNIST_MNIST, else mnist/ in the data folder)")
-    p.add_argument("--tune", type=int, default=10, help="epochs on the real training recordings (default 10)")
+    p.add_argument("--out", help=f"folder of the run (default {DEFAULT_OUT.parent.name}/{DEFAULT_OUT.name})")
+    p.add_argument("--tune", type=int, default=10, help="epochs of tuning on the real training recordings (default 10)")
     given = vars(p.parse_args(argv))
     if "mnist" in given:
         os.environ["NMNIST_MNIST"] = given.pop("mnist")

@@ -1,4 +1,4 @@
-"""The official N-MNIST archives: fetched, checked, counted, and unpacked if that is wanted."""
+"""Fetch the official N-MNIST archives, check and count them, and unpack them on request."""
 
 import argparse
 import json
@@ -270,11 +270,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m nmnist_helpers download", description="Fetch and check the official N-MNIST archives (1.2 GB)."
     )
-    parser.add_argument("root", nargs="?", help="data folder (default: NMNIST_DATA, else data/ beside the notebooks)")
-    parser.add_argument("--unpack", action="store_true", help="unpack them too; the dataset reads archives as well")
+    parser.add_argument("root", nargs="?", help="data folder (default NMNIST_DATA, else data/ beside notebooks/)")
+    parser.add_argument(
+        "--unpack", action="store_true", help="also unpack the archives (not needed: the dataset reads archives)"
+    )
     part = parser.add_mutually_exclusive_group()
-    part.add_argument("--train", action="store_const", const=True, dest="train", help="only the training archive")
-    part.add_argument("--test", action="store_const", const=False, dest="train", help="only the test archive")
+    part.add_argument("--train", action="store_const", const=True, dest="train", help="fetch the training archive only")
+    part.add_argument("--test", action="store_const", const=False, dest="train", help="fetch the test archive only")
     options = parser.parse_args(argv)
     for path in download(options.root, options.train, options.unpack):
         print(path)

@@ -32,7 +32,7 @@ def download_mnist(
     Parameters
     ----------
     folder : path-like, optional
-        Where they go; by default ``mnist/`` in the data folder (`paths.data_root`).
+        Target folder; by default ``mnist/`` in the data folder (`paths.data_root`).
     mirrors : sequence of str
         Folders on the web that have the files, tried in turn.
     downloader : Downloader, optional
@@ -64,10 +64,13 @@ def download_mnist(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command ``python -m nmnist_helpers.mnist``."""
-    parser = argparse.ArgumentParser(prog="python -m nmnist_helpers mnist", description="Fetch MNIST, 11 MB.")
-    parser.add_argument("folder", nargs="?", help="where to (default: mnist/ in the data folder)")
+    parser = argparse.ArgumentParser(
+        prog="python -m nmnist_helpers mnist",
+        description="Fetch MNIST, the digits that the simulated camera records (11 MB).",
+    )
+    parser.add_argument("folder", nargs="?", help="target folder (default mnist/ in the data folder)")
     folder = download_mnist(parser.parse_args(argv).folder)
-    print(f"MNIST is in {folder}; name it in NMNIST_MNIST, or give it to load_mnist")
+    print(f"MNIST is in {folder}; if you chose this folder yourself, set NMNIST_MNIST to it")
 
 
 if __name__ == "__main__":

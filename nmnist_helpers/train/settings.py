@@ -12,13 +12,13 @@ import torch
 LOCAL = ("out", "data", "device", "start", "timeout")
 
 DESCRIPTION = """\
-Train the tutorial's network. The best epoch is chosen on a validation part of the training recordings; the test
-recordings are read once, at the end. The output folder gets checkpoint.pt, which is all that a run needs to go on,
-and what is made from it: network.pt (the best epoch), loss.txt, accuracy.txt, curves.png and result.json."""
+Train the tutorial's network. A part of the training recordings, kept for validation, chooses the best epoch; the test
+recordings are used once, at the end. The folder --out gets checkpoint.pt, which holds all that a run needs to go on,
+and the files made from it: network.pt (the best epoch), loss.txt, accuracy.txt, curves.png and result.json."""
 EPILOG = """\
-With several processes, torchrun --nproc-per-node N -m nmnist_helpers.train ..., each process computes batches of
---batch-size, and their gradients are added up: N processes take the steps that one process takes with N times the
-batch size (an epoch leaves out the last batches where their number is no multiple of N)."""
+To train in N processes: torchrun --nproc-per-node N -m nmnist_helpers.train ...
+Each process computes batches of --batch-size, and their gradients are added up, so that a step is that of one process
+with N times the batch size. If the number of batches is no multiple of N, an epoch leaves out the last ones."""
 
 
 def _option(default: Any, rule: tuple[str, Callable[[Any], bool]], text: str, **parser: Any) -> Any:
@@ -60,7 +60,7 @@ def whole_numbers(text: str) -> tuple[int, ...]:
 
 
 POSITIVE = "a positive number", lambda v: 0 < v < math.inf
-SHARE = "a number from 0 up to 1, without 1", lambda v: 0 <= v < 1
+SHARE = "a number from 0 to below 1", lambda v: 0 <= v < 1
 RATE = "a rate in 0..1 spikes per ms", lambda v: 0 <= v <= 1
 TEXT = "a path", lambda v: v is None or len(str(v)) > 0
 SIZES = "one or more whole numbers from 1", lambda v: len(v) > 0 and all(isinstance(n, int) and n >= 1 for n in v)
@@ -70,7 +70,7 @@ DEVICE = "auto, cpu, or a cuda device of this computer", _is_device
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run depends on; ``python -m nmnist_helpers train --help`` tells the meaning of each.
+    """What a run depends on; ``python -m nmnist_helpers train --help`` explains each setting.
 
     The defaults are the tutorial's.
 
@@ -80,44 +80,52 @@ class Settings:
         Naming the setting that is not as expected.
     """
 
-    epochs: int = _option(60, _whole(1), "times that all training recordings are seen")
-    batch_size: int = _option(32, _whole(1), "recordings in a step, of each process")
-    lr: float = _option(0.001, POSITIVE, "Adam's step size, the largest of a schedule")
+    epochs: int = _option(60, _whole(1), "passes over all training recordings")
+    batch_size: int = _option(32, _whole(1), "recordings that each process takes in one step")
+    lr: float = _option(0.001, POSITIVE, "step size of Adam; with a schedule, the largest")
     schedule: str = _option(
-        "constant", _one_of("constant", "cosine", "onecycle"), "of the step size: constant, cosine or onecycle"
+        "constant", _one_of("constant", "cosine", "onecycle"), "how the step size changes: constant, cosine or onecycle"
     )
     delay_step: float = _option(1.0, POSITIVE, "step size of delays, as a multiple of --lr")
     decay_step: float = _option(1.0, POSITIVE, "step size of decays, as a multiple of --lr")
-    average: float = _option(0.0, SHARE, "how much of the averaged weights a step keeps, such as 0.999; 0: no average")
-    loss: str = _option("rate", _one_of("rate", "max"), "rate (SpikeRate) or max (SpikeMax)")
-    true_rate: float = _option(0.2, RATE, "target spikes per ms of the true class")
-    false_rate: float = _option(0.03, RATE, "target spikes per ms of the others")
+    average: float = _option(
+        0.0, SHARE, "share of the running average of the weights that a step keeps, such as 0.999; 0 for no average"
+    )
+    loss: str = _option("rate", _one_of("rate", "max"), "rate for SpikeRate, max for SpikeMax")
+    true_rate: float = _option(0.2, RATE, "target of the true class, in spikes per ms")
+    false_rate: float = _option(0.03, RATE, "target of the other classes, in spikes per ms")
     window: int | None = _option(
-        None, _or_none(_whole(1)), "ms of a moving window of the loss (default: the whole sample)", type=int
+        None, _or_none(_whole(1)), "moving window of the loss, in ms (default: the whole sample)", type=int
     )
     dropout: float = _option(0.05, SHARE, "probability that a hidden neuron is silenced for a recording")
-    augment: bool = _option(True, ("True or False", lambda v: isinstance(v, bool)), "disturb the training recordings")
+    augment: bool = _option(
+        True, ("True or False", lambda v: isinstance(v, bool)), "rotate and shift the training recordings at random"
+    )
     hidden: tuple[int, ...] = _option(
-        (512, 512), SIZES, "neurons of the hidden layers (default 512,512)", type=whole_numbers
+        (512, 512), SIZES, "neurons of each hidden layer (default 512,512)", type=whole_numbers
     )
-    seed: int = _option(0, _whole(0), "of weights, order, augmentation and dropout")
+    seed: int = _option(0, _whole(0), "seed of weights, order, augmentation and dropout")
     source: str = _option(
-        "auto", _one_of("auto", "recorded", "simulated"), "of the recordings: auto, recorded or simulated"
+        "auto",
+        _one_of("auto", "recorded", "simulated"),
+        "kind of recordings: recorded, simulated, or auto: recorded where there are some",
     )
-    recordings: int | None = _option(None, _or_none(_whole(1)), "use only so many of each split, for a trial", type=int)
+    recordings: int | None = _option(
+        None, _or_none(_whole(1)), "use only so many training and so many test recordings, for a trial", type=int
+    )
     validation: float | int | None = _option(
         None,
         VALIDATION,
-        "part of the training recordings to choose the epoch on, a share (0.1) or a number (5000); of all of MNIST, "
-        "simulated, the first digits: recordings show them (default: a sixth, at most 5000)",
+        "training recordings kept to choose the best epoch, as a share (0.1) or a number (5000); if all of MNIST is "
+        "simulated, they are its first digits, which real recordings may show (default: a sixth, at most 5000)",
         type=share_or_count,
     )
-    keep: str = _option("best", _one_of("best", "last"), "epoch of network.pt: best (on validation) or last")
-    start: str | None = _option(None, TEXT, "begin with the weights in this file, such as another run's network.pt")
+    keep: str = _option("best", _one_of("best", "last"), "epoch that network.pt holds: best (on validation) or last")
+    start: str | None = _option(None, TEXT, "file of weights to start from, such as another run's network.pt")
     data: str | None = _option(None, TEXT, "folder of the recordings (default NMNIST_DATA, else data/)")
     device: str = _option("auto", DEVICE, "auto, cpu, cuda or cuda:N")
     out: str | None = _option(None, TEXT, "folder of the run (default Trained/long)")
-    timeout: float = _option(300.0, POSITIVE, "seconds that processes wait for each other")
+    timeout: float = _option(300.0, POSITIVE, "seconds that a process waits for the others")
 
     def __post_init__(self):
         object.__setattr__(self, "hidden", tuple(self.hidden) if isinstance(self.hidden, list) else self.hidden)
@@ -131,7 +139,7 @@ class Settings:
             if not fine:
                 raise ValueError(f"{flag(f.name)}: expected {words}, found {value!r}")
         if self.validation == 0 and self.keep == "best":
-            raise ValueError("--validation: expected recordings to choose the best epoch on, found 0; or --keep last")
+            raise ValueError("--validation: expected recordings to choose the best epoch on, or --keep last, found 0")
 
     def lasting(self) -> dict:
         """The settings that are kept with a run."""
@@ -144,9 +152,9 @@ def flag(name: str) -> str:
 
 
 def parser(prog: str = "python -m nmnist_helpers train", without: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The command line, but for the settings `without`.
+    """Make the parser of the command line, for all settings but those in `without`.
 
-    What is not given there is absent from the result: a run that goes on keeps its own.
+    A setting that is not given is absent from the result, so that a resumed run keeps its own.
     """
     p = argparse.ArgumentParser(
         prog=prog,
