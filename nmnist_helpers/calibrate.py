@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                          f"to {recorded.ids.max()}")  # fmt: skip
     shown = images[recorded.ids - 1]
     if (labels[recorded.ids - 1] != recorded.labels).any():
-        raise ValueError(f"{given.recordings}: its digits are not those of the same numbers in MNIST")
+        raise ValueError(f"{given.recordings}: expected the digits of the same numbers in MNIST, found others")
     print_table(compare(recorded, simulate(shown, given.seed, recorded.ids, recorded.labels), shown))
 
 

@@ -63,7 +63,7 @@ def _free(folder: Path) -> int:
 def size_of(path: Path, kind: str, most: int, error: type[ValueError] = ValueError) -> int:
     """Return the size of a regular file; raise `error` for another kind (a pipe would block) or beyond `most` bytes."""
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(f"{path}: expected a {kind} file, found none")
     if not path.is_file():
         raise error(f"{path}: expected a {kind} file, found something that is no regular file")
     size = path.stat().st_size

@@ -105,8 +105,8 @@ def _check_unseen(settings: Settings, shown: np.ndarray) -> None:
     both = np.intersect1d(simulated.packed.ids[learn], shown)
     if len(both):
         raise ValueError(
-            f"--validation: expected no digit to learn from that a recording shows, found {len(both)} of them;"
-            f" validate on at least the first {shown.max()} digits"
+            f"--validation: expected at least the {shown.max()} first digits, which recordings show, found"
+            f" {len(both)} of these digits among those to learn from"
         )
 
 

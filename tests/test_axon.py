@@ -112,7 +112,7 @@ def test_sampling_time_and_gradient_scale():
 def test_delay_of_not_a_number_raises():
     layer = axon.Delay(3)
     layer.delay.data[1] = float("nan")
-    with pytest.raises(OverflowError, match="delay: found NaN"):
+    with pytest.raises(OverflowError, match="delay: expected finite numbers, found NaN"):
         layer(torch.zeros(1, 3, 4))
 
 

@@ -238,7 +238,7 @@ def test_other_contents_are_named(tmp_path, state, message):
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with pytest.raises(FileNotFoundError, match="expected a .* file, found none"):
         load_checkpoint(tmp_path / "none.pt")
     with pytest.raises(CheckpointError, match="no regular file"):
         load_checkpoint(tmp_path)

@@ -94,10 +94,10 @@ class Block(NoScript, torch.nn.Module):
         """
         name, neuron = f"block.cuba.{type(self).__name__}", self.neuron
         if not self.quantised or neuron.w_scale != WEIGHT_SCALE:
-            raise ValueError(f"{name}: only blocks with the built-in 8-bit quantisation can be exported")
+            raise ValueError(f"{name}: expected the built-in 8-bit quantisation for an export, found another")
         if not self.delay_shift or type(neuron.norm) not in (type(None), MeanOnlyBatchNorm):
             found = "delay_shift=False" if not self.delay_shift else type(neuron.norm).__name__
-            raise ValueError(f"{name}: the file has no way to say {found}; such a block cannot be exported")
+            raise ValueError(f"{name}: expected a block that a .net file can describe, found {found}")
         fields = {"type": type(self).__name__.lower(), **self._geometry(in_shape or self.input_shape)}
         bias = None if neuron.norm is None else neuron.norm.bias.to(torch.int64).cpu().numpy()
         steps = None if self.delay is None else torch.floor(self.delay.delay.detach().clamp(0, MAX_DELAY))

@@ -112,9 +112,9 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
             file.seek(0)
             data = (gzip.GzipFile(fileobj=file) if packed else file).read(MAX_BYTES + 1)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise ValueError(f"{path}: damaged gzip file ({error})") from error
+            raise ValueError(f"{path}: expected a whole gzip file, found a damaged one ({error})") from error
     if len(data) > MAX_BYTES:
-        raise ValueError(f"{path}: more than {MAX_BYTES} bytes, no file of MNIST")
+        raise ValueError(f"{path}: expected a file of MNIST, of at most {MAX_BYTES} bytes, found more")
     if len(data) < 8:
         raise ValueError(f"{path}: expected an idx file, found {len(data)} bytes")
     magic, count = struct.unpack(">II", data[:8])
@@ -178,7 +178,7 @@ def load_mnist(path: str | os.PathLike | None = None, train: bool = True) -> tup
     folder = mnist_folder() if path is None else Path(path).expanduser()
     if folder is None:
         raise FileNotFoundError(
-            "MNIST: no folder given; pass path, set NMNIST_MNIST to the folder with "
+            "MNIST: expected a folder, found none given; pass path, set NMNIST_MNIST to the folder with "
             f"{MNIST_FILES[train][0]} and {MNIST_FILES[train][1]}, or fetch them: python -m nmnist_helpers mnist"
         )
     *names, count = MNIST_FILES[bool(train)]
@@ -206,4 +206,4 @@ def _packed_or_not(folder: Path, name: str) -> Path:
     for candidate in (folder / name, folder / name.removesuffix(".gz")):
         if candidate.is_file():
             return candidate
-    raise FileNotFoundError(f"MNIST: no {name} (nor the same without .gz) in {folder}")
+    raise FileNotFoundError(f"MNIST: expected {name} (or the same without .gz) in {folder}, found neither")

@@ -66,10 +66,10 @@ class _Reader(io.BufferedReader):
     def read(self, size: int | None = -1, /) -> bytes:
         wanted = MAX_LIST + 1 if size is None or size < 0 else size
         if wanted > MAX_LIST + 1:
-            raise zipfile.BadZipFile(f"a list of members of {wanted} bytes, expected at most {MAX_LIST}")
+            raise zipfile.BadZipFile(f"expected a list of members of at most {MAX_LIST} bytes, found {wanted}")
         data = super().read(wanted)
         if len(data) > MAX_LIST:
-            raise zipfile.BadZipFile(f"a list of members of more than {MAX_LIST} bytes")
+            raise zipfile.BadZipFile(f"expected a list of members of at most {MAX_LIST} bytes, found more")
         return data
 
 
@@ -82,7 +82,9 @@ def _faults(where: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise type(error)(f"{where}: {os.strerror(error.errno)}") from error
         said = str(error) or type(error).__name__
-        raise ValueError(f"{where}: cannot be unpacked ({said}): damaged archive") from error
+        raise ValueError(
+            f"{where}: expected a member that can be unpacked, found a damaged archive ({said})"
+        ) from error
 
 
 class ZipFile:
@@ -127,9 +129,9 @@ class ZipFile:
         name = member.orig_filename.replace("\\", "/")  # some programs on Windows write these
         posix, windows = PurePosixPath(name), PureWindowsPath(name)
         if posix.is_absolute() or windows.drive or windows.root or ".." in posix.parts or "\0" in name:
-            raise ValueError(f"{self.path}: member {name!r} points outside the archive's own folder")
+            raise ValueError(f"{self.path}: expected members inside the archive's own folder, found {name!r}")
         if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise ValueError(f"{self.path}: member {name!r} is a link or a device, expected files and folders alone")
+            raise ValueError(f"{self.path}: expected files and folders only, found {name!r}, a link or a device")
         return posix.parts
 
     def _open(self) -> zipfile.ZipFile:

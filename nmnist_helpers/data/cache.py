@@ -103,10 +103,10 @@ def open_cache(path: str | os.PathLike, key: dict, verified: tuple | None = None
         first = file.read(_HEADER_ROOM)
     stamp = (str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ino)
     if len(first) < _HEAD.size or not first.startswith(MAGIC):
-        raise CacheError(f"foreign: it does not begin as a cache does ({first[: len(MAGIC)]!r})")
+        raise CacheError(f"foreign: expected {MAGIC!r} at its start, found {first[: len(MAGIC)]!r}")
     _, version, length, crc = _HEAD.unpack_from(first)
     if version != VERSION:
-        raise CacheError(f"of version {version}, expected {VERSION}")
+        raise CacheError(f"another version: expected {VERSION}, found {version}")
     text = first[_HEAD.size : _HEAD.size + length]
     if len(text) != length or zlib.crc32(text) != crc:
         raise CacheError("damaged: its header does not match its check sum")
@@ -120,7 +120,7 @@ def open_cache(path: str | os.PathLike, key: dict, verified: tuple | None = None
     if changed:
         raise CacheError(f"stale: {', '.join(changed)} changed since it was written")
     if found.st_size != expected:
-        raise CacheError(f"truncated: {found.st_size} bytes, expected {expected}")
+        raise CacheError(f"truncated: expected {expected} bytes, found {found.st_size}")
     arrays = _map(path, layout, write=False)
     for name in RECORDING_ARRAYS if stamp in _verified or stamp == verified else layout:
         if _crc(arrays[name]) != sums.get(name):
@@ -158,7 +158,9 @@ def write_cache(
     layout, size = _layout(recordings, events)
     free = shutil.disk_usage(path.parent).free
     if free < size:
-        raise OSError(f"{path.parent}: {free / 1e9:.2f} GB free, the cache needs {size / 1e9:.2f} GB")
+        raise OSError(
+            f"{path.parent}: expected {size / 1e9:.2f} GB of room for the cache, found {free / 1e9:.2f} GB free"
+        )
     with atomic(path) as temporary:
         with open(temporary, "r+b") as file:
             file.truncate(size)
@@ -168,7 +170,9 @@ def write_cache(
         sums = _fill(temporary, layout, fill)
         text = json.dumps({"key": key, "recordings": recordings, "events": events, "crc32": sums}).encode()
         if _HEAD.size + len(text) > _HEADER_ROOM:
-            raise ValueError(f"cache: a header of {len(text)} bytes does not fit {_HEADER_ROOM}")
+            raise ValueError(
+                f"cache: expected a header of at most {_HEADER_ROOM - _HEAD.size} bytes, found {len(text)}"
+            )
         with open(temporary, "r+b") as file:
             file.write(_HEAD.pack(MAGIC, VERSION, len(text), zlib.crc32(text)) + text)
 
@@ -180,8 +184,8 @@ def _fill(temporary: Path, layout: dict, fill: Callable[..., PackedEvents]) -> d
     def allocate(name: str, length: int, dtype: np.dtype) -> np.ndarray:
         if arrays[name].shape != (length,) or arrays[name].dtype != dtype:
             raise ValueError(
-                f"cache: {name} was announced as {arrays[name].shape} {arrays[name].dtype}, "
-                f"and is asked for as ({length},) {dtype}"
+                f"cache: expected {name} as announced, {arrays[name].shape} {arrays[name].dtype}, "
+                f"found a request for ({length},) {dtype}"
             )
         return arrays[name]
 
@@ -189,7 +193,7 @@ def _fill(temporary: Path, layout: dict, fill: Callable[..., PackedEvents]) -> d
     for name, array in arrays.items():
         given = getattr(filled, name)
         if given.shape != array.shape:
-            raise ValueError(f"cache: {name} was announced as {array.shape} and came as {given.shape}")
+            raise ValueError(f"cache: expected {name} as announced, {array.shape}, found {given.shape}")
         if not np.shares_memory(given, array):
             array[:] = given
     return {name: _crc(array) for name, array in arrays.items()}
@@ -269,4 +273,4 @@ def cached(
                 print(f"{path}: {error}; writing it anew")
             write_cache(path, key, *make())
         return open_cache(path, key)
-    raise OSError(f"none of these folders can be written: {', '.join(str(path.parent) for path in paths)}")
+    raise OSError(f"expected a folder that can be written, found none: {', '.join(str(path.parent) for path in paths)}")

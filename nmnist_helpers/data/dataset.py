@@ -158,7 +158,7 @@ class NMNISTDataset(Dataset):
         """Recording `index` as an `Event` (x, y in 0..33, polarity c, t in ms), before any transform."""
         size = len(self)
         if not -size <= index < size:
-            raise IndexError(f"recording {index} of {size}")
+            raise IndexError(f"recording: expected one of {size}, found number {index}")
         load = self._files.decode if self._packed is None else self._packed.recording
         x, y, p, t = load(int(index) % size)
         return Event(x, y, p, t / 1000)
@@ -182,7 +182,7 @@ class NMNISTDataset(Dataset):
         size = len(self)
         for index in indices:
             if not -size <= index < size:
-                raise IndexError(f"recording {index} of {size}")
+                raise IndexError(f"recording: expected one of {size}, found number {index}")
         chosen = np.array([int(index) % size for index in indices], np.int64)
         draws = np.tile(IDENTITY, (len(chosen), 1))
         if known is not None:

@@ -78,7 +78,7 @@ class DeviceEvents:
 
             return on_gpu(self.words, first, count, draws, edges, augment, cap, 1 / sampling_time, out)
         if out is not None:
-            raise ValueError("out: expected with the back end 'gpu' alone")
+            raise ValueError("out: expected None unless the back end is 'gpu', found a tensor")
         return self._by_tensors(first, count, draws, edges, sampling_time, augment, cap)
 
     def _by_tensors(self, first, count, draws, edges, sampling_time, augment, cap) -> Spikes:

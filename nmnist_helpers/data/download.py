@@ -157,7 +157,10 @@ def _archive(root: Path, archive: Archive, downloader: Downloader | None) -> Pat
         return target
     if not target.exists():
         if not writable(root):
-            raise PermissionError(f"{root}: cannot be written. {by_hand(archive, root)}")
+            raise PermissionError(
+                f"{root}: expected a folder that can be written, found one that cannot be written. "
+                f"{by_hand(archive, root)}"
+            )
         print(ATTRIBUTION)
     mirrors = [f"{base.rstrip('/')}/{archive.name}" for base in os.environ.get(MIRRORS_VARIABLE, "").split()]
     try:
@@ -217,8 +220,8 @@ def check_archive(path: Path, archive: Archive) -> list[int]:
     counts = np.bincount(found.labels, minlength=10).tolist()
     if counts != list(archive.per_digit):
         raise ValueError(
-            f"{path}: {sum(counts)} recordings, of the digits 0 to 9 {counts}; expected {sum(archive.per_digit)}, "
-            f"{list(archive.per_digit)}"
+            f"{path}: expected {sum(archive.per_digit)} recordings, of the digits 0 to 9 {list(archive.per_digit)}, "
+            f"found {sum(counts)}, {counts}"
         )
     return counts
 
@@ -247,10 +250,13 @@ def unpack_archive(path: str | os.PathLike, target: str | os.PathLike, progress:
     target.parent.mkdir(parents=True, exist_ok=True)
     need, free = int(found.sizes.sum()) + 4096 * len(found), shutil.disk_usage(target.parent).free
     if free < need:
-        raise OSError(f"{target.parent}: {free / 1e9:.2f} GB free, {path.name} needs {need / 1e9:.2f} GB unpacked")
+        raise OSError(
+            f"{target.parent}: expected {need / 1e9:.2f} GB of room to unpack {path.name}, "
+            f"found {free / 1e9:.2f} GB free"
+        )
     with locked(target.with_name(f".{target.name}.lock"), f"that unpacks {target}"):
         if target.exists():
-            raise FileExistsError(f"{target}: is there already")
+            raise FileExistsError(f"{target}: expected no such folder yet, found one")
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
             for digit in np.unique(found.labels):

@@ -237,7 +237,10 @@ def fetch(
                     target.unlink(missing_ok=True)
                     if not resumed:
                         break
-        raise DownloadError(f"{target.name}: no mirror gave it\n" + "\n".join(f"  {fault}" for fault in faults))
+        raise DownloadError(
+            f"{target.name}: expected a mirror that delivers it, found none\n"
+            + "\n".join(f"  {fault}" for fault in faults)
+        )
 
 
 def _is_there(target: Path, md5: str) -> bool:

@@ -70,8 +70,8 @@ def find(root: Path, train: bool) -> Path | None:
             raise ValueError(f"{entry.path}: expected {split_name(train)}.zip, found a placeholder of iCloud; download "
                              "the file in the Finder")  # fmt: skip
         if re.fullmatch(split + _OTHER, name) or name == split:
-            raise ValueError(f"{entry.path}: expected {split_name(train)}.zip or a folder {split_name(train)}; unpack "
-                             "this file into one")  # fmt: skip
+            raise ValueError(f"{entry.path}: expected {split_name(train)}.zip or a folder {split_name(train)}, found "
+                             "another kind of file; unpack this file into a folder")  # fmt: skip
     digits = [entry.name for entry in folders if len(entry.name) == 1 and entry.name in "0123456789"]
     if len(digits) > 1:
         raise ValueError(f"{root}: expected the folder that holds Train and Test, found the digits' folders "

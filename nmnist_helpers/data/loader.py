@@ -94,7 +94,9 @@ class EventLoader:
         if not len(self.index):
             raise ValueError("dataset: expected at least one recording, found none")
         if self.drop_last and len(self.index) < self.batch_size:
-            raise ValueError(f"drop_last leaves no batch: {len(self.index)} recordings, batch_size {batch_size}")
+            raise ValueError(
+                f"drop_last: expected at least batch_size={batch_size} recordings, found {len(self.index)}"
+            )
         self.epoch, self.position = 0, 0
         self._resume = False
         self._edges: Any = bin_edges(self.bins, self.sampling_time)
@@ -161,10 +163,12 @@ class EventLoader:
         """
         for name, value in self._identity().items():
             if state.get(name) != value:
-                raise ValueError(f"{name}: this loader has {value}, the state {state.get(name)}")
+                raise ValueError(f"{name}: expected {value} as in this loader, found {state.get(name)} in the state")
         epoch, position = int(state["epoch"]), int(state["position"])
         if epoch < 0 or not 0 <= position <= len(self):
-            raise ValueError(f"expected an epoch from 0 and a position in 0..{len(self)}, found {epoch}, {position}")
+            raise ValueError(
+                f"state: expected an epoch from 0 and a position in 0..{len(self)}, found {epoch}, {position}"
+            )
         if position == len(self):
             epoch, position = epoch + 1, 0
         self.epoch, self.position, self._resume = epoch, position, True
@@ -191,7 +195,7 @@ class EventLoader:
             Where Triton is to write the spikes, such as a recorded step's ``spikes.data``.
         """
         if not 0 <= i < len(self):
-            raise IndexError(f"batch {i} of {len(self)}")
+            raise IndexError(f"batch: expected one of {len(self)}, found number {i}")
         order, index, draws = self._epoch_plan(self.epoch if epoch is None else epoch)
         part = slice(i * self.batch_size, (i + 1) * self.batch_size)
         labels, index, draws = self._labels[order[part]], index[part], draws[part]
@@ -201,7 +205,7 @@ class EventLoader:
                 index, draws, self._edges, self.sampling_time, known, self.max_events, out
             ), labels
         if out is not None:
-            raise ValueError("out: expected with events on a GPU alone")
+            raise ValueError("out: expected None unless the events are on a GPU, found a tensor")
         if self._foreign is not None:
             indptr, channel = self._one_by_one(index.numpy(), self._foreign)
         else:

@@ -57,14 +57,14 @@ class Recordings:
         self._archive = ZipFile(self.source) if self.source.is_file() else None
         found = self._list_folder() if self._archive is None else self._list_zip(split)
         if not found:
-            raise FileNotFoundError(f"{self.source}: no recordings inside; {EXPECTED}")
+            raise FileNotFoundError(f"{self.source}: {EXPECTED}, found no recordings")
         found.sort(key=lambda entry: entry[0])
         self.names = [name for name, *_ in found]
         self._members: list[str | int] = [member for _, member, _ in found]
         self.sizes = np.array([size for *_, size in found], dtype=np.int64)
         for name, before in zip(self.names[1:], self.names, strict=False):
             if name == before:
-                raise ValueError(f"{self.source}: {name} is there twice")
+                raise ValueError(f"{self.source}: expected each recording once, found {name} twice")
         self.labels = np.array([int(name[0]) for name in self.names], dtype=np.int64)
         stems = [name[2:-4] for name in self.names]
         self.ids = np.array([int(s) if s.isascii() and s.isdigit() and len(s) < 19 else 0 for s in stems], np.int64)
@@ -88,13 +88,13 @@ class Recordings:
                 if is_litter(folder.name):
                     continue
                 if len(folder.name) != 1 or folder.name not in "0123456789" or not folder.is_dir():
-                    raise ValueError(f"{_printable(folder.path)}: does not belong here; {EXPECTED}")
+                    raise ValueError(f"{_printable(folder.path)}: {EXPECTED}, found something else")
                 with os.scandir(folder.path) as files:
                     for file in files:
                         if is_litter(file.name):
                             continue
                         if not file.name.lower().endswith(".bin") or not file.is_file():
-                            raise ValueError(f"{_printable(file.path)}: does not belong here; {EXPECTED}")
+                            raise ValueError(f"{_printable(file.path)}: {EXPECTED}, found something else")
                         name = _name(folder.name, file.name, file.path)
                         found.append((name, f"{folder.name}/{file.name}", file.stat().st_size))
         return found
@@ -109,15 +109,15 @@ class Recordings:
                 continue
             folder, file = parts[-2:] if len(parts) > 1 else ("", parts[-1] if parts else "")
             if len(folder) != 1 or folder not in "0123456789" or not file.lower().endswith(".bin"):
-                hint = "unpack this archive once; " if file.lower().endswith(".zip") else ""
-                raise ValueError(f"{self.source}: member {member.filename!r} does not belong here; {hint}{EXPECTED}")
+                hint = "; unpack this archive once" if file.lower().endswith(".zip") else ""
+                raise ValueError(f"{self.source}: {EXPECTED}, found {member.filename!r}{hint}")
             inside = [part.lower() for part in parts[:-2] if part.lower() in _SPLITS]
             splits.update(inside[-1:])
             if not inside or wanted in (None, inside[-1]):
                 name = _name(folder, file, f"{self.source}: {member.filename}")
                 found.append((name, n, member.file_size))
         if wanted is None and len(splits) == 2:
-            raise ValueError(f"{self.source}: expected one split, found Train and Test; say which")
+            raise ValueError(f"{self.source}: expected one split, found Train and Test; name the split")
         if splits and not found:
             raise ValueError(f"{self.source}: expected recordings under {wanted}, found them under {splits.pop()}")
         return found
@@ -125,12 +125,12 @@ class Recordings:
     def _check(self, n: int, size: int, data: bytes | None = None) -> None:
         """Refuse a size that no recording has, and say what the file is instead."""
         if size == 0:
-            raise ValueError(f"{self.where(n)}: empty file, expected at least one event")
+            raise ValueError(f"{self.where(n)}: expected at least one event, found an empty file")
         if size > MAX_MEMBER:
-            raise ValueError(f"{self.where(n)}: {size} bytes, expected at most {MAX_MEMBER}: not a recording")
+            raise ValueError(f"{self.where(n)}: expected at most {MAX_MEMBER} bytes, found {size}: not a recording")
         if size % EVENT_BYTES:
             kind = kind_of(self._bytes(n) if data is None else data) or "truncated, or not a recording"
-            raise ValueError(f"{self.where(n)}: {size} bytes, expected a multiple of {EVENT_BYTES}: {kind}")
+            raise ValueError(f"{self.where(n)}: expected a multiple of {EVENT_BYTES} bytes, found {size}: {kind}")
 
     def _bytes(self, n: int) -> bytes:
         if self._archive is not None:
@@ -158,8 +158,8 @@ class Recordings:
             if values.max() >= SIDE:
                 event = int(np.argmax(values >= SIDE))
                 raise ValueError(
-                    f"{self.where(n)}: event {event} has {axis} = {values[event]}, expected "
-                    f"0..{SIDE - 1}: {line_ends(data) or 'damaged, or not an N-MNIST recording'}"
+                    f"{self.where(n)}: expected {axis} in 0..{SIDE - 1}, found {values[event]} in "
+                    f"event {event}: {line_ends(data) or 'damaged, or not an N-MNIST recording'}"
                 )
         x, y, p, t = decode_2d(data)
         if (t[1:] < t[:-1]).any():
@@ -194,7 +194,7 @@ class Recordings:
             for n in chunk:
                 decoded = self.decode(n)
                 if len(decoded[0]) != offsets[n + 1] - offsets[n]:
-                    raise ValueError(f"{self.where(n)}: the file changed while it was read")
+                    raise ValueError(f"{self.where(n)}: expected the file as it was listed, found it changed")
                 for array, values in zip(events, decoded, strict=True):
                     array[offsets[n] : offsets[n + 1]] = values
             return len(chunk)
@@ -275,7 +275,9 @@ def write_recordings(events: PackedEvents, folder: str | os.PathLike, progress: 
     if (times > 1).any():
         raise ValueError(f"ids: expected each once, found {ids[times > 1][0]} {times.max()} times")
     if len(events) and events.counts.min() == 0:
-        raise ValueError(f"recording {int(events.counts.argmin())} has no events; a file would be empty")
+        raise ValueError(
+            f"recording {int(events.counts.argmin())}: expected at least one event, found none; a file would be empty"
+        )
     for digit in np.unique(events.labels):
         (folder / str(digit)).mkdir(parents=True, exist_ok=True)
     for n in tqdm(range(len(events)), desc="writing", unit="rec", disable=not progress):

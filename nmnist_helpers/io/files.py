@@ -228,7 +228,7 @@ def _load_npy(filename: str | os.PathLike) -> np.ndarray:
     except Exception as error:  # a header is Python's syntax: whatever its parser raises
         said = error
     reason = " ".join(str(said).split())[:200]
-    raise ValueError(f"{filename}: not a .npy file of plain numbers ({reason})") from said
+    raise ValueError(f"{filename}: expected a .npy file of plain numbers, found another file ({reason})") from said
 
 
 def encode_np_spikes(filename: str | os.PathLike, td_event: Event, fmt: str = "xypt", time_unit: float = 1e-3) -> None:

@@ -52,7 +52,7 @@ class PackedEvents:
         """Events of recording `n`, as views: x, y, p (uint8) and t (int32, microseconds)."""
         size = len(self)
         if not -size <= n < size:
-            raise IndexError(f"recording {n} of {size}")
+            raise IndexError(f"recording: expected one of {size}, found number {n}")
         span = slice(int(self.offsets[n % size]), int(self.offsets[n % size + 1]))
         return self.x[span], self.y[span], self.p[span], self.t[span]
 
@@ -72,11 +72,11 @@ class PackedEvents:
         rows = np.asarray(indices)
         if rows.dtype == bool:
             if rows.shape != (len(self),):
-                raise IndexError(f"mask of shape {rows.shape} for {len(self)} recordings")
+                raise IndexError(f"mask: expected shape {(len(self),)}, found {rows.shape}")
             rows = np.flatnonzero(rows)
         rows = rows.astype(np.int64).reshape(-1)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
-            raise IndexError(f"recordings {rows.min()}..{rows.max()} asked of {len(self)}")
+            raise IndexError(f"recordings: expected numbers 0..{len(self) - 1}, found {rows.min()}..{rows.max()}")
         counts = self.counts[rows]
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         # Event e of the copy comes from e minus the copy's offset plus the original's offset.
@@ -139,7 +139,10 @@ class PackedEvents:
         back = np.setdiff1d(back, self.offsets)
         if back.size:
             event = int(back[0])
-            raise ValueError(f"t: {self.t[event]} us comes after {self.t[event - 1]} us in {self._where(event)}")
+            raise ValueError(
+                f"t: expected times that never fall, found {self.t[event]} us after "
+                f"{self.t[event - 1]} us in {self._where(event)}"
+            )
 
     def _where(self, event: int) -> str:
         n = int(np.searchsorted(self.offsets, event, side="right")) - 1

@@ -19,7 +19,7 @@ _within: ContextVar[str | None] = ContextVar("nmnist_backend", default=None)  # 
 
 def _checked(name: str, source: str) -> str:
     if name not in CHOICES:
-        raise ValueError(f"{source}: unknown back end {name!r}, expected one of {', '.join(CHOICES)}")
+        raise ValueError(f"{source}: expected a back end of {', '.join(CHOICES)}, found {name!r}")
     return name
 
 
@@ -86,13 +86,13 @@ def resolve(device: torch.device) -> str:
             return "gpu" if importlib.util.find_spec("triton") else "reference"
         return "cpu" if device.type == "cpu" else "reference"
     if name == "cpu" and device.type != "cpu":
-        raise RuntimeError(f"back end 'cpu' was chosen, but the tensors are on {device}: move them to the CPU")
+        raise RuntimeError(f"back end 'cpu': expected tensors on the CPU, found them on {device}; move them to the CPU")
     if name == "gpu":
         if importlib.util.find_spec("triton") is None:
-            raise RuntimeError("back end 'gpu' was chosen, but Triton is not installed")
+            raise RuntimeError("back end 'gpu': expected the package triton, found none")
         if not cuda and not triton_interpreted():
             raise RuntimeError(
-                f"back end 'gpu' was chosen, but the tensors are on {device}: move them to a CUDA device"
+                f"back end 'gpu': expected tensors on a CUDA device, found them on {device}; move them there"
                 " (or set TRITON_INTERPRET=1 before the start to run the Triton kernels on the CPU)"
             )
     return name

@@ -155,12 +155,15 @@ def check_axon(axon: Axon, batch: int, channels: int, device: torch.device) -> N
 
 def raise_not_a_number(name: str) -> None:
     """The error of every twin for parameters that hold NaN, which integers would silently turn into numbers."""
-    raise OverflowError(f"{name}: found NaN; training has diverged, or a damaged checkpoint was loaded")
+    raise OverflowError(
+        f"{name}: expected finite numbers, found NaN; training has diverged, or a damaged checkpoint was loaded"
+    )
 
 
 def raise_out_of_range() -> None:
     """The error of every twin for an input or a state that the fixed-point neuron cannot hold."""
     raise OverflowError(
-        "neuron: the input is not finite, or a current or voltage left the range of the fixed-point"
-        " states (|value| < 262144); check the weights and the input for NaN, Inf and runaway values"
+        "neuron: expected a finite input and fixed-point states with |value| < 262144, found an input that is not"
+        " finite, or a current or voltage that left the range of the fixed-point states; check the weights and the"
+        " input for NaN, Inf and runaway values"
     )

@@ -179,7 +179,9 @@ class Net(Table):
             if layer.type == "input":  # numbers up to 4, and the bias in every step
                 drive, bias = 4 * drive + bias, 0
             if np.max((drive * kept[0] + bias) * kept[1]) >= STATE_LIMIT:
-                raise ValueError(f"layer {index}: its state may leave 64 bits within {steps} steps; run fewer steps")
+                raise ValueError(
+                    f"layer {index}: expected a state within 64 bits, found that {steps} steps may leave them"
+                )
 
     # -- listing it
 

@@ -165,7 +165,7 @@ def _child(group: h5py.Group, name: str, kind: type) -> h5py.Group | h5py.Datase
     """Member `name` of the group, by hard link only: soft and external ones are refused, not followed."""
     where = f"{group.name.rstrip('/')}/{name}"
     if not _has(group, name):
-        raise NetFileError(f"{where}: missing")
+        raise NetFileError(f"{where}: expected a {kind.__name__.lower()}, found none")
     if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
         raise NetFileError(f"{where}: expected the {kind.__name__.lower()} itself, found a link to elsewhere")
     member = group[name]

@@ -139,7 +139,9 @@ class Neuron(Stored):
         self.shared_param, self.persistent_state, self.requires_grad = shared_param, persistent_state, requires_grad
         self.num_neurons = num_neurons
         if (norm is not None or not shared_param) and num_neurons is None:
-            raise ValueError("Neuron: norm and shared_param=False need num_neurons, the number of channels")
+            raise ValueError(
+                "Neuron: expected num_neurons with norm or shared_param=False, found None; it is the number of channels"
+            )
         self.make(self._decay("current_decay", current_decay), self._decay("voltage_decay", voltage_decay))
         self.norm: Any = None
         if norm is not None:

@@ -59,7 +59,7 @@ def nir_package():
     try:
         import nir
     except ImportError as error:
-        raise ImportError("NIR exchange needs the package nir: pip install nir==1.0.8") from error
+        raise ImportError("nir: expected the package nir, found none; pip install nir==1.0.8") from error
     return nir
 
 

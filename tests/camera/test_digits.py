@@ -86,10 +86,10 @@ def test_idx_is_read_back(tmp_path, pack, array):
         (idx(IMAGES, magic=0x0D03), r"expected idx magic 0x00000803 .* found 0x00000d03"),
         (idx(IMAGES[:, :20]), "expected images of 28x28, found 20x28"),
         (struct.pack(">IIII", 0x0803, 0xFFFFFFFF, 28, 28), "for 4294967295 entries, found 16"),
-        (gzip.compress(idx(IMAGES))[:-20], "damaged gzip file"),
-        (gzip.compress(idx(IMAGES))[:-8] + b"12345678", "damaged gzip file"),
-        (b"\x1f\x8b" + b"nonsense" * 4, "damaged gzip file"),
-        (gzip.compress(bytes(2**26 + 5)), "more than 67108864 bytes, no file of MNIST"),
+        (gzip.compress(idx(IMAGES))[:-20], "expected a whole gzip file, found a damaged one"),
+        (gzip.compress(idx(IMAGES))[:-8] + b"12345678", "expected a whole gzip file, found a damaged one"),
+        (b"\x1f\x8b" + b"nonsense" * 4, "expected a whole gzip file, found a damaged one"),
+        (gzip.compress(bytes(2**26 + 5)), "of at most 67108864 bytes, found more"),
     ],
 )
 def test_a_damaged_idx_file_is_named(tmp_path, data, message):
@@ -118,7 +118,9 @@ def test_mnist_by_argument_and_by_environment(small_mnist, monkeypatch):
 
 
 def test_missing_mnist_says_what_and_where(small_mnist, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=rf"no t10k-images-idx3-ubyte\.gz .* in {small_mnist}"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"expected t10k-images-idx3-ubyte\.gz .* in {small_mnist}, found neither"
+    ):
         digits.load_mnist(small_mnist, train=False)
     monkeypatch.delenv("NMNIST_MNIST", raising=False)
     with pytest.raises(FileNotFoundError, match="set NMNIST_MNIST to the folder with train-images"):

@@ -356,7 +356,7 @@ def test_recordings_that_cannot_be_files(some, tmp_path):
     with pytest.raises(ValueError, match="ids: expected each once, found 4 2 times"):
         recordings.write_recordings(twice, tmp_path)
     silent = simulator.simulate(BLANK, params=replace(PLAIN))
-    with pytest.raises(ValueError, match="recording 0 has no events"):
+    with pytest.raises(ValueError, match="recording 0: expected at least one event, found none"):
         recordings.write_recordings(silent, tmp_path)
     assert not list(tmp_path.rglob("*.bin"))
 

@@ -152,7 +152,7 @@ NAMED = {
     "encrypted": ("Train.zip", with_header(8, 1), "encrypted with a password"),
     "bzip2": ("Train.zip", zip_of({"Train/1/00001.bin": bytes(5)}, zipfile.ZIP_BZIP2), "stored or deflated"),
     "lzma": ("Train.zip", zip_of({"Train/1/00001.bin": bytes(5)}, zipfile.ZIP_LZMA), "stored or deflated"),
-    "no name": ("Train.zip", TRAIN.replace(b"\0\0Train/0/", b"\0\0\0rain/0/"), "points outside"),
+    "no name": ("Train.zip", TRAIN.replace(b"\0\0Train/0/", b"\0\0\0rain/0/"), "inside the archive's own folder"),
     "newer version": ("Train.zip", with_header(6, 99), "Train.zip"),
     "unknown compression": ("Train.zip", with_header(10, 97), "stored or deflated, found compression 97"),
     "all at one place": ("Train.zip", with_header(42, 0, 4), "damaged archive"),
@@ -180,7 +180,9 @@ def test_names_of_files_that_are_not_utf8_can_be_printed(tmp_path):
     os.makedirs(folder)
     with open(folder + b"/\xff.txt", "wb"):
         pass
-    with pytest.raises(ValueError, match=r"\\udcff\.txt: does not belong here") as caught:
+    with pytest.raises(
+        ValueError, match=r"\\udcff\.txt: expected <digit>/<id>.bin with digits 0 to 9, found something else"
+    ) as caught:
         Recordings(tmp_path / "Train")
     str(caught.value).encode()
     os.rename(folder + b"/\xff.txt", folder + b"/\xff.bin")
@@ -194,7 +196,7 @@ def test_a_long_list_of_members_is_not_read(tmp_path):
     with open(path, "wb") as file:  # 20 MB of list, says the end of the archive; the file is sparse
         file.seek(20_000_000)
         file.write(struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 9, 9, 20_000_000, 0, 0))
-    with pytest.raises(ValueError, match="a list of members of 20000000 bytes, expected at most"):
+    with pytest.raises(ValueError, match="expected a list of members of at most .* bytes, found 20000000"):
         ZipFile(path)
 
 

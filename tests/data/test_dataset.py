@@ -64,7 +64,7 @@ def test_official_layout(tmp_path, kind, cache):
     assert packed.ids.tolist() == [int(name[2:7]) for name in names]
     x, y, p, t = packed.recording(4)
     assert list(zip(x, y, p, t, strict=True)) == recordings[names[4]]
-    with pytest.raises(IndexError, match="recording 30 of 30"):
+    with pytest.raises(IndexError, match="recording: expected one of 30, found number 30"):
         dataset[30]
 
 
@@ -190,11 +190,11 @@ def break_file(root, data, name="Train/3/00003.bin"):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "empty file, expected at least one event"),
-        (fake_nmnist.to_bytes([(1, 1, 0, 5), (2, 2, 1, 9)])[:-2], "8 bytes, expected a multiple of 5: truncated"),
-        (fake_nmnist.to_bytes([(1, 1, 0, 5), (34, 2, 1, 9)]), r"event 1 has x = 34, expected 0\.\.33"),
-        (fake_nmnist.to_bytes([(1, 1, 0, 5), (2, 200, 1, 9)]), r"event 1 has y = 200, expected 0\.\.33"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(92), r"event 0 has x = 137, expected 0\.\.33: damaged, or not"),
+        (b"", "expected at least one event, found an empty file"),
+        (fake_nmnist.to_bytes([(1, 1, 0, 5), (2, 2, 1, 9)])[:-2], "expected a multiple of 5 bytes, found 8: truncated"),
+        (fake_nmnist.to_bytes([(1, 1, 0, 5), (34, 2, 1, 9)]), r"expected x in 0\.\.33, found 34 in event 1"),
+        (fake_nmnist.to_bytes([(1, 1, 0, 5), (2, 200, 1, 9)]), r"expected y in 0\.\.33, found 200 in event 1"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(92), r"expected x in 0\.\.33, found 137 in event 0: damaged, or not"),
     ],
 )
 def test_a_bad_recording_is_named(tmp_path, kind, data, message):
@@ -210,7 +210,7 @@ def test_read_one_by_one_a_bad_recording_is_named_when_it_is_reached(root):
     break_file(root, bytes([40, 1, 0, 0, 0]))
     dataset = NMNISTDataset(root, cache=False)
     dataset[0]
-    with pytest.raises(ValueError, match=r"3.00003\.bin: event 0 has x = 40"):
+    with pytest.raises(ValueError, match=r"3.00003\.bin: expected x in 0\.\.33, found 40 in event 0"):
         list(dataset)
 
 
@@ -219,7 +219,7 @@ def test_foreign_files_are_named(root, name):
     (root / name).parent.mkdir(exist_ok=True)
     (root / name).write_bytes(bytes(5))
     named = name if name.count("/") == 1 or "5/" in name else os.path.dirname(name)
-    with pytest.raises(ValueError, match=f"{named}: does not belong here; expected <digit>/<id>.bin"):
+    with pytest.raises(ValueError, match=f"{named}: expected <digit>/<id>.bin .*, found something else"):
         NMNISTDataset(root)
 
 
@@ -239,7 +239,7 @@ def test_missing_and_empty(tmp_path, root):
     with pytest.raises(FileNotFoundError, match="found an empty folder"):
         NMNISTDataset(tmp_path / "empty", source="recorded")
     (tmp_path / "empty" / "Train" / "3").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match="Train: no recordings inside"):
+    with pytest.raises(FileNotFoundError, match="Train: expected <digit>/<id>.bin .*, found no recordings"):
         NMNISTDataset(tmp_path / "empty")
     for file in sorted((root / "Test").rglob("*"), reverse=True):
         file.rmdir() if file.is_dir() else file.unlink()
@@ -260,13 +260,16 @@ def test_bad_archives_are_named(tmp_path):
     damaged = bytearray(data)
     damaged[200:260] = bytes(60)
     whole.write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"Train\.zip: 'Train/\d/\d+\.bin': cannot be unpacked .* damaged archive"):
+    with pytest.raises(
+        ValueError,
+        match=r"Train\.zip: 'Train/\d/\d+\.bin': expected a member that can be unpacked, found a damaged archive",
+    ):
         NMNISTDataset(tmp_path)
     fake_nmnist.write_zip(tmp_path, "Train", {"1/00001.bin": bytes(5)}, extra=[("Train/readme.md", b"hello")])
-    with pytest.raises(ValueError, match=r"Train\.zip: member 'Train/readme.md' does not belong here"):
+    with pytest.raises(ValueError, match=r"Train\.zip: expected <digit>/<id>.bin .*, found 'Train/readme.md'"):
         NMNISTDataset(tmp_path)
     fake_nmnist.write_zip(tmp_path, "Train", {"1/00001.bin": bytes(5)}, extra=[("other/1/00001.bin", bytes(5))])
-    with pytest.raises(ValueError, match=r"Train\.zip: 1/00001\.bin is there twice"):
+    with pytest.raises(ValueError, match=r"Train\.zip: expected each recording once, found 1/00001\.bin twice"):
         NMNISTDataset(tmp_path)
 
 

@@ -60,7 +60,7 @@ def test_a_batch_is_the_stack_of_its_samples(root, transform, sampling_time):
     torch.manual_seed(0)
     stacked(data, indices)
     assert torch.equal(torch.rand(1), after)
-    with pytest.raises(IndexError, match="recording 20 of 20"):
+    with pytest.raises(IndexError, match="recording: expected one of 20, found number 20"):
         data.__getitems__([0, 20])
 
 

@@ -190,9 +190,9 @@ def test_resume_in_the_middle(packed, stop):
 def test_a_state_of_other_batches_is_refused(packed):
     loader = EventLoader(packed, 16, shuffle=True)
     state = loader.state_dict()
-    with pytest.raises(ValueError, match="batch_size: this loader has 8, the state 16"):
+    with pytest.raises(ValueError, match="batch_size: expected 8 as in this loader, found 16"):
         EventLoader(packed, 8, shuffle=True).load_state_dict(state)
-    with pytest.raises(ValueError, match="seed: this loader has 1, the state 0"):
+    with pytest.raises(ValueError, match="seed: expected 1 as in this loader, found 0"):
         EventLoader(packed, 16, shuffle=True, seed=1).load_state_dict(state)
     with pytest.raises(ValueError, match=r"position in 0\.\.5, found 0, 6"):
         loader.load_state_dict(state | {"position": 6})
@@ -309,7 +309,11 @@ def test_keys_of_neighbours_are_unrelated(packed):
         ({"max_events": 0}, ValueError, "max_events: expected at least 1, found 0"),
         ({"seed": -1}, ValueError, "seed: expected 0 or more"),
         ({"transform": 5}, TypeError, "transform: expected an Augment or a function, found int"),
-        ({"batch_size": 100, "drop_last": True}, ValueError, "drop_last leaves no batch: 70 recordings"),
+        (
+            {"batch_size": 100, "drop_last": True},
+            ValueError,
+            "drop_last: expected at least batch_size=100 recordings, found 70",
+        ),
     ],
 )
 def test_bad_parameters(packed, options, error, message):
@@ -322,7 +326,7 @@ def test_bad_datasets(packed):
         EventLoader([1, 2])
     with pytest.raises(ValueError, match="expected at least one recording, found none"):
         EventLoader(packed.select([]))
-    with pytest.raises(IndexError, match="batch 9 of 3"):
+    with pytest.raises(IndexError, match="batch: expected one of 3, found number 9"):
         EventLoader(packed).batch(9)
 
 

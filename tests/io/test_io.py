@@ -390,7 +390,7 @@ def test_npy_errors_name_the_file(tmp_path):
     with pytest.raises(ValueError, match=r"bad\.npy: expected a \.npy file"):
         io.read_np_spikes(path)
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"bad\.npy: not a \.npy file of plain numbers"):
+    with pytest.raises(ValueError, match=r"bad\.npy: expected a \.npy file of plain numbers"):
         io.read_np_spikes(path)
     for wrong in (np.zeros((4, 4), "<U3"), np.zeros((4, 4), complex), np.zeros((4, 4), "M8[s]")):
         np.save(path, wrong)
@@ -410,7 +410,7 @@ def test_npy_errors_name_the_file(tmp_path):
 def test_a_header_cannot_ask_for_more_than_the_file_has(tmp_path, shape):
     header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64))
-    with pytest.raises(ValueError, match=r"a\.npy: not a \.npy file of plain numbers"):
+    with pytest.raises(ValueError, match=r"a\.npy: expected a \.npy file of plain numbers"):
         io.read_np_spikes(tmp_path / "a.npy")
 
 

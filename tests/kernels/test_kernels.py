@@ -199,7 +199,7 @@ def test_input_out_of_range_raises(twin, bad, where):
     z = np.zeros((2, 130, 5), np.float32)
     z[where] = bad
     zero = np.zeros((2, 130))
-    with pytest.raises(OverflowError, match="not finite, or a current or voltage left the range"):
+    with pytest.raises(OverflowError, match="not finite, or a current or voltage that left"):
         run_forward(twin, rows(z), np.full(130, 3072), np.full(130, 3973), THRESHOLD, zero, zero)
 
 
@@ -446,9 +446,11 @@ def test_quantise_rounds_half_to_even():
 def test_quantise_raises_for_nan(twin):
     w = torch.zeros(40, 30)
     w[37, 29] = float("nan")
-    with pytest.raises(OverflowError, match="weights: found NaN"):
+    with pytest.raises(OverflowError, match="weights: expected finite numbers, found NaN"):
         twin.quantise(w, torch.ones(40))
-    with pytest.raises(OverflowError, match="weights: found NaN"):  # a row of zeros under weight normalisation
+    with pytest.raises(
+        OverflowError, match="weights: expected finite numbers, found NaN"
+    ):  # a row of zeros under weight normalisation
         twin.quantise(torch.zeros(2, 3), torch.tensor([1.0, float("inf")]))
 
 
@@ -749,28 +751,32 @@ def test_using_gives_the_choice_back_after_an_error(clean_choice):
 
 
 def test_switch_refuses_unknown_names(clean_choice):
-    with pytest.raises(ValueError, match="kernels.use: unknown back end 'fast', expected one of auto, reference"):
+    with pytest.raises(ValueError, match="kernels.use: expected a back end of auto, reference, .*, found 'fast'"):
         kernels.use("fast")
-    with pytest.raises(ValueError, match="unknown back end 'numba'"), kernels.using("numba"):
+    with pytest.raises(ValueError, match="found 'numba'"), kernels.using("numba"):
         pass
     assert backend.resolve(CPU) == "cpu"
     clean_choice.setenv(backend.ENVIRONMENT, "slow")
-    with pytest.raises(ValueError, match="environment variable NMNIST_BACKEND: unknown back end 'slow'"):
+    with pytest.raises(
+        ValueError, match="environment variable NMNIST_BACKEND: expected a back end of .*, found 'slow'"
+    ):
         backend.resolve(CPU)
 
 
 def test_a_choice_that_cannot_be_had_raises(clean_choice):
     clean_choice.setenv("TRITON_INTERPRET", "0")
     kernels.use("cpu")
-    with pytest.raises(RuntimeError, match="back end 'cpu' was chosen, but the tensors are on cuda:0"):
+    with pytest.raises(RuntimeError, match="back end 'cpu': expected tensors on the CPU, found them on cuda:0"):
         backend.resolve(CUDA)
     kernels.use("gpu")
-    with pytest.raises(RuntimeError, match="'gpu' was chosen, but (the tensors are on cpu|Triton is not installed)"):
+    with pytest.raises(
+        RuntimeError, match="back end 'gpu': expected (tensors on a CUDA device, found them on cpu|the package triton)"
+    ):
         backend.resolve(CPU)
-    with pytest.raises(RuntimeError, match="'gpu' was chosen"):
+    with pytest.raises(RuntimeError, match="back end 'gpu': expected"):
         Dense({"threshold": 1.25, "current_decay": 0.25, "voltage_decay": 0.03}, 4, 2)(torch.zeros(1, 4, 3))
     clean_choice.setattr(backend.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RuntimeError, match="Triton is not installed"):
+    with pytest.raises(RuntimeError, match="expected the package triton, found none"):
         backend.resolve(CUDA)
     kernels.use("auto")
     assert backend.resolve(CUDA) == "reference"

@@ -246,7 +246,7 @@ F4 = np.dtype(np.float32)
     [
         (removed("layer"), "/layer: missing"),
         (removed("layer/1"), "/layer/1: missing"),
-        (removed("layer/0/type"), "/layer/0/type: missing"),
+        (removed("layer/0/type"), "/layer/0/type: expected a dataset, found none"),
         (removed("layer/0/weight"), "/layer/0/weight: missing"),
         (removed("layer/0/shape"), "/layer/0/shape: missing"),
         (removed("layer/2/neuron"), "/layer/2/neuron: missing"),
@@ -396,7 +396,7 @@ def test_a_group_that_holds_itself_and_too_many_layers(tmp_path):
         del file["layer/1"]
         file["layer/1"] = file["layer"]
 
-    with pytest.raises(NetFileError, match="/type: missing"):
+    with pytest.raises(NetFileError, match="/type: expected a dataset, found none"):
         netx.load(net_file(tmp_path, circle))
 
     def many(file):

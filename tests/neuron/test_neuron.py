@@ -296,7 +296,7 @@ def test_norm_refuses_other_channels_and_needs_their_number():
         MeanOnlyBatchNorm()
     with pytest.raises(ValueError, match=r"MeanOnlyBatchNorm: expected 4 channels, found input \[2, 5, 3\]"):
         MeanOnlyBatchNorm(4)(torch.zeros(2, 5, 3))
-    with pytest.raises(ValueError, match="norm and shared_param=False need num_neurons"):
+    with pytest.raises(ValueError, match="expected num_neurons with norm or shared_param=False"):
         Neuron(**BASE, norm=MeanOnlyBatchNorm)
 
 
@@ -339,7 +339,7 @@ def test_channels_draw_their_own_decays():
         ({"threshold": 0.01}, "expected a threshold of at least 1/64 and below 262144, found 0.01"),
         ({"threshold": 262144}, "expected a threshold of at least 1/64 and below 262144, found 262144"),
         ({"current_decay": (0.1, 0.2)}, r"expected current_decay to be a number \(shared_param=True\)"),
-        ({"shared_param": False}, "norm and shared_param=False need num_neurons"),
+        ({"shared_param": False}, "expected num_neurons with norm or shared_param=False"),
         ({"shared_param": False, "num_neurons": 3, "voltage_decay": (0.1, 1.2)}, "expected voltage_decay in 0..1"),
         (
             {"shared_param": False, "num_neurons": 3, "voltage_decay": (0, 0, 0)},
@@ -373,7 +373,7 @@ def test_runaway_values_raise(backend, bad):
 def test_decay_of_not_a_number_raises():
     neuron = Neuron(**BASE)
     neuron.voltage_decay.data.fill_(float("nan"))
-    with pytest.raises(OverflowError, match="decay: found NaN"):
+    with pytest.raises(OverflowError, match="decay: expected finite numbers, found NaN"):
         neuron(torch.zeros(1, 1, 3))
 
 

@@ -249,7 +249,7 @@ def test_damaged_files_are_named_in_time(tmp_path, monkeypatch):
         monkeypatch.setattr(nir.graph, "TRIAL_SECONDS", 4 if content is endless else 60)
         with pytest.raises(ValueError, match=message):
             nir.read_nir(path)
-    with pytest.raises(FileNotFoundError, match="b.nir: no such file"):
+    with pytest.raises(FileNotFoundError, match="b.nir: expected a .nir file, found none"):
         nir.read_nir(tmp_path / "b.nir")
     with pytest.raises(ValueError, match="expected a .nir file, found something that is no regular file"):
         nir.read_nir(tmp_path)
@@ -279,7 +279,7 @@ def test_agreement_counts():
 
 def test_without_the_package_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "nir", None)
-    with pytest.raises(ImportError, match="NIR exchange needs the package nir: pip install nir"):
+    with pytest.raises(ImportError, match="nir: expected the package nir, found none; pip install nir"):
         nir.to_nir(network(np.random.default_rng(6)))
 
 

@@ -60,7 +60,7 @@ def _sizes(spikes: Spikes | torch.Tensor, table: torch.Tensor) -> tuple[int, int
         check_rows("input", spikes)
     batch, inputs, steps = spikes.shape if listed else spikes.transpose(1, 2).shape
     if listed and inputs > MAX_INPUTS:
-        raise ValueError(f"event product: at most {MAX_INPUTS} inputs, found {inputs}")
+        raise ValueError(f"event product: expected at most {MAX_INPUTS} inputs, found {inputs}")
     if 0 in (batch, inputs, steps) or inputs != len(table) or table.dtype != torch.int8:
         raise ValueError(
             f"product: expected spikes (B, C, T) with no side empty and int8 weights [C, C_out],"

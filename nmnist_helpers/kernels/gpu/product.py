@@ -78,7 +78,7 @@ def product(spikes: Spikes | torch.Tensor, weights: torch.Tensor) -> torch.Tenso
         return spikes.float() @ weight_values(weights).t()
     batch, inputs, steps = spikes.shape
     if inputs > MAX_INPUTS:
-        raise ValueError(f"product: at most {MAX_INPUTS} inputs, found {inputs}")
+        raise ValueError(f"product: expected at most {MAX_INPUTS} inputs, found {inputs}")
     if _listed(spikes):
         z = _gather(spikes.indptr, spikes.channel, weights.t().contiguous(), spikes.value)
     else:

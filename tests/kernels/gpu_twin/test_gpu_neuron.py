@@ -115,7 +115,7 @@ def test_an_input_out_of_range_is_found_by_check(device, bad):
     z[1, 39, 2] = bad
     zeros = np.zeros((2, 40))
     forward(rows(z, device), [0] * 40, [0] * 40, zeros, zeros, device)
-    with pytest.raises(OverflowError, match="not finite, or a current or voltage left the range"):
+    with pytest.raises(OverflowError, match="not finite, or a current or voltage that left"):
         gpu.check()
     gpu.check()  # clear again
     z[1, 39, 2] = np.nextafter(np.float32(2**18), np.float32(0)) * np.sign(bad) if np.isfinite(bad) else 0
