@@ -3,9 +3,10 @@
 ``import nmnist_helpers as slayer`` and the names of lava-dl's tutorial are where its users expect them:
 `slayer.block.cuba.Dense`, `slayer.neuron.Dropout`, `slayer.loss.SpikeRate`, `slayer.utils.Assistant`, ...
 
-The rooms, from user to metal: `data` (from recordings to batches) and `camera` (a simulated event camera) bring the
-spikes; `network`, `block`, `synapse`, `dendrite`, `neuron`, `axon` compute; `loss`, `classifier`, `utils` and `train`
-train; `netx`, `nir`, `checkpoint` and `cost` export, exchange and count; `pictures` shows; `kernels` runs underneath.
+The parts, from the user down to the hardware: `data` (from recordings to batches) and `camera` (a simulated event
+camera) bring the spikes; `network`, `block`, `synapse`, `dendrite`, `neuron` and `axon` compute; `loss`, `classifier`,
+`utils` and `train` train; `netx`, `nir`, `checkpoint` and `cost` export, exchange, save and count; `pictures` shows;
+`kernels` does the arithmetic underneath.
 """
 
 import importlib

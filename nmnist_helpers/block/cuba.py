@@ -1,4 +1,4 @@
-"""Blocks of CUBA neurons under lava-dl's names, and the way from integer layers back to blocks."""
+"""Blocks of CUBA neurons under lava-dl's names, and the conversion of integer layers back into blocks."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,4 +1,4 @@
-"""Saving and loading tensors: `network.pt` of ours and lava-dl's, and the checkpoints of a run."""
+"""Saving and loading tensors: `network.pt`, ours or lava-dl's, and the checkpoints of a run."""
 
 from .archive import CheckpointError, load_tree, save_tree
 from .load import load_checkpoint, read_state

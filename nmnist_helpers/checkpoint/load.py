@@ -1,4 +1,4 @@
-"""Networks from `network.pt`, ours or lava-dl's: into a given network, or one that is built from the file."""
+"""Load a `network.pt`, ours or lava-dl's, into a given network or into one that is built from the file."""
 
 import os
 import re

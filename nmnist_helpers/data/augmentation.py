@@ -1,8 +1,8 @@
 """Small random changes to a recording that leave its digit readable: rotation, shift, and a few optional ones.
 
 Everything random about one recording is drawn first, as one row of integers; what follows is integer arithmetic.
-So the one-recording path here, the Numba path and the tensor path in `raster` move every event to the same
-pixel and the same microsecond, whatever the machine.
+So the one-recording path here, the Numba path in `binning`, the Triton path in `binning_gpu` and the tensor path in
+`device` move every event to the same pixel and the same microsecond, whatever the machine.
 """
 
 import math

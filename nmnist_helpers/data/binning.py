@@ -1,4 +1,4 @@
-"""From packed events to the spikes of a batch on the CPU, augmented on the way (`device` does the same elsewhere).
+"""From packed events to the spikes of a batch on the CPU, augmented on the way (`device` does it elsewhere).
 
 Both write CSR rows ``b * T + t`` with increasing channels and no channel twice, and agree spike by spike.
 """

@@ -97,7 +97,7 @@ def rasterise(
         All events of a dataset, ``t << 12 | channel`` with t in microseconds
         (`nmnist_helpers.data.device.DeviceEvents`).
     first, count : int64 tensors [B]
-        Recording b owns ``words[first[b]:first[b] + count[b]]``.
+        The events of recording b are ``words[first[b]:first[b] + count[b]]``.
     draws : int64 tensor [B, 6]
         One draw for each (`nmnist_helpers.data.augmentation.Augment.draws`).
     edges : int64 tensor [T]

@@ -145,7 +145,7 @@ def write_cache(
     recordings, events : int
         How many there will be.
     fill : function allocate -> PackedEvents
-        ``allocate(name, length, dtype)`` gives an event array inside the file to be filled; arrays that `fill`
+        ``allocate(name, length, dtype)`` returns an event array inside the file, to be filled; arrays that `fill`
         returns and that lie elsewhere are copied.
 
     Raises

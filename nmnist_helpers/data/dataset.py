@@ -232,7 +232,7 @@ def flat_bins(event: Event, bins: int, sampling_time: float) -> np.ndarray:
     Raises
     ------
     ValueError
-        Where a transform gives something else than 2-D events.
+        Where a transform returns something other than 2-D events.
     """
     if not isinstance(event, Event):
         if not all(hasattr(event, name) for name in "xyct"):

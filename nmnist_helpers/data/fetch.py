@@ -1,4 +1,4 @@
-"""Fetch one large file over HTTP: resumed where it broke off, checked before it takes its name."""
+"""Fetch one large file over HTTP: resume broken transfers, and check the file before it gets its name."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Find the recordings of a split, also where a download, cloud folder or file manager changed N-MNIST's layout."""
+"""Find the recordings of a split, even if a download, cloud folder or file manager has changed N-MNIST's layout."""
 
 import os
 import re

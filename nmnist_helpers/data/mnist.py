@@ -46,7 +46,7 @@ def download_mnist(
     Raises
     ------
     DownloadError
-        If no mirror gives a file whole; the message tells how to fetch it by hand.
+        If no mirror delivers a whole file; the message tells how to fetch it by hand.
     """
     folder = data_root() / "mnist" if folder is None else Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)

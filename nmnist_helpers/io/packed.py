@@ -25,7 +25,7 @@ class PackedEvents:
     t : int32 array [E]
         Time since the recording's start, microseconds.
     offsets : int64 array [N + 1]
-        Recording n owns events ``offsets[n]:offsets[n + 1]``.
+        The events of recording n are ``offsets[n]:offsets[n + 1]``.
     labels : int64 array [N]
         Digit 0..9.
     ids : int64 array [N]

@@ -1,6 +1,6 @@
 """The kernels under the network: three twins with one signature and equal results.
 
-`reference` is the plain text, `cpu` runs on Numba, `gpu` on Triton. `use` chooses; `functions` makes
+`reference` is the plain version to read, `cpu` runs on Numba, `gpu` on Triton. `use` chooses; `functions` makes
 them differentiable.
 """
 

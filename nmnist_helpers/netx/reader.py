@@ -1,7 +1,7 @@
 """A safe reader for `.net` files from any source.
 
 HDF5 is a rich format: a file can point at other files, name code to load, claim sizes that it does not
-hold. So every object is looked at before it is read: its link, its kind, its type, its shape, and how many
+hold. So every object is checked before it is read: its link, its kind, its type, its shape, and how many
 bytes stand behind it. Two things the HDF5 library does not do safely, so they are done here: strings of variable
 length and compressed chunks.
 """

@@ -24,7 +24,7 @@ def neuron_params(device_params: dict, scale: int = WEIGHT_SCALE, p_scale: int =
     Parameters
     ----------
     device_params : dict
-        With ``vThMant``, ``iDecay`` and ``vDecay`` (of 4096), as `Neuron.device_params` gives them.
+        With ``vThMant``, ``iDecay`` and ``vDecay`` (of 4096), as `Neuron.device_params` returns them.
     scale : int
         Integer units of the weights per real unit.
     p_scale : int
@@ -210,7 +210,7 @@ class Neuron(Stored):
         return int(whole[0]) if self.shared_param else whole
 
     def quantize_8bit(self, weight: torch.Tensor, descale: bool = False) -> torch.Tensor:
-        """Quantise to even integers of 1/64: ``clamp(round(32 w) / 32, -4, 254/64)``; `descale` gives integers.
+        """Quantise to even integers of 1/64: ``clamp(round(32 w) / 32, -4, 254/64)``; with `descale`, as integers.
 
         The gradient passes straight through the rounding and is zero outside the clamp.
         """

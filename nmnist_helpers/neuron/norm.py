@@ -22,7 +22,7 @@ class MeanOnlyBatchNorm(torch.nn.Module):
         Weight of the newest batch in the running mean.
     pre_hook_fx : callable, optional
         Applied to the mean before it is subtracted, usually the neuron's 8-bit quantisation.
-        ``pre_hook_fx(x, descale=True)`` gives it in hardware units.
+        ``pre_hook_fx(x, descale=True)`` returns it in hardware units.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""NIR graphs run in floating point, as other simulators run them, and how near that comes to the exact network."""
+"""Run NIR graphs in floating point, as other simulators do, and measure how close that is to the exact network."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The folder of a run: one run at a time, one checkpoint that holds everything, files made from it."""
+"""The folder of a run: one run at a time, one checkpoint that holds everything, and the files made from it."""
 
 import hashlib
 import json

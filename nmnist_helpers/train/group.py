@@ -1,4 +1,4 @@
-"""The processes that train together: a torchrun's, or one alone."""
+"""The processes that train together: those that torchrun started, or a single one."""
 
 import datetime
 import os

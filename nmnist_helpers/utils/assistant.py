@@ -17,13 +17,13 @@ class Assistant:
     net : torch.nn.Module
         The network.
     error : callable
-        ``error(output, target)`` gives the loss, a scalar tensor.
+        ``error(output, target)`` returns the loss, a scalar tensor.
     optimizer : torch.optim.Optimizer or None
         None if you only test.
     stats : LearningStats, optional
         Where losses and correct answers are counted.
     classifier : callable, optional
-        ``classifier(output)`` gives classes [B]; without one no answers are counted (regression).
+        ``classifier(output)`` returns classes [B]; without one no answers are counted (regression).
     count_log : bool
         The network returns its spike counts as a last value, and so do `train`, `test` and `valid`.
     lam : float, optional

@@ -1,4 +1,4 @@
-"""The logs of a training as text: a table with one line an epoch and one column for each part of the data."""
+"""The logs of a training as text: a table with one line per epoch and one column per part of the data."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Parameter groups for optimisers that let weights decay: the neurons' decays are spared."""
+"""Parameter groups for optimisers with weight decay, which must not shrink the neurons' decays."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Rounding to steps whose gradient passes straight through, and the rate of events."""
+"""Rounding with a straight-through gradient, and the rate of events."""
 
 import enum
 

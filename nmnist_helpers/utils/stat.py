@@ -1,4 +1,4 @@
-"""Loss and accuracy of one part of the data: of the running epoch and of all closed ones."""
+"""Loss and accuracy of one part of the data: of the current epoch and of all finished ones."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -68,7 +68,7 @@ def _rows(spikes: Spikes | torch.Tensor) -> tuple[torch.Tensor, float]:
 def weight_gradient(spikes: Spikes | torch.Tensor, grad_z: torch.Tensor) -> torch.Tensor:
     """As `nmnist_helpers.kernels.reference.weight_gradient`, but [C_in, C_out] like the weights here.
 
-    Each thread owns a block of columns, so nothing is added twice at once and the sum's order is fixed.
+    Each thread computes a block of columns alone, so nothing is added twice at once and the sum's order is fixed.
     """
     outputs = grad_z.shape[2]
     if not is_sparse(spikes):

@@ -1,4 +1,4 @@
-"""The plain twin: loops over time, integers, nothing clever. The fast twins are held to it."""
+"""The plain twin: loops over time, integers, nothing clever. The fast twins are checked against it."""
 
 import sys
 from functools import partial

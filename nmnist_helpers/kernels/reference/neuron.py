@@ -1,4 +1,4 @@
-"""The CUBA neuron, one step of time after the other."""
+"""The CUBA neuron, computed one time step after the other."""
 
 import torch
 
