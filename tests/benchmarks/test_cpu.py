@@ -7,13 +7,14 @@ The floors leave room for a noisy machine; the README's figures come from a quie
 import statistics
 import time
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from timing import BATCH, STEPS, Contest, DenseLinear, interleaved, peak_memory, table
 
-from nmnist_helpers import GIFS, kernels
+from nmnist_helpers import kernels
 from nmnist_helpers.files import atomic
 from nmnist_helpers.kernels import cpu
 from nmnist_helpers.kernels.common import Axon, Membrane, Needs, Surrogate, zero_state
@@ -226,7 +227,7 @@ def draw_growth(measured: dict[str, list[tuple[float, float]]], path) -> None:
 def test_growth():
     """Time grows no faster than the work does; the picture goes where the README looks for it."""
     measured = growth()
-    draw_growth(measured, GIFS / "growth.png")
+    draw_growth(measured, Path(__file__).resolve().parents[2] / "gifs" / "growth.png")
     for name, points in measured.items():
         table(f"one block, growing {name}", [(v, f"{1000 * s:.1f}") for v, s in points], (name, "ms"))
         (first, fast), (last, slow) = points[0], points[-1]
