@@ -12,9 +12,9 @@ COMMANDS = {
     "train": ("train", "train the tutorial's network and choose the best epoch on validation"),
     "sim2real": ("sim2real", "train on simulated digits, read real recordings"),
     "download": ("data.download", "fetch and check the official N-MNIST archives (1.2 GB)"),
-    "mnist": ("data.mnist", "fetch MNIST, the digits that the simulated camera looks at (11 MB)"),
-    "lava": ("lava", "print lava-dl's names and what became of them here"),
+    "mnist": ("data.mnist", "fetch MNIST, the digits that the simulated camera records (11 MB)"),
     "camera": ("calibrate", "compare the simulated camera with real recordings"),
+    "lava": ("lava", "print lava-dl's names and what became of them here"),
 }
 PROGRAM = "python -m nmnist_helpers"
 
