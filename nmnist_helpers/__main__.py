@@ -13,8 +13,8 @@ COMMANDS = {
     "sim2real": ("sim2real", "train on simulated digits, test on real recordings"),
     "download": ("data.download", "fetch and check the official N-MNIST archives (1.2 GB)"),
     "mnist": ("data.mnist", "fetch MNIST, the digits that the simulated camera records (11 MB)"),
-    "lava": ("lava", "print lava-dl's names and what became of them here"),
     "camera": ("calibrate", "compare simulated with real recordings of the same digits"),
+    "lava": ("lava", "print lava-dl's names and what became of them here"),
 }
 PROGRAM = "python -m nmnist_helpers"
 
