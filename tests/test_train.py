@@ -207,7 +207,8 @@ def test_commands_are_listed_and_an_unknown_one_refused(capsys):
     assert all(name in listing for name in __main__.COMMANDS)
     assert __main__.main(["trian"]) == 2
     assert (
-        "expected a command, one of train, sim2real, download, mnist, camera, lava; found 'trian'" in capsys.readouterr().err
+        "expected a command, one of train, sim2real, download, mnist, camera, lava; found 'trian'"
+        in capsys.readouterr().err
     )
     for name in ("train", "sim2real"):
         with pytest.raises(SystemExit) as end:
