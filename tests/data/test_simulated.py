@@ -20,7 +20,7 @@ def same(first, second):
 
 
 @pytest.fixture
-def few_digits(monkeypatch, tmp_path):
+def few_digits(few_digits, monkeypatch, tmp_path):
     """Eight digits a part, chunks of three, no MNIST at hand, and a cache of our own."""
     whole = digits.load_digits
     monkeypatch.setattr(digits, "load_digits", lambda train: tuple(array[:8] for array in whole(train)))
