@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+from support.fake_nmnist import same
 
 from nmnist_helpers.camera import digits
 from nmnist_helpers.camera.sensor import SensorParams
@@ -12,11 +13,6 @@ from nmnist_helpers.camera.simulator import simulate
 from nmnist_helpers.data import simulated
 from nmnist_helpers.data.cache import MappedEvents
 from nmnist_helpers.data.dataset import NMNISTDataset
-
-
-def same(first, second):
-    names = ("x", "y", "p", "t", "offsets", "labels", "ids")
-    return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in names)
 
 
 @pytest.fixture
