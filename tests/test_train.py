@@ -335,13 +335,13 @@ def test_resumed_run_is_the_unbroken_one(tmp_path, monkeypatch, finished, call, 
 
 
 def test_a_finished_run_goes_on_with_more_epochs(tmp_path):
-    start(tmp_path / "whole", "--epochs", 3)
+    start(tmp_path / "whole", "--epochs", 2)
     start(tmp_path / "parts", "--epochs", 1)
     go_on(tmp_path / "parts")  # nothing left to do
-    go_on(tmp_path / "parts", "--epochs", 3)
+    go_on(tmp_path / "parts", "--epochs", 2)
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
-    with pytest.raises(ValueError, match="--epochs: expected at least the 3 that this run has, found 2"):
-        go_on(tmp_path / "parts", "--epochs", 2)
+    with pytest.raises(ValueError, match="--epochs: expected at least the 2 that this run has, found 1"):
+        go_on(tmp_path / "parts", "--epochs", 1)
 
 
 def test_while_a_run_goes_on_no_result_describes_other_weights(tmp_path, monkeypatch):

@@ -334,9 +334,7 @@ def test_input_and_gradient_of_any_layout(layout):
     compare_gradients({k: g for k, g in grads.items() if k != "x"}, {k: g for k, g in expected.items() if k != "x"})
 
 
-@pytest.mark.parametrize("grad", [True, False])
-@pytest.mark.parametrize("delay", [True, False])
-@pytest.mark.parametrize("delay_shift", [True, False])
+@pairwise(grad=[True, False], delay=[True, False], delay_shift=[True, False])
 def test_persistent_state_makes_chunks_equal_the_whole(grad, delay, delay_shift):
     """The neurons go on from where they were, and spikes on their way arrive in the next call."""
     options = {"delay": delay, "delay_shift": delay_shift}
