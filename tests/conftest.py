@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,3 +41,27 @@ def pytest_configure(config: pytest.Config) -> None:
     for folder in ("Trained", "gifs"):
         shutil.copytree(ROOT / folder, project / folder)
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests that need a GPU where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
+
+
+@pytest.fixture
+def few_digits(monkeypatch, tmp_path):
+    """The digits to simulate are 64 bars a part, and their cache is the test's own: thousands would take a while."""
+
+    def bars(train: bool):
+        labels = np.arange(64) % 10
+        images = np.zeros((64, 28, 28), np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[4:24, 4 + 2 * label : 8 + 2 * label] = 255
+        return images, labels, np.arange(64) * 2 + (1 if train else 2)
+
+    monkeypatch.setattr("nmnist_helpers.camera.digits.load_digits", bars)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -5,31 +5,18 @@ import zipfile
 
 import pytest
 import torch
+from support.neurons import PARAMS, Blocks
 
 from nmnist_helpers import netx
 from nmnist_helpers.block import cuba
 from nmnist_helpers.checkpoint import CheckpointError, load_checkpoint, load_tree, read_state, save_tree
 
 pytestmark = pytest.mark.filterwarnings("error", "ignore:.*assumed the tutorial's:UserWarning")
-PARAMS = {"threshold": 1.25, "current_decay": 0.25, "voltage_decay": 0.03, "requires_grad": True}
 
 
-class Network(torch.nn.Module):
+def network(weight_norm=True, delay=True, **params):
     """The tutorial's network in small."""
-
-    def __init__(self, weight_norm=True, delay=True, **params):
-        super().__init__()
-        self.blocks = torch.nn.ModuleList(
-            [
-                cuba.Dense({**PARAMS, **params}, 20, 16, weight_norm=weight_norm, delay=delay),
-                cuba.Dense({**PARAMS, **params}, 16, 5, weight_norm=weight_norm),
-            ]
-        )
-
-    def forward(self, spikes):
-        for block in self.blocks:
-            spikes = block(spikes)
-        return spikes
+    return Blocks((20, 16, 5), weight_norm, delay, **params)
 
 
 def lava_dl_state(weight_norm=True, seed=0):
@@ -65,7 +52,7 @@ def assert_holds(net, state):
 def test_a_fresh_network_takes_a_lava_dl_checkpoint(tmp_path, weight_norm):
     state = lava_dl_state(weight_norm)
     path = saved(tmp_path, state)
-    net = Network(weight_norm)
+    net = network(weight_norm)
     assert load_checkpoint(path, net) is net
     assert_holds(net, state)
     assert net.blocks[0].synapse.direction.requires_grad  # still a parameter that trains
@@ -78,7 +65,7 @@ def test_a_network_is_built_from_the_file(tmp_path, weight_norm):
         net = load_checkpoint(saved(tmp_path, state))
     assert_holds(net, state)
     assert net.blocks[0].neuron.threshold == 1.25
-    reference = load_checkpoint(tmp_path / "network.pt", Network(weight_norm, tau_grad=0.03, scale_grad=3))
+    reference = load_checkpoint(tmp_path / "network.pt", network(weight_norm))
     spikes = (torch.rand(3, 20, 50) < 0.3).float()
     assert net(spikes).any()
     assert torch.equal(net(spikes), reference(spikes))
@@ -87,15 +74,15 @@ def test_a_network_is_built_from_the_file(tmp_path, weight_norm):
 
 
 def test_our_own_checkpoint_comes_back_bit_for_bit(tmp_path):
-    net = Network()
+    net = network()
     path = saved(tmp_path, net.state_dict())
-    assert_holds(load_checkpoint(path, Network()), net.state_dict())
+    assert_holds(load_checkpoint(path, network()), net.state_dict())
     assert_holds(load_checkpoint(path), net.state_dict())
 
 
 def test_a_file_of_ours_tells_its_constants(tmp_path):
     """Beside the tensors: lava-dl and torch pass them over. Nothing is assumed, so nothing is warned of."""
-    net = Network(threshold=3.5, tau_grad=0.2, scale_grad=2)
+    net = network(threshold=3.5, tau_grad=0.2, scale_grad=2)
     for save in (torch.save, lambda state, path: save_tree(path, state)):
         save(net.state_dict(), tmp_path / "a.pt")
         again = load_checkpoint(tmp_path / "a.pt")
@@ -104,13 +91,13 @@ def test_a_file_of_ours_tells_its_constants(tmp_path):
         assert netx.as_specs(again) == netx.as_specs(net)
         assert load_checkpoint(tmp_path / "a.pt", neuron_params={"threshold": 2}).blocks[0].neuron.threshold == 2
         with pytest.warns(UserWarning, match=r"expected the thresholds .*'blocks.1.neuron': 3\.5.*, found .* 1\.25"):
-            load_checkpoint(tmp_path / "a.pt", Network())
-        assert not torch.nn.Module.load_state_dict(Network(), torch.load(tmp_path / "a.pt")).missing_keys
+            load_checkpoint(tmp_path / "a.pt", network())
+        assert not torch.nn.Module.load_state_dict(network(), torch.load(tmp_path / "a.pt")).missing_keys
 
 
 @pytest.mark.parametrize("said", [{"threshold": float("nan")}, {"threshold": -1}, {"threshold": 2, "tau_grad": 0}])
 def test_constants_out_of_range_are_refused(tmp_path, said):
-    state = Network().state_dict()
+    state = network().state_dict()
     state._metadata["blocks.0.neuron"]["neuron_params"] = said
     with pytest.raises(CheckpointError, match=r"a\.pt: blocks\.0\.neuron: Neuron: expected a positive"):
         load_checkpoint(saved(tmp_path, state, "a.pt"))
@@ -120,14 +107,14 @@ def test_weights_change_form_and_quantise_the_same(tmp_path):
     normed = lava_dl_state(True)
     # a neuron without weights, and weights half-way between two steps, where a last bit decides
     normed["blocks.0.synapse.weight_g"][3] = 0
-    source = load_checkpoint(saved(tmp_path, normed), Network(True))
-    plain = load_checkpoint(tmp_path / "network.pt", Network(False))
+    source = load_checkpoint(saved(tmp_path, normed), network(True))
+    plain = load_checkpoint(tmp_path / "network.pt", network(False))
     assert netx.as_specs(plain) == netx.as_specs(source)
     state = lava_dl_state(False)
     state["blocks.0.synapse.weight"] = (torch.randint(-90, 90, (16, 20, 1, 1, 1)) + 0.5) / 32 * (1 + 1e-7)
     state["blocks.0.synapse.weight"][3] = 0
-    source = load_checkpoint(saved(tmp_path, state), Network(False))
-    again = load_checkpoint(tmp_path / "network.pt", Network(True))
+    source = load_checkpoint(saved(tmp_path, state), network(False))
+    again = load_checkpoint(tmp_path / "network.pt", network(True))
     assert netx.as_specs(again) == netx.as_specs(source)
     assert all(torch.isfinite(p).all() for p in again.parameters())
 
@@ -137,7 +124,7 @@ def test_weights_in_other_axes(tmp_path, shape):
     state = lava_dl_state(False)
     weight = state["blocks.0.synapse.weight"]
     state["blocks.0.synapse.weight"] = weight.reshape(shape)
-    net = load_checkpoint(saved(tmp_path, state), Network(False))
+    net = load_checkpoint(saved(tmp_path, state), network(False))
     assert torch.equal(net.blocks[0].synapse.weight, weight)
     assert torch.equal(load_checkpoint(tmp_path / "network.pt").blocks[0].synapse.weight, weight)
 
@@ -146,9 +133,9 @@ def test_what_lava_dl_makes_at_the_first_forward(tmp_path):
     """Saved before it: one delay for all, one decay for all channels."""
     state = lava_dl_state()
     state["blocks.0.delay.delay"] = torch.zeros(1)
-    net = load_checkpoint(saved(tmp_path, state), Network())
+    net = load_checkpoint(saved(tmp_path, state), network())
     assert torch.equal(net.blocks[0].delay.delay, torch.zeros(16))
-    net = load_checkpoint(tmp_path / "network.pt", Network(shared_param=False))
+    net = load_checkpoint(tmp_path / "network.pt", network(shared_param=False))
     assert net.blocks[1].neuron.current_decay.tolist() == [1001.0] * 5
 
 
@@ -159,7 +146,7 @@ def test_decays_of_every_channel(tmp_path):
     net = load_checkpoint(saved(tmp_path, state))
     assert net.blocks[0].layer_spec().i_decay.tolist() == list(range(0, 1600, 100))
     with pytest.raises(CheckpointError, match=r"shape: blocks\.0\.neuron\.current_decay: expected \[1\], found \[16\]"):
-        load_checkpoint(tmp_path / "network.pt", Network())
+        load_checkpoint(tmp_path / "network.pt", network())
 
 
 def test_convolutions_are_not_taken_for_dense_blocks(tmp_path):
@@ -180,7 +167,7 @@ def test_stored_state_and_parallel_prefix_are_no_part_of_the_network(tmp_path):
     state = lava_dl_state()
     stored = {**state, "blocks.0.neuron.current_state": torch.zeros(32, 16)}
     stored = {f"module.{key}": value for key, value in stored.items()}
-    assert_holds(load_checkpoint(saved(tmp_path, stored), Network()), state)
+    assert_holds(load_checkpoint(saved(tmp_path, stored), network()), state)
 
 
 def test_a_mismatch_lists_every_key_and_shape(tmp_path):
@@ -189,7 +176,7 @@ def test_a_mismatch_lists_every_key_and_shape(tmp_path):
     state["blocks.0.delay.delay"] = torch.zeros(15)
     state["blocks.1.synapse.weight_v"] = torch.ones(5, 17, 1, 1, 1)
     state["blocks.2.synapse.weight"] = torch.ones(2, 5)
-    net = Network()
+    net = network()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(saved(tmp_path, state), net)
@@ -206,11 +193,11 @@ def test_a_mismatch_lists_every_key_and_shape(tmp_path):
 def test_a_network_without_delays_refuses_delays(tmp_path):
     path = saved(tmp_path, lava_dl_state())
     with pytest.raises(CheckpointError, match=r"not in the network: blocks\.0\.delay\.delay \[16\]"):
-        load_checkpoint(path, Network(delay=False))
+        load_checkpoint(path, network(delay=False))
     state = lava_dl_state()
     del state["blocks.0.delay.delay"]
     with pytest.raises(CheckpointError, match=r"missing: blocks\.0\.delay\.delay \[16\]"):
-        load_checkpoint(saved(tmp_path, state), Network())
+        load_checkpoint(saved(tmp_path, state), network())
 
 
 @pytest.mark.parametrize(
@@ -341,7 +328,7 @@ def test_nothing_holds_on_to_the_file(tmp_path):
 def tree(seed=0):
     """What a run keeps: weights, the optimiser's state, random states, settings."""
     torch.manual_seed(seed)
-    net = Network()
+    net = network()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     net(torch.ones(2, 20, 30)).sum().backward()
     optimizer.step()
@@ -394,7 +381,7 @@ def test_equal_trees_give_equal_bytes(tmp_path):
         ([torch.ones(1)] * 1200, "expected one data.pkl and at most 1000 tensors"),
         ([0] * 200_000, "expected at most 100000 values"),
     ],
-    ids=str,
+    ids=["module", "set", "key", "sparse", "complex", "large", "many tensors", "many values"],
 )
 def test_what_cannot_be_loaded_is_not_saved(tmp_path, value, message):
     with pytest.raises(CheckpointError, match=message):

@@ -1,4 +1,4 @@
-"""Every notebook runs from a clean kernel, on a copy, so that the committed outputs and files stay as they are."""
+"""Notebooks run from a clean kernel, on copies; what is committed of them is whole and fit to be read."""
 
 import os
 import shutil
@@ -8,22 +8,110 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("nbmake", reason="nbmake is not installed")
+import nbformat  # noqa: E402
+from nbformat import v4  # noqa: E402
+from support import notebooks  # noqa: E402
+
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+EACH = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+MOST_BYTES = 10_000_000  # all notebooks together
 
 
-def run(notebook: Path, folder: Path, **environment: str) -> None:
-    """Execute a copy of `notebook` in `folder` with nbmake."""
+def run(notebook: Path, folder: Path, data: bool = True) -> subprocess.CompletedProcess:
+    """Execute a copy of `notebook` in `folder` with nbmake, with the recordings at hand or without any data."""
+    environment = dict(os.environ)
+    if not data:
+        environment.pop("NMNIST_DATA", None)
+    elif "NMNIST_TEST_MNIST" in environment:
+        environment["NMNIST_MNIST"] = environment["NMNIST_TEST_MNIST"]
     folder.mkdir()
     copy = Path(shutil.copy(notebook, folder))
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-c", os.devnull]
-    done = subprocess.run(
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-c", os.devnull]
+    return subprocess.run(
         [*command, "--rootdir", str(folder), "--nbmake", "--nbmake-timeout=600", str(copy)],
-        cwd=folder, env=os.environ | environment, capture_output=True, text=True,
+        cwd=folder, env=environment, capture_output=True, text=True,
     )  # fmt: skip
+
+
+def written(folder: Path, *cells: str) -> Path:
+    """A notebook with code cells alone."""
+    path = folder / "made.ipynb"
+    nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells]), path)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", [True, False], ids=["as it is", "no data"])
+@EACH
+def test_a_notebook_runs_to_its_end(notebook, data, tmp_path):
+    if data and not {"NMNIST_DATA", "NMNIST_TEST_MNIST"} & set(os.environ):
+        pytest.skip("NMNIST_DATA and NMNIST_MNIST name no data: the run without data is the same")
+    done = run(notebook, tmp_path / "elsewhere", data)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_to_its_end(notebook, tmp_path):
-    run(notebook, tmp_path / "elsewhere")
+def test_the_run_sees_the_environment_and_reports_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setenv("NMNIST_DATA", "recordings")
+    monkeypatch.setenv("NMNIST_TEST_MNIST", "mnist")
+    notebook = written(
+        tmp_path,
+        "import os\nfound = os.getenv('NMNIST_DATA'), os.getenv('NMNIST_MNIST'), os.path.basename(os.getcwd())\n"
+        "assert found == ('recordings', 'mnist', 'with'), f'found {found}'",
+    )
+    before = notebook.read_bytes()
+    assert run(notebook, tmp_path / "with").returncode == 0
+    without = run(notebook, tmp_path / "without", data=False)
+    assert without.returncode == 1
+    assert "found (None, None, 'without')" in without.stdout
+    assert notebook.read_bytes() == before
+
+
+@EACH
+def test_what_is_committed_is_fit_to_be_read(notebook):
+    found = notebooks.faults(nbformat.read(notebook, as_version=4))
+    assert not found, "\n".join([notebook.name, *found])
+
+
+def test_outputs_are_small():
+    assert sum(path.stat().st_size for path in NOTEBOOKS) < MOST_BYTES
+
+
+def stream(text, name="stdout"):
+    return v4.new_output("stream", text=text, name=name)
+
+
+@pytest.mark.parametrize(
+    ("output", "fault"),
+    [
+        (stream("68 % of 1,000 < 1e-3, gifs/a.gif, http://host/home/x, <- here"), None),
+        (v4.new_output("display_data", {"image/png": "", "text/plain": "<Figure object at 0x7f>"}), None),
+        (v4.new_output("execute_result", {"text/html": "<td>1</td>", "text/plain": "1\n" * 99}), None),
+        (v4.new_output("execute_result", {"text/plain": "<a.B at 0x7f01>"}), "an object, '<a.B at 0x7f01>'"),
+        (v4.new_output("execute_result", {"text/html": "<td>/home/me/x</td>"}), "a path of a machine, '/home/me/x'"),
+        (stream("saved to /tmp/run/a.gif"), "a path of a machine, '/tmp/run/a.gif'"),
+        (stream("1\n" * 51), "51 lines of text, at most 50 are read"),
+        (stream("a.py:3: UserWarning: slow"), "a warning, 'UserWarning: '"),
+        (stream("hm", "stderr"), "expected no errors, found 'hm'"),
+        (v4.new_output("error", ename="KeyError", evalue="'a'", traceback=[]), "expected no errors, found 'KeyError'"),
+    ],
+)
+def test_faults_of_outputs_are_found(output, fault):
+    notebook = v4.new_notebook(cells=[v4.new_code_cell("a", execution_count=1, outputs=[output])])
+    notebooks.mark(notebook)
+    assert notebooks.faults(notebook) == ([] if fault is None else [f"cell 1: {fault}"])
+
+
+def test_outputs_of_another_source_are_found():
+    cells = [v4.new_markdown_cell("text"), v4.new_code_cell("a = 1", execution_count=1), v4.new_code_cell(" ")]
+    notebook = v4.new_notebook(cells=[*cells, v4.new_code_cell("b = 2", execution_count=2)])
+    assert "not marked" in notebooks.faults(notebook)[0]
+    notebooks.mark(notebook)
+    notebook.cells[0].source = "another text"
+    assert notebooks.faults(notebook) == []
+    notebook.cells[1].source = "a = 2"
+    assert "not marked" in notebooks.faults(notebook)[0]
+    notebooks.mark(notebook)
+    notebook.cells[3].execution_count = 7
+    assert "found the counts [1, 7]" in notebooks.faults(notebook)[0]

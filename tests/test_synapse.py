@@ -5,17 +5,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support import oracles
+from support.neurons import DYNAMICS, sample
 from support.oracles import assert_close
 
 from nmnist_helpers import synapse
 from nmnist_helpers.neuron.cuba import Neuron
 from nmnist_helpers.spikes import Spikes
 
-quantise = Neuron(1.25, 0.25, 0.03).quantize_8bit
-
-
-def sample(sizes, density=0.2, seed=0):
-    return torch.from_numpy((np.random.default_rng(seed).random(sizes) < density).astype(np.float32))
+quantise = Neuron(**DYNAMICS).quantize_8bit
 
 
 def test_initial_weights():
@@ -63,7 +60,7 @@ def test_dense_product_and_gradients(weight_norm, value):
     layer = synapse.Dense(60, 30, weight_scale=8, weight_norm=weight_norm, pre_hook_fx=quantise)
     if weight_norm:
         layer.weight_g.data *= torch.rand_like(layer.weight_g) * 3
-    x = (sample((3, 60, 12)) * value).requires_grad_()
+    x = (sample((3, 60, 12), 0.2) * value).requires_grad_()
     z = layer(x)
     v, g = layer.direction, layer.weight_g if weight_norm else None
     steps = oracles.steps_of_weight(oracles.normed(v, g).detach() if weight_norm else v.detach()).reshape(30, 60)
@@ -101,7 +98,7 @@ def test_dense_takes_images():
 @pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.float64])
 def test_dense_takes_other_types(kind):
     layer = synapse.Dense(6, 4)
-    x = sample((2, 6, 5))
+    x = sample((2, 6, 5), 0.2)
     assert torch.equal(layer(x.to(kind)), layer(x))
 
 
@@ -118,7 +115,7 @@ def test_weight_norm_can_be_switched_on_and_off():
     layer.disable_weight_norm()
     assert [n for n, _ in layer.named_parameters()] == ["weight"]
     assert_close(layer.weight, 2 * before, 1e-6)
-    layer(sample((1, 9, 3))).sum().backward()
+    layer(sample((1, 9, 3), 0.2)).sum().backward()
     assert layer.weight.grad is not None
 
 

@@ -7,11 +7,10 @@ import warnings
 import pytest
 import torch
 import torch.nn.utils.prune as prune
+from support.neurons import DYNAMICS
 
 import nmnist_helpers as slayer
 from nmnist_helpers import Network, Spikes
-
-PARAMS = {"threshold": 1.25, "current_decay": 0.25, "voltage_decay": 0.03}
 
 
 @pytest.fixture
@@ -45,9 +44,9 @@ def test_compiled_it_gives_the_same_spikes_and_gradients(net, x):
 @pytest.mark.parametrize("kind", ["fused", "mask", "conv"])
 def test_autocast_changes_nothing(net, x, kind):
     if kind == "mask":
-        net = slayer.block.cuba.Dense(PARAMS, 40, 16, mask=torch.ones(16, 40, dtype=torch.bool), weight_scale=9)
+        net = slayer.block.cuba.Dense(DYNAMICS, 40, 16, mask=torch.ones(16, 40, dtype=torch.bool), weight_scale=9)
     if kind == "conv":
-        net, x = slayer.block.cuba.Conv(PARAMS, 4, 5, 2, weight_scale=9, delay=True), x.reshape(2, 4, 5, 2, 30)
+        net, x = slayer.block.cuba.Conv(DYNAMICS, 4, 5, 2, weight_scale=9, delay=True), x.reshape(2, 4, 5, 2, 30)
     net.eval()
     expected, by = net(x), gradients(net, x)
     assert expected.any()
@@ -89,7 +88,7 @@ def test_a_hook_on_a_hidden_block_sees_tensors(net, x):
 
 
 def test_pruning_removes_weights_and_the_others_learn():
-    block = slayer.block.cuba.Dense(PARAMS, 60, 10, weight_scale=9)
+    block = slayer.block.cuba.Dense(DYNAMICS, 60, 10, weight_scale=9)
     x = (torch.rand(4, 60, 40) < 0.2).float()
     prune.l1_unstructured(block.synapse, "weight", amount=0.5)
     removed = block.synapse.weight_mask == 0
@@ -138,12 +137,12 @@ def test_what_cannot_work_says_so(net, x, use, words):
 
 
 def test_weights_that_all_round_to_zero_are_told_once():
-    block = slayer.block.cuba.Dense(PARAMS, 5000, 3)
+    block = slayer.block.cuba.Dense(DYNAMICS, 5000, 3)
     x = torch.zeros(1, 5000, 2)
     with pytest.warns(UserWarning, match=r"none larger than 0\.014: all round to zero.*larger weight_scale"):
         block(x)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         block(x)
-        slayer.block.cuba.Dense(PARAMS, 5000, 3, weight_scale=3)(x)
-        slayer.block.cuba.Dense(PARAMS, 5000, 3).eval()(x)
+        slayer.block.cuba.Dense(DYNAMICS, 5000, 3, weight_scale=3)(x)
+        slayer.block.cuba.Dense(DYNAMICS, 5000, 3).eval()(x)

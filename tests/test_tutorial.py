@@ -63,7 +63,7 @@ class Network(torch.nn.Module):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, few_digits):
     monkeypatch.chdir(tmp_path)
     os.makedirs("Trained")
     os.makedirs("gifs")
@@ -93,7 +93,7 @@ def test_the_tutorial_runs_with_one_changed_import(folder, capsys):
         spike_tensor, label = testing_set[np.random.randint(len(testing_set))]  # noqa: NPY002
         spike_tensor = spike_tensor.reshape(2, 34, 34, -1)
         event = slayer.io.tensor_to_event(spike_tensor.cpu().data.numpy())
-        anim = event.anim(plt.figure(figsize=(5, 5)), frame_rate=240)
+        anim = event.anim(plt.figure(figsize=(5, 5)), frame_rate=60)
         anim.save(f"gifs/input{i}.gif", animation.PillowWriter(fps=24), dpi=30)
     assert gif_frames("gifs/input0.gif") > 10
     event.show(plt.figure(), frame_rate=24)
@@ -145,8 +145,8 @@ def test_the_tutorial_runs_with_one_changed_import(folder, capsys):
     for i in range(1):
         inp_event = slayer.io.tensor_to_event(input[i].cpu().data.numpy().reshape(2, 34, 34, -1))
         out_event = slayer.io.tensor_to_event(output[i].cpu().data.numpy().reshape(1, 10, -1))
-        inp_anim = inp_event.anim(plt.figure(figsize=(5, 5)), frame_rate=240)
-        out_anim = out_event.anim(plt.figure(figsize=(10, 5)), frame_rate=240)
+        inp_anim = inp_event.anim(plt.figure(figsize=(5, 5)), frame_rate=60)
+        out_anim = out_event.anim(plt.figure(figsize=(10, 5)), frame_rate=60)
         inp_anim.save(f"gifs/inp{i}.gif", animation.PillowWriter(fps=24), dpi=30)
         out_anim.save(f"gifs/out{i}.gif", animation.PillowWriter(fps=24), dpi=30)
     assert sorted(glob.glob("gifs/*.gif")) == ["gifs/inp0.gif", "gifs/input0.gif", "gifs/out0.gif"]

@@ -4,9 +4,6 @@ import gzip
 import hashlib
 import os
 import struct
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,14 +42,6 @@ def test_shared_arrays_cannot_be_changed():
     for array in digits.load_digits(True):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
-
-
-def test_importing_the_digits_needs_no_pandas():
-    code = (
-        "import sys; from nmnist_helpers.camera.digits import load_digits; load_digits(True);"
-        "assert 'pandas' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(digits.__file__).parents[2])
 
 
 def idx(array, magic=None):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.fake_nmnist import same
 
 from nmnist_helpers.camera import digits, pixels, simulator
 from nmnist_helpers.camera.path import BURSTS, PATH, PATH_STEP, PAUSES, SACCADES
@@ -26,11 +27,6 @@ def some():
     images, labels, ids = digits.load_digits(False)
     chosen = np.linspace(0, len(images) - 1, 12).astype(int)
     return images[chosen], labels[chosen], ids[chosen]
-
-
-def same(first, second):
-    names = ("x", "y", "p", "t", "offsets", "labels", "ids")
-    return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in names)
 
 
 # Determinism

@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 import pytest
 from support import fake_nmnist
+from support.fake_nmnist import ARRAYS, same
 
 import nmnist_helpers.data.cache as cache_module
 from nmnist_helpers.data.cache import CacheError, MappedEvents, cache_files, cached, open_cache, write_cache
@@ -18,7 +19,6 @@ from nmnist_helpers.data.dataset import NMNISTDataset
 from nmnist_helpers.data.loader import EventLoader
 from nmnist_helpers.io import PackedEvents
 
-ARRAYS = ("x", "y", "p", "t", "offsets", "labels", "ids")
 KEY = {"recordings": "abc", "source": "Train"}
 
 
@@ -40,10 +40,6 @@ def packed(root):
 
 def write(path, packed, key=KEY):
     write_cache(path, key, len(packed), len(packed.x), lambda allocate: packed)
-
-
-def same(a, b):
-    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ARRAYS)
 
 
 def test_what_is_written_comes_back(tmp_path, packed):

@@ -142,7 +142,7 @@ def test_a_transform_may_leave_fractions_and_leave_the_sensor(root):
     assert torch.equal(dataset[0][0], expected.reshape(2312, 300))
 
 
-def test_one_line_says_which_source(root, tmp_path, capsys):
+def test_one_line_says_which_source(root, tmp_path, capsys, few_digits):
     NMNISTDataset(root, train=False)
     out = capsys.readouterr().out
     assert out == "N-MNIST Test: 20 real recordings from data/Test\n"
@@ -156,19 +156,20 @@ def test_one_line_says_which_source(root, tmp_path, capsys):
     assert "NMNIST_DATA" in out
 
 
-def test_our_own_folder_is_named_without_the_users_folders(monkeypatch, capsys):
+def test_our_own_folder_is_named_without_the_users_folders(monkeypatch, capsys, few_digits):
     monkeypatch.setattr("nmnist_helpers.paths.ROOT", ROOT / "no-such-folder")
     monkeypatch.setattr("nmnist_helpers.data.dataset.ROOT", ROOT / "no-such-folder")
     NMNISTDataset(train=False)
     assert "(no recordings in data)" in capsys.readouterr().out
 
 
-def test_data_root_comes_from_the_environment(root, monkeypatch):
+def test_data_root_comes_from_the_environment(root, monkeypatch, few_digits):
     monkeypatch.setenv("NMNIST_DATA", str(root))
     assert NMNISTDataset(train=False).source == "recorded"
     assert NMNISTDataset(train=False, source="simulated").source == "simulated"
 
 
+@pytest.mark.slow
 def test_simulated_splits_are_fixed_and_disjoint(tmp_path):
     train, test = (NMNISTDataset(tmp_path, train=t, source="simulated") for t in (True, False))
     assert (len(train), len(test)) == (4000, 1000)

@@ -100,7 +100,9 @@ def through_numpy(batch):
     return spikes + 0, spikes.sum(), np.asarray(spikes).max(), spikes
 
 
-@pytest.mark.parametrize("context", [None, "fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    "context", [None, "fork", *(pytest.param(name, marks=pytest.mark.slow) for name in ("spawn", "forkserver"))]
+)
 def test_workers_send_the_events(root, context):
     data = Subset(dataset(root, transform=EVERYTHING), [5, 4, 3, 2, 1, 0])
     workers = {} if context is None else {"num_workers": 2, "multiprocessing_context": context}

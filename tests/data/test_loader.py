@@ -119,7 +119,7 @@ def test_both_paths_agree_spike_by_spike(packed, transform, cap):
         assert a.value == b.value
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("transform", [augment, EVERYTHING], ids=["tutorial", "everything"])
 def test_gpu_agrees_with_cpu(packed, transform):
     pair = [EventLoader(packed, 16, shuffle=True, transform=transform, device=device) for device in ("cpu", "cuda")]

@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+from support.fake_nmnist import same
 
 from nmnist_helpers.camera import digits
 from nmnist_helpers.camera.sensor import SensorParams
@@ -14,13 +15,8 @@ from nmnist_helpers.data.cache import MappedEvents
 from nmnist_helpers.data.dataset import NMNISTDataset
 
 
-def same(first, second):
-    names = ("x", "y", "p", "t", "offsets", "labels", "ids")
-    return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in names)
-
-
 @pytest.fixture
-def few_digits(monkeypatch, tmp_path):
+def few_digits(few_digits, monkeypatch, tmp_path):
     """Eight digits a part, chunks of three, no MNIST at hand, and a cache of our own."""
     whole = digits.load_digits
     monkeypatch.setattr(digits, "load_digits", lambda train: tuple(array[:8] for array in whole(train)))

@@ -414,18 +414,6 @@ def test_a_header_cannot_ask_for_more_than_the_file_has(tmp_path, shape):
         io.read_np_spikes(tmp_path / "a.npy")
 
 
-def test_importing_io_needs_neither_matplotlib_nor_torch():
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, types; p = types.ModuleType('nmnist_helpers'); p.__path__ = [sys.argv[1]];"
-        "sys.modules['nmnist_helpers'] = p; import nmnist_helpers.io;"
-        "assert not {'matplotlib', 'torch'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(Path(io.__file__).parents[1])], check=True)
-
-
 # ---- real recordings
 
 RECORDINGS = os.environ.get("NMNIST_DATA")

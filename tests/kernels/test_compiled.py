@@ -62,6 +62,7 @@ def run(code: str, small: Path | None = None, options: tuple[str, ...] = (), **e
 SAID = "nmnist_helpers: compiling its CPU kernels (once per installation"
 
 
+@pytest.mark.slow
 def test_an_edit_of_a_helper_is_seen(small):
     place = {"XDG_CACHE_HOME": str(small.parent / "cache")}
     answer, said = run(ASK, small, **place)
@@ -76,6 +77,7 @@ def test_an_edit_of_a_helper_is_seen(small):
     assert SAID in said
 
 
+@pytest.mark.slow
 def test_old_folders_go_and_those_in_use_stay(small):
     home = small.parent / "numba"
     place = {"NUMBA_CACHE_DIR": str(home)}  # what the user chose is respected
@@ -92,6 +94,7 @@ def test_old_folders_go_and_those_in_use_stay(small):
     assert not abandoned.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("why", ["a file in the way", "full disk"])
 def test_where_nothing_can_be_written_it_compiles_all_the_same(small, why):
     place = small.parent / "cache"
@@ -105,6 +108,7 @@ def test_where_nothing_can_be_written_it_compiles_all_the_same(small, why):
     assert not list(small.rglob("*.nbi"))
 
 
+@pytest.mark.slow
 def test_damaged_files_are_made_anew(small):
     place = {"NUMBA_CACHE_DIR": str(small.parent / "numba")}
     run(ASK, small, **place)
@@ -126,6 +130,7 @@ def test_processes_compile_once_together(small):
     assert sum(said.count(SAID) for _, said in found) == 1
 
 
+@pytest.mark.slow
 def test_the_users_own_numba_is_left_alone():
     """A process that imports the package has Numba's settings as they were."""
     out, _ = run("import numba; before = dict(vars(numba.config)); import nmnist_helpers.netx;"
@@ -141,6 +146,7 @@ def step(): block(torch.ones(1, 4, 3)).sum().backward()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_forked_child_says_why_it_cannot_run_kernels():
     code = (
@@ -161,12 +167,14 @@ os.wait()
     assert "expected a process with threads of its own, found a child that os.fork made" in out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_child_that_is_forked_before_the_first_kernel_runs_them():
     out, _ = run(STEP + "import os\nif os.fork() == 0:\n    step(); print('ran', flush=True); os._exit(0)\nos.wait()")
     assert out == "ran"
 
 
+@pytest.mark.slow
 def test_threads_may_share_numbas_own_pool():
     code = (
         STEP
@@ -181,6 +189,7 @@ print(numba.threading_layer())
     assert run(code, NUMBA_THREADING_LAYER="workqueue")[0] == "workqueue"
 
 
+@pytest.mark.slow
 def test_it_runs_without_docstrings_and_assertions():
     run(STEP + "step()", options=("-OO",))
 

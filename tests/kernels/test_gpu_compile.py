@@ -24,7 +24,9 @@ from nmnist_helpers.data import binning_gpu as raster  # noqa: E402
 from nmnist_helpers.kernels.gpu import axon, launch, matmul, neuron, weight  # noqa: E402
 
 product = importlib.import_module("nmnist_helpers.kernels.gpu.product")  # `gpu.product` is the function
-CAPABILITIES = pytest.mark.parametrize("capability", [80, 90], ids=["sm_80", "sm_90"])
+CAPABILITIES = pytest.mark.parametrize(
+    "capability", [pytest.param(80, marks=pytest.mark.slow), 90], ids=["sm_80", "sm_90"]
+)
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 FORWARD = {
@@ -140,7 +142,7 @@ PRODUCTS = {
 
 @CAPABILITIES
 @pytest.mark.parametrize("name", PRODUCTS)
-@pytest.mark.parametrize("size", [512, 10])
+@pytest.mark.parametrize("size", [512, pytest.param(10, marks=pytest.mark.slow)])
 def test_products_run_on_tensor_cores(capability, name, size, tmp_path):
     a, b, ones, two_terms = PRODUCTS[name]
     sizes = {"product": (9600, size), "input gradient": (9600, 512), "weight gradient": (size, 512)}[name]

@@ -7,14 +7,13 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from support.neurons import FIXED
 
 from nmnist_helpers import netx
 from nmnist_helpers.block import cuba, hdf5
 from nmnist_helpers.netx import LayerSpec, NetFileError
 from nmnist_helpers.neuron.norm import MeanOnlyBatchNorm
 from nmnist_helpers.spikes import Spikes
-
-PARAMS = {"threshold": 1.25, "current_decay": 0.25, "voltage_decay": 0.03, "tau_grad": 0.03, "scale_grad": 3}
 
 
 def spec(rng, inputs, out, **changes):
@@ -333,7 +332,7 @@ def test_layers_must_fit_onto_each_other(tmp_path):
 
 def test_what_the_file_cannot_say_is_refused(tmp_path):
     with pytest.raises(ValueError, match="layer 0: .*a .net file can describe, found delay_shift=False"):
-        netx.write_network(tmp_path / "a.net", [cuba.Dense(PARAMS, 3, 2, delay_shift=False)])
+        netx.write_network(tmp_path / "a.net", [cuba.Dense(FIXED, 3, 2, delay_shift=False)])
     assert not (tmp_path / "a.net").exists()
 
 
@@ -421,7 +420,7 @@ def blocks_of(rng, sizes=(20, 16, 12, 5), **kwargs):
     blocks = []
     for index in range(len(sizes) - 1):
         last = index == len(sizes) - 2
-        block = cuba.Dense(PARAMS, sizes[index], sizes[index + 1], weight_norm=True, delay=not last, **kwargs)
+        block = cuba.Dense(FIXED, sizes[index], sizes[index + 1], weight_norm=True, delay=not last, **kwargs)
         with torch.no_grad():
             block.synapse.weight_g.mul_(5)
             if not last:
@@ -442,7 +441,7 @@ def test_the_file_runs_as_the_blocks_do(tmp_path, shared):
     blocks = blocks_of(rng)
     if not shared:
         blocks[1] = cuba.Dense(
-            {**PARAMS, "shared_param": False, "current_decay": (0.1, 0.6)}, 16, 12, weight_scale=6, delay=True
+            {**FIXED, "shared_param": False, "current_decay": (0.1, 0.6)}, 16, 12, weight_scale=6, delay=True
         )
     net = netx.load(netx.write_network(tmp_path / "a.net", blocks))
     spikes = torch.from_numpy(random_spikes(rng, (6, 20, 150))).float()
@@ -472,7 +471,7 @@ def test_export_is_pure_and_the_tutorials_way_gives_the_same_file(tmp_path):
 
 
 def test_trained_weights_at_the_edges_come_out_quantised(tmp_path):
-    block = cuba.Dense(PARAMS, 4, 1)
+    block = cuba.Dense(FIXED, 4, 1)
     with torch.no_grad():
         block.synapse.weight.copy_(torch.tensor([100.0, -100.0, 1 / 64, 3 / 64]).reshape(1, 4, 1, 1, 1))
     weight = netx.load(netx.write_network(tmp_path / "a.net", [block]))[0].weight
@@ -657,7 +656,7 @@ def test_a_normalisation_goes_there_and_back(tmp_path):
     class OtherNorm(MeanOnlyBatchNorm):
         pass
 
-    scaled = cuba.Dense({**PARAMS, "norm": OtherNorm}, 6, 3)
+    scaled = cuba.Dense({**FIXED, "norm": OtherNorm}, 6, 3)
     with pytest.raises(ValueError, match="a .net file can describe, found OtherNorm"):
         netx.write_network(tmp_path / "c.net", [scaled])
     with h5py.File(tmp_path / "a.net", "a") as file:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support import oracles
+from support.neurons import FIXED, THRESHOLD
 from support.oracles import assert_close
 
 from nmnist_helpers import kernels
@@ -13,8 +14,6 @@ from nmnist_helpers.neuron import Dropout
 from nmnist_helpers.neuron.cuba import Neuron, neuron_params
 from nmnist_helpers.neuron.norm import MeanOnlyBatchNorm
 
-THRESHOLD = 80 * 64
-BASE = {"threshold": 1.25, "current_decay": 0.25, "voltage_decay": 0.03, "tau_grad": 0.03, "scale_grad": 3}
 BACKENDS = pytest.mark.parametrize("backend", ["reference", "cpu"])
 
 
@@ -39,7 +38,7 @@ def keeps(neuron):
 def test_dynamics_and_spikes(backend, shared, sizes):
     torch.manual_seed(0)
     decays = {} if shared else {"current_decay": (0.05, 0.9), "voltage_decay": (0.01, 0.2)}
-    neuron = Neuron(**{**BASE, **decays}, shared_param=shared, num_neurons=sizes[1])
+    neuron = Neuron(**{**FIXED, **decays}, shared_param=shared, num_neurons=sizes[1])
     assert neuron.current_decay.shape == ((1,) if shared else (sizes[1],))
     z = drive(sizes)
     flat = z.reshape(sizes[0], -1, sizes[-1])
@@ -56,7 +55,7 @@ def test_dynamics_and_spikes(backend, shared, sizes):
 @BACKENDS
 @pytest.mark.parametrize("decay", [0, 1023.5, 1024.5, 1025.4, 4096, -3, 5000])
 def test_decays_are_rounded_half_to_even_and_clamped(backend, decay):
-    neuron = Neuron(**BASE).eval()
+    neuron = Neuron(**FIXED).eval()
     neuron.current_decay.data.fill_(decay)
     z = drive((2, 3, 30))
     current, _ = neuron.dynamics(torch.from_numpy(z))
@@ -68,7 +67,7 @@ def test_decays_are_rounded_half_to_even_and_clamped(backend, decay):
 
 @pytest.mark.parametrize(("threshold", "mantissa"), [(1.25, 80), (1.26, 80), (1.2656, 80), (1.266, 81), (1 / 64, 1)])
 def test_threshold_is_cut_to_an_integer(threshold, mantissa):
-    neuron = Neuron(**{**BASE, "threshold": threshold})
+    neuron = Neuron(**{**FIXED, "threshold": threshold})
     assert neuron.v_th_mant == mantissa
     assert neuron.threshold == mantissa / 64
     z = torch.tensor([[[mantissa / 64], [mantissa / 64 + 1 / 4096]]])
@@ -77,7 +76,7 @@ def test_threshold_is_cut_to_an_integer(threshold, mantissa):
 
 @BACKENDS
 def test_voltage_at_the_threshold_is_kept(backend):
-    neuron = Neuron(**{**BASE, "current_decay": 1.0, "voltage_decay": 0.0})
+    neuron = Neuron(**{**FIXED, "current_decay": 1.0, "voltage_decay": 0.0})
     z = torch.zeros(1, 1, 5)
     z[..., 0], z[..., 3] = 1.25, 1 / 4096
     _, voltage = neuron.dynamics(z)
@@ -92,8 +91,8 @@ def test_voltage_at_the_threshold_is_kept(backend):
 @pytest.mark.parametrize("norm", [None, MeanOnlyBatchNorm])
 def test_persistent_state_makes_chunks_equal_the_whole(backend, norm):
     z = torch.from_numpy(drive((2, 6, 50)))
-    whole = Neuron(**BASE, norm=norm, num_neurons=6).eval()
-    chunked = Neuron(**BASE, norm=norm, num_neurons=6, persistent_state=True).eval()
+    whole = Neuron(**FIXED, norm=norm, num_neurons=6).eval()
+    chunked = Neuron(**FIXED, norm=norm, num_neurons=6, persistent_state=True).eval()
     expected = whole(z)
     found = torch.cat([chunked(part) for part in z.split([1, 19, 30], dim=2)], 2)
     assert torch.equal(found, expected)
@@ -104,7 +103,7 @@ def test_persistent_state_makes_chunks_equal_the_whole(backend, norm):
 
 
 def test_persistent_state_starts_anew_with_another_shape_and_is_not_saved():
-    neuron = Neuron(**BASE, persistent_state=True)
+    neuron = Neuron(**FIXED, persistent_state=True)
     z = torch.from_numpy(drive((3, 4, 20)))
     first = neuron(z)
     assert neuron.current_state.shape == (3, 4)
@@ -116,7 +115,7 @@ def test_persistent_state_starts_anew_with_another_shape_and_is_not_saved():
 
 @BACKENDS
 def test_persistent_state_enters_the_gradients_of_the_decays(backend):
-    neuron = Neuron(**BASE, persistent_state=True, requires_grad=True)
+    neuron = Neuron(**FIXED, persistent_state=True, requires_grad=True)
     z = drive((2, 3, 30))
     neuron(torch.from_numpy(z[..., :10]))
     i0, r0 = (np.rint(4096 * state.numpy()) for state in (neuron.current_state, neuron.voltage_state))
@@ -139,7 +138,7 @@ def test_persistent_state_enters_the_gradients_of_the_decays(backend):
 def test_gradients_of_input_and_decays(backend, shared, sizes):
     torch.manual_seed(1)
     decays = {} if shared else {"current_decay": (0.05, 0.9), "voltage_decay": (0.01, 0.2)}
-    neuron = Neuron(**{**BASE, **decays}, shared_param=shared, num_neurons=sizes[1], requires_grad=True)
+    neuron = Neuron(**{**FIXED, **decays}, shared_param=shared, num_neurons=sizes[1], requires_grad=True)
     z = torch.from_numpy(drive(sizes)).requires_grad_()
     grad = np.random.default_rng(2).normal(size=sizes)
     neuron(z).backward(oracles.tensor(grad))
@@ -156,7 +155,7 @@ def test_gradients_of_input_and_decays(backend, shared, sizes):
 
 @BACKENDS
 def test_gradients_of_current_and_voltage(backend):
-    neuron = Neuron(**BASE, requires_grad=True)
+    neuron = Neuron(**FIXED, requires_grad=True)
     sizes = (2, 4, 25)
     z = torch.from_numpy(drive(sizes)).requires_grad_()
     by_i, by_v, by_s = (np.random.default_rng(k).normal(size=sizes) for k in range(3))
@@ -187,7 +186,7 @@ def test_surrogate(tau_grad, scale_grad, threshold):
 
 
 def test_no_gradients_of_decays_unless_asked():
-    neuron = Neuron(**BASE)
+    neuron = Neuron(**FIXED)
     z = torch.from_numpy(drive((1, 2, 9))).requires_grad_()
     neuron(z).sum().backward()
     assert z.grad is not None
@@ -197,7 +196,7 @@ def test_no_gradients_of_decays_unless_asked():
 
 def test_two_forwards_then_one_backward():
     """Learned decays are clamped in place at every forward; that must not spoil the graph of the one before."""
-    neuron = Neuron(**BASE, requires_grad=True)
+    neuron = Neuron(**FIXED, requires_grad=True)
     z = torch.from_numpy(drive((2, 3, 20)))
     neuron(z).sum().backward()
     once = neuron.current_decay.grad.clone()
@@ -207,7 +206,7 @@ def test_two_forwards_then_one_backward():
 
 
 def test_learned_decays_are_clamped_in_training_only():
-    neuron = Neuron(**BASE, requires_grad=True)
+    neuron = Neuron(**FIXED, requires_grad=True)
     neuron.current_decay.data.fill_(-50.0)
     neuron.voltage_decay.data.fill_(9000.0)
     neuron.eval()(torch.zeros(1, 1, 2))
@@ -235,7 +234,7 @@ def with_norm(z, keep_i, keep_v, normalise, i0=None, r0=None):
 @BACKENDS
 def test_mean_only_norm(backend):
     sizes = (3, 5, 40)
-    neuron = Neuron(**BASE, norm=MeanOnlyBatchNorm, num_neurons=5, requires_grad=True)
+    neuron = Neuron(**FIXED, norm=MeanOnlyBatchNorm, num_neurons=5, requires_grad=True)
     z = drive(sizes)
     keep_i, keep_v = keeps(neuron)
     means = []
@@ -270,7 +269,7 @@ def test_mean_only_norm(backend):
 def test_mean_only_norm_gradients(backend):
     """The mean is part of the function: autograd in float64 over the two linear filters and the mean."""
     sizes = (2, 3, 25)
-    neuron = Neuron(**BASE, norm=MeanOnlyBatchNorm, num_neurons=3, requires_grad=True)
+    neuron = Neuron(**FIXED, norm=MeanOnlyBatchNorm, num_neurons=3, requires_grad=True)
     z = torch.from_numpy(drive(sizes)).requires_grad_()
     grad = np.random.default_rng(1).normal(size=sizes)
     neuron(z).backward(oracles.tensor(grad))
@@ -297,14 +296,14 @@ def test_norm_refuses_other_channels_and_needs_their_number():
     with pytest.raises(ValueError, match=r"MeanOnlyBatchNorm: expected 4 channels, found input \[2, 5, 3\]"):
         MeanOnlyBatchNorm(4)(torch.zeros(2, 5, 3))
     with pytest.raises(ValueError, match="expected num_neurons with norm or shared_param=False"):
-        Neuron(**BASE, norm=MeanOnlyBatchNorm)
+        Neuron(**FIXED, norm=MeanOnlyBatchNorm)
 
 
 # ------------------------------------------------------------------------------------------- hardware, arguments
 
 
 def test_device_params_of_the_tutorial():
-    neuron = Neuron(**BASE)
+    neuron = Neuron(**FIXED)
     expected = {"type": "CUBA", "iDecay": 1024, "vDecay": 123, "vThMant": 80, "refDelay": 1, "gradedSpike": False}
     assert neuron.device_params == expected
     back = neuron_params(neuron.device_params)
@@ -319,7 +318,7 @@ def test_channels_draw_their_own_decays():
         values = decay.detach() / 4096
         assert low <= values.min() < low + 0.001
         assert high - 0.001 < values.max() <= high
-    near = Neuron(**BASE, shared_param=False, num_neurons=500).current_decay.detach() / 4096
+    near = Neuron(**FIXED, shared_param=False, num_neurons=500).current_decay.detach() / 4096
     assert near.min() >= 0.2475
     assert near.max() <= 0.2525
     assert len(near.unique()) > 400
@@ -349,16 +348,16 @@ def test_channels_draw_their_own_decays():
 )
 def test_wrong_arguments_raise(changes, message):
     with pytest.raises(ValueError, match=message):
-        Neuron(**{**BASE, **changes})
+        Neuron(**{**FIXED, **changes})
 
 
 def test_wrong_input_raises():
     with pytest.raises(ValueError, match=r"expected input \[B, C, ..., T\], found \[3, 4\]"):
-        Neuron(**BASE)(torch.zeros(3, 4))
+        Neuron(**FIXED)(torch.zeros(3, 4))
     with pytest.raises(ValueError, match=r"expected 5 channels, found input \[2, 4, 3\]"):
-        Neuron(**BASE, num_neurons=5)(torch.zeros(2, 4, 3))
+        Neuron(**FIXED, num_neurons=5)(torch.zeros(2, 4, 3))
     with pytest.raises(ValueError, match="no side empty"):
-        Neuron(**BASE)(torch.zeros(2, 4, 0))
+        Neuron(**FIXED)(torch.zeros(2, 4, 0))
 
 
 @BACKENDS
@@ -367,11 +366,11 @@ def test_runaway_values_raise(backend, bad):
     z = torch.zeros(2, 3, 9)
     z[1, 2, 4] = bad
     with pytest.raises(OverflowError, match="check the weights and the input for NaN, Inf and runaway values"):
-        Neuron(**BASE)(z)
+        Neuron(**FIXED)(z)
 
 
 def test_decay_of_not_a_number_raises():
-    neuron = Neuron(**BASE)
+    neuron = Neuron(**FIXED)
     neuron.voltage_decay.data.fill_(float("nan"))
     with pytest.raises(OverflowError, match="decay: expected finite numbers, found NaN"):
         neuron(torch.zeros(1, 1, 3))
@@ -379,9 +378,9 @@ def test_decay_of_not_a_number_raises():
 
 def test_dropout_of_a_neuron():
     torch.manual_seed(3)
-    neuron = Neuron(**BASE, dropout=Dropout(p=0.5))
+    neuron = Neuron(**FIXED, dropout=Dropout(p=0.5))
     z = torch.from_numpy(drive((20, 10, 30)))
-    bare = Neuron(**BASE)(z)
+    bare = Neuron(**FIXED)(z)
     torch.manual_seed(4)
     dropped = neuron(z)
     torch.manual_seed(4)
@@ -392,7 +391,7 @@ def test_dropout_of_a_neuron():
 
 def test_other_scales():
     """`scale` sets the integers: weights and threshold in 1/scale, states 64 times finer."""
-    neuron = Neuron(**BASE, scale=1 << 5)
+    neuron = Neuron(**FIXED, scale=1 << 5)
     assert (neuron.v_th_mant, neuron.s_scale) == (40, 2048)
     z = drive((2, 3, 40))
     i, v, s, *_ = oracles.neuron(z, *keeps(neuron), 40 * 64, scale=2048)

@@ -5,12 +5,13 @@ import io
 
 import pytest
 import torch
+from support.neurons import DYNAMICS
 
 from nmnist_helpers.neuron.cuba import Neuron
 
 
 def neuron(**options):
-    return Neuron(1.25, 0.25, 0.03, requires_grad=True, **options)
+    return Neuron(**DYNAMICS, requires_grad=True, **options)
 
 
 def test_a_decay_reads_and_saves_times_4096():

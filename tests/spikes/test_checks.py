@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from support.neurons import DYNAMICS
 
 from nmnist_helpers.block.cuba import Dense
 from nmnist_helpers.spikes import DenseSpikes, Spikes, remembered
-
-PARAMS = {"threshold": 1.25, "current_decay": 0.25, "voltage_decay": 0.03}
 
 
 def ints(*numbers) -> torch.Tensor:
@@ -50,7 +49,7 @@ def test_what_is_no_list_of_spikes_is_refused(name):
 @pytest.mark.parametrize("part", ["indptr", "channel"])
 def test_a_list_that_was_changed_in_place_is_checked_again(part):
     spikes = Spikes(INDPTR.clone(), CHANNEL.clone(), SHAPE)
-    block = Dense(PARAMS, 5, 3)
+    block = Dense(DYNAMICS, 5, 3)
     block(spikes)
     getattr(spikes, part)[1] = 10**8
     with pytest.raises(ValueError, match="Spikes: expected"):

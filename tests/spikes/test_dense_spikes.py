@@ -62,7 +62,7 @@ def test_other_data_are_refused(data, channels, message):
         DenseSpikes(data, channels)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize("value", [1.0, 0.8, -2.0])
 def test_found_in_a_dense_tensor_on_a_gpu(events, value):
     dense = (events.dense() != 0).float() * value

@@ -6,10 +6,11 @@ import io
 import numpy as np
 import pytest
 import torch
+from support.pairs import pairwise
 
 from nmnist_helpers.spikes import Spikes, attach, remembered
 
-SIZES = pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 7, 5), (2, 8, 16), (2, 130, 3), (1, 5, 300)], ids=str)
+SIZES = [(1, 1, 1), (3, 7, 5), (2, 8, 16), (2, 130, 3), (1, 5, 300)]
 
 
 def random_dense(sizes, density=0.2, value=1.0, seed=0) -> torch.Tensor:
@@ -24,9 +25,7 @@ def listed(spikes: Spikes) -> list[tuple[int, int, int]]:
     return [(int(r) // steps, int(r) % steps, int(c)) for r, c in zip(rows, spikes.channel, strict=True)]
 
 
-@SIZES
-@pytest.mark.parametrize("density", [0, 0.05, 0.5, 1])
-@pytest.mark.parametrize("value", [1.0, 1 / 0.95, -2.5])
+@pairwise(sizes=SIZES, density=[0, 0.05, 0.5, 1], value=[1.0, 1 / 0.95, -2.5])
 def test_dense_to_events_and_back(sizes, density, value):
     dense = random_dense(sizes, density, value)
     spikes = Spikes.from_dense(dense)

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+#: The arrays of packed events.
+ARRAYS = ("x", "y", "p", "t", "offsets", "labels", "ids")
+
 
 def events(rng, count, last=310_000):
     """Random events in order of time: x, y, p and t in microseconds, lists of Python integers."""
@@ -53,3 +56,8 @@ def spikes(recording, bins, sampling_time=1):
     step = Fraction(sampling_time) * 1000
     placed = {(p * 1156 + y * 34 + x, round(Fraction(t) / step)) for x, y, p, t in recording}
     return {(channel, k) for channel, k in placed if k < bins}
+
+
+def same(first, second) -> bool:
+    """Whether two lots of packed events hold the same."""
+    return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in ARRAYS)

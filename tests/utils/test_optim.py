@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from support.neurons import DYNAMICS
 
 import nmnist_helpers as slayer
 from nmnist_helpers.utils import Assistant, parameter_groups
@@ -11,7 +12,7 @@ from nmnist_helpers.utils import Assistant, parameter_groups
 
 def network(requires_grad=True):
     torch.manual_seed(3)
-    params = {"threshold": 1.25, "current_decay": 0.25, "voltage_decay": 0.03, "requires_grad": requires_grad}
+    params = {**DYNAMICS, "requires_grad": requires_grad}
     net = torch.nn.Module()
     net.first = slayer.block.cuba.Dense(params, 6, 5, weight_norm=True, delay=True)
     net.second = slayer.block.cuba.Dense(params, 5, 3)

@@ -1,6 +1,6 @@
 """Tests of the Triton kernels: on a GPU as they are, without one under Triton's interpreter.
 
-``TRITON_INTERPRET=1 pytest tests/gpu_twin`` runs them by hand; `test_gpu_interpreter.py` does so in the suite.
+``TRITON_INTERPRET=1 pytest tests/kernels/gpu_twin`` runs them by hand; `test_gpu_interpreter.py` does so in the suite.
 """
 
 import os

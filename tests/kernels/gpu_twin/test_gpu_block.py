@@ -3,18 +3,10 @@
 import pytest
 import torch
 from support import oracles
+from support.neurons import PARAMS
 
 from nmnist_helpers import block, kernels, neuron
 from nmnist_helpers.spikes import DenseSpikes, Spikes, remembered
-
-PARAMS = {
-    "threshold": 1.25,
-    "current_decay": 0.25,
-    "voltage_decay": 0.03,
-    "tau_grad": 0.03,
-    "scale_grad": 3,
-    "requires_grad": True,
-}
 
 
 def network() -> torch.nn.Sequential:

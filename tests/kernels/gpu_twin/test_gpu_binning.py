@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nmnist_helpers.data import binning_gpu as gpu_raster
+from nmnist_helpers.data import binning_gpu
 from nmnist_helpers.data.augmentation import IDENTITY, Augment
 from nmnist_helpers.data.binning import bin_edges, rasterise, time_bins
 from nmnist_helpers.data.device import DeviceEvents
@@ -40,7 +40,7 @@ def both(packed, index, sampling_time, augment, cap, device, **options):
     count = packed.offsets[index + 1] - first
     arrays = (torch.from_numpy(a).to(device) for a in (first, count, draws, edges))
     words = DeviceEvents(packed, device).words
-    found = gpu_raster.rasterise(words, *arrays, augment, cap, 1 / sampling_time, **options)
+    found = binning_gpu.rasterise(words, *arrays, augment, cap, 1 / sampling_time, **options)
     assert found.shape == shape
     assert found.value == expected.value
     return found, expected

@@ -1,0 +1,107 @@
+"""Blocks of convolution, pooling and flattening, held to the oracle and to torch."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from support import oracles
+from support.neurons import PARAMS, THRESHOLD, gradient_like, sample
+from support.oracles import assert_close
+
+from nmnist_helpers.block import cuba
+
+
+def of_images(z, threshold=THRESHOLD):
+    """Neuron oracle over [B, C, H, W, T]."""
+    flat = z.reshape(z.shape[0], -1, z.shape[-1])
+    return oracles.neuron(flat, 3072, 3973, threshold)[2].reshape(z.shape)
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+def test_conv_block(weight_norm):
+    torch.manual_seed(0)
+    block = cuba.Conv(PARAMS, 2, 5, 3, stride=2, padding=1, weight_scale=8, weight_norm=weight_norm, delay=True)
+    block.delay.delay.data.uniform_(0, 4)
+    assert block.delay.delay.shape == (5,)
+    x = sample((2, 2, 8, 7, 20), 0.2).requires_grad_()
+    out = block(x)
+    v = block.synapse.direction.detach()
+    w = oracles.normed(v, block.synapse.weight_g.detach()) if weight_norm else v
+    steps = torch.from_numpy(oracles.steps_of_weight(w)).double() / 32
+    z = F.conv3d(x.detach().double(), steps, None, (2, 2, 1), (1, 1, 0)).float().numpy()
+    spikes = of_images(z)
+    lag = np.repeat(1 + np.floor(block.delay.delay.detach().numpy()).astype(int), z.shape[2] * z.shape[3])
+    expected = oracles.shifted(spikes.reshape(2, -1, 20), lag).reshape(z.shape)
+    np.testing.assert_array_equal(out.detach().numpy(), expected)
+    assert expected.any()
+    out.backward(gradient_like(out.shape))
+    for name, parameter in block.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert (parameter.grad != 0).any(), name
+    assert x.grad.any()
+
+
+def test_conv_block_gradients():
+    """Straight through the rounding, convolution's own gradient, the neuron's from its oracle."""
+    torch.manual_seed(0)
+    block = cuba.Conv(PARAMS, 2, 4, 3, weight_scale=6)
+    x = sample((2, 2, 6, 6, 15), 0.2)
+    out = block(x)
+    grad = gradient_like(out.shape)
+    out.backward(grad)
+    w = (torch.from_numpy(oracles.steps_of_weight(block.synapse.weight.detach())).double() / 32).requires_grad_()
+    z = F.conv3d(x.double(), w)
+    flat = z.detach().numpy().reshape(2, -1, 15)
+    i, v, s, *_ = oracles.neuron(flat.astype(np.float32), 3072, 3973, THRESHOLD)
+    back = oracles.shifted_back(grad.numpy().reshape(flat.shape).astype(np.float64), 1)
+    grad_z, by_current, by_voltage = oracles.neuron_gradient(back, i, v, s, 3072, 3973, oracles.surrogate(v))
+    z.backward(torch.from_numpy(grad_z.reshape(z.shape)))
+    assert_close(block.synapse.weight.grad, w.grad)
+    assert block.neuron.current_decay.grad.item() == pytest.approx(by_current.sum(), rel=1e-4)
+    assert block.neuron.voltage_decay.grad.item() == pytest.approx(by_voltage.sum(), rel=1e-4)
+
+
+def test_pool_block():
+    block = cuba.Pool(PARAMS, 2, weight_scale=1.1)
+    x = sample((2, 3, 5, 6, 20), 0.3)
+    padded = F.pad(x, (0, 0, 0, 0, 0, 1)).reshape(2, 3, 3, 2, 3, 2, 20).sum((3, 5))
+    z = padded.numpy() * np.float32(35 / 32)  # 1.1 quantised
+    expected = oracles.shifted(of_images(z).reshape(2, -1, 20), 1).reshape(z.shape)
+    np.testing.assert_array_equal(block(x).detach().numpy(), expected)
+    assert expected.any()
+    assert block.state_dict()["synapse.weight"].shape == (1, 1, 2, 2, 1)
+
+
+def test_conv_pool_flatten_dense_in_a_row():
+    torch.manual_seed(3)
+    net = torch.nn.Sequential(
+        cuba.Conv(PARAMS, 2, 4, 3, padding=1, weight_scale=6, weight_norm=True, delay=True),
+        cuba.Pool(PARAMS, 2, weight_scale=1.5),
+        cuba.Flatten(),
+        cuba.Dense(PARAMS, 4 * 4 * 4, 10, weight_scale=6, weight_norm=True),
+    )
+    x = sample((2, 2, 8, 8, 30), 0.3)
+    out = net(x)
+    assert out.shape == (2, 10, 30)
+    assert out.any()
+    out.sum().backward()
+    assert all((p.grad != 0).any() for p in net.parameters() if p.requires_grad)
+    flat, count = cuba.Flatten(count_log=True)(x)
+    assert torch.equal(flat, x.reshape(2, -1, 30))
+    assert count is None
+
+
+def test_shapes_and_delays_of_pictures():
+    x = sample((2, 3, 8, 6, 20), 0.3)
+    conv, pool, flat = cuba.Conv(PARAMS, 3, 4, 3, weight_scale=3), cuba.Pool(PARAMS, 2, delay=True), cuba.Flatten()
+    dense = cuba.Dense(PARAMS, 24, 5)
+    assert (conv.shape, pool.shape, flat.shape, dense.shape) == (None, None, None, (5,))
+    dense(flat(pool(conv(x))))
+    assert (conv.shape, pool.shape, dense.shape) == ((4, 6, 4), (4, 3, 2), (5,))
+    assert list(flat.shape) == [24, 1, 1]
+    assert pool.delay.shape == (4,)  # one for each channel, known since the first input
+
+
+def test_channel_decays_need_their_number():
+    with pytest.raises(ValueError, match="norm and shared_param=False need num_neurons"):
+        cuba.Pool({**PARAMS, "shared_param": False}, 2)

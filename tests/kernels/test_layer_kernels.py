@@ -1,0 +1,369 @@
+"""The kernels of axon, weights, products and whole layers, on the reference and the CPU twin, held to the oracle."""
+
+import numba
+import numpy as np
+import pytest
+import torch
+from support import oracles
+from support.neurons import THRESHOLD
+from support.oracles import NEVER, assert_close
+from support.pairs import pairwise
+from support.rows import (
+    SIZES,
+    TWINS,
+    ints,
+    membrane_of,
+    random_case,
+    rows,
+    state_of,
+    trains,
+)
+
+from nmnist_helpers.kernels import cpu, reference
+from nmnist_helpers.kernels.common import Axon, Needs, State
+from nmnist_helpers.kernels.cpu import product as cpu_product
+from nmnist_helpers.kernels.cpu.lanes import LANES
+from nmnist_helpers.kernels.cpu.layer import MAX_INPUTS
+from nmnist_helpers.kernels.cpu.product import DENSE_FROM
+from nmnist_helpers.kernels.reference.axon import axon_backward
+from nmnist_helpers.spikes import Spikes
+
+pytestmark = pytest.mark.usefixtures("fresh_memory_is_nan")
+
+
+# --------------------------------------------------------------------------------------------------------- axon
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("dropped", [True, False])
+def test_axon(sizes, dropped):
+    rng = np.random.default_rng(3)
+    batch, channels, steps = sizes
+    spikes = (rng.random(sizes) < 0.3).astype(np.int64)
+    lag = rng.integers(0, steps + 3, channels)
+    lag[0] = 0
+    kept = rng.random((batch, channels)) < 0.7 if dropped else None
+    kept_tensor = None if kept is None else oracles.tensor(kept, torch.uint8)
+    axon = Axon(ints(lag), kept_tensor, 1.5)
+    sent = spikes if kept is None else spikes * kept[:, :, None]
+    expected = oracles.shifted(sent, lag)
+    out = reference.axon_forward(rows(spikes, torch.uint8), axon)
+    np.testing.assert_array_equal(trains(out), expected)
+
+    grad = rng.normal(size=sizes)
+    back = axon_backward(rows(grad), axon)
+    expected_back = oracles.shifted_back(grad, lag) * 1.5 * (1 if kept is None else kept[:, :, None])
+    assert_close(trains(back), expected_back, 1e-6)
+    assert np.vdot(grad, expected * 1.5) == pytest.approx(np.vdot(expected_back, spikes))  # of the oracle itself
+
+    by_delay = reference.delay_gradient(rows(grad), out, 1.5)
+    assert_close(by_delay, oracles.delay_gradient(grad, expected * 1.5))
+
+
+def test_axon_takes_strided_rows():
+    rng = np.random.default_rng(0)
+    spikes, grad = (rng.random((2, 9, 12)) < 0.4).astype(np.int64), rng.normal(size=(2, 9, 12))
+    axon = Axon(ints(np.arange(9)))
+    expected = oracles.shifted(spikes, np.arange(9))
+    out = reference.axon_forward(oracles.tensor(spikes, torch.uint8).transpose(1, 2), axon)
+    np.testing.assert_array_equal(trains(out), expected)
+    strided = oracles.tensor(grad).transpose(1, 2)
+    assert_close(trains(axon_backward(strided, axon)), oracles.shifted_back(grad, np.arange(9)), 1e-6)
+    of_output = oracles.tensor(expected, torch.uint8).transpose(1, 2)
+    assert_close(reference.delay_gradient(strided, of_output), oracles.delay_gradient(grad, expected))
+
+
+# --------------------------------------------------------------------------------------------- weights, products
+
+
+def weight_case(seed, outputs, inputs):
+    """Weights with ties of the rounding, values beyond the clamp, and everything between."""
+    rng = np.random.default_rng(seed)
+    w = rng.normal(0, 1.5, (outputs, inputs)).astype(np.float32)
+    ties = rng.random(w.shape) < 0.2
+    w[ties] = (rng.integers(-140, 140, ties.sum()) + 0.5) / 32
+    w.flat[: min(4, w.size)] = np.array([-4 - 1 / 64, 254 / 64 + 1 / 64, 4.5, -300], np.float32)[: w.size]
+    return w
+
+
+SHAPES = pytest.mark.parametrize("shape", [(1, 1), (10, 512), (33, 7), (16, 16), (130, 45)], ids=str)
+
+
+@TWINS
+@SHAPES
+def test_quantise(twin, shape):
+    w = weight_case(0, *shape)
+    for factor in (np.ones(shape[0]), np.random.default_rng(1).uniform(0.2, 3, shape[0])):
+        factor = factor.astype(np.float32)
+        weights = twin.quantise(torch.from_numpy(w), torch.from_numpy(factor))
+        expected = oracles.steps_of_weight(w * factor[:, None])
+        np.testing.assert_array_equal(twin.weight_values(weights).numpy() * 32, expected)
+    if w.size > 4:
+        assert expected.min() == -128
+        assert expected.max() == 127
+
+
+def test_quantise_rounds_half_to_even():
+    w = torch.tensor([[0.5, 1.5, 2.5, -0.5, -1.5, 126.5, 127.5, -128.5]]) / 32
+    for twin in (reference, cpu):
+        values = twin.weight_values(twin.quantise(w, torch.ones(1))) * 32
+        assert values[0].tolist() == [0, 2, 2, 0, -2, 126, 127, -128]
+
+
+@TWINS
+def test_quantise_raises_for_nan(twin):
+    w = torch.zeros(40, 30)
+    w[37, 29] = float("nan")
+    with pytest.raises(OverflowError, match="weights: expected finite numbers, found NaN"):
+        twin.quantise(w, torch.ones(40))
+    with pytest.raises(
+        OverflowError, match="weights: expected finite numbers, found NaN"
+    ):  # a row of zeros under weight normalisation
+        twin.quantise(torch.zeros(2, 3), torch.tensor([1.0, float("inf")]))
+
+
+@TWINS
+@SHAPES
+@pytest.mark.parametrize("weight_norm", [True, False])
+def test_quantise_gradient(twin, shape, weight_norm):
+    rng = np.random.default_rng(4)
+    v = torch.from_numpy(weight_case(2, *shape))
+    g = torch.from_numpy(rng.uniform(0.5, 40, (shape[0], 1)).astype(np.float32)) if weight_norm else None
+    norm = v.norm(dim=1) if weight_norm else None
+    factor = g.flatten() / norm if weight_norm else torch.ones(shape[0])
+    grad = rng.normal(size=shape).astype(np.float32)
+    layout = torch.from_numpy(grad if twin is reference else np.ascontiguousarray(grad.T))
+    by_v, by_g = twin.quantise_gradient(v, factor, norm, layout)
+    expected_v, expected_g = oracles.straight_through(v, g, grad)
+    if weight_norm and shape[1] > 1:
+        assert_close(by_v, expected_v)
+        assert_close(by_g.reshape(-1, 1), expected_g)
+    elif weight_norm:  # one input: v has no direction to turn to
+        assert np.abs(by_v.numpy()).max() < 1e-5
+        assert_close(by_g.reshape(-1, 1), expected_g)
+    else:
+        np.testing.assert_array_equal(by_v.numpy(), expected_v.astype(np.float32))
+        assert by_g is None
+        assert w_outside_has_no_gradient(v, by_v)
+
+
+def w_outside_has_no_gradient(w, grad) -> bool:
+    outside = (w > 128 / 32) | (w < -129 / 32)
+    return bool((grad[outside] == 0).all() and (grad[~outside] != 0).any() | (w.numel() == 1))
+
+
+DENSITIES = [0.0, 0.01, 0.6 * DENSE_FROM, 0.5, 1.0]
+VALUES = [1.0, 1 / 0.95, 0.25]
+
+
+def spike_case(seed, sizes, density, value):
+    rng = np.random.default_rng(seed)
+    dense = (rng.random(sizes) < density).astype(np.uint8)
+    return dense, Spikes.from_rows(oracles.tensor(np.swapaxes(dense, 1, 2), torch.uint8), value)
+
+
+def product_of(twin):
+    """A twin's product by itself; the CPU's stands apart from the neuron for dense inputs alone."""
+    return cpu_product.dense_product if twin is cpu else twin.product
+
+
+@TWINS
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize("value", VALUES)
+def test_product_of_events(twin, density, value):
+    dense, spikes = spike_case(1, (3, 70, 11), density, value)
+    assert (spikes.density > DENSE_FROM) == (density > 0.2)  # both sides of the switch are met
+    w = weight_case(1, 150, 70)
+    weights = twin.quantise(torch.from_numpy(w), torch.ones(150))
+    z = product_of(twin)(spikes, weights)
+    np.testing.assert_array_equal(trains(z), oracles.product(oracles.steps_of_weight(w), dense, value))
+
+
+@TWINS
+def test_product_of_graded_rows(twin):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 20, 6)).astype(np.float32)
+    w = weight_case(1, 30, 20)
+    z = product_of(twin)(rows(x), twin.quantise(torch.from_numpy(w), torch.ones(30)))
+    assert_close(trains(z), np.einsum("oi,bit->bot", oracles.steps_of_weight(w) / 32, x.astype(np.float64)), 1e-6)
+
+
+def layer_voltage(trace, sizes) -> np.ndarray:
+    """The voltage that a layer kept for its backward pass, as [B, C, T]; the CPU's lies by chunks of channels."""
+    batch, channels, steps = sizes
+    voltage = trace.saved[0]
+    if voltage.dim() == 1:
+        voltage = voltage.view(batch, -1, steps, LANES).transpose(1, 2).reshape(batch, steps, -1)[..., :channels]
+    return trains(voltage)
+
+
+def layer_case(twin, sizes, outputs, density, value, same_lag, dropped):
+    """Arguments of `layer_forward`, and what the oracles expect of it."""
+    rng = np.random.default_rng(6)
+    batch, inputs, steps = sizes
+    dense, spikes = spike_case(2, sizes, density, value)
+    w = weight_case(3, outputs, inputs) * np.float32(0.1)
+    weights = twin.quantise(torch.from_numpy(w), torch.ones(outputs))
+    _, keep_i, keep_v, current, reset = random_case(1, (batch, outputs, 1))
+    lag = np.full(outputs, 2) if same_lag == 1 else rng.integers(1, 1 + same_lag, outputs)
+    kept = rng.random((batch, outputs)) < 0.7 if dropped else None
+    z = oracles.product(oracles.steps_of_weight(w), dense, value)
+    neuron = oracles.neuron(z, keep_i, keep_v, THRESHOLD, current, reset)
+    sent = neuron[2] if kept is None else neuron[2] * kept[:, :, None]
+    axon = Axon(ints(lag), None if kept is None else oracles.tensor(kept, torch.uint8), 1.25 if dropped else 1.0)
+    given = weights, membrane_of(keep_i, keep_v), state_of(current, reset), axon
+    inside = {
+        "voltage": neuron[1], "current": neuron[0], "spikes": neuron[2], "lag": lag, "start": (current, reset),
+    }  # fmt: skip
+    return dense, spikes, given, neuron, oracles.shifted(sent, lag), (oracles.steps_of_weight(w), inside, kept)
+
+
+LAGS = [1, 2, 30]  # one lag, two neighbours, all over the place
+
+
+@TWINS
+@pairwise(density=DENSITIES, value=VALUES, same_lag=LAGS, dropped=[False, True])
+def test_layer_forward(twin, density, value, same_lag, dropped):
+    sizes, outputs = (3, 70, 25), 140
+    dense, spikes, given, neuron, expected, _ = layer_case(twin, sizes, outputs, density, value, same_lag, dropped)
+    _, voltage, fired, current, reset = neuron
+    for source in (spikes, oracles.tensor(dense * np.float32(value)).transpose(1, 2)):
+        if not isinstance(source, Spikes) and value == 1 / 0.95:
+            continue  # a dense product of such a value is not exact: blocks hand over events then
+        trace = twin.layer_forward(source, *given)
+        np.testing.assert_array_equal(layer_voltage(trace, (3, outputs, 25)), voltage)
+        np.testing.assert_array_equal(trace.state.current.numpy(), current)
+        np.testing.assert_array_equal(trace.state.voltage.numpy(), reset)
+        assert trace.spikes.shape == (3, outputs, 25)
+        assert trace.spikes.value == given[-1].value
+        np.testing.assert_array_equal(trains(trace.spikes.rows(value=1.0)), expected)
+        listed = Spikes.from_rows(rows(expected, torch.uint8))  # in order, none twice
+        assert torch.equal(trace.spikes.indptr, listed.indptr)
+        assert torch.equal(trace.spikes.channel, listed.channel)
+        bare = twin.layer_forward(source, *given, need_grad=False)
+        assert bare.saved == ()
+        assert torch.equal(bare.spikes.channel, trace.spikes.channel)
+        assert torch.equal(bare.state.voltage, trace.state.voltage)
+        assert torch.equal(bare.state.current, trace.state.current)
+    assert density < 0.04 or fired.any()
+
+
+@pytest.mark.parametrize(
+    ("twin", "threads"), [(reference, 1), (cpu, 1), (cpu, 2)], ids=["reference", "cpu, 1 thread", "cpu, 2 threads"]
+)
+@pairwise(same_lag=LAGS, density=[0.0, 0.6 * DENSE_FROM, 0.5], outputs=[1, 10, 64, 150], dropped=[False, True])
+def test_layer_backward(twin, threads, same_lag, density, outputs, dropped):
+    sizes, value = (3, 70, 25), 0.25
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        dense, spikes, given, _, out, inside = layer_case(twin, sizes, outputs, density, value, same_lag, dropped)
+        _, membrane, _, axon = given
+        steps, known, kept_there = inside
+        grad = np.random.default_rng(0).normal(size=(3, outputs, 25))
+        expected = oracles.block_gradient(
+            grad, dense * value, steps, known, out, *(r.numpy() for r in membrane[:2]), kept=kept_there,
+            value=axon.value, delay=axon.lag,
+        )  # fmt: skip
+        saved = twin.layer_forward(spikes, *given).saved
+        arguments = (rows(grad), saved, spikes, *given)
+        found = twin.layer_backward(*arguments)
+        assert_close(trains(found.input), expected["x"])
+        assert_close(found.weights if twin is reference else found.weights.t(), expected["weight"])
+        for name in ("current_decay", "voltage_decay", "delay"):
+            assert_close(getattr(found, name), expected[name])
+        only = twin.layer_backward(*arguments, Needs(input=False))
+        assert only.input is None
+        assert torch.equal(only.weights, found.weights)
+        only = twin.layer_backward(*arguments, Needs(weights=False))
+        assert only.weights is None
+        assert torch.equal(only.input, found.input)
+    finally:
+        numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+
+
+@TWINS
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, 2.0**16, -(2.0**16)])
+def test_layer_forward_raises_for_a_value_out_of_range(twin, value):
+    spikes = Spikes(ints([0, 0, 4]), ints([0, 1, 2, 3]), (1, 40, 2))
+    spikes.value = value  # `Spikes` itself refuses what is not finite
+    weights = twin.quantise(torch.ones(3, 40), torch.ones(3))
+    zero = np.zeros(3)
+    with pytest.raises(OverflowError, match="left the range of the fixed-point"):
+        twin.layer_forward(spikes, weights, membrane_of(zero, zero), state_of(zero[None], zero[None]), Axon(ints(zero)))
+
+
+def test_layer_forward_refuses_what_its_integers_cannot_hold():
+    inputs = MAX_INPUTS + 1
+    spikes = Spikes(ints([0, 0]), ints([]), (1, inputs, 1))
+    table = torch.zeros(inputs, 1, dtype=torch.int8)
+    with pytest.raises(ValueError, match=f"at most {MAX_INPUTS} inputs, found {inputs}"):
+        cpu.layer_forward(spikes, table, membrane_of([0], [0]), state_of([[0]], [[0]]), Axon(ints([0])))
+    assert MAX_INPUTS * 128 * 128 < 2**30  # the largest sum fits
+
+
+def test_largest_sums_are_exact():
+    """All inputs at once, all weights at their limits: sums near the end of the range."""
+    inputs = 40_000
+    channel = ints(np.arange(inputs))
+    spikes = Spikes(ints([0] + [inputs] * 200), channel, (1, inputs, 200))
+    assert spikes.density < DENSE_FROM
+    table = torch.tensor([[-128, 127]], dtype=torch.int8).repeat(inputs, 1)
+    membrane, state = membrane_of([0, 0], [0, 0], NEVER), state_of([[0, 0]], [[0, 0]])
+    trace = cpu.layer_forward(spikes, table, membrane, state, Axon(ints([0, 0])))
+    assert layer_voltage(trace, (1, 2, 200))[0, :, 0].tolist() == [-128 * 128 * inputs, 127 * 128 * inputs]
+
+
+BAD = {  # what a user's own state, mask or delay may do to the compiled code, and what is said about it
+    "state of another type": ({"state": State(torch.zeros(1, 5), torch.zeros(1, 5))}, "neuron state, current"),
+    "state of another size": (
+        {"state": State(ints(np.zeros((1, 5))), ints(np.zeros((1, 4))))},
+        "neuron state, voltage",
+    ),
+    "state out of range": ({"state": State(ints(np.full((1, 5), -(2**31))), ints(np.zeros((1, 5))))}, "neuron state"),
+    "retention above 4096": ({"membrane": membrane_of(np.full(5, 4097), np.zeros(5))}, "retention of the current"),
+    "too few retentions": ({"membrane": membrane_of(np.zeros(5), np.zeros(4))}, "retention of the voltage"),
+    "lag below 0": ({"axon": Axon(ints([0, 0, 0, 0, -1]))}, "axon lag"),
+    "lag that wraps": ({"axon": Axon(ints(np.full(5, 2**31 - 1)))}, "axon lag"),
+    "too few lags": ({"axon": Axon(ints(np.zeros(4)))}, "axon lag"),
+    "lags of another type": ({"axon": Axon(torch.zeros(5, dtype=torch.int64))}, "axon lag"),
+    "mask of another size": ({"axon": Axon(ints(np.zeros(5)), torch.ones(1, 4, dtype=torch.uint8))}, "dropout mask"),
+    "mask of another type": ({"axon": Axon(ints(np.zeros(5)), torch.ones(1, 5))}, "dropout mask"),
+}
+
+
+@TWINS
+@pytest.mark.parametrize("name", BAD)
+def test_nothing_unchecked_reaches_compiled_code(twin, name):
+    changed, message = BAD[name]
+    zero = np.zeros((1, 5))
+    given = {"membrane": membrane_of(zero[0], zero[0]), "state": state_of(zero, zero), "axon": Axon(ints(zero[0]))}
+    spikes = Spikes(ints([0, 2, 2]), ints([0, 3]), (1, 4, 2))
+    weights = twin.quantise(torch.ones(5, 4), torch.ones(5))
+    twin.layer_forward(spikes, weights, **given)
+    with pytest.raises(ValueError, match=f"{message}.*: expected .*, found"):
+        twin.layer_forward(spikes, weights, **{**given, **changed})
+
+
+def products_of(twin):
+    return cpu_product if twin is cpu else twin
+
+
+@TWINS
+@pairwise(density=DENSITIES, value=VALUES, outputs=[1, 10, 150])
+def test_weight_gradient(twin, density, value, outputs):
+    dense, spikes = spike_case(5, (3, 70, 11), density, value)
+    grad_z = np.random.default_rng(0).normal(size=(3, outputs, 11))
+    expected = oracles.weight_gradient(grad_z, dense * value)
+    graded = oracles.tensor(dense * value).transpose(1, 2)
+    for source in (spikes, graded):
+        found = products_of(twin).weight_gradient(source, rows(grad_z))
+        assert_close(found if twin is reference else found.t(), expected)
+
+
+@TWINS
+def test_input_gradient(twin):
+    grad_z = np.random.default_rng(0).normal(size=(2, 30, 9))
+    w = weight_case(1, 30, 20)
+    weights = twin.quantise(torch.from_numpy(w), torch.ones(30))
+    expected = np.einsum("oi,bot->bit", oracles.steps_of_weight(w) / 32, grad_z)
+    assert_close(trains(products_of(twin).input_gradient(rows(grad_z), weights)), expected, 1e-6)

@@ -1,0 +1,91 @@
+"""Notebooks and their committed outputs: run them, mark which source the outputs came from, find what is wrong.
+
+``python tests/support/notebooks.py notebooks/*.ipynb`` runs notebooks in place, each in a clean kernel, and marks
+them; with ``--mark`` it marks them alone, after a run by other means.
+"""
+
+import argparse
+import hashlib
+import re
+from pathlib import Path
+
+import nbformat
+
+MOST_LINES = 50  # of text in one output
+MACHINE = re.compile(r"(?<![\w.:/])(/(?:home|root|Users|tmp|work|mnt|opt|var)/\w[^\s'\"<]*|[A-Z]:\\Users\\\S*)")
+REPR = re.compile(r"<[^<>\n]*(?: at 0x[0-9a-f]+|\bobject\b)[^<>\n]*>")
+WARNING = re.compile(r"^Traceback \(most recent|\b\w*Warning: ", re.MULTILINE)
+
+
+def code_cells(notebook) -> list:
+    """The code cells that have something in them."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def source_hash(notebook) -> str:
+    """Hash of all code in its order. Text between the cells may change without a new run."""
+    digest = hashlib.sha256()
+    for cell in code_cells(notebook):
+        digest.update(f"{len(cell.source)}\0{cell.source}".encode())
+    return digest.hexdigest()[:16]
+
+
+def mark(notebook) -> None:
+    """Note which source the outputs came from, and forget when each cell ran."""
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+    notebook.metadata["nmnist"] = {"source_hash": source_hash(notebook)}
+
+
+def texts(output) -> list[str]:
+    """The text that a reader of an output sees: `text/plain` only where nothing richer stands beside it."""
+    if output.output_type == "stream":
+        return [output.text]
+    data = output.get("data", {})
+    if any(kind.startswith("image/") for kind in data):
+        return []
+    rich = data.get("text/html")
+    return [data.get("text/plain", "") if rich is None else re.sub(r"base64,[\w+/=\s]+|<[^>]*>", " ", rich)]
+
+
+def faults(notebook) -> list[str]:
+    """What a reader should not find in a committed notebook, one line each."""
+    found = []
+    if notebook.metadata.get("nmnist", {}).get("source_hash") != source_hash(notebook):
+        found.append("the outputs are not marked as those of this source; run tests/support/notebooks.py")
+    cells = code_cells(notebook)
+    counts = [cell.execution_count for cell in cells]
+    if counts != list(range(1, len(cells) + 1)):
+        found.append(f"expected cells run once, from first to last, in a clean kernel; found the counts {counts}")
+    for number, cell in enumerate(cells, 1):
+        for output in cell.outputs:
+            if output.output_type == "error" or output.get("name") == "stderr":
+                found.append(f"cell {number}: expected no errors, found {output.get('ename') or output.text[:200]!r}")
+                continue
+            for text in texts(output):
+                for name, pattern in (("a path of a machine", MACHINE), ("an object", REPR), ("a warning", WARNING)):
+                    if match := pattern.search(text):
+                        found.append(f"cell {number}: {name}, {match[0]!r}")
+                if output.get("data", {}).get("text/html") is None and text.count("\n") > MOST_LINES:
+                    found.append(f"cell {number}: {text.count(chr(10))} lines of text, at most {MOST_LINES} are read")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebooks", nargs="+", type=Path)
+    parser.add_argument("--mark", action="store_true", help="do not run them, for they have just been run")
+    chosen = parser.parse_args()
+    for path in chosen.notebooks:
+        notebook = nbformat.read(path, as_version=4)
+        if not chosen.mark:
+            from nbclient import NotebookClient
+
+            NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
+        mark(notebook)
+        nbformat.write(notebook, path)
+        print("\n".join([f"{path}: done", *faults(notebook)]))
+
+
+if __name__ == "__main__":
+    main()

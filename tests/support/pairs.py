@@ -1,0 +1,21 @@
+"""A grid of parameters thinned out: few of its points, in which any two values of two axes still meet."""
+
+import itertools
+
+import pytest
+
+
+def pairs(point) -> set:
+    return set(itertools.combinations(enumerate(point), 2))
+
+
+def pairwise(**axes) -> pytest.MarkDecorator:
+    """Parametrise a test with the two far corners of the grid and as many points as it takes for every pair."""
+    grid = list(itertools.product(*(range(len(values)) for values in axes.values())))
+    chosen = [grid[0], grid[-1]]
+    left = set().union(*map(pairs, grid)).difference(*map(pairs, chosen))
+    while left:
+        chosen.append(max(grid, key=lambda point: len(pairs(point) & left)))
+        left -= pairs(chosen[-1])
+    points = [[values[i] for i, values in zip(point, axes.values(), strict=True)] for point in sorted(chosen)]
+    return pytest.mark.parametrize(list(axes), points)

