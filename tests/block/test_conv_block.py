@@ -103,5 +103,5 @@ def test_shapes_and_delays_of_pictures():
 
 
 def test_channel_decays_need_their_number():
-    with pytest.raises(ValueError, match="norm and shared_param=False need num_neurons"):
+    with pytest.raises(ValueError, match="expected num_neurons with norm or shared_param=False"):
         cuba.Pool({**PARAMS, "shared_param": False}, 2)
