@@ -20,7 +20,11 @@ MOST_BYTES = 10_000_000  # all notebooks together
 
 def run(notebook: Path, folder: Path, data: bool = True) -> subprocess.CompletedProcess:
     """Execute a copy of `notebook` in `folder` with nbmake, with the recordings at hand or without any data."""
-    environment = dict(os.environ)
+    home = folder.with_name("home")  # notebooks that run side by side must not write where another reads
+    for part in ("Trained", "gifs"):
+        shutil.copytree(Path(__file__).parents[1] / part, home / part, dirs_exist_ok=True)
+    # One thread for each worker of the suite: two that share a core wait for each other most of the time.
+    environment = os.environ | {"NMNIST_HOME": str(home), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     if not data:
         environment.pop("NMNIST_DATA", None)
     elif "NMNIST_TEST_MNIST" in environment:
