@@ -94,6 +94,7 @@ def stream(text, name="stdout"):
         (stream("68 % of 1,000 < 1e-3, gifs/a.gif, http://host/home/x, <- here"), None),
         (v4.new_output("display_data", {"image/png": "", "text/plain": "<Figure object at 0x7f>"}), None),
         (v4.new_output("execute_result", {"text/html": "<td>1</td>", "text/plain": "1\n" * 99}), None),
+        (v4.new_output("execute_result", {"text/markdown": "| a |", "text/plain": "<a.B object>"}), None),
         (v4.new_output("execute_result", {"text/plain": "<a.B at 0x7f01>"}), "an object, '<a.B at 0x7f01>'"),
         (v4.new_output("execute_result", {"text/html": "<td>/home/me/x</td>"}), "a path of a machine, '/home/me/x'"),
         (stream("saved to /tmp/run/a.gif"), "a path of a machine, '/tmp/run/a.gif'"),

@@ -15,8 +15,9 @@ from .frames import CHANNEL_COLORS, INK, OFF_COLOR, ON_COLOR, SLATE, Recording
 if TYPE_CHECKING:
     import torch
 
-#: Colours that remain distinct for colour-blind readers: two for contrasts, a third, and two that recede.
-BLUE, ORANGE, PURPLE, GREY, LIGHT = OFF_COLOR, ON_COLOR, CHANNEL_COLORS[3], SLATE, "#c9ced6"
+#: Colours that remain distinct for colour-blind readers, as simulations of protanopia and deuteranopia show: two for
+#: contrasts, a third, and two that recede.
+BLUE, ORANGE, GREEN, GREY, LIGHT = OFF_COLOR, ON_COLOR, CHANNEL_COLORS[2], SLATE, "#c9ced6"
 #: From OFF over nothing to ON.
 POLARITY = LinearSegmentedColormap.from_list("polarity", (OFF_COLOR, "white", ON_COLOR))
 

@@ -48,7 +48,7 @@ def texts(output) -> list[str]:
     data = output.get("data", {})
     if any(kind.startswith("image/") for kind in data):
         return []
-    rich = data.get("text/html")
+    rich = data.get("text/html", data.get("text/markdown"))
     return [data.get("text/plain", "") if rich is None else re.sub(r"base64,[\w+/=\s]+|<[^>]*>", " ", rich)]
 
 
