@@ -56,7 +56,9 @@ def lost(notebook, page: str) -> list[str]:
                 found.append(f"cell {number}: the picture {text!r} ({source[:40]})")
             elif text and (text, source) not in shown:
                 found.append(f"cell {number}: the alternative text {text!r}")
-    prose = bs4.BeautifulSoup(page, "html.parser", parse_only=bs4.SoupStrainer(class_=re.compile("jp-RenderedMarkdown")))
+    prose = bs4.BeautifulSoup(
+        page, "html.parser", parse_only=bs4.SoupStrainer(class_=re.compile("jp-RenderedMarkdown"))
+    )
     text = squeezed(prose.get_text(" "))
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":

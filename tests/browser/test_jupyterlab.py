@@ -80,7 +80,7 @@ def lab(tmp_path_factory):
 
         def opened(notebook: Path | list) -> Lab:
             if isinstance(notebook, Path):
-                name = shutil.copy(notebook, notebooks).name
+                name = Path(shutil.copy(notebook, notebooks)).name
             else:
                 name = "made.ipynb"
                 nbformat.write(v4.new_notebook(cells=notebook, metadata={"kernelspec": KERNEL}), notebooks / name)
