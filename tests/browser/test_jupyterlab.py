@@ -15,7 +15,7 @@ from nbformat import v4
 pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
 pytest.importorskip("websocket", reason="websocket-client, which comes with jupyterlab, is not installed")
 from support import browser  # noqa: E402
-from support.lab import Lab  # noqa: E402
+from support.lab import Lab, images_of  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
@@ -74,6 +74,7 @@ def lab(tmp_path_factory):
     for part in ("Trained", "gifs"):
         shutil.copytree(ROOT / part, folder / part)
     environment = os.environ | {"NMNIST_HOME": str(folder)}
+    environment.pop("MPLBACKEND", None)  # the tests' own would draw no figure in a notebook
     if "NMNIST_TEST_MNIST" in environment:
         environment["NMNIST_MNIST"] = environment["NMNIST_TEST_MNIST"]
     with browser.jupyterlab(folder, environment) as (address, token), browser.chromium(folder) as devtools:
@@ -96,8 +97,10 @@ def test_a_notebook_is_whole_on_the_page(lab, notebook):
     photos = PHOTOS / notebook.stem
     shutil.rmtree(photos, ignore_errors=True)
     faults = shown.faults(photos)
+    pictures = sum(map(images_of, shown.notebook()["cells"]))
     shown.close()
     assert not faults, "\n".join([notebook.name, *faults])
+    assert pictures == sum(map(images_of, nbformat.read(notebook, as_version=4).cells))
     assert any(photos.iterdir())
 
 

@@ -99,12 +99,13 @@ class Page:
         request = urllib.request.Request(f"{devtools}/json/new", method="PUT")
         with urllib.request.urlopen(request, timeout=30) as reply:
             self._socket = websocket.create_connection(
-                json.load(reply)["webSocketDebuggerUrl"], timeout=120, suppress_origin=True
+                json.load(reply)["webSocketDebuggerUrl"], timeout=300, suppress_origin=True
             )
         self._calls = 0
         self.errors: list[str] = []
         for domain in ("Page", "Runtime", "Log"):
             self.send(f"{domain}.enable")
+        self.send("Page.bringToFront")  # gifs in a tab behind another do not move
 
     def close(self) -> None:
         self.send("Page.close")
