@@ -24,6 +24,7 @@ from nmnist_helpers.data import binning_gpu as raster  # noqa: E402
 from nmnist_helpers.kernels.gpu import axon, launch, matmul, neuron, weight  # noqa: E402
 
 product = importlib.import_module("nmnist_helpers.kernels.gpu.product")  # `gpu.product` is the function
+
 # Between the smallest and the largest launch nothing is new.
 SHAPES = [shape for _, shape in launch.SHAPES]
 SHAPES[1:-1] = [pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES[1:-1]]
