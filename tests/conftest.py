@@ -60,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests that need a GPU where there is none, and those in a browser unless ``-m`` names them."""
     if item.get_closest_marker("browser") and "browser" not in item.config.option.markexpr:
-        pytest.skip("takes a minute or two a notebook; run it with: pytest -m browser -n 0")
+        pytest.skip("takes a minute or two for each notebook; to run it: pytest -m browser")
     if item.get_closest_marker("gpu"):
         import torch
 
