@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -9,10 +10,23 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# Jupyter's jsonschema makes a parser for addresses when it is imported, for two seconds. No test needs one.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
 #: Where tests find MNIST's files. `NMNIST_MNIST` itself is unset: with it, simulated recordings would be all of MNIST.
 TEST_MNIST = "NMNIST_TEST_MNIST"
 #: Set for the processes of one run: its worker processes and all that tests start share one home.
 TEST_HOME = "NMNIST_TEST_HOME"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--notebooks",
+        choices=("once", "all"),
+        default="once",
+        help="run each notebook in one situation, another one for its neighbour, or in all: with recordings, without "
+        "any data, in another working directory",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,7 +58,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests that need a GPU where there is none."""
+    """Skip tests that need a GPU where there is none, and those in a browser unless ``-m`` names them."""
+    if item.get_closest_marker("browser") and "browser" not in item.config.option.markexpr:
+        pytest.skip("takes a minute or two for each notebook; to run it: pytest -m browser")
     if item.get_closest_marker("gpu"):
         import torch
 

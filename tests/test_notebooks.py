@@ -18,9 +18,29 @@ EACH = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem
 MOST_BYTES = 10_000_000  # all notebooks together
 
 
-def run(notebook: Path, folder: Path, data: bool = True) -> subprocess.CompletedProcess:
+def situations(all_of_them: bool) -> list:
+    """Notebooks and what each is run with: one situation each, in turn, or all of them."""
+    if {"NMNIST_DATA", "NMNIST_TEST_MNIST"} & set(os.environ):
+        names = ["recordings", "no data", "another folder"]
+    else:
+        names = ["no data", "another folder"]  # without data, too
+    chosen = [names if all_of_them else [names[number % len(names)]] for number in range(len(NOTEBOOKS))]
+    return [
+        pytest.param(notebook, name, id=f"{notebook.stem}-{name}")
+        for notebook, each in zip(NOTEBOOKS, chosen, strict=True)
+        for name in each
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "situation" in metafunc.fixturenames:
+        metafunc.parametrize("notebook, situation", situations(metafunc.config.getoption("notebooks") == "all"))
+
+
+def run(notebook: Path, folder: Path, data: bool = True, home: Path | None = None) -> subprocess.CompletedProcess:
     """Execute a copy of `notebook` in `folder` with nbmake, with the recordings at hand or without any data."""
-    home = folder.with_name("home")  # notebooks that run side by side must not write where another reads
+    # Notebooks that run side by side must not write where another reads.
+    home = folder.with_name("home") if home is None else home
     for part in ("Trained", "gifs"):
         shutil.copytree(Path(__file__).parents[1] / part, home / part, dirs_exist_ok=True)
     # One thread for each worker of the suite: two that share a core wait for each other most of the time.
@@ -29,7 +49,7 @@ def run(notebook: Path, folder: Path, data: bool = True) -> subprocess.Completed
         environment.pop("NMNIST_DATA", None)
     elif "NMNIST_TEST_MNIST" in environment:
         environment["NMNIST_MNIST"] = environment["NMNIST_TEST_MNIST"]
-    folder.mkdir()
+    folder.mkdir(parents=True)
     copy = Path(shutil.copy(notebook, folder))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-c", os.devnull]
     return subprocess.run(
@@ -46,15 +66,25 @@ def written(folder: Path, *cells: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("data", [True, False], ids=["as it is", "no data"])
-@EACH
-def test_a_notebook_runs_to_its_end(notebook, data, tmp_path):
-    if data and not {"NMNIST_DATA", "NMNIST_TEST_MNIST"} & set(os.environ):
-        pytest.skip("NMNIST_DATA and NMNIST_MNIST name no data: the run without data is the same")
-    if not data and notebook.stem == "03_training" and "NMNIST_DATA" in os.environ:
-        pytest.skip("it trains for a minute or two: once is enough; where there is no data it runs without")
-    done = run(notebook, tmp_path / "elsewhere", data)
+def test_a_notebook_runs_to_its_end(notebook, situation, tmp_path):
+    """In the folder `notebooks` of the course, with recordings or without, or in one that has nothing to do with it."""
+    course = tmp_path / "course"
+    folder = tmp_path / "elsewhere" if situation == "another folder" else course / "notebooks"
+    done = run(notebook, folder, situation != "no data", course)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("data", ["NMNIST_DATA", "NMNIST_TEST_MNIST", None])
+def test_every_notebook_has_its_turn(monkeypatch, data):
+    for name in ("NMNIST_DATA", "NMNIST_TEST_MNIST"):
+        monkeypatch.delenv(name, raising=False)
+    if data:
+        monkeypatch.setenv(data, "here")
+    names = {"no data", "another folder"} | ({"recordings"} if data else set())
+    once = [one.values for one in situations(False)]
+    assert [notebook for notebook, _ in once] == NOTEBOOKS
+    assert {name for _, name in once} == names
+    assert {one.values for one in situations(True)} == {(notebook, name) for notebook in NOTEBOOKS for name in names}
 
 
 @pytest.mark.slow

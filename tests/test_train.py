@@ -188,9 +188,29 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(tmp_path, cap
 
 
 def test_settings_of_another_type_are_refused():
-    for options in ({"epochs": 1.5}, {"epochs": "3"}, {"seed": True}, {"augment": 1}, {"hidden": 12}, {"lr": None}):
+    for options in (
+        {"epochs": 1.5},
+        {"epochs": "3"},
+        {"seed": True},
+        {"augment": 1},
+        {"hidden": 12},
+        {"lr": None},
+        {"max_shift": 34},
+    ):
         with pytest.raises(ValueError, match="expected"):
             Settings(**options)
+
+
+def test_the_options_of_augmentation_set_its_size(tmp_path):
+    weights = {}
+    for name, options in {
+        "none": ["--no-augment"],
+        "still": ["--max-angle", 0, "--max-shift", 0],
+        "shifted": ["--max-angle", 0, "--max-shift", 2],
+    }.items():
+        start(tmp_path / name, *options, "--epochs", 1)
+        weights[name] = (tmp_path / name / "network.pt").read_bytes()
+    assert weights["still"] == weights["none"] != weights["shifted"]
 
 
 def test_help_names_every_setting_and_the_default():

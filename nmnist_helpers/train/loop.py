@@ -17,7 +17,7 @@ from tqdm import tqdm
 from .. import kernels
 from ..checkpoint import load_checkpoint
 from ..classifier import Rate
-from ..data.augmentation import augment
+from ..data.augmentation import Augment
 from ..data.dataset import NMNISTDataset
 from ..data.loader import EventLoader
 from ..io import PackedEvents
@@ -111,7 +111,7 @@ class Loop:
             Subset(dataset, learn),
             shuffle=True,
             seed=settings.seed,
-            transform=augment if settings.augment else False,
+            transform=Augment(settings.max_angle, settings.max_shift) if settings.augment else False,
             **options,
         )
         self.validating = EventLoader(Subset(dataset, validate), transform=False, **options) if len(validate) else None

@@ -3,7 +3,6 @@
 import hashlib
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from ..data.dataset import NMNISTDataset
 from .settings import Settings
@@ -40,6 +39,8 @@ def split(labels: np.ndarray, validation: float | int) -> tuple[np.ndarray, np.n
             f"validation: expected both parts to have a recording of each of {len(digits)} digits,"
             f" found {len(labels)} recordings, {wanted} of them for validation"
         )
+    from sklearn.model_selection import train_test_split  # takes a second to import
+
     learn, validate = train_test_split(np.arange(len(labels)), test_size=wanted, stratify=labels, random_state=0)
     return np.sort(learn), np.sort(validate)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ..geometry import SIDE
+
 #: Settings that belong to a place, a computer or a start: they are not kept with a run, nor compared when it goes on.
 LOCAL = ("out", "data", "device", "start", "timeout")
 
@@ -100,6 +102,12 @@ class Settings:
     dropout: float = _option(0.05, SHARE, "probability that a hidden neuron is silenced for a recording")
     augment: bool = _option(
         True, ("True or False", lambda v: isinstance(v, bool)), "rotate and shift the training recordings at random"
+    )
+    max_angle: float = _option(
+        5.0, ("degrees in 0..180", lambda v: 0 <= v <= 180), "largest rotation of the augmentation, in degrees"
+    )
+    max_shift: int = _option(
+        4, ("whole pixels in 0..33", lambda v: isinstance(v, int) and 0 <= v < SIDE), "its largest shift, in pixels"
     )
     hidden: tuple[int, ...] = _option(
         (512, 512), SIZES, "neurons of each hidden layer (default 512,512)", type=whole_numbers

@@ -130,14 +130,6 @@ def test_processes_compile_once_together(small):
     assert sum(said.count(SAID) for _, said in found) == 1
 
 
-@pytest.mark.slow
-def test_the_users_own_numba_is_left_alone():
-    """A process that imports the package has Numba's settings as they were."""
-    out, _ = run("import numba; before = dict(vars(numba.config)); import nmnist_helpers.netx;"
-                 "print(vars(numba.config) == before)")  # fmt: skip
-    assert out == "True"
-
-
 STEP = """
 import torch
 from nmnist_helpers.block.cuba import Dense
@@ -146,32 +138,51 @@ def step(): block(torch.ones(1, 4, 3)).sum().backward()
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_a_forked_child_says_why_it_cannot_run_kernels():
-    code = (
-        STEP
-        + """
-import os
-step()
-if os.fork() == 0:
-    try:
-        step()
-    except RuntimeError as error:
-        print(error, flush=True)
-    os._exit(0)
-os.wait()
+SETTINGS_AND_FORKS = f"""
+import os, numba
+before = dict(vars(numba.config))
+import nmnist_helpers.netx
+print("as they were" if vars(numba.config) == before else "changed", flush=True)
+{STEP}
+def step_in_a_child():
+    if os.fork() == 0:
+        try:
+            step()
+            print("ran", flush=True)
+        except RuntimeError as error:
+            print(error, flush=True)
+        os._exit(0)
+    os.wait()
+
+if hasattr(os, "fork"):
+    step_in_a_child()
+    step()
+    step_in_a_child()
 """
-    )
-    out, _ = run(code)
-    assert "expected a process with threads of its own, found a child that os.fork made" in out
+
+
+@pytest.fixture(scope="module")
+def said() -> list[str]:
+    """What one process says of Numba's settings and of two children, made before and after its first kernel."""
+    return run(SETTINGS_AND_FORKS)[0].splitlines()
+
+
+@pytest.mark.slow
+def test_the_users_own_numba_is_left_alone(said):
+    """A process that imports the package has Numba's settings as they were."""
+    assert said[0] == "as they were"
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_a_child_that_is_forked_before_the_first_kernel_runs_them():
-    out, _ = run(STEP + "import os\nif os.fork() == 0:\n    step(); print('ran', flush=True); os._exit(0)\nos.wait()")
-    assert out == "ran"
+def test_a_child_that_is_forked_before_the_first_kernel_runs_them(said):
+    assert said[1] == "ran"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_child_says_why_it_cannot_run_kernels(said):
+    assert "expected a process with threads of its own, found a child that os.fork made" in said[2]
 
 
 @pytest.mark.slow
@@ -191,7 +202,8 @@ print(numba.threading_layer())
 
 @pytest.mark.slow
 def test_it_runs_without_docstrings_and_assertions():
-    run(STEP + "step()", options=("-OO",))
+    # Forwards: without docstrings Numba compiles everything anew, and the way back would take as long again.
+    run(STEP + "with torch.no_grad():\n    block(torch.ones(1, 4, 3))", options=("-OO",))
 
 
 def test_two_threads_choose_their_twins_apart():

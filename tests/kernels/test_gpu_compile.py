@@ -24,6 +24,10 @@ from nmnist_helpers.data import binning_gpu as raster  # noqa: E402
 from nmnist_helpers.kernels.gpu import axon, launch, matmul, neuron, weight  # noqa: E402
 
 product = importlib.import_module("nmnist_helpers.kernels.gpu.product")  # `gpu.product` is the function
+
+# Between the smallest and the largest launch nothing is new.
+SHAPES = [shape for _, shape in launch.SHAPES]
+SHAPES[1:-1] = [pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES[1:-1]]
 CAPABILITIES = pytest.mark.parametrize(
     "capability", [pytest.param(80, marks=pytest.mark.slow), 90], ids=["sm_80", "sm_90"]
 )
@@ -82,7 +86,7 @@ def assert_no_spills(kernel, tmp_path):
 
 
 @CAPABILITIES
-@pytest.mark.parametrize("shape", [shape for _, shape in launch.SHAPES], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_neuron(capability, shape, tmp_path):
     options = {"BLOCK": shape.block, "STAGES": shape.stages}
     wide = shape.block // (32 * shape.warps) == 4  # four channels a thread
@@ -193,8 +197,15 @@ def test_weights(capability):
 
 
 @CAPABILITIES
-@pytest.mark.parametrize("words", ["*i32", "*i64"])
-@pytest.mark.parametrize("random", [True, False])
+@pytest.mark.parametrize(
+    ("random", "words"),
+    [
+        (True, "*i32"),
+        (False, "*i64"),
+        pytest.param(True, "*i64", marks=pytest.mark.slow),
+        pytest.param(False, "*i32", marks=pytest.mark.slow),
+    ],
+)
 def test_raster(capability, words, random):
     signature = {
         "words": words, **dict.fromkeys(["first", "count", "draws", "edges"], "*i64"), "out": "*u8",

@@ -389,10 +389,23 @@ def by_matplotlib(film_, path, dpi):
     return played(path.read_bytes())
 
 
-@pytest.mark.parametrize("make", [simple, decorated, zoomed])
-@pytest.mark.parametrize("event", [recording(2000, span=100), output(steps=100)[0]], ids=["camera", "raster"])
+FILMED = {"camera": recording(2000, span=100), "raster": output(steps=100)[0]}
+
+
+@pytest.mark.parametrize(
+    ("event", "make"),
+    [
+        ("camera", simple),
+        ("camera", decorated),
+        ("raster", zoomed),
+        pytest.param("camera", zoomed, marks=pytest.mark.slow),
+        pytest.param("raster", simple, marks=pytest.mark.slow),
+        pytest.param("raster", decorated, marks=pytest.mark.slow),
+    ],
+)
 def test_the_quick_way_draws_what_matplotlib_draws(tmp_path, event, make):
     """At most half a grey level on average, and 0.1 % of the pixels off by more than 32: the cursor's edges."""
+    event = FILMED[event]
     expected, durations, loop = by_matplotlib(make(event), tmp_path / "slow.gif", 80)
     calls = []
     make(event).save(

@@ -1,0 +1,156 @@
+"""Headless Chromium, driven over its DevTools protocol, and a JupyterLab that it opens.
+
+A package for this (Selenium, Playwright) would bring a driver or a browser of its own; the few commands that are
+needed fit on the websocket that Jupyter's server brings along.
+"""
+
+import base64
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def browser() -> str | None:
+    """The path of a Chromium or Chrome, None where there is none."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+@contextmanager
+def process(command: list[str], log: Path, **options) -> Iterator[subprocess.Popen]:
+    """Run a command in the background, what it says in `log`, and end it."""
+    with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, **options) as started:
+        try:
+            yield started
+        finally:
+            started.terminate()
+            try:
+                started.wait(30)
+            except subprocess.TimeoutExpired:
+                started.kill()
+
+
+def wait_for(found, seconds: float, what: str):
+    """What `found` returns, as soon as it is true; an OSError counts as not yet."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if value := found():
+                return value
+        except OSError:
+            pass
+        if time.monotonic() > end:
+            raise TimeoutError(f"expected {what} within {seconds:g} s")
+        time.sleep(0.2)
+
+
+@contextmanager
+def jupyterlab(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Start JupyterLab on the notebooks in `folder` as the README says, on a free port; gives address and token."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address, token, log = f"http://127.0.0.1:{port}", secrets.token_hex(16), folder / "jupyterlab.log"
+    # --expose-app-in-browser lets a script give the commands of JupyterLab's menus.
+    command = [sys.executable, "-m", "jupyter", "lab", "notebooks", "--no-browser", "--expose-app-in-browser"]
+    command += ["--allow-root", f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
+    with process(command, log, cwd=folder, env=environment) as server:
+
+        def answers():
+            if server.poll() is not None:
+                raise RuntimeError(f"expected a running JupyterLab, found {log.read_text()[-2000:]}")
+            with urllib.request.urlopen(f"{address}/api?token={token}", timeout=5) as reply:
+                return reply.status == 200
+
+        wait_for(answers, 120, f"an answer of JupyterLab ({log})")
+        yield address, token
+
+
+@contextmanager
+def chromium(folder: Path, width: int = 1280, height: int = 1400) -> Iterator[str]:
+    """Start Chromium without a window and without a net beyond this machine; gives the address of its DevTools."""
+    command = [str(browser()), "--headless=new", "--remote-debugging-port=0", f"--user-data-dir={folder / 'profile'}"]
+    command += ["--no-first-run", "--disable-dev-shm-usage", f"--window-size={width},{height}"]
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--no-sandbox")  # root has none
+    with process([*command, "about:blank"], folder / "chromium.log"):
+        port = folder / "profile" / "DevToolsActivePort"
+        yield f"http://127.0.0.1:{wait_for(lambda: port.read_text().split(), 60, 'a running Chromium')[0]}"
+
+
+class Page:
+    """A tab. `errors` are the messages of its console that are errors."""
+
+    def __init__(self, devtools: str):
+        import websocket
+
+        request = urllib.request.Request(f"{devtools}/json/new", method="PUT")
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            self._socket = websocket.create_connection(
+                json.load(reply)["webSocketDebuggerUrl"], timeout=300, suppress_origin=True
+            )
+        self._calls = 0
+        self.errors: list[str] = []
+        for domain in ("Page", "Runtime", "Log"):
+            self.send(f"{domain}.enable")
+        self.send("Page.bringToFront")  # gifs in a tab behind another do not move
+
+    def close(self) -> None:
+        self.send("Page.close")
+        self._socket.close()
+
+    def send(self, method: str, **parameters) -> dict:
+        """Give a command of the DevTools protocol and return its result."""
+        self._calls += 1
+        self._socket.send(json.dumps({"id": self._calls, "method": method, "params": parameters}))
+        while (message := json.loads(self._socket.recv())).get("id") != self._calls:
+            self._note(message)
+        if "error" in message:
+            raise RuntimeError(f"{method}: {message['error']['message']}")
+        return message["result"]
+
+    def _note(self, message: dict) -> None:
+        event, about = message["method"], message.get("params", {})
+        if event == "Runtime.exceptionThrown":
+            details = about["exceptionDetails"]
+            self.errors.append(details.get("exception", {}).get("description") or details["text"])
+        elif event == "Runtime.consoleAPICalled" and about["type"] in ("error", "assert"):
+            said = [str(part.get("value", part.get("description"))) for part in about["args"]]
+            self.errors.append(" ".join(said))
+        elif event == "Log.entryAdded" and about["entry"]["level"] == "error":
+            self.errors.append(f"{about['entry']['text']} {about['entry'].get('url', '')}".strip())
+
+    def evaluate(self, script: str):
+        """The value of a JavaScript expression, awaited if it is a promise."""
+        result = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in result:
+            raise RuntimeError(f"{script}: {result['exceptionDetails'].get('exception', {}).get('description')}")
+        return result["result"].get("value")
+
+    def wait(self, script: str, seconds: float):
+        """The value of an expression as soon as it is true."""
+        return wait_for(lambda: self.evaluate(script), seconds, f"in the page {script}")
+
+    def photograph(self, box: dict[str, float] | None = None) -> bytes:
+        """The page, or a rectangle of it (x, y, width, height), as PNG."""
+        clip = {} if box is None else {"clip": {**box, "scale": 1}}
+        return base64.b64decode(self.send("Page.captureScreenshot", **clip)["data"])
+
+    def stroke(self, *points: tuple[float, float]) -> None:
+        """Draw a line with the mouse."""
+        for kind, places in (("mousePressed", points[:1]), ("mouseMoved", points[1:]), ("mouseReleased", points[-1:])):
+            for x, y in places:
+                button = {"button": "left", "buttons": 0 if kind == "mouseReleased" else 1, "clickCount": 1}
+                self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)

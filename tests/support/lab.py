@@ -1,0 +1,134 @@
+"""A notebook that is open in JupyterLab: run it, and find what is wrong on the page."""
+
+import base64
+import io
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+from PIL import Image
+
+from .browser import Page
+
+#: Errors in the console that JupyterLab makes by itself.
+KNOWN: tuple[str, ...] = ()
+
+NOTEBOOK = "[...window.jupyterapp?.shell.widgets('main') ?? []].find(widget => widget.sessionContext)"
+KERNEL = f"{NOTEBOOK}?.sessionContext.session?.kernel"
+
+#: What a cell shows: scroll to it, wait until its pictures and formulas are there, and describe it.
+LOOK = """
+(async (notebook, number) => {
+  const cell = notebook.widgets[number];
+  await notebook.scrollToItem(number);
+  await cell.ready;
+  const dollars = () => [...cell.node.querySelectorAll(".jp-RenderedMarkdown")].some(text => {
+    const copy = text.cloneNode(true);
+    copy.querySelectorAll("code, mjx-container").forEach(part => part.remove());
+    return copy.textContent.includes("$");
+  });
+  const images = [...cell.node.querySelectorAll("img")];
+  const end = Date.now() + 20000;
+  while (Date.now() < end && (dollars() || !images.every(image => image.complete)))
+    await new Promise(next => setTimeout(next, 100));
+  return {
+    images: images.map(image => [image.naturalWidth, image.src.slice(0, 100)]),
+    outputImages: cell.node.querySelectorAll(".jp-OutputArea img").length,
+    raw: dollars(),
+    wrong: [...cell.node.querySelectorAll("mjx-merror, mjx-container [style*='color: red']")].map(part =>
+      part.getAttribute("title") ?? part.closest("mjx-container").querySelector("annotation, math").textContent),
+    widgets: /Error displaying widget|Loading widget|widget model not found/.test(cell.node.textContent),
+  };
+})(%s.content, %d)
+"""
+
+GIFS = """
+[...document.querySelectorAll(".jp-Notebook img")].filter(image => /^data:image.gif|[.]gif($|[?])/.test(image.src))
+"""
+
+
+class Lab:
+    """A notebook in a tab of its own."""
+
+    def __init__(self, page: Page, address: str, token: str, name: str):
+        self.page = page
+        url = f"{address}/lab/workspaces/{quote(Path(name).stem)}/tree/{quote(name)}?token={token}"
+        page.send("Page.navigate", url=url)
+        page.wait(f"{NOTEBOOK}?.context.isReady && {KERNEL}?.status === 'idle'", 180)
+        page.evaluate(f"jupyterapp.shell.activateById({NOTEBOOK}.id)")
+
+    def run(self, seconds: float) -> None:
+        """Run all cells and wait for the kernel."""
+        page = self.page
+        page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.ran = true; })")
+        page.wait("window.ran", seconds)
+        page.wait(f"{KERNEL}.status === 'idle'", 60)
+
+    def notebook(self) -> dict:
+        """The notebook as it is now, in nbformat."""
+        return self.page.evaluate(f"{NOTEBOOK}.content.model.toJSON()")
+
+    def faults(self, photos: Path) -> list[str]:
+        """What a reader should not see, one line each. Pictures of the page go into the folder `photos`."""
+        found = []
+        photos.mkdir(parents=True, exist_ok=True)
+        cells = self.notebook()["cells"]
+        for number, cell in enumerate(cells):
+            where = f"cell {number} ({cell['cell_type']})"
+            found += [f"{where}: {fault}" for fault in code_faults(cell)]
+            seen = self.page.evaluate(LOOK % (NOTEBOOK, number))
+            if number == 0 or seen["outputImages"]:
+                (photos / f"{number:02}.png").write_bytes(self.page.photograph())
+            found += [f"{where}: a picture is not shown, {source!r}" for width, source in seen["images"] if not width]
+            if seen["outputImages"] < (kept := images_of(cell)):
+                found.append(f"{where}: expected {kept} pictures, found {seen['outputImages']}")
+            found += [f"{where}: a formula is wrong, {text!r}" for text in seen["wrong"]]
+            if seen["raw"]:
+                found.append(f"{where}: a formula is not typeset")
+            if seen["widgets"]:
+                found.append(f"{where}: a widget is not shown")
+        found += [f"gif {number} does not move" for number in range(self._gifs()) if not self._moves(number)]
+        return found + [f"console: {said}" for said in self.page.errors if not any(known in said for known in KNOWN)]
+
+    def _gifs(self) -> int:
+        return self.page.evaluate(f"{GIFS}.length")
+
+    def _moves(self, number: int, seconds: float = 15) -> bool:
+        """Whether two pictures of a gif differ; one that has a single frame may stand still."""
+        image = f"{GIFS}[{number}]"
+        data = self.page.evaluate(
+            f"fetch({image}.src).then(reply => reply.arrayBuffer()).then("
+            "data => btoa([...new Uint8Array(data)].map(byte => String.fromCharCode(byte)).join('')))"
+        )
+        if getattr(Image.open(io.BytesIO(base64.b64decode(data))), "n_frames", 1) == 1:
+            return True
+        place = f"{image}.scrollIntoView({{block: 'center'}}), {image}.getBoundingClientRect().toJSON()"
+        box = {key: value for key, value in self.page.evaluate(place).items() if key in ("x", "y", "width", "height")}
+        first, end = self.page.photograph(box), time.monotonic() + seconds
+        while self.page.photograph(box) == first:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)
+        return True
+
+    def close(self) -> None:
+        """Stop the kernel and close the tab."""
+        self.page.evaluate(f"{NOTEBOOK}?.sessionContext?.shutdown()")
+        self.page.close()
+
+
+def code_faults(cell: dict) -> list[str]:
+    """A code cell that did not run, or ended in an error."""
+    if cell["cell_type"] != "code" or not "".join(cell["source"]).strip():
+        return []
+    errors = [output for output in cell["outputs"] if output["output_type"] == "error"]
+    if errors:
+        return [f"{output['ename']}: {output['evalue']}" for output in errors]
+    return [] if cell["execution_count"] else ["it did not run"]
+
+
+def images_of(cell: dict) -> int:
+    """How many pictures the outputs of a cell hold."""
+    data = [output.get("data", {}) for output in cell.get("outputs", [])]
+    html = sum("".join(kinds.get("text/html", "")).count("<img") for kinds in data)
+    return html + sum(any(kind.startswith("image/") for kind in kinds) for kinds in data if "text/html" not in kinds)
