@@ -64,6 +64,22 @@ def drawn(canvas):
 ipywidgets.VBox([DigitCanvas(on_stroke=drawn), answer])
 """
 
+LIVE = """
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import HTML
+from nmnist_helpers.pictures import draw_digit, explore
+
+def draw(height):
+    fig, ax = plt.subplots(figsize=(2, 2))
+    ax.bar([0], [height])
+    ax.set_ylim(0, 10)
+    return fig
+
+explore(draw, "a bar", height=(5.0, 0.0, 10.0))
+draw_digit(lambda drawing: HTML(f"ink {int((drawing > 0).sum())} end"), np.ones((2, 2), np.uint8))
+"""
+
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
@@ -154,5 +170,24 @@ def test_a_digit_drawn_with_the_mouse_is_read(lab):
     draw((140, 50), (140, 110), (140, 170), (140, 230))
     one = answer("[0-9], ink 0.0[1-6].*")  # a single stroke alone: the 7 is no longer there
     assert (seven[:19], one[:19]) == ("stroke 1: read as 7", "stroke 1: read as 1")
+    assert not page.errors
+    shown.close()
+
+
+def test_a_slider_and_a_stroke_change_what_is_shown(lab):
+    shown = lab([v4.new_code_cell(LIVE)])
+    shown.run(SECONDS)
+    page = shown.page
+    page.wait("Boolean(document.querySelector('.noUi-handle') && document.querySelector('.digit-canvas canvas'))", 60)
+    first = page.evaluate("document.querySelector('.jp-OutputArea img').src")
+    key = "new KeyboardEvent('keydown', {key: 'Right', bubbles: true})"
+    page.evaluate(f"document.querySelector('.noUi-handle').dispatchEvent({key})")
+    page.wait(f"document.querySelector('.jp-OutputArea img').src !== {first!r}", SECONDS)
+    assert page.evaluate("document.querySelectorAll('.jp-OutputArea img').length") == 1
+    ink = "/ink ([0-9]+) end/.exec(document.querySelector('.jp-OutputArea').innerText)?.[1]"
+    assert page.evaluate(ink) == "4"
+    box = page.evaluate("document.querySelector('.digit-canvas canvas').getBoundingClientRect().toJSON()")
+    page.stroke(*((box["x"] + x, box["y"] + 100) for x in (60, 120, 180)))
+    assert int(page.wait(f"{ink} !== '4' && {ink}", SECONDS)) > 1000
     assert not page.errors
     shown.close()
