@@ -40,8 +40,8 @@ def images(cell) -> list[tuple[str, str]]:
             continue
         for kind in data:
             if kind.startswith("image/"):
-                text = output.metadata.get(kind, {}).get("alt", "")
-                found.append((text, f"data:{kind};base64,{''.join(data[kind].split())}"))
+                # Its alternative text is in the metadata, where nbconvert's usual template does not look for it.
+                found.append(("", f"data:{kind};base64,{''.join(data[kind].split())}"))
     return found
 
 
