@@ -109,6 +109,20 @@ def test_faults_of_outputs_are_found(output, fault):
     assert notebooks.faults(notebook) == ([] if fault is None else [f"cell 1: {fault}"])
 
 
+def test_widgets_are_not_committed():
+    widget = v4.new_output("display_data", {notebooks.WIDGET: {"model_id": "a"}, "text/plain": "VBox(children=())"})
+    cell = v4.new_code_cell("a", execution_count=1, outputs=[stream("before"), widget])
+    notebook = v4.new_notebook(cells=[cell], metadata={"widgets": {"a": {}}})
+    notebook.metadata["nmnist"] = {"source_hash": notebooks.source_hash(notebook)}
+    assert notebooks.faults(notebook) == [
+        "expected no state of widgets, found some",
+        "cell 1: a widget, which shows nothing without a kernel",
+    ]
+    notebooks.mark(notebook)
+    assert notebooks.faults(notebook) == []
+    assert cell.outputs == [stream("before")]
+
+
 def test_outputs_of_another_source_are_found():
     cells = [v4.new_markdown_cell("text"), v4.new_code_cell("a = 1", execution_count=1), v4.new_code_cell(" ")]
     notebook = v4.new_notebook(cells=[*cells, v4.new_code_cell("b = 2", execution_count=2)])

@@ -6,6 +6,7 @@ of the same recordings by matplotlib are in `animation`.
 
 import base64
 import html
+import io
 import os
 import struct
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ..files import atomic
-from .frames import PALETTE, Recording, camera_frames, film_span, raster_frames
+from .frames import PALETTE, PICTURE, Recording, camera_frames, film_span, raster_frames
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -116,6 +117,21 @@ def pack(pictures: Iterable[np.ndarray], palette: bytes, times: Sequence[float])
         struct.pack("<4BH2B", 0x21, 0xF9, 4, 4, min(int(time / 10), 0xFFFF), 0, 0) + block for time, block in frames
     ]
     return b"GIF89a" + screen + endless + b"".join(blocks) + b";"
+
+
+def ink_png(drawing: np.ndarray) -> bytes:
+    """Draw ink (uint8 [H, W], bright on black, as MNIST keeps it) dark on paper, as large as a gif of the camera.
+
+    Returns
+    -------
+    bytes
+        A png file's contents, 238 pixels high, with the ink's own pixels.
+    """
+    height, width = drawing.shape
+    size = round(PICTURE * width / height), PICTURE
+    file = io.BytesIO()
+    Image.fromarray(255 - drawing).resize(size, Image.Resampling.NEAREST).save(file, "png")
+    return file.getvalue()
 
 
 def save_gif(event: Recording, path: str | os.PathLike, **options) -> Path:

@@ -14,6 +14,7 @@ import nbformat
 MOST_LINES = 50  # of text in one output
 MACHINE = re.compile(r"(?<![\w.:/])(/(?:home|root|Users|tmp|work|mnt|opt|var)/\w[^\s'\"<]*|[A-Z]:\\Users\\\S*)")
 REPR = re.compile(r"<[^<>\n]*(?: at 0x[0-9a-f]+|\bobject\b)[^<>\n]*>")
+WIDGET = "application/vnd.jupyter.widget-view+json"
 WARNING = re.compile(r"^Traceback \(most recent|\b\w*Warning: ", re.MULTILINE)
 
 
@@ -31,9 +32,12 @@ def source_hash(notebook) -> str:
 
 
 def mark(notebook) -> None:
-    """Note which source the outputs came from, and forget when each cell ran."""
+    """Note which source the outputs came from; forget when each cell ran, and widgets, which are dead on paper."""
+    notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     notebook.metadata["nmnist"] = {"source_hash": source_hash(notebook)}
 
 
@@ -53,6 +57,8 @@ def faults(notebook) -> list[str]:
     found = []
     if notebook.metadata.get("nmnist", {}).get("source_hash") != source_hash(notebook):
         found.append("the outputs are not marked as those of this source; run tests/support/notebooks.py")
+    if "widgets" in notebook.metadata:
+        found.append("expected no state of widgets, found some")
     cells = code_cells(notebook)
     counts = [cell.execution_count for cell in cells]
     if counts != list(range(1, len(cells) + 1)):
@@ -62,6 +68,8 @@ def faults(notebook) -> list[str]:
             if output.output_type == "error" or output.get("name") == "stderr":
                 found.append(f"cell {number}: expected no errors, found {output.get('ename') or output.text[:200]!r}")
                 continue
+            if WIDGET in output.get("data", {}):
+                found.append(f"cell {number}: a widget, which shows nothing without a kernel")
             for text in texts(output):
                 for name, pattern in (("a path of a machine", MACHINE), ("an object", REPR), ("a warning", WARNING)):
                     if match := pattern.search(text):

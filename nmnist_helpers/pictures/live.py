@@ -1,0 +1,128 @@
+"""Pictures that stand in a committed notebook, and come to life where the notebook runs: sliders, and a canvas.
+
+The picture is an output of its own. The widgets beside it are another output, which `tests/support/notebooks.py` takes
+away when a notebook is committed. Where a notebook runs, they change the picture in its place.
+"""
+
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from IPython.display import Image
+
+#: Steps of a slider from its lowest to its highest value.
+STEPS = 100
+
+
+def picture(fig: Figure, alt: str) -> "Image":
+    """Turn a figure into a picture with an alternative text, and close it.
+
+    Parameters
+    ----------
+    fig : matplotlib Figure
+    alt : str
+        What the picture shows, for readers who cannot see it.
+
+    Returns
+    -------
+    IPython.display.Image
+        PNG.
+
+    Raises
+    ------
+    ValueError
+        If the alternative text is empty.
+    """
+    from IPython.display import Image
+
+    if not alt.strip():
+        raise ValueError("picture: expected an alternative text, found none")
+    file = io.BytesIO()
+    fig.savefig(file, format="png", bbox_inches="tight")
+    plt.close(fig)
+    return Image(file.getvalue(), format="png", alt=alt)
+
+
+def show(fig: Figure, alt: str) -> None:
+    """Show a figure in a notebook, once, with an alternative text; see `picture`.
+
+    Examples
+    --------
+    >>> fig, ax = plt.subplots()
+    >>> show(fig, "Event rate over time: three bursts, one for each saccade.")
+    """
+    from IPython.display import display
+
+    display(picture(fig, alt))
+
+
+def explore(draw: Callable[..., Figure], alt: str, **sliders: tuple[float, float, float]) -> None:
+    """Show a figure with a slider for each of its parameters.
+
+    Parameters
+    ----------
+    draw : callable
+        Takes a keyword argument for each slider and returns a figure.
+    alt : str
+        Alternative text; see `picture`.
+    **sliders : (float, float, float)
+        Value at first, lowest value, highest value. Without the package ipywidgets the figure has no sliders.
+
+    Raises
+    ------
+    ValueError
+        If a first value is not within its limits.
+
+    Examples
+    --------
+    >>> explore(lambda threshold: trace(threshold), "Voltage of a neuron.", threshold=(1.25, 0.5, 3.0))
+    """
+    from IPython.display import display
+
+    for name, (first, lowest, highest) in sliders.items():
+        if not lowest <= first <= highest or lowest == highest:
+            raise ValueError(f"{name}: expected lowest <= first <= highest, found {(first, lowest, highest)}")
+    shown = display(picture(draw(**{name: first for name, (first, *_) in sliders.items()}), alt), display_id=True)
+    try:
+        import ipywidgets
+    except ImportError:
+        return
+    controls = {
+        name: ipywidgets.FloatSlider(
+            first, min=lowest, max=highest, step=(highest - lowest) / STEPS, description=name, readout_format=".3g",
+            style={"description_width": "8em"}, layout={"width": "32em"},
+        )
+        for name, (first, lowest, highest) in sliders.items()
+    }  # fmt: skip
+
+    def redraw(_) -> None:
+        shown.update(picture(draw(**{name: slider.value for name, slider in controls.items()}), alt))
+
+    for slider in controls.values():
+        slider.observe(redraw, "value")
+    display(ipywidgets.VBox(list(controls.values())))
+
+
+def draw_digit(answer: Callable[[np.ndarray], Any], drawing: np.ndarray) -> None:
+    """Show what `answer` makes of a drawing, and a canvas for drawings of the reader's own.
+
+    Parameters
+    ----------
+    answer : callable
+        Takes a drawing and returns what a notebook can display. It is called again after every stroke.
+    drawing : uint8 array [H, W]
+        The first drawing, ink bright on black. Without the package anywidget there is no canvas.
+    """
+    from IPython.display import display
+
+    shown = display(answer(drawing), display_id=True)
+    try:
+        from .canvas import DigitCanvas
+    except ImportError:
+        return
+    display(DigitCanvas(on_stroke=lambda canvas: shown.update(answer(canvas.image()))))

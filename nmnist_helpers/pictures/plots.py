@@ -1,0 +1,114 @@
+"""Plots that several notebooks share: a common style, rasters of spikes, maps of events, traces of a neuron."""
+
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from ..camera.path import PATH, PATH_STEP
+from ..geometry import SIDE
+from .frames import CHANNEL_COLORS, INK, OFF_COLOR, ON_COLOR, SLATE, Recording
+
+if TYPE_CHECKING:
+    import torch
+
+#: Colours that remain distinct for colour-blind readers: two for contrasts, a third, and two that recede.
+BLUE, ORANGE, PURPLE, GREY, LIGHT = OFF_COLOR, ON_COLOR, CHANNEL_COLORS[3], SLATE, "#c9ced6"
+#: From OFF over nothing to ON.
+POLARITY = LinearSegmentedColormap.from_list("polarity", (OFF_COLOR, "white", ON_COLOR))
+
+
+def style() -> None:
+    """Set matplotlib's defaults for the notebooks."""
+    plt.rcParams.update({
+        "figure.dpi": 80, "savefig.dpi": 80, "figure.constrained_layout.use": True, "axes.titlesize": "medium",
+        "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+    })  # fmt: skip
+
+
+def raster(ax: Axes, spikes: "torch.Tensor", color: str = BLUE, size: float = 12, first: int = 0) -> None:
+    """Mark every spike of a tensor [channels, steps]; `first` is the number of the lowest channel."""
+    channel, step = np.nonzero(spikes.detach().cpu().numpy())
+    marker, width = ("|", 1.4) if size > 4 else ("o", 0)
+    ax.scatter(step, channel + first, s=size, color=color, marker=marker, linewidths=width)
+    ax.set_xlim(0, spikes.shape[-1])
+
+
+def event_map(event: Recording, start: float = 0, end: float = np.inf) -> np.ndarray:
+    """Events of each pixel from `start` to `end` (ms), float [2, 34, 34]: OFF, ON."""
+    now = (event.t >= start) & (event.t < end)
+    counts = np.zeros((2, SIDE, SIDE))
+    np.add.at(counts, (event.c[now], event.y[now], event.x[now]), 1)
+    return counts
+
+
+def sharpened(event: Recording, scale: int = 3) -> np.ndarray:
+    """Events by the place in the image that they come from: the movement of the camera is taken out.
+
+    At time t the image is displaced by the camera's path (`camera.path.PATH`), so the same displacement leads from an
+    event back to the edge that caused it. A pixel is a square, and its event is spread over that square.
+
+    Parameters
+    ----------
+    event : Event
+        A recording of three saccades.
+    scale : int
+        Cells of the map for a pixel, in each direction; odd.
+
+    Returns
+    -------
+    float array [28 * scale, 28 * scale]
+        Number of events, of both polarities.
+    """
+    knots = PATH_STEP * np.arange(len(PATH))
+    right, down = (np.interp(event.t, knots, axis) for axis in np.transpose(PATH))
+    inside = (-0.5, 27.5)
+    cells = np.histogram2d(event.y - down, event.x - right, bins=28 * scale, range=(inside, inside))[0]
+    for axis in (0, 1):
+        cells = np.apply_along_axis(np.convolve, axis, cells, np.full(scale, 1 / scale), mode="same")
+    return cells
+
+
+def picture_axes(axes: np.ndarray) -> np.ndarray:
+    """Take ticks and frames from axes that show pictures."""
+    for ax in np.ravel(axes):
+        ax.set(xticks=(), yticks=())
+        ax.spines[:].set_visible(False)
+    return axes
+
+
+def neuron_traces(
+    drive: np.ndarray, current: np.ndarray, voltage: np.ndarray, spikes: np.ndarray, threshold: float, title: str = ""
+) -> Figure:
+    """Draw a neuron over time: its input, current and voltage, and its spikes as marks above the voltage.
+
+    Parameters
+    ----------
+    drive, current, voltage, spikes : arrays [T]
+        Weighted input, the two states in real units, and 0/1.
+    threshold : float
+        Dashed line.
+    title : str
+        Of the figure.
+    """
+    steps = np.arange(len(drive))
+    fig, (top, middle, low) = plt.subplots(3, 1, figsize=(9, 4.6), sharex=True, height_ratios=(1, 1.2, 2))
+    top.vlines(steps[drive != 0], 0, drive[drive != 0], color=GREY, lw=2)
+    top.set(ylabel="input $a[t]$")
+    middle.step(steps, current, where="post", color=ORANGE)
+    middle.set(ylabel="current $u[t]$")
+    low.step(steps, voltage, where="post", color=BLUE)
+    low.axhline(threshold, color=INK, ls="--", lw=1)
+    low.text(len(drive), threshold, r" threshold $\vartheta$", va="center", fontsize=9)
+    highest = 1.15 * max(threshold, float(np.max(voltage)))
+    fired = steps[np.asarray(spikes) > 0]
+    low.plot(fired + 0.5, np.full(len(fired), highest), "|", color=INK, ms=10, mew=2)
+    low.text(len(drive), highest, f" {len(fired)} spikes", va="center", fontsize=9)
+    low.set(ylabel="voltage $v[t]$", xlabel="time step $t$ (ms)", xlim=(0, len(drive)), ylim=(None, 1.08 * highest))
+    for ax in (top, middle, low):
+        ax.axhline(0, color=LIGHT, lw=0.8, zorder=0)
+    fig.suptitle(title, fontsize="medium")
+    return fig

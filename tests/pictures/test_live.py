@@ -1,0 +1,101 @@
+"""Pictures with alternative texts, and the sliders and the canvas that change them."""
+
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from nmnist_helpers.pictures import draw_digit, explore, ink_png, show
+
+display = pytest.importorskip("IPython.display")
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What a notebook would show, in order; what changes an earlier output comes as ('update', picture)."""
+    seen = []
+
+    class Handle:
+        def update(self, what):
+            seen.append(("update", what))
+
+    def show_it(what, display_id=False):
+        seen.append(what)
+        return Handle() if display_id else None
+
+    monkeypatch.setattr(display, "display", show_it)
+    return seen
+
+
+def test_a_figure_is_shown_once_with_its_text(shown):
+    fig, ax = plt.subplots()
+    ax.plot([0, 1])
+    show(fig, "a rising line")
+    assert not plt.fignum_exists(fig.number)
+    (picture,) = shown
+    data, metadata = picture._repr_mimebundle_()[0]["image/png"], picture._repr_mimebundle_()[1]
+    assert data.startswith("iVBOR")
+    assert metadata["image/png"]["alt"] == "a rising line"
+    with pytest.raises(ValueError, match="expected an alternative text, found none"):
+        show(plt.figure(), " ")
+    plt.close("all")
+
+
+def test_sliders_change_the_picture(shown):
+    pytest.importorskip("ipywidgets")
+    drawn = []
+
+    def draw(width, height):
+        drawn.append((width, height))
+        return plt.figure(figsize=(width, height))
+
+    explore(draw, "an empty page", width=(2.0, 1.0, 3.0), height=(1.0, 1.0, 2.0))
+    first, box = shown
+    assert drawn == [(2.0, 1.0)]
+    box.children[0].value = 3.0
+    assert drawn == [(2.0, 1.0), (3.0, 1.0)]
+    assert shown[2][0] == "update"
+    assert shown[2][1].data != first.data
+    assert not plt.get_fignums()
+
+
+def test_without_widgets_the_picture_stands_alone(shown, monkeypatch):
+    for package in ("ipywidgets", "anywidget"):
+        monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "nmnist_helpers.pictures.canvas", raising=False)
+    explore(lambda width: plt.figure(figsize=(width, 1)), "an empty page", width=(2.0, 1.0, 3.0))
+    draw_digit(lambda drawing: int(drawing.sum()), np.ones((2, 2), np.uint8))
+    assert len(shown) == 2
+    assert shown[1] == 4
+
+
+@pytest.mark.parametrize("limits", [(0.5, 1.0, 3.0), (4.0, 1.0, 3.0), (1.0, 1.0, 1.0)])
+def test_limits_of_a_slider(limits, shown):
+    with pytest.raises(ValueError, match="width: expected lowest <= first <= highest"):
+        explore(lambda width: plt.figure(), "a page", width=limits)
+    assert shown == []
+
+
+def test_a_stroke_asks_again(shown):
+    pytest.importorskip("anywidget")
+    draw_digit(lambda drawing: int((drawing > 0).sum()), np.ones((2, 2), np.uint8))
+    assert shown[0] == 4
+    canvas = shown[1]
+    image = canvas.image()
+    image[:10, :10] = 255
+    canvas.set_state({"data": memoryview(image.tobytes()), "strokes": 1})
+    assert shown[2] == ("update", 100)
+
+
+def test_ink_is_dark_on_paper():
+    import io
+
+    from PIL import Image
+
+    drawing = np.zeros((28, 28), np.uint8)
+    drawing[:, :14] = 255
+    picture = np.asarray(Image.open(io.BytesIO(ink_png(drawing))))
+    assert picture.shape == (238, 238)
+    assert picture[100, 10] == 0
+    assert picture[100, 230] == 255

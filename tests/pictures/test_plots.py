@@ -1,0 +1,47 @@
+"""Plots that several notebooks share."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from nmnist_helpers.camera.path import PATH, PATH_STEP
+from nmnist_helpers.io import Event
+from nmnist_helpers.pictures import plots
+
+
+def test_events_are_counted_where_and_when_they_occur():
+    event = Event([3, 3, 5], [7, 7, 1], [1, 0, 1], [10.0, 20.0, 30.0])
+    off, on = plots.event_map(event, 10, 30)
+    assert (on[7, 3], on.sum(), off[7, 3], off.sum()) == (1, 1, 1, 1)
+    assert plots.event_map(event).sum() == 3
+
+
+def test_the_movement_of_the_camera_is_taken_out():
+    t = np.arange(0, 300.0)
+    right, down = (np.interp(t, PATH_STEP * np.arange(len(PATH)), axis) for axis in np.transpose(PATH))
+    edge = Event(10 + right, 15 + down, np.ones(300, int), t)  # one place of the image, wherever the camera looks
+    assert len(np.unique(np.rint(edge.x))) > 5
+    sharp = plots.sharpened(edge, scale=1)
+    assert sharp.shape == (28, 28)
+    assert sharp[15, 10] == 300
+    spread = plots.sharpened(edge)
+    assert np.isclose(spread[45:48, 30:33].sum(), 300)
+    assert np.allclose(spread[45:48, 30:33], 300 / 9)
+
+
+def test_traces_mark_every_spike():
+    a, v = np.array([1.0, 0, 0, 2]), np.array([1.0, 1.5, 0.2, 2])
+    fig = plots.neuron_traces(a, a, v, v > 1.25, 1.25, "a neuron")
+    marks = next(line for line in fig.axes[2].lines if line.get_marker() == "|")
+    assert marks.get_xdata().tolist() == [1.5, 3.5]
+    assert any(text.get_text() == " 2 spikes" for text in fig.axes[2].texts)
+    plt.close(fig)
+
+
+def test_a_raster_has_a_mark_for_each_spike():
+    fig, ax = plt.subplots()
+    spikes = torch.zeros(3, 10)
+    spikes[2, 4] = spikes[0, 7] = 1
+    plots.raster(ax, spikes, first=5)
+    assert sorted(map(tuple, ax.collections[0].get_offsets().tolist())) == [(4, 7), (7, 5)]
+    plt.close(fig)
