@@ -16,6 +16,8 @@ from support import notebooks  # noqa: E402
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 EACH = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 MOST_BYTES = 10_000_000  # all notebooks together
+#: Folders in Trained/ that hold runs of a reader, and are not part of the project.
+OWN_RUNS = shutil.ignore_patterns("long", "mine", "real")
 
 
 def situations(all_of_them: bool) -> list:
@@ -42,7 +44,7 @@ def run(notebook: Path, folder: Path, data: bool = True, home: Path | None = Non
     # Notebooks that run side by side must not write where another reads.
     home = folder.with_name("home") if home is None else home
     for part in ("Trained", "gifs"):
-        shutil.copytree(Path(__file__).parents[1] / part, home / part, dirs_exist_ok=True)
+        shutil.copytree(Path(__file__).parents[1] / part, home / part, ignore=OWN_RUNS, dirs_exist_ok=True)
     # One thread for each worker of the suite: two that share a core wait for each other most of the time.
     environment = os.environ | {"NMNIST_HOME": str(home), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     if not data:

@@ -49,21 +49,22 @@ PALETTE = Palette()
 
 @lru_cache(maxsize=256)
 def _glyphs(text: str, size: int) -> np.ndarray:
-    """Draw text as palette numbers [H, W], smooth on paper; all texts of one size have the same height."""
+    """Draw text as palette numbers [H, W], smooth on paper; as high as a digit, or higher where a letter descends."""
     font = ImageFont.load_default(size)
-    left, _, right, _ = font.getbbox(text)
+    left, _, right, low = font.getbbox(text)
     _, top, _, bottom = font.getbbox("0")
+    bottom = max(bottom, low)
     image = Image.new("L", (int(np.ceil(right - left)) + 1, int(np.ceil(bottom - top)) + 1))
     ImageDraw.Draw(image).text((-left, -top), text, fill=255, font=font)
     return (PALETTE.text + np.rint(np.asarray(image) / 255 * (GREYS - 1))).astype(np.uint8)
 
 
 def _write(canvas: np.ndarray, text: str, x: float, y: float, size: int = 12, align: str = "left") -> None:
-    """Put text on a canvas of palette numbers, its vertical middle at `y`."""
+    """Put text on a canvas of palette numbers, the middle of its digits at `y`."""
     glyphs = _glyphs(text, size)
     height, width = glyphs.shape
     x = round(x - {"left": 0, "center": width / 2, "right": width}[align])
-    y = round(y - height / 2)
+    y = round(y - len(_glyphs("0", size)) / 2)
     x, y = max(0, min(x, canvas.shape[1] - width)), max(0, min(y, canvas.shape[0] - height))
     part = canvas[y : y + height, x : x + width]
     np.copyto(part, glyphs, where=glyphs > PALETTE.text)

@@ -89,7 +89,8 @@ def main() -> None:
         if not chosen.mark:
             from nbclient import NotebookClient
 
-            NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
+            options = {"coalesce_streams": True, "resources": {"metadata": {"path": str(path.parent)}}}
+            NotebookClient(notebook, timeout=3600, **options).execute()
         mark(notebook)
         nbformat.write(notebook, path)
         print("\n".join([f"{path}: done", *faults(notebook)]))

@@ -1,0 +1,71 @@
+"""Figures on answers and mistakes: confusion matrices, rows of recordings, marks of the saccades."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..camera import BURSTS, SACCADES
+from .frames import Recording
+from .plots import POLARITY, event_map, picture_axes
+
+
+def mark_saccades(ax: Axes) -> None:
+    """Draw dashed lines at the times, in ms, at which the events of the second and third saccade begin."""
+    for begin in BURSTS[1:]:
+        ax.axvline(begin, color="0.75", ls="--", lw=1, zorder=0)
+
+
+def event_rows(events: Sequence[Recording], titles: Sequence[str], columns: int = 10) -> Figure:
+    """Draw the first saccade of recordings in rows, ON events in orange and OFF events in blue.
+
+    Parameters
+    ----------
+    events : sequence of Event
+    titles : sequence of str
+        One above each picture.
+    columns : int
+        Pictures in a row.
+    """
+    rows = max(1, -(-len(events) // columns))
+    fig, axes = plt.subplots(rows, columns, figsize=(1.15 * columns, 1.45 * rows), squeeze=False)
+    picture_axes(axes)
+    for ax, event, title in zip(axes.flat, events, titles, strict=False):
+        off, on = event_map(event, 0, SACCADES[1])
+        most = max(1, np.quantile(abs(on - off), 0.99))  # a single busy pixel does not make the others pale
+        ax.imshow(on - off, POLARITY, vmin=-most, vmax=most)
+        ax.set_title(title, fontsize=9)
+    return fig
+
+
+def show_confusion(ax: Axes, confusion: np.ndarray, title: str = "") -> None:
+    """Draw a confusion matrix: rows are digits shown, columns answers; numbers are recordings, and 0 stays empty."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    ConfusionMatrixDisplay(np.asarray(confusion)).plot(ax=ax, cmap="Blues", colorbar=False)
+    for text in ax.texts:
+        text.set_visible(text.get_text() != "0")
+    ax.set(xlabel="answer", ylabel="digit shown", title=title)
+    ax.spines[:].set_visible(True)
+
+
+def confused_pairs(confusion: np.ndarray, most: int = 3) -> list[tuple[int, int, int]]:
+    """Find the commonest mistakes of a confusion matrix.
+
+    Parameters
+    ----------
+    confusion : int array [10, 10]
+    most : int
+        How many pairs at most.
+
+    Returns
+    -------
+    list of (int, int, int)
+        Digit shown, answer, and how often, the commonest first; pairs that do not occur are left out.
+    """
+    wrong = np.array(confusion)
+    np.fill_diagonal(wrong, 0)
+    pairs = [(*divmod(int(i), len(wrong)), int(wrong.flat[i])) for i in np.argsort(-wrong, axis=None, kind="stable")]
+    return [pair for pair in pairs[:most] if pair[2]]

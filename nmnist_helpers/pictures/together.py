@@ -1,0 +1,139 @@
+"""One gif of a whole network: what goes in, what the hidden layers send, what comes out, side by side and in step."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .frames import AGES, GREYS, PALETTE, Recording, _write, camera_frames, film_span, raster_frames
+from .gif import pack
+
+GAP, HEAD, FOOT = 14, 22, 24  # pixels between the panels, above them, and below
+COLUMNS = 16  # of the grid that shows a hidden layer
+BAR = 20  # pixels of the time bar below a camera's picture
+
+
+def network_gif(
+    layers: Sequence[Recording],
+    label: int | None = None,
+    *,
+    frame_ms: float = 10.0,
+    slowdown: float = 10.0,
+    hold: float = 1000.0,
+) -> bytes:
+    """Draw a recording and the spikes of every layer as one endless gif with a legend.
+
+    Parameters
+    ----------
+    layers : sequence of Event
+        The recording (2-D), the spikes of each hidden layer and those of the output layer (1-D), in the order of the
+        network.
+    label : int, optional
+        The true class; its row has the accent colour.
+    frame_ms : float
+        ms of the recording in one frame.
+    slowdown : float
+        ms of film for one of the recording.
+    hold : float
+        ms for which the last frame stands.
+
+    Returns
+    -------
+    bytes
+        The file's contents.
+
+    Raises
+    ------
+    ValueError
+        If the layers are not a recording and at least one layer of neurons.
+
+    Examples
+    --------
+    >>> data = network_gif([recording, hidden_1, hidden_2, output], label=7)
+    """
+    dims = [layer.dim for layer in layers]
+    if len(dims) < 2 or dims != [2] + [1] * (len(dims) - 1):
+        raise ValueError(f"network_gif: expected a 2-D recording and then 1-D layers, found {dims}")
+    recording, *hidden, output = layers
+    span = film_span(recording, None)
+    camera = camera_frames(recording, span, frame_ms)
+    panels = [camera, *(grid_frames(layer, span, frame_ms) for layer in hidden)]
+    row = (camera.shape[1] - BAR - 8) // 10
+    panels.append(raster_frames(output, span, frame_ms, scale=row, label=label, width=320))
+    heads = ["the camera's events", *(f"hidden layer {n}" for n in range(1, len(hidden) + 1)), "output neurons"]
+
+    height = HEAD + max(panel.shape[1] for panel in panels) + FOOT
+    width = sum(panel.shape[2] for panel in panels) + GAP * (len(panels) + 1)
+    film = np.full((len(camera), height, width), PALETTE["paper"], np.uint8)
+    left = GAP
+    for panel, head in zip(panels, heads, strict=True):
+        film[:, HEAD : HEAD + panel.shape[1], left : left + panel.shape[2]] = panel
+        _write_all(film, head, left, HEAD // 2)
+        left += panel.shape[2] + GAP
+    _legend(film, height - FOOT // 2, label is not None)
+    pace = 10 * max(2, round(frame_ms * slowdown / 10))  # browsers slow down anything below 20 ms
+    return pack(film, PALETTE.data, [pace] * (len(film) - 1) + [pace + 10 * round(hold / 10)])
+
+
+def grid_frames(event: Recording, span: float, frame_ms: float, scale: int = 7) -> np.ndarray:
+    """Draw a layer as a grid, a square for each neuron; it turns dark with a spike and fades over three frames.
+
+    Parameters
+    ----------
+    event : Event
+        1-D, with the number of its neurons as extent.
+    span, frame_ms : float
+        As in `camera_frames`.
+    scale : int
+        Pixels for the side of a square.
+
+    Returns
+    -------
+    uint8 array [F, H, W]
+        Numbers into `PALETTE`.
+    """
+    if event.extent is None:
+        raise ValueError("grid_frames: expected a layer that knows the number of its neurons, found none")
+    rows = -(-event.extent[2] // COLUMNS)
+    placed = _Grid(event, *np.divmod(event.x, COLUMNS))
+    film = camera_frames(placed, span, frame_ms, size=(rows, COLUMNS), scale=scale)[:, : rows * scale]
+    dark = np.arange(256, dtype=np.uint8)  # the colours of channel 0 become those of text
+    dark[PALETTE.event : PALETTE.event + len(AGES)] = PALETTE.text + np.array([GREYS - 1, GREYS // 2, 1])
+    return dark[film]
+
+
+class _Grid:
+    """A layer of neurons as the pixels of a camera: neuron n is at row n // COLUMNS, column n % COLUMNS."""
+
+    dim = 2
+
+    def __init__(self, event: Recording, y: np.ndarray, x: np.ndarray):
+        self.x, self.y, self.t, self.p = x, y, event.t, None
+        self.extent: tuple[int, int, int, float] | None = None
+        self.c = np.zeros(len(event), np.int64)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def _write_all(film: np.ndarray, text: str, x: int, y: int) -> int:
+    """Put the same text on every frame; return the column where it ends."""
+    before = film[0].copy()
+    _write(film[0], text, x, y, 12)
+    changed = film[0] != before
+    film[1:, changed] = film[0][changed]
+    return int(np.flatnonzero(changed.any(0)).max()) + 1
+
+
+def _legend(film: np.ndarray, y: int, true_class: bool) -> None:
+    """Squares of the colours that occur, and what each means."""
+    entries = [
+        (PALETTE.event + len(AGES), "ON event (brighter)"),
+        (PALETTE.event, "OFF event (darker)"),
+        (PALETTE.text + GREYS - 1, "spike"),
+    ]
+    if true_class:
+        entries.append((PALETTE["accent"], "spike of the true class"))
+    x = GAP
+    for color, text in entries:
+        film[:, y - 5 : y + 5, x : x + 10] = color
+        x = _write_all(film, text, x + 16, y) + 20

@@ -1,0 +1,46 @@
+"""Figures on answers and mistakes."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from nmnist_helpers.camera import BURSTS, SACCADES
+from nmnist_helpers.io import Event
+from nmnist_helpers.pictures.figures import confused_pairs, event_rows, mark_saccades, show_confusion
+
+
+def event() -> Event:
+    """Two ON events and an OFF event of one pixel, an OFF event of another, and one in the second saccade."""
+    x, y, c = np.array([4, 4, 4, 9, 20]), np.array([6, 6, 6, 2, 20]), np.array([1, 1, 0, 0, 1])
+    return Event(x, y, c, np.array([1.0, 2.0, 3.0, 50.0, SACCADES[1] + 1]))
+
+
+def test_rows_of_recordings_show_the_first_saccade():
+    fig = event_rows([event()] * 3, ["a", "b", "c"], columns=2)
+    assert [ax.get_title() for ax in fig.axes] == ["a", "b", "c", ""]
+    assert [len(ax.images) for ax in fig.axes] == [1, 1, 1, 0]
+    image = np.asarray(fig.axes[0].images[0].get_array())
+    assert {(int(r), int(c)): int(image[r, c]) for r, c in np.argwhere(image)} == {(6, 4): 1, (2, 9): -1}
+    plt.close(fig)
+
+
+def test_saccades_are_marked_where_their_events_begin():
+    fig, ax = plt.subplots()
+    mark_saccades(ax)
+    assert [line.get_xdata()[0] for line in ax.lines] == list(BURSTS[1:])
+    plt.close(fig)
+
+
+def test_a_confusion_matrix_hides_zeros():
+    fig, ax = plt.subplots()
+    show_confusion(ax, np.diag([3, 4]), "a title")
+    assert sorted(text.get_text() for text in ax.texts if text.get_visible()) == ["3", "4"]
+    assert (ax.get_xlabel(), ax.get_title()) == ("answer", "a title")
+    plt.close(fig)
+
+
+def test_the_commonest_mistakes_come_first():
+    confusion = np.diag([50] * 10)
+    confusion[4, 9], confusion[7, 1] = 2, 5
+    assert confused_pairs(confusion) == [(7, 1, 5), (4, 9, 2)]
+    assert confused_pairs(confusion, 1) == [(7, 1, 5)]
+    assert confusion[0, 0] == 50
