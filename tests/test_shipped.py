@@ -1,0 +1,68 @@
+"""The trained networks that come with the project: files that belong together, and reports that are true."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nmnist_helpers import TRAINED, NMNISTDataset
+from nmnist_helpers.checkpoint import load_checkpoint
+from nmnist_helpers.io import PackedEvents
+from nmnist_helpers.network import Network
+from nmnist_helpers.train import answers
+from nmnist_helpers.utils import LearningStats
+
+ROOT = Path(__file__).parents[1]
+BEST = TRAINED / "best"
+FEW_BYTES = 8_000_000
+
+
+def report(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+@pytest.mark.parametrize("folder", [BEST])
+def test_the_files_of_a_network_belong_together(folder):
+    result, reality = report(folder, "result.json"), report(folder, "reality.json")
+    digest = hashlib.sha256((folder / "network.pt").read_bytes()).hexdigest()
+    assert result["network_sha256"] == reality["network_sha256"] == digest
+    stats = LearningStats()
+    stats.load(folder)
+    assert len(stats.validation.accuracy_log) == result["settings"]["epochs"] == reality["epochs"]
+    assert np.argmax(stats.validation.accuracy_log) == result["best_epoch"]
+    assert stats.validation.accuracy_log[result["best_epoch"]] == pytest.approx(result["validation_accuracy"], abs=1e-6)
+    for prefix in ("", "tuned_"):
+        confusion = np.array(reality[f"{prefix}confusion"])
+        assert confusion.sum() == reality[f"{prefix}recordings"]
+        assert confusion.trace() / confusion.sum() == pytest.approx(reality[f"{prefix}accuracy"])
+
+
+@pytest.mark.skipif("NMNIST_DATA" not in os.environ, reason="NMNIST_DATA names no recordings")
+def test_the_best_network_reads_exactly_the_recordings_that_its_report_says():
+    recorded = [NMNISTDataset(train=train, source="recorded").packed for train in (True, False)]
+    everything = PackedEvents.concatenate(recorded)
+    reality = report(BEST, "reality.json")
+    if len(everything) != reality["recordings"]:
+        pytest.skip(f"the report is on {reality['recordings']} recordings; NMNIST_DATA has {len(everything)}")
+    found, true = answers(load_checkpoint(BEST / "network.pt", Network()), everything, torch.device("cpu"))
+    confusion = np.zeros((10, 10), int)
+    np.add.at(confusion, (true, found), 1)
+    assert confusion.tolist() == reality["confusion"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "Trained/README.md"])
+def test_pages_name_the_accuracies_of_the_reports(page):
+    text = (ROOT / page).read_text()
+    assert f"{report(BEST, 'result.json')['test_accuracy']:.2%}".replace("%", " %") in text
+    reality = report(BEST, "reality.json")
+    for accuracy in (reality["accuracy"], reality["tuned_accuracy"]):
+        assert f"{accuracy:.1%}".replace("%", " %") in text
+
+
+def test_the_networks_are_small():
+    shipped = [file for folder in ("best", "cnn", "seeds") for file in (TRAINED / folder).rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in shipped) < FEW_BYTES
