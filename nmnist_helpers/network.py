@@ -1,4 +1,4 @@
-"""The tutorial's network: 2312-512-512-10 CUBA neurons with learned delays and decays."""
+"""The tutorial's network, 2312-512-512-10 CUBA neurons with learned delays and decays, and its convolutional sibling."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +8,7 @@ import torch
 
 from . import block
 from .block.spec import LayerSpec
-from .geometry import CHANNELS
+from .geometry import CHANNELS, SIDE
 from .neuron import Dropout
 from .spikes import Spikes
 from .tools import NoScript, hooked
@@ -110,9 +110,9 @@ class Network(NoScript, torch.nn.Module):
         """
         outputs = []
         for b, following in zip(self.blocks, [*list(self.blocks)[1:], None], strict=True):
-            if isinstance(b, block.cuba.Dense):
-                dense = layers or not isinstance(following, block.cuba.Dense) or hooked(b) or hooked(following)
-                spikes = b(spikes, dense=dense)
+            if isinstance(b, block.cuba.Block):
+                takes_events = isinstance(following, block.cuba.Block | block.cuba.Flatten)
+                spikes = b(spikes, dense=layers or not takes_events or hooked(b) or hooked(following))
             else:
                 spikes = b(spikes)
             outputs.append(spikes)
@@ -139,3 +139,59 @@ class Network(NoScript, torch.nn.Module):
         from .block.hdf5 import write_network  # h5py is needed for this alone
 
         write_network(filename, self)
+
+
+class ConvNetwork(Network):
+    """Two layers of convolution with dropout and delays, one dense output layer.
+
+    The first layer looks at the 34 x 34 pixels of both polarities through windows of 5 x 5, three pixels apart; the
+    second at the first through windows of 3 x 3, two neurons apart.
+
+    Parameters
+    ----------
+    channels : int, int
+        Channels of the two layers.
+    dropout : float
+        Probability with which a neuron of theirs is silenced for a sample.
+    outputs : int
+        Classes.
+    neuron_params : dict, optional
+        Changes to `NEURON_PARAMS`.
+
+    Examples
+    --------
+    >>> net = ConvNetwork()
+    >>> net(torch.zeros(1, 2312, 300)).shape
+    torch.Size([1, 10, 300])
+    """
+
+    PICTURE = (2, SIDE, SIDE)
+
+    def __init__(
+        self,
+        channels: tuple[int, int] = (16, 32),
+        dropout: float = 0.05,
+        outputs: int = 10,
+        neuron_params: dict | None = None,
+    ):
+        torch.nn.Module.__init__(self)
+        params = {**NEURON_PARAMS, **(neuron_params or {})}
+        with_dropout = {**params, "dropout": Dropout(p=dropout)}
+        first, second = channels
+        options: dict[str, Any] = {"weight_norm": True, "delay": True, "weight_scale": 2}
+        self.blocks = torch.nn.ModuleList(
+            [
+                block.cuba.Conv(with_dropout, 2, first, 5, stride=3, **options),
+                block.cuba.Conv(with_dropout, first, second, 3, stride=2, **options),
+                block.cuba.Flatten(),
+                block.cuba.Dense(params, second * 4 * 4, outputs, weight_norm=True),
+            ]
+        )
+
+    def forward(self, spikes: torch.Tensor | Spikes, layers: bool = False):
+        """As `Network.forward`; the 2312 channels are taken for the picture that they are."""
+        if isinstance(spikes, Spikes):
+            spikes = spikes.as_picture(self.PICTURE)
+        else:
+            spikes = spikes.unflatten(1, self.PICTURE) if spikes.dim() == 3 else spikes
+        return super().forward(spikes, layers)
