@@ -1,4 +1,4 @@
-"""The tutorial's network, 2312-512-512-10 CUBA neurons with learned delays and decays, and its convolutional sibling."""
+"""The tutorial's network, 2312-512-512-10 CUBA neurons with learned delays and decays, and a convolutional sibling."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -142,17 +142,19 @@ class Network(NoScript, torch.nn.Module):
 
 
 class ConvNetwork(Network):
-    """Two layers of convolution with dropout and delays, one dense output layer.
+    """The convolutional sibling: two layers of convolution, one hidden dense layer, one output layer.
 
-    The first layer looks at the 34 x 34 pixels of both polarities through windows of 5 x 5, three pixels apart; the
-    second at the first through windows of 3 x 3, two neurons apart.
+    The first layer looks at the 34 x 34 pixels of both polarities through windows of 5 x 5 pixels, three pixels apart;
+    the second looks at the first through windows of 3 x 3, two neurons apart. All but the last have dropout and delays.
 
     Parameters
     ----------
-    channels : int, int
-        Channels of the two layers.
+    channels : (int, int)
+        Channels of the two layers of convolution.
+    hidden : int
+        Neurons of the hidden dense layer.
     dropout : float
-        Probability with which a neuron of theirs is silenced for a sample.
+        Probability with which a hidden neuron is silenced for a sample.
     outputs : int
         Classes.
     neuron_params : dict, optional
@@ -170,6 +172,7 @@ class ConvNetwork(Network):
     def __init__(
         self,
         channels: tuple[int, int] = (16, 32),
+        hidden: int = 128,
         dropout: float = 0.05,
         outputs: int = 10,
         neuron_params: dict | None = None,
@@ -178,20 +181,24 @@ class ConvNetwork(Network):
         params = {**NEURON_PARAMS, **(neuron_params or {})}
         with_dropout = {**params, "dropout": Dropout(p=dropout)}
         first, second = channels
-        options: dict[str, Any] = {"weight_norm": True, "delay": True, "weight_scale": 2}
+        options: dict[str, Any] = {"weight_norm": True, "delay": True}
+        # Windows have few synapses. At twice the usual weights their neurons fire about as often as dense ones.
+        of_picture: dict[str, Any] = {**options, "weight_scale": 2}
         self.blocks = torch.nn.ModuleList(
             [
-                block.cuba.Conv(with_dropout, 2, first, 5, stride=3, **options),
-                block.cuba.Conv(with_dropout, first, second, 3, stride=2, **options),
+                block.cuba.Conv(with_dropout, self.PICTURE[0], first, 5, stride=3, **of_picture),  # to 10 x 10
+                block.cuba.Conv(with_dropout, first, second, 3, stride=2, **of_picture),  # to 4 x 4
                 block.cuba.Flatten(),
-                block.cuba.Dense(params, second * 4 * 4, outputs, weight_norm=True),
+                block.cuba.Dense(with_dropout, second * 4 * 4, hidden, **options),
+                block.cuba.Dense(params, hidden, outputs, weight_norm=True),
             ]
         )
+        cast(Any, self.blocks[0]).input_shape = self.PICTURE  # so that it can be exported before it has run
 
     def forward(self, spikes: torch.Tensor | Spikes, layers: bool = False):
-        """As `Network.forward`; the 2312 channels are taken for the picture that they are."""
+        """As `Network.forward`, for spikes [B, 2312, T] or pictures [B, 2, 34, 34, T]."""
         if isinstance(spikes, Spikes):
             spikes = spikes.as_picture(self.PICTURE)
-        else:
-            spikes = spikes.unflatten(1, self.PICTURE) if spikes.dim() == 3 else spikes
+        elif spikes.dim() == 3:
+            spikes = spikes.unflatten(1, self.PICTURE)
         return super().forward(spikes, layers)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from .. import synapse
-from ..kernels.functions import twin
 from ..kernels.window import Picture, Window
 from ..spikes import Spikes
 from ..tools import exact
@@ -21,8 +20,7 @@ class OfPicture(Block):
     """What convolution and pooling share: neurons in the places of a picture.
 
     With the built-in quantisation and no norm, product, neuron and axon run as one fused step over the events,
-    otherwise one after the other. Both give the same. A dilated kernel, graded spikes and a kernel twin without a
-    fused step take the second way.
+    otherwise one after the other. Both give the same. Dilated kernels and graded spikes take the second way.
     """
 
     synapse: synapse.Conv | synapse.Pool
@@ -53,7 +51,7 @@ class OfPicture(Block):
         stride, padding, dilation, kernel = (
             getattr(synapses, name)[:2] for name in ("stride", "padding", "dilation", "kernel_size")
         )
-        if dilation != (1, 1) or not hasattr(twin(synapses.direction.device), "conv_forward"):
+        if dilation != (1, 1):
             return None
         sides = [side + extra for side, extra in zip(picture[1:], synapses.edge(picture[1:]), strict=True)]
         height, width = (

@@ -34,6 +34,18 @@ class Window(NamedTuple):
         """Neurons of all channels."""
         return self.outputs[0] * self.places
 
+    @property
+    def around(self) -> tuple[int, int, int, int]:
+        """Zeros left, right, above and below the picture, as far as the windows reach: what `F.pad` takes."""
+        (top, left), (_, height, width) = self.padding, self.inputs
+        below, right = (
+            max(0, (out - 1) * step + size - side - before)
+            for out, step, size, side, before in zip(
+                self.outputs[1:], self.stride, self.kernel, (height, width), self.padding, strict=True
+            )
+        )
+        return left, right, top, below
+
     def kernels(self, weights: torch.Tensor) -> torch.Tensor:
         """Weights [C_out, n], n one after the other as torch has them, as [C_out, C_in / groups, height, width]."""
         return weights.reshape(self.outputs[0], -1, *self.kernel)
@@ -53,9 +65,7 @@ def input_gradient(grad_z: torch.Tensor, weights: torch.Tensor, window: Window) 
     -------
     float tensor [B, T, C_in, H, W]
     """
-    sides = zip(
-        window.inputs[1:], window.outputs[1:], window.stride, window.padding, window.kernel, strict=True
-    )
+    sides = zip(window.inputs[1:], window.outputs[1:], window.stride, window.padding, window.kernel, strict=True)
     # Pixels beyond the last window get zero; those that pooling adds at the far edge are cut off.
     rest = [max(0, side - (out - 1) * step + 2 * around - size) for side, out, step, around, size in sides]
     found = F.conv_transpose2d(

@@ -81,7 +81,7 @@ def _columns(window: Window) -> np.ndarray:
 
 
 def _by_line(weights: torch.Tensor, window: Window) -> torch.Tensor:
-    """A table [C_in / groups * height * width, C_out] in the order of `_footprints`, for all inputs: zeros elsewhere."""
+    """A table [C_in / groups * height * width, C_out] in the order of `_footprints`, for all inputs."""
     features, groups = window.outputs[0], window.groups
     lines = weights.view(-1, *window.kernel, features)[:, :, _columns(window)]
     if groups == 1:
