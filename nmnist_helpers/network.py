@@ -105,16 +105,22 @@ class Network(NoScript, torch.nn.Module):
     def forward(self, spikes: torch.Tensor | Spikes, layers: bool = False):
         """Spikes [B, 2312, T], dense or `Spikes`, to output spikes [B, 10, T].
 
+        A network that begins with a convolution takes them for the picture that they are, and also takes pictures.
         With `layers`, a list of every block's output spikes instead, all dense. Without, hidden blocks hand on
         `Spikes`, unless a hook sits on the block or on the one that follows: hooks see tensors.
         """
-        outputs = []
+        first, outputs = self.blocks[0], []
+        if isinstance(first, block.cuba.OfPicture) and first.input_shape is not None and len(spikes.shape) == 3:
+            flat = isinstance(spikes, Spikes)
+            spikes = spikes.as_picture(first.input_shape) if flat else spikes.unflatten(1, first.input_shape)
         for b, following in zip(self.blocks, [*list(self.blocks)[1:], None], strict=True):
             if isinstance(b, block.cuba.Block):
                 takes_events = isinstance(following, block.cuba.Block | block.cuba.Flatten)
                 spikes = b(spikes, dense=layers or not takes_events or hooked(b) or hooked(following))
             else:
                 spikes = b(spikes)
+                if isinstance(spikes, Spikes) and hooked(following):
+                    spikes = spikes.dense()
             outputs.append(spikes)
         return outputs if layers else outputs[-1]
 
@@ -194,11 +200,3 @@ class ConvNetwork(Network):
             ]
         )
         cast(Any, self.blocks[0]).input_shape = self.PICTURE  # so that it can be exported before it has run
-
-    def forward(self, spikes: torch.Tensor | Spikes, layers: bool = False):
-        """As `Network.forward`, for spikes [B, 2312, T] or pictures [B, 2, 34, 34, T]."""
-        if isinstance(spikes, Spikes):
-            spikes = spikes.as_picture(self.PICTURE)
-        elif spikes.dim() == 3:
-            spikes = spikes.unflatten(1, self.PICTURE)
-        return super().forward(spikes, layers)
