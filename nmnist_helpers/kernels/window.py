@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
 Picture = tuple[int, int, int]  # channels, height, width
 Pair = tuple[int, int]  # height, width
@@ -49,26 +48,3 @@ class Window(NamedTuple):
     def kernels(self, weights: torch.Tensor) -> torch.Tensor:
         """Weights [C_out, n], n one after the other as torch has them, as [C_out, C_in / groups, height, width]."""
         return weights.reshape(self.outputs[0], -1, *self.kernel)
-
-
-def input_gradient(grad_z: torch.Tensor, weights: torch.Tensor, window: Window) -> torch.Tensor:
-    """``dL/ds`` of a convolution: every pixel collects the gradients of the neurons that see it.
-
-    Parameters
-    ----------
-    grad_z : float tensor [B, T, C_out, H', W']
-        Fastest where the channels of a place lie side by side in memory.
-    weights : float tensor [C_out, n]
-    window : Window
-
-    Returns
-    -------
-    float tensor [B, T, C_in, H, W]
-    """
-    sides = zip(window.inputs[1:], window.outputs[1:], window.stride, window.padding, window.kernel, strict=True)
-    # Pixels beyond the last window get zero; those that pooling adds at the far edge are cut off.
-    rest = [max(0, side - (out - 1) * step + 2 * around - size) for side, out, step, around, size in sides]
-    found = F.conv_transpose2d(
-        grad_z.flatten(0, 1), window.kernels(weights), None, window.stride, window.padding, rest, window.groups
-    )
-    return found[..., : window.inputs[1], : window.inputs[2]].unflatten(0, grad_z.shape[:2])

@@ -28,14 +28,14 @@ from ..common import (
     raise_out_of_range,
 )
 from ..constants import MAX_STATE
-from ..window import Window, input_gradient
+from ..window import Window
 from .arithmetic import f32, i32, leak
 from .backward import backward
+from .conv_input import input_gradient
 from .events import NONE_DROPPED, fired_to_events
 from .lanes import LANES, bits, load, magnitude, spread, store, to_f32, where
 from .layout import by_chunks, flat, last_only, pad, padded
 from .neuron import DRIVE_SHIFT, drive_of
-from .weight import weight_values
 
 
 @functools.lru_cache(maxsize=64)
@@ -80,21 +80,20 @@ def _columns(window: Window) -> np.ndarray:
     return np.lexsort((-columns, columns % window.stride[1]))
 
 
-def _by_line(weights: torch.Tensor, window: Window) -> torch.Tensor:
-    """A table [C_in / groups * height * width, C_out] in the order of `_footprints`, for all inputs."""
+def _for_all_inputs(weights: torch.Tensor, window: Window) -> torch.Tensor:
+    """A table [C_in / groups * height * width, C_out] as [C_in, height, width, C_out], with zeros between groups."""
     features, groups = window.outputs[0], window.groups
-    lines = weights.view(-1, *window.kernel, features)[:, :, _columns(window)]
+    kernels = weights.view(-1, *window.kernel, features)
     if groups == 1:
-        return lines
-    within = window.inputs[0] // groups
-    table = torch.zeros(groups, within, *window.kernel, groups, features // groups, dtype=weights.dtype)
-    for group, part in enumerate(lines.unflatten(3, (groups, -1)).unbind(3)):
-        table[group, ..., group, :] = part
-    return table.flatten(4).flatten(0, 1)
+        return kernels
+    found = torch.zeros(groups, len(kernels), *window.kernel, groups, features // groups, dtype=weights.dtype)
+    for group, part in enumerate(kernels.unflatten(3, (groups, -1)).unbind(3)):
+        found[group, ..., group, :] = part
+    return found.flatten(4).flatten(0, 1)
 
 
 def _from_lines(table: torch.Tensor, window: Window) -> torch.Tensor:
-    """The gradient of `_by_line`: from that of the table, of all inputs, to that of the weights."""
+    """From the gradient of the table in the order of `_footprints`, of all inputs, to that of the weights."""
     features, groups = window.outputs[0], window.groups
     lines = table.view(groups, -1, *window.kernel, groups, features // groups)
     lines = torch.stack([lines[group, ..., group, :] for group in range(groups)], 3).flatten(3)
@@ -225,7 +224,7 @@ def conv_forward(
         footprints=footprints,
         next_neuron=next_neuron,
         next_weight=next_weight,
-        table=flat(_by_line(weights, window).contiguous(), np.int8),
+        table=flat(_for_all_inputs(weights, window)[:, :, _columns(window)].contiguous(), np.int8),
         scale=f32(spikes.value),
         retain_i=flat(pad(inside.current_retention)),
         retain_v=flat(pad(inside.voltage_retention)),
@@ -262,8 +261,7 @@ def conv_backward(
 ) -> LayerGradients:
     """As `nmnist_helpers.kernels.composite.conv_backward`."""
     batch, steps = grad.shape[:2]
-    features, height, across = window.outputs
-    neurons, width = window.neurons, padded(window.neurons)
+    features, neurons, width = window.outputs[0], window.neurons, padded(window.neurons)
     rows = grad.permute(0, 1, 3, 4, 2).reshape(batch, steps, neurons)
     found = backward(
         OutputGradients(rows), saved[0], by_chunks(steps, width), *_inside(membrane, state, axon, window),
@@ -285,7 +283,6 @@ def conv_backward(
         )
         by_weight = _from_lines(torch.from_numpy(tables.sum(0) * f32(spikes.value)), window)
     if need.input:
-        z = found.z[..., :neurons].unflatten(-1, (height, across, features)).permute(0, 1, 4, 2, 3)
-        by_input = input_gradient(z, weight_values(weights), window)
+        by_input = input_gradient(found.z, _for_all_inputs(weights, window), window)
     sums = (_turned(x, window.places) for x in found[2:])
     return LayerGradients(by_input, by_weight, *sums)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ...spikes import Spikes
-from ..window import Window, input_gradient
+from ..window import Window
 from .matmul import matmul
 from .weight import weight_values
 
@@ -49,4 +49,9 @@ def conv_weight_gradient(spikes: Spikes, grad_z: torch.Tensor, window: Window) -
 
 def conv_input_gradient(grad_z: torch.Tensor, weights: torch.Tensor, window: Window) -> torch.Tensor:
     """As `nmnist_helpers.kernels.reference.conv_input_gradient`; torch's transposed convolution does it."""
-    return input_gradient(grad_z.unflatten(2, window.outputs), weight_values(weights), window)
+    sides = zip(window.inputs[1:], window.outputs[1:], window.stride, window.padding, window.kernel, strict=True)
+    # Pixels beyond the last window get zero; those that pooling adds at the far edge are cut off.
+    rest = [max(0, side - (out - 1) * step + 2 * around - size) for side, out, step, around, size in sides]
+    images, kernels = grad_z.unflatten(2, window.outputs).flatten(0, 1), window.kernels(weight_values(weights))
+    found = F.conv_transpose2d(images, kernels, None, window.stride, window.padding, rest, window.groups)
+    return found[..., : window.inputs[1], : window.inputs[2]].unflatten(0, grad_z.shape[:2])
