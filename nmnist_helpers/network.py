@@ -111,8 +111,8 @@ class Network(NoScript, torch.nn.Module):
         """
         first, outputs = self.blocks[0], []
         if isinstance(first, block.cuba.OfPicture) and first.input_shape is not None and len(spikes.shape) == 3:
-            flat = isinstance(spikes, Spikes)
-            spikes = spikes.as_picture(first.input_shape) if flat else spikes.unflatten(1, first.input_shape)
+            picture = cast(tuple[int, int, int], first.input_shape)
+            spikes = spikes.as_picture(picture) if isinstance(spikes, Spikes) else spikes.unflatten(1, picture)
         for b, following in zip(self.blocks, [*list(self.blocks)[1:], None], strict=True):
             if isinstance(b, block.cuba.Block):
                 takes_events = isinstance(following, block.cuba.Block | block.cuba.Flatten)

@@ -87,12 +87,15 @@ class Block(NoScript, torch.nn.Module):
             and (neuron.drop is None or isinstance(neuron.drop, Dropout))
         )
 
-    def _step(self, spikes: torch.Tensor | Spikes, events: Spikes | None, channels: int, window: Window | None, dense):
+    def _step(
+        self, spikes: torch.Tensor | Spikes, events: Spikes | None, channels: int, window: Window | None, dense: bool
+    ):
         """The whole block as one step; `events` are the spikes as events, None where they have no common value."""
         self._look_at_weights()
         synapses, neuron = self.synapse, self.neuron
         places = 1 if window is None else window.places
-        direction, length = synapses.direction, synapses.weight_g if synapses.weight_norm_enabled else None
+        direction: torch.Tensor = synapses.direction
+        length: torch.Tensor | None = synapses.weight_g if synapses.weight_norm_enabled else None
         if len(direction) != channels:  # pooling: one kernel for all channels
             direction = direction.expand(channels, *direction.shape[1:])
             length = None if length is None else length.expand(channels, *length.shape[1:])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -25,6 +25,11 @@ class OfPicture(Block):
 
     synapse: synapse.Conv | synapse.Pool
 
+    @property
+    def fused(self) -> bool:
+        """Whether the whole block runs as one step, without calls of its parts."""
+        return super().fused and type(self.synapse) in (synapse.Conv, synapse.Pool)
+
     @exact
     def forward(self, spikes: torch.Tensor | Spikes, dense: bool = True):
         """Spikes [B, C, H, W, T] (dense, or `Spikes` of a picture) to spikes [B, C', H', W', T].
@@ -32,16 +37,18 @@ class OfPicture(Block):
         With `dense` False the output may come as `Spikes` of a picture. Gradients flow through them as through a
         tensor.
         """
-        listed = isinstance(spikes, Spikes)
-        picture = spikes.picture if listed else tuple(spikes.shape[1:-1])
-        self.synapse.check((len(spikes), *(picture or (spikes.shape[1],)), spikes.shape[-1]))
+        shape: tuple[int, ...] = tuple(spikes.shape[1:-1])
+        events: Spikes | None = None
+        if isinstance(spikes, Spikes):
+            shape, events = spikes.picture or shape, spikes
+        self.synapse.check((spikes.shape[0], *shape, spikes.shape[-1]))
+        picture = cast(Picture, shape)  # checked
         window = self._window(picture) if self.fused else None
-        events = None
-        if window is not None:
-            spikes = spikes if listed else spikes.float()
-            events = spikes if listed else Spikes.from_dense(spikes.flatten(1, 3))
+        if window is not None and not isinstance(spikes, Spikes):
+            spikes = spikes.float()
+            events = Spikes.from_dense(spikes.flatten(1, 3))
         if window is None or events is None:
-            return super().forward(spikes.dense().unflatten(1, picture) if listed else spikes)
+            return super().forward(spikes.dense().unflatten(1, picture) if isinstance(spikes, Spikes) else spikes)
         self.input_shape, self.neuron.shape = picture, torch.Size(window.outputs)
         return self._step(spikes, events, window.outputs[0], window, dense)
 
