@@ -25,7 +25,7 @@ from .data.augmentation import Augment, augment
 from .data.dataset import NMNISTDataset
 from .data.loader import EventLoader
 from .lava import absent
-from .network import Network
+from .network import ConvNetwork, Network
 from .paths import GIFS, ROOT, TRAINED, data_root
 from .spikes import Spikes
 
@@ -46,6 +46,7 @@ __all__ = [
     "ROOT",
     "TRAINED",
     "Augment",
+    "ConvNetwork",
     "EventLoader",
     "NMNISTDataset",
     "Network",

@@ -75,7 +75,7 @@ class Delay(torch.nn.Module):
         self.grad_scale = grad_scale
         self.delay = UninitializedParameter()
         if num_features is not None:
-            self._draw(num_features)
+            self.draw(num_features)
 
     @property
     def sized(self) -> bool:
@@ -88,14 +88,15 @@ class Delay(torch.nn.Module):
         return self.delay.shape if self.sized else None
 
     @torch.no_grad()
-    def _draw(self, channels: int) -> None:
+    def draw(self, channels: int) -> None:
+        """Draw the delays of so many channels."""
         self.delay.materialize((channels,))  # in place: an optimiser that has the parameter goes on with it
         self.delay.uniform_(0, 1)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         # Unlike lava-dl's, delays that were loaded are never drawn again by the first input.
         if not self.sized and prefix + "delay" in state_dict:
-            self._draw(state_dict[prefix + "delay"].numel())
+            self.draw(state_dict[prefix + "delay"].numel())
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def clamp(self) -> None:
@@ -119,7 +120,7 @@ class Delay(torch.nn.Module):
     def forward(self, spikes: torch.Tensor) -> torch.Tensor:
         """Delay every channel of spikes [B, C, ..., T] by its own whole number of steps."""
         if not self.sized and spikes.dim() >= 3:
-            self._draw(spikes.shape[1])
+            self.draw(spikes.shape[1])
         if not self.sized or spikes.dim() < 3 or spikes.shape[1] != len(self.delay):
             raise ValueError(
                 f"Delay: expected input [B, C, ..., T] with C = {len(self.delay) if self.sized else 'any'},"

@@ -19,12 +19,12 @@ from .__main__ import main as run_command
 from .checkpoint import load_checkpoint
 from .data.dataset import NMNISTDataset
 from .io import PackedEvents
-from .network import Network
 from .paths import TRAINED
 from .train import Settings, answers, given_settings, parser, run
 from .train.folder import Folder
 from .train.group import Group
 from .train.parts import is_mnist, learn_and_validate
+from .train.progress import network_of
 
 DEFAULT_OUT = TRAINED / "real"
 DESCRIPTION = """\
@@ -112,7 +112,7 @@ def _check_unseen(settings: Settings, shown: np.ndarray) -> None:
 def _read(folder: Folder, settings: Settings, recordings: NMNISTDataset | PackedEvents, prefix: str) -> dict:
     """What the network in a folder reads of recordings."""
     device = Group(settings.device).device
-    net = load_checkpoint(folder.path / "network.pt", Network(settings.hidden)).to(device)
+    net = load_checkpoint(folder.path / "network.pt", network_of(settings)).to(device)
     found, true = answers(net, recordings, device)
     confusion = np.zeros((10, 10), int)
     np.add.at(confusion, (true, found), 1)

@@ -170,6 +170,17 @@ def _pair(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
+def _ones(spikes: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Spikes that are all worth the same, as ones, and their worth; graded spikes as they are.
+
+    The factor comes after the product: sums of ones times quantised weights are exact.
+    """
+    value = spikes.detach().amax().item() if spikes.numel() else 1.0
+    if value in (0.0, 1.0) or not ((spikes == value) | (spikes == 0)).all():
+        return spikes, 1.0
+    return spikes / value, value
+
+
 class Conv(Synapse):
     """Convolution over height and width, the same at every step of time; input [B, C, H, W, T].
 
@@ -207,16 +218,22 @@ class Conv(Synapse):
         self.padding = (*_pair("padding", padding), 0)
         self.dilation = (*_pair("dilation", dilation), 1)
 
+    def edge(self, sides: tuple[int, ...]) -> tuple[int, int]:
+        """Rows and columns of zeros that follow at the lower and right edge: none."""
+        return 0, 0
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise unless a tensor of this shape can be the input."""
+        if len(shape) != 5 or shape[1] != self.in_channels:
+            raise ValueError(f"synapse.Conv: expected input [B, {self.in_channels}, H, W, T], found {list(shape)}")
+
     @exact
     def forward(self, spikes: torch.Tensor) -> torch.Tensor:
         """Dendrite input [B, out, H', W', T]."""
-        if spikes.dim() != 5 or spikes.shape[1] != self.in_channels:
-            raise ValueError(
-                f"synapse.Conv: expected input [B, {self.in_channels}, H, W, T], found {list(spikes.shape)}"
-            )
+        self.check(spikes.shape)
         weight = self.hooked_weight()
-        spikes = spikes.to(weight.dtype)
-        return F.conv3d(spikes, weight, None, self.stride, self.padding, self.dilation, self.groups)
+        spikes, value = _ones(spikes.to(weight.dtype))
+        return F.conv3d(spikes, weight, None, self.stride, self.padding, self.dilation, self.groups) * value
 
 
 class Pool(Synapse):
@@ -252,6 +269,15 @@ class Pool(Synapse):
         self.padding = (*_pair("padding", padding), 0)
         self.dilation = (*_pair("dilation", dilation), 1)
 
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise unless a tensor of this shape can be the input."""
+        if len(shape) != 5:
+            raise ValueError(f"synapse.Pool: expected input [B, C, H, W, T], found {list(shape)}")
+
+    def edge(self, sides: tuple[int, ...]) -> tuple[int, int]:
+        """Rows and columns of zeros that follow at the lower and right edge."""
+        return sides[0] % self.kernel_size[0], sides[1] % self.kernel_size[1]
+
     @exact
     def forward(self, spikes: torch.Tensor) -> torch.Tensor:
         """Dendrite input [B, C, H', W', T].
@@ -259,13 +285,11 @@ class Pool(Synapse):
         Where a side is no multiple of the kernel, as many zeros as the division leaves over follow at the right and
         lower edge, as in lava-dl: a rest of more than half a window is seen whole, a smaller one in part or not at all.
         """
-        if spikes.dim() != 5:
-            raise ValueError(f"synapse.Pool: expected input [B, C, H, W, T], found {list(spikes.shape)}")
-        height, width = (spikes.shape[i] % self.kernel_size[i - 2] for i in (2, 3))
-        spikes = F.pad(spikes, (0, 0, 0, width, 0, height))
+        self.check(spikes.shape)
+        height, width = self.edge(spikes.shape[2:4])
         weight = self.hooked_weight()
-        flat = spikes.reshape(-1, 1, *spikes.shape[2:]).to(weight.dtype)
-        z = F.conv3d(flat, weight, None, self.stride, self.padding, self.dilation)
+        spikes, value = _ones(F.pad(spikes.to(weight.dtype), (0, 0, 0, width, 0, height)))
+        z = F.conv3d(spikes.flatten(0, 1)[:, None], weight, None, self.stride, self.padding, self.dilation) * value
         return z.reshape(*spikes.shape[:2], *z.shape[2:])
 
 

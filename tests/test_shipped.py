@@ -25,7 +25,7 @@ def report(folder, name):
     return json.loads((folder / name).read_text())
 
 
-@pytest.mark.parametrize("folder", [BEST])
+@pytest.mark.parametrize("folder", [BEST, TRAINED / "cnn"], ids=lambda folder: folder.name)
 def test_the_files_of_a_network_belong_together(folder):
     result, reality = report(folder, "result.json"), report(folder, "reality.json")
     digest = hashlib.sha256((folder / "network.pt").read_bytes()).hexdigest()

@@ -18,13 +18,13 @@ import torch
 from filelock import FileLock
 from support import fake_nmnist
 
-from nmnist_helpers import Network, __main__, train
+from nmnist_helpers import ConvNetwork, Network, __main__, train
 from nmnist_helpers.checkpoint import CheckpointError, load_checkpoint, load_tree, save_tree
 from nmnist_helpers.train import Settings
 from nmnist_helpers.train.folder import Folder
 from nmnist_helpers.train.group import Group, dist
 from nmnist_helpers.train.parts import evenly, learn_and_validate, split
-from nmnist_helpers.train.progress import Progress, groups, step_factor
+from nmnist_helpers.train.progress import Progress, groups, network_of, step_factor
 
 SMALL = ["--source", "recorded", "--hidden", "12", "--batch-size", "8", "--validation", "0.25"]
 # Everything that has a state of its own.
@@ -621,3 +621,12 @@ def test_the_command_works_without_docstrings(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 1
     assert done.stderr.endswith("--epochs: expected a whole number from 1, found 0\n")
+
+
+def test_the_convolutional_network_is_an_option():
+    assert type(network_of(Settings())) is Network
+    net = network_of(Settings(network="cnn", dropout=0.25))
+    assert type(net) is ConvNetwork
+    assert net[0].neuron.drop.p == 0.25
+    with pytest.raises(ValueError, match="--hidden: expected layers of the dense network alone"):
+        Settings(network="cnn", hidden=(12,))

@@ -1,18 +1,21 @@
 """The block: synapse, neuron, dropout, one-step shift and learned delay, one after the other."""
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from ..axon import Delay
 from ..axon import delay as shift
+from ..kernels.common import Axon
 from ..kernels.constants import MAX_DELAY, WEIGHT_SCALE
-from ..neuron import cuba
+from ..kernels.functions import CubaLayer, LayerCall, lag_of
+from ..kernels.window import Window
+from ..neuron import Dropout, cuba
 from ..neuron.norm import MeanOnlyBatchNorm
-from ..spikes import Spikes
+from ..spikes import Spikes, attach
 from ..synapse import Synapse
-from ..tools import NoScript, exact
+from ..tools import NoScript, exact, hooked
 from .spec import LayerSpec
 
 if TYPE_CHECKING:
@@ -68,6 +71,68 @@ class Block(NoScript, torch.nn.Module):
         self._look_at_weights()
         self.input_shape = tuple(spikes.shape[1:-1])
         return self._counted(self._axon(self.neuron(self.synapse(spikes))))
+
+    @property
+    def fused(self) -> bool:
+        """Whether the whole block runs as one step, without calls of its parts."""
+        neuron = self.neuron
+        parts = self.synapse, neuron, neuron.drop, self.delay
+        return (
+            self.quantised
+            and not neuron.persistent_state  # spikes on their way would have to enter
+            and type(neuron) is cuba.Neuron
+            and not any(map(hooked, parts))
+            and neuron.norm is None
+            and neuron.w_scale == WEIGHT_SCALE
+            and (neuron.drop is None or isinstance(neuron.drop, Dropout))
+        )
+
+    def _step(
+        self, spikes: torch.Tensor | Spikes, events: Spikes | None, channels: int, window: Window | None, dense: bool
+    ):
+        """The whole block as one step; `events` are the spikes as events, None where they have no common value."""
+        self._look_at_weights()
+        synapses, neuron = self.synapse, self.neuron
+        places = 1 if window is None else window.places
+        direction: torch.Tensor = synapses.direction
+        length: torch.Tensor | None = synapses.weight_g if synapses.weight_norm_enabled else None
+        if len(direction) != channels:  # pooling: one kernel for all channels
+            direction = direction.expand(channels, *direction.shape[1:])
+            length = None if length is None else length.expand(channels, *length.shape[1:])
+        batch, steps, device = spikes.shape[0], spikes.shape[-1], direction.device
+        decays = neuron.decays()
+        if self.delay is not None and not self.delay.sized:
+            self.delay.draw(channels)
+        delays = None if self.delay is None else self.delay.steps()
+        membrane, lag = neuron.membrane(decays, channels), lag_of(delays, self.delay_shift, channels, steps, device)
+        if places > 1:  # a channel's neurons share its constants
+            membrane = membrane._replace(
+                current_retention=membrane.current_retention.repeat_interleave(places),
+                voltage_retention=membrane.voltage_retention.repeat_interleave(places),
+            )
+            lag = lag.repeat_interleave(places)
+        kept, value = None, 1.0
+        drop = cast(Dropout | None, neuron.drop)
+        if drop is not None:
+            kept, value = drop.draw(batch, channels * places, device), drop.value
+        call = LayerCall(
+            spikes=events,
+            membrane=membrane,
+            state=neuron.start(batch, channels * places),
+            axon=Axon(lag, kept, value),
+            need_grad=torch.is_grad_enabled(),  # inside the function it would always be off
+            dense=dense or self.count_log,
+            window=window,
+        )
+        given = spikes.source if isinstance(spikes, Spikes) else spikes
+        rows, out, end = CubaLayer.apply(given, direction, length, *decays, delays, call)
+        neuron.store(end)
+        out.picture = None if window is None else window.outputs
+        rows = rows.movedim(1, -1)
+        if call.dense:
+            return self._counted(attach(rows, out))
+        out.source = rows
+        return out
 
     @property
     def shape(self) -> torch.Size | None:

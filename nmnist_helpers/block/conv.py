@@ -2,18 +2,77 @@
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from .. import synapse
+from ..kernels.window import Picture, Window
+from ..spikes import Spikes
+from ..tools import exact
 from .base import Block
 
 if TYPE_CHECKING:
     import h5py
 
 
-class Conv(Block):
+class OfPicture(Block):
+    """What convolution and pooling share: neurons in the places of a picture.
+
+    With the built-in quantisation and no norm, product, neuron and axon run as one fused step over the events,
+    otherwise one after the other. Both give the same. Dilated kernels and graded spikes take the second way.
+    """
+
+    synapse: synapse.Conv | synapse.Pool
+
+    @property
+    def fused(self) -> bool:
+        """Whether the whole block runs as one step, without calls of its parts."""
+        return super().fused and type(self.synapse) in (synapse.Conv, synapse.Pool)
+
+    @exact
+    def forward(self, spikes: torch.Tensor | Spikes, dense: bool = True):
+        """Spikes [B, C, H, W, T] (dense, or `Spikes` of a picture) to spikes [B, C', H', W', T].
+
+        With `dense` False the output may come as `Spikes` of a picture. Gradients flow through them as through a
+        tensor.
+        """
+        shape: tuple[int, ...] = tuple(spikes.shape[1:-1])
+        events: Spikes | None = None
+        if isinstance(spikes, Spikes):
+            shape, events = spikes.picture or shape, spikes
+        self.synapse.check((spikes.shape[0], *shape, spikes.shape[-1]))
+        picture = cast(Picture, shape)  # checked
+        window = self._window(picture) if self.fused else None
+        if window is not None and not isinstance(spikes, Spikes):
+            spikes = spikes.float()
+            events = Spikes.from_dense(spikes.flatten(1, 3))
+        if window is None or events is None:
+            return super().forward(spikes.dense().unflatten(1, picture) if isinstance(spikes, Spikes) else spikes)
+        self.input_shape, self.neuron.shape = picture, torch.Size(window.outputs)
+        return self._step(spikes, events, window.outputs[0], window, dense)
+
+    def _window(self, picture: Picture) -> Window | None:
+        """The geometry over a picture, None where there is no fused step for it."""
+        synapses = self.synapse
+        stride, padding, dilation, kernel = (
+            getattr(synapses, name)[:2] for name in ("stride", "padding", "dilation", "kernel_size")
+        )
+        if dilation != (1, 1):
+            return None
+        sides = [side + extra for side, extra in zip(picture[1:], synapses.edge(picture[1:]), strict=True)]
+        height, width = (
+            (side + 2 * around - size) // step + 1
+            for side, around, size, step in zip(sides, padding, kernel, stride, strict=True)
+        )
+        if height < 1 or width < 1:
+            return None  # torch says what is wrong
+        pool = isinstance(synapses, synapse.Pool)
+        channels, groups = (picture[0],) * 2 if pool else (synapses.out_channels, synapses.groups)
+        return Window(picture, (channels, height, width), kernel, stride, padding, groups)
+
+
+class Conv(OfPicture):
     """Convolutional CUBA block; input [B, C, H, W, T].
 
     Parameters
@@ -50,7 +109,7 @@ class Conv(Block):
         super().__init__(neuron_params, weights, out_features, delay, delay_shift, count_log)
 
 
-class Pool(Block):
+class Pool(OfPicture):
     """Pooling CUBA block: sums over windows, then neurons; input [B, C, H, W, T].
 
     Parameters
@@ -96,9 +155,12 @@ class Flatten(torch.nn.Module):
         self.count_log = count_log
         self.shape: list[int] | None = None  # known after a forward pass
 
-    def forward(self, spikes: torch.Tensor):
-        """Flatten all axes but batch and time."""
+    def forward(self, spikes: torch.Tensor | Spikes):
+        """Flatten all axes but batch and time; `Spikes` stay `Spikes`."""
         self.shape = [math.prod(spikes.shape[1:-1]), 1, 1]
+        if isinstance(spikes, Spikes):
+            laid = spikes.as_picture(None)
+            return (laid, None) if self.count_log else laid
         flat = spikes.reshape(spikes.shape[0], -1, spikes.shape[-1])
         return (flat, None) if self.count_log else flat
 

@@ -9,7 +9,7 @@ from ..kernels.constants import WEIGHT_SCALE
 from ..lava import absent
 from ..neuron.norm import MeanOnlyBatchNorm
 from .base import Block
-from .conv import Conv, Flatten, Pool
+from .conv import Conv, Flatten, OfPicture, Pool
 from .dense import Dense
 from .spec import LayerSpec
 
@@ -57,6 +57,8 @@ def _from_spec(layer: LayerSpec, neuron_params: dict) -> Block:
         block = Pool(params, layer.weight.shape[2:], **pairs, delay=delay)
     else:
         raise ValueError(f"type: expected a layer for which there is a block, found {layer.type!r}")
+    if layer.type != "dense":
+        block.input_shape = layer.in_shape
     synapses, neuron = block.synapse, block.neuron
     synapses.weight.copy_(torch.from_numpy(layer.weight / WEIGHT_SCALE).reshape(synapses.weight.shape))
     for parameter, decay in ((neuron.current_decay, layer.i_decay), (neuron.voltage_decay, layer.v_decay)):
@@ -73,4 +75,4 @@ def _from_spec(layer: LayerSpec, neuron_params: dict) -> Block:
 
 __getattr__ = absent(__name__)
 
-__all__ = ["Block", "Conv", "Dense", "Flatten", "Pool", "from_specs"]
+__all__ = ["Block", "Conv", "Dense", "Flatten", "OfPicture", "Pool", "from_specs"]

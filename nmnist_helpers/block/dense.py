@@ -5,13 +5,9 @@ from typing import cast
 
 import torch
 
-from ..kernels.common import Axon
-from ..kernels.constants import WEIGHT_SCALE
-from ..kernels.functions import CubaLayer, LayerCall, lag_of
-from ..neuron import Dropout, cuba
-from ..spikes import Spikes, attach
+from ..spikes import Spikes
 from ..synapse import Dense as Synapses
-from ..tools import exact, hooked
+from ..tools import exact
 from .base import Block
 
 
@@ -90,19 +86,7 @@ class Dense(Block):
     @property
     def fused(self) -> bool:
         """Whether the whole block runs as one step, without calls of its parts."""
-        neuron = self.neuron
-        parts = self.synapse, neuron, neuron.drop, self.delay
-        return (
-            self.quantised
-            and not neuron.persistent_state  # spikes on their way would have to enter
-            and type(self.synapse) is Synapses
-            and type(neuron) is cuba.Neuron
-            and not any(map(hooked, parts))
-            and self.mask is None
-            and neuron.norm is None
-            and neuron.w_scale == WEIGHT_SCALE
-            and (neuron.drop is None or isinstance(neuron.drop, Dropout))
-        )
+        return super().fused and self.mask is None and type(self.synapse) is Synapses
 
     @exact
     def forward(self, spikes: torch.Tensor | Spikes, dense: bool = True):
@@ -114,37 +98,10 @@ class Dense(Block):
         self.synapse.check(spikes.shape)
         if not self.fused or len(spikes.shape) == 5:
             return super().forward(spikes)
-        self._look_at_weights()
-        synapses, neuron = self.synapse, self.neuron
-        direction = synapses.direction
-        events: Spikes | None
         if isinstance(spikes, Spikes):
-            given, events = spikes.source, spikes
-        else:
-            given = spikes.float()
-            events = Spikes.from_dense(given)
-        (batch, _, steps), channels, device = spikes.shape, synapses.out_channels, direction.device
-        decays = neuron.decays()
-        delays = None if self.delay is None else self.delay.steps()
-        kept, value = None, 1.0
-        drop = cast(Dropout | None, neuron.drop)
-        if drop is not None:
-            kept, value = drop.draw(batch, channels, device), drop.value
-        call = LayerCall(
-            spikes=events,
-            membrane=neuron.membrane(decays, channels),
-            state=neuron.start(batch, channels),
-            axon=Axon(lag_of(delays, self.delay_shift, channels, steps, device), kept, value),
-            need_grad=torch.is_grad_enabled(),  # inside the function it would always be off
-            dense=dense or self.count_log,
-        )
-        length = synapses.weight_g if synapses.weight_norm_enabled else None
-        rows, out, end = CubaLayer.apply(given, direction, length, *decays, delays, call)
-        neuron.store(end)
-        if call.dense:
-            return self._counted(attach(rows.transpose(1, 2), out))
-        out.source = rows.transpose(1, 2)
-        return out
+            return self._step(spikes, spikes, self.synapse.out_channels, None, dense)
+        spikes = spikes.float()
+        return self._step(spikes, Spikes.from_dense(spikes), self.synapse.out_channels, None, dense)
 
     def _geometry(self, in_shape: tuple[int, ...] | None) -> dict:
         return {"weight_shape": (self.synapse.out_channels, -1)}

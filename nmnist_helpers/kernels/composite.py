@@ -9,6 +9,7 @@ import torch
 
 from ..spikes import DenseSpikes, Spikes
 from .common import EVERYTHING, Axon, LayerGradients, LayerTrace, Membrane, Needs, OutputGradients, State
+from .window import Window
 
 
 def layer_forward(
@@ -91,4 +92,82 @@ def layer_backward(
         current_decay=by_current,
         voltage_decay=by_voltage,
         delay=parts.delay_gradient(grad, out, axon.value) if need.delay else None,
+    )
+
+
+def conv_forward(
+    parts: ModuleType,
+    spikes: Spikes,
+    weights: torch.Tensor,
+    window: Window,
+    membrane: Membrane,
+    state: State,
+    axon: Axon,
+    need_grad: bool = True,
+) -> LayerTrace:
+    """Let spikes pass a layer of convolution.
+
+    Parameters
+    ----------
+    parts : module
+        The twin: its `conv_product`, `neuron_forward`, `axon_forward`.
+    spikes : Spikes of shape (B, C_in * H * W, T)
+    weights
+        From `quantise`, of [C_out, C_in / groups * height * width].
+    window : Window
+    membrane, state, axon, need_grad
+        As in `layer_forward`, for C_out * H' * W' neurons.
+
+    Returns
+    -------
+    LayerTrace
+    """
+    trace = parts.neuron_forward(parts.conv_product(spikes, weights, window), membrane, state, need_voltage=need_grad)
+    out = parts.axon_forward(trace.spikes, axon)
+    return LayerTrace(DenseSpikes(out, value=axon.value), trace.state, (trace.voltage, out) if need_grad else ())
+
+
+def conv_backward(
+    parts: ModuleType,
+    grad: torch.Tensor,
+    saved: tuple[torch.Tensor, ...],
+    spikes: Spikes,
+    weights: torch.Tensor,
+    window: Window,
+    membrane: Membrane,
+    state: State,
+    axon: Axon,
+    need: Needs = EVERYTHING,
+) -> LayerGradients:
+    """Gradients of `conv_forward`.
+
+    Parameters
+    ----------
+    parts : module
+        The twin: its `neuron_backward`, `conv_weight_gradient`, `conv_input_gradient`, `delay_gradient`.
+    grad : float tensor [B, T, C_out, H', W']
+        Gradient of the layer's output.
+    saved
+        From `conv_forward`.
+    spikes, weights, window, membrane, state, axon
+        As they came into `conv_forward`.
+    need : Needs
+        Which gradients are asked for; the others may be None.
+
+    Returns
+    -------
+    LayerGradients
+        `input` as pictures [B, T, C_in, H, W], those of decays and delays for every neuron.
+    """
+    voltage, out = saved
+    rows = grad.flatten(2)
+    z, by_current, by_voltage = parts.neuron_backward(
+        OutputGradients(rows), voltage, membrane, state, axon, need_decay=need.decay
+    )
+    return LayerGradients(
+        input=parts.conv_input_gradient(z, weights, window) if need.input else None,
+        weights=parts.conv_weight_gradient(spikes, z, window) if need.weights else None,
+        current_decay=by_current,
+        voltage_decay=by_voltage,
+        delay=parts.delay_gradient(rows, out, axon.value) if need.delay else None,
     )

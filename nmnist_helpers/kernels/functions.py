@@ -17,6 +17,7 @@ from . import backend
 from .common import Axon, Membrane, Needs, OutputGradients, State, raise_not_a_number
 from .constants import DECAY_SCALE
 from .reference.axon import moved
+from .window import Window
 
 
 def twin(device: torch.device) -> ModuleType:
@@ -72,10 +73,8 @@ def _check_number(name: str, parameter: torch.Tensor) -> None:
 
 
 def as_parameter(grad: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:
-    """Gradient [C] folded to the decay's own shape: summed where all channels share one decay."""
-    if grad is None:
-        return None
-    return grad.sum().reshape(shape) if shape.numel() == 1 else grad.reshape(shape)
+    """Gradient by neurons folded to the parameter's own shape: summed over the neurons that share a number."""
+    return None if grad is None else grad.reshape(shape.numel(), -1).sum(1).reshape(shape)
 
 
 def first_derivative(backward: Callable) -> Callable:
@@ -175,7 +174,8 @@ class LayerCall(NamedTuple):
     spikes : the input as events, None where only a dense product will do;
     membrane, state, axon : the neurons' constants, where they begin, and their axons' constants;
     need_grad : whether a backward pass may follow;
-    dense : whether to write the output's numbers, or only a tensor that stands for them.
+    dense : whether to write the output's numbers, or only a tensor that stands for them;
+    window : the geometry of a convolution, None for a layer where all inputs meet all neurons.
     """
 
     spikes: Spikes | None
@@ -184,6 +184,7 @@ class LayerCall(NamedTuple):
     axon: Axon
     need_grad: bool = True
     dense: bool = True
+    window: Window | None = None
 
 
 class CubaLayer(torch.autograd.Function):
@@ -192,6 +193,9 @@ class CubaLayer(torch.autograd.Function):
     ``apply(x, v, g, current_decay, voltage_decay, delay, call)``: x dense [B, C_in, T] or None (then `call.spikes` is
     the input), v [C_out, C_in, ...] and g [C_out, 1, ...] (None without weight norm), delay [C_out] or None. Decays
     and delay are those that `call.membrane` and `call.axon` were made from, here for their gradients alone.
+
+    With `call.window` the layer is a convolution: x is [B, C_in, H, W, T] or None, rows are pictures
+    [B, T, C_out, H', W'], and the neurons of a channel share its weights, decays and delay.
 
     Returns dense spikes as rows [B, T, C_out] (without `call.dense`, a zero that was expanded to that shape, for
     autograd alone), the same spikes as `Spikes`, and the state at the end.
@@ -213,14 +217,20 @@ class CubaLayer(torch.autograd.Function):
             norm = torch._weight_norm_interface(flat, length, 0)[1].flatten()
             factor = length.flatten() / norm
         weights = kernels.quantise(flat, factor)
-        trace = kernels.layer_forward(source, weights, call.membrane, call.state, call.axon, need_grad=call.need_grad)
+        constants = call.membrane, call.state, call.axon
+        if call.window is None:
+            trace = kernels.layer_forward(source, weights, *constants, need_grad=call.need_grad)
+        else:
+            trace = kernels.conv_forward(source, weights, call.window, *constants, need_grad=call.need_grad)
         ctx.save_for_backward(x if call.spikes is None else None, flat, factor, norm, weights, *trace.saved)
         ctx.call, ctx.kernels = call, kernels
         ctx.shapes = v.shape, None if g is None else g.shape, current_decay.shape, voltage_decay.shape
+        shape = (channels,) if call.window is None else call.window.outputs
         if call.dense:
             rows = trace.spikes.rows()  # the caller turns them: a view made in here could not be changed in place
+            rows = rows if call.window is None else rows.view(*rows.shape[:2], *shape)
         else:
-            rows = torch.zeros((), device=v.device).expand(source.shape[0], trace.spikes.shape[2], channels)
+            rows = torch.zeros((), device=v.device).expand(source.shape[0], trace.spikes.shape[2], *shape)
         return rows, trace.spikes, trace.state
 
     @staticmethod
@@ -229,10 +239,13 @@ class CubaLayer(torch.autograd.Function):
         x, flat, factor, norm, weights, *saved = ctx.saved_tensors
         call, kernels = ctx.call, ctx.kernels
         of_x, of_v, of_g, of_current, of_voltage, of_delay, _ = ctx.needs_input_grad
-        found = kernels.layer_backward(
-            grad, saved, call.spikes if call.spikes is not None else x.transpose(1, 2), weights,
-            call.membrane, call.state, call.axon, Needs(of_x, of_v or of_g, of_current or of_voltage, of_delay),
-        )  # fmt: skip
+        source = call.spikes if call.spikes is not None else x.transpose(1, 2)
+        constants = call.membrane, call.state, call.axon
+        need = Needs(of_x, of_v or of_g, of_current or of_voltage, of_delay)
+        if call.window is None:
+            found = kernels.layer_backward(grad, saved, source, weights, *constants, need)
+        else:
+            found = kernels.conv_backward(grad, saved, source, weights, call.window, *constants, need)
         by_v = by_g = None
         v_shape, g_shape, current_shape, voltage_shape = ctx.shapes
         if found.weights is not None:
@@ -240,11 +253,11 @@ class CubaLayer(torch.autograd.Function):
             by_v = by_v.view(v_shape)
             by_g = None if by_g is None else by_g.view(g_shape)
         return (
-            None if found.input is None else found.input.transpose(1, 2),
+            None if found.input is None else found.input.movedim(1, -1),
             by_v,
             by_g,
             as_parameter(found.current_decay, current_shape) if of_current else None,
             as_parameter(found.voltage_decay, voltage_shape) if of_voltage else None,
-            found.delay if of_delay else None,
+            as_parameter(found.delay, flat.shape[:1]) if of_delay else None,
             None,
         )

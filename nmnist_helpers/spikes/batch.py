@@ -1,5 +1,7 @@
 """Spikes of a batch as events: the form in which layers exchange them."""
 
+import math
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -28,9 +30,11 @@ class Spikes:
     value : float
         What a spike is worth: 1, or dropout's 1/(1-p), or 1/sampling_time. It is applied after the
         products, so that these stay exact.
-    source : tensor [B, C, T], optional
+    source : tensor [B, C, T] or [B, channels, height, width, T], optional
         Stands for these spikes in autograd: the output of the block that fired them, without memory of its own.
         A gradient that reaches it flows back into that block.
+    picture : (int, int, int), optional
+        Channels, height and width of a picture that C pixels are; None where they have no places.
 
     Raises
     ------
@@ -54,6 +58,7 @@ class Spikes:
     shape: tuple[int, int, int]
     value: float = 1.0
     source: torch.Tensor | None = field(default=None, repr=False)
+    picture: tuple[int, int, int] | None = None
 
     def __post_init__(self):
         self.shape = checked_shape(self.shape)
@@ -75,8 +80,19 @@ class Spikes:
         """Spikes of a list that the package's own code made: nothing is checked."""
         spikes = Spikes.__new__(Spikes)
         spikes.indptr, spikes.channel, spikes.shape, spikes.value, spikes.source = indptr, channel, shape, value, None
-        spikes._seen = None
+        spikes.picture = spikes._seen = None
         return spikes
+
+    def as_picture(self, picture: tuple[int, int, int] | None) -> Self:
+        """The same spikes as those of a picture (channels, height, width), or of one that was laid flat (None)."""
+        if picture is not None and math.prod(picture) != self.shape[1]:
+            raise ValueError(f"Spikes.as_picture: expected a picture of {self.shape[1]} pixels, found {picture}")
+        same = copy(self)
+        same.picture = picture
+        if self.source is not None:
+            batch, channels, steps = self.shape
+            same.source = self.source.reshape(batch, *(picture or (channels,)), steps)
+        return same
 
     def verify(self) -> Self:
         """Repeat the check where the list was changed in place since; free of charge where it was not."""
@@ -114,7 +130,7 @@ class Spikes:
             self.shape,
             self.value,
         )
-        moved.source = None if self.source is None else self.source.to(device)
+        moved.source, moved.picture = None if self.source is None else self.source.to(device), self.picture
         return moved
 
     def rows(self, dtype: torch.dtype = torch.float32, value: float | None = None) -> torch.Tensor:
@@ -139,7 +155,7 @@ class Spikes:
 
     def dense(self) -> torch.Tensor:
         """Dense tensor [B, C, T] float32; it remembers these events, so that they need not be found again."""
-        rows = self.rows() if self.source is None else _Filled.apply(self.source, self)
+        rows = self.rows() if self.source is None else _Filled.apply(self.source.reshape(self.shape), self)
         return attach(rows.transpose(1, 2), self)
 
     @classmethod
@@ -231,6 +247,7 @@ class DenseSpikes(Spikes):
         if not 0 < channels <= width:
             raise ValueError(f"DenseSpikes: expected 1 to {width} channels in rows of {width}, found {channels}")
         self.data, self.shape, self.value, self.source = data, (batch, channels, steps), value, None
+        self.picture = None
         self._list: Spikes | None = None
 
     def verify(self) -> Self:
@@ -267,7 +284,7 @@ class DenseSpikes(Spikes):
         if self.device == torch.device(device):
             return self
         moved = DenseSpikes(self.data.to(device, non_blocking=non_blocking), self.shape[1], self.value)
-        moved.source = None if self.source is None else self.source.to(device)
+        moved.source, moved.picture = None if self.source is None else self.source.to(device), self.picture
         return moved
 
     def rows(self, dtype: torch.dtype = torch.float32, value: float | None = None) -> torch.Tensor:

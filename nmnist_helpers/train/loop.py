@@ -22,13 +22,12 @@ from ..data.dataset import NMNISTDataset
 from ..data.loader import EventLoader
 from ..io import PackedEvents
 from ..loss import SpikeMax, SpikeRate
-from ..network import Network
 from ..paths import TRAINED
 from ..utils import Assistant
 from .folder import Folder
 from .group import Group
 from .parts import evenly, fingerprint, learn_and_validate
-from .progress import Progress, step_factor
+from .progress import Progress, network_of, step_factor
 from .settings import Settings
 
 DEFAULT_OUT = TRAINED / "long"
@@ -204,7 +203,7 @@ class Loop:
     def finish(self) -> dict:
         """Test the network that was kept, and write the report."""
         progress, settings = self.progress, self.settings
-        net = Network(settings.hidden, settings.dropout).to(self.group.device)
+        net = network_of(settings).to(self.group.device)
         best, best_epoch = progress.best, progress.best_epoch
         assert best is not None  # there was an epoch
         assert best_epoch is not None

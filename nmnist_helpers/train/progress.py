@@ -7,7 +7,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..checkpoint import CheckpointError
-from ..network import Network
+from ..network import ConvNetwork, Network
 from ..utils import LearningStats
 from .settings import Settings, flag
 
@@ -33,7 +33,7 @@ class Progress:
     def __init__(self, settings: Settings, device: torch.device, recordings: str, processes: int):
         self.settings, self.recordings, self.processes = settings, recordings, processes
         torch.manual_seed(settings.seed)
-        self.net = Network(settings.hidden, settings.dropout).to(device)
+        self.net = network_of(settings).to(device)
         self.optimizer = torch.optim.Adam(groups(self.net, settings), lr=settings.lr, fused=True)
         self.average = None
         if settings.average:
@@ -145,6 +145,13 @@ class Progress:
         """The form of the optimiser's state: moments of the shapes of the parameters."""
         parameters = [p.detach() for group in self.optimizer.param_groups for p in group["params"]]
         return {i: {"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p} for i, p in enumerate(parameters)}
+
+
+def network_of(settings: Settings) -> Network:
+    """A new network as the settings say."""
+    if settings.network == "cnn":
+        return ConvNetwork(dropout=settings.dropout)
+    return Network(settings.hidden, settings.dropout)
 
 
 def groups(net: Network, settings: Settings) -> list[dict]:

@@ -14,9 +14,10 @@ from ..geometry import SIDE
 LOCAL = ("out", "data", "device", "start", "timeout")
 
 DESCRIPTION = """\
-Train the tutorial's network. A part of the training recordings, kept for validation, chooses the best epoch; the test
-recordings are used once, at the end. The folder --out gets checkpoint.pt, which holds all that a run needs to go on,
-and the files made from it: network.pt (the best epoch), loss.txt, accuracy.txt, curves.png and result.json."""
+Train the tutorial's network or its convolutional sibling. A part of the training recordings, kept for validation,
+chooses the best epoch; the test recordings are used once, at the end. The folder --out gets checkpoint.pt, which holds
+all that a run needs to go on, and the files made from it: network.pt (the best epoch), loss.txt, accuracy.txt,
+curves.png and result.json."""
 EPILOG = """\
 To train in N processes: torchrun --nproc-per-node N -m nmnist_helpers.train ...
 Each process computes batches of --batch-size, and their gradients are added up, so that a step is that of one process
@@ -109,8 +110,11 @@ class Settings:
     max_shift: int = _option(
         4, ("whole pixels in 0..33", lambda v: isinstance(v, int) and 0 <= v < SIDE), "its largest shift, in pixels"
     )
+    network: str = _option(
+        "dense", _one_of("dense", "cnn"), "dense for the tutorial's network, cnn for its convolutional sibling"
+    )
     hidden: tuple[int, ...] = _option(
-        (512, 512), SIZES, "neurons of each hidden layer (default 512,512)", type=whole_numbers
+        (512, 512), SIZES, "neurons of each hidden layer of the dense network (default 512,512)", type=whole_numbers
     )
     seed: int = _option(0, _whole(0), "seed of weights, order, augmentation and dropout")
     source: str = _option(
@@ -146,6 +150,8 @@ class Settings:
                 fine = False
             if not fine:
                 raise ValueError(f"{flag(f.name)}: expected {words}, found {value!r}")
+        if self.network == "cnn" and self.hidden != (512, 512):
+            raise ValueError("--hidden: expected layers of the dense network alone, found them for --network cnn")
         if self.validation == 0 and self.keep == "best":
             raise ValueError("--validation: expected recordings to choose the best epoch on, or --keep last, found 0")
 

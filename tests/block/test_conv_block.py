@@ -8,7 +8,9 @@ from support import oracles
 from support.neurons import PARAMS, THRESHOLD, gradient_like, sample
 from support.oracles import assert_close
 
-from nmnist_helpers.block import cuba
+from nmnist_helpers import ConvNetwork, Spikes, netx
+from nmnist_helpers.block import conv, cuba
+from nmnist_helpers.neuron import Dropout
 
 
 def of_images(z, threshold=THRESHOLD):
@@ -105,3 +107,96 @@ def test_shapes_and_delays_of_pictures():
 def test_channel_decays_need_their_number():
     with pytest.raises(ValueError, match="expected num_neurons with norm or shared_param=False"):
         cuba.Pool({**PARAMS, "shared_param": False}, 2)
+
+
+# ------------------------------------------------------------------------------------------------- one fused step
+
+
+def blocks():
+    torch.manual_seed(2)
+    params = {**PARAMS, "dropout": Dropout(p=0.1)}
+    own = {**params, "shared_param": False}
+    return torch.nn.Sequential(
+        cuba.Conv(own, 2, 5, (3, 4), (2, 1), 1, weight_scale=8, weight_norm=True, delay=True),
+        cuba.Conv(params, 5, 10, 3, groups=5, weight_scale=6),
+        cuba.Pool(params, 2, weight_scale=1.5, delay=True),
+        cuba.Flatten(),
+        cuba.Dense(params, 60, 4, weight_scale=4),
+    )
+
+
+def run(net, x):
+    torch.manual_seed(7)  # the same neurons are dropped
+    out = net(x)
+    out.backward(gradient_like(out.shape))
+    return [out.detach(), x.grad, *(p.grad for p in net.parameters() if p.requires_grad)]
+
+
+def test_one_step_and_part_by_part_are_the_same(monkeypatch):
+    nets = [blocks(), blocks()]
+    x = sample((2, 2, 9, 8, 40), 0.15)
+    for net in nets:
+        net[0].delay.delay.data.uniform_(0, 4)
+        net[2].delay.draw(10)
+    nets[1].load_state_dict(nets[0].state_dict())
+    found = run(nets[0], x.clone().requires_grad_())
+    monkeypatch.setattr(conv.OfPicture, "_window", lambda *_: None)
+    expected = run(nets[1], x.clone().requires_grad_())
+    assert torch.equal(found[0], expected[0])
+    assert expected[0].any()
+    for ours, theirs in zip(found[1:], expected[1:], strict=True):
+        assert_close(ours, theirs)
+
+
+def test_events_and_dense_tensors_are_the_same():
+    """Between blocks: the same spikes, and the same gradients through events as through tensors."""
+    x = sample((2, 2, 9, 8, 40), 0.15)
+    dense, listed = blocks(), blocks()
+    for net in (dense, listed):
+        torch.manual_seed(3)
+        net[2].delay.draw(10)
+    expected = run(dense, x.clone().requires_grad_())
+    torch.manual_seed(7)
+    spikes = Spikes.from_dense(x.flatten(1, 3)).as_picture((2, 9, 8))
+    for block in listed:
+        spikes = block(spikes) if block is listed[3] else block(spikes, dense=False)
+    assert isinstance(spikes, Spikes)
+    out = spikes.dense()
+    out.backward(gradient_like(out.shape))
+    assert torch.equal(out.detach(), expected[0])
+    parameters = [p.grad for p in listed.parameters() if p.requires_grad]
+    for ours, theirs in zip(parameters, expected[2:], strict=True):
+        assert_close(ours, theirs)
+
+
+def test_a_picture_of_the_wrong_size_is_refused():
+    spikes = Spikes.from_dense(sample((1, 12, 5), 0.5))
+    with pytest.raises(ValueError, match="expected a picture of 12 pixels, found"):
+        spikes.as_picture((2, 2, 2))
+    with pytest.raises(ValueError, match=r"synapse.Conv: expected input \[B, 2, H, W, T\], found \[1, 12, 5\]"):
+        cuba.Conv(PARAMS, 2, 4, 3)(spikes)
+    with pytest.raises(ValueError, match=r"expected input \[B, 2, H, W, T\], found \[1, 3, 2, 2, 5\]"):
+        cuba.Conv(PARAMS, 2, 4, 3)(spikes.as_picture((3, 2, 2)))
+
+
+def test_the_convolutional_network_runs_from_its_file(tmp_path):
+    """Training's forward, the exported file and both integer engines: spike for spike."""
+    torch.manual_seed(1)
+    net = ConvNetwork(channels=(4, 6), hidden=12).eval()
+    for block in (*list(net)[:2], net[3]):
+        block.delay.delay.data.uniform_(0, 9)
+    x = sample((2, 2312, 60), 0.03)
+    with torch.no_grad():
+        layers = net(x, layers=True)
+        assert torch.equal(net(Spikes.from_dense(x)), layers[-1])
+    assert all(out.any() for out in layers)
+    assert sum(p.numel() for n, p in ConvNetwork().named_parameters() if "weight_v" in n) < 100_000
+    ConvNetwork().export_hdf5(tmp_path / "untrained.net")  # before any forward pass
+    net.export_hdf5(tmp_path / "network.net")
+    exported = netx.load(tmp_path / "network.net")
+    expected = [out for b, out in zip(net, layers, strict=True) if not isinstance(b, cuba.Flatten)]
+    for engine in ("fast", "reference"):
+        for ours, theirs in zip(exported.all_layers(x, engine), expected, strict=True):
+            assert torch.equal(ours, theirs)
+    with torch.no_grad():
+        assert torch.equal(exported.to_blocks()(Spikes.from_dense(x)), layers[-1])

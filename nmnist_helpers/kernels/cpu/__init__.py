@@ -1,5 +1,6 @@
 """The CPU twin: Numba kernels, parallel over samples and blocks of channels, no compiler needed."""
 
+from .conv import conv_backward, conv_forward
 from .layer import layer_backward, layer_forward
 from .memory import retain_freed_memory
 from .neuron import neuron_backward, neuron_forward
@@ -8,6 +9,8 @@ from .weight import quantise, quantise_gradient, weight_values
 retain_freed_memory()
 
 __all__ = [
+    "conv_backward",
+    "conv_forward",
     "layer_backward",
     "layer_forward",
     "neuron_backward",

@@ -17,7 +17,7 @@ DRIVE_SHIFT = 7  # 4096 / 32 = 2**7: from weight steps to state units
 
 
 @njit(inline="always")
-def _drive(x, scale):
+def drive_of(x, scale):
     """``trunc(scale * x)``, and -1 in the lanes where that is not a number or out of range."""
     y = x * scale
     inside = distance(y) < spread(f32(MAX_STATE + 1))  # False for NaN too
@@ -47,7 +47,7 @@ def _forward(
         for t in range(steps):
             row = (b * steps + t) * width + first
             if z.size:
-                drive, bad = _drive(load(z, row), spread(f32(scale)))
+                drive, bad = drive_of(load(z, row), spread(f32(scale)))
                 seen = seen | bad
             else:
                 drive = spread(i32(0))
@@ -55,7 +55,7 @@ def _forward(
                     drive = drive + load(table, np.int64(channel[k]) * width + first)
                 drive = drive << spread(i32(DRIVE_SHIFT))
                 if scale != f32(1.0):  # it multiplies the exact sum, one rounding, as a float product would
-                    drive, bad = _drive(to_f32(drive), spread(f32(scale)))
+                    drive, bad = drive_of(to_f32(drive), spread(f32(scale)))
                     seen = seen | bad
             i = leak(i, k_i) + drive
             v = leak(r, k_v) + i

@@ -9,6 +9,7 @@ from functools import partial
 
 from .. import composite
 from .axon import axon_forward, delay_gradient
+from .conv import conv_input_gradient, conv_product, conv_weight_gradient
 from .launch import check
 from .neuron import neuron_backward, neuron_forward
 from .product import input_gradient, product, weight_gradient
@@ -16,10 +17,17 @@ from .weight import quantise, quantise_gradient, weight_values
 
 layer_forward = partial(composite.layer_forward, sys.modules[__name__])
 layer_backward = partial(composite.layer_backward, sys.modules[__name__])
+conv_forward = partial(composite.conv_forward, sys.modules[__name__])
+conv_backward = partial(composite.conv_backward, sys.modules[__name__])
 
 __all__ = [
     "axon_forward",
     "check",
+    "conv_backward",
+    "conv_forward",
+    "conv_input_gradient",
+    "conv_product",
+    "conv_weight_gradient",
     "delay_gradient",
     "input_gradient",
     "layer_backward",

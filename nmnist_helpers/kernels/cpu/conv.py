@@ -1,0 +1,288 @@
+"""A layer of convolution on the CPU: every spike adds its patch of weights to the neurons that see it.
+
+In here the channels of a place lie side by side (height, width, channels). A patch is then a few lines of memory, and
+each line of weights is added to a line of neurons. Outside, neurons are counted as torch counts them (channels,
+height, width).
+"""
+
+import functools
+
+import numpy as np
+import torch
+from numba import prange
+
+from ...bits import lowest_bit
+from ...compiled import njit
+from ...spikes import Spikes
+from ..common import (
+    EVERYTHING,
+    Axon,
+    LayerGradients,
+    LayerTrace,
+    Membrane,
+    Needs,
+    OutputGradients,
+    State,
+    check_axon,
+    check_neuron,
+    raise_out_of_range,
+)
+from ..constants import MAX_STATE
+from ..window import Window
+from .arithmetic import f32, i32, leak
+from .backward import backward
+from .conv_input import input_gradient
+from .events import NONE_DROPPED, fired_to_events
+from .lanes import LANES, bits, load, magnitude, spread, store, to_f32, where
+from .layout import by_chunks, flat, last_only, pad, padded
+from .neuron import DRIVE_SHIFT, drive_of
+
+
+@functools.lru_cache(maxsize=64)
+def _footprints(window: Window) -> tuple[np.ndarray, int, int]:
+    """Where the patch of an input's spike lies.
+
+    Returns
+    -------
+    footprints : int32 array [C_in * H * W, 4]
+        First neuron, first weight, lines of the patch, numbers in a line.
+    next_neuron, next_weight : int
+        From one line to the next.
+    """
+    channels, *size = window.inputs
+    features, *out = window.outputs
+    first, count, tap = [], [], []
+    for axis in range(2):
+        at = np.arange(size[axis]) + window.padding[axis]
+        kernel, stride = window.kernel[axis], window.stride[axis]
+        low = np.maximum(0, -(-(at - kernel + 1) // stride))  # the windows that see it: at - kernel < low * stride ...
+        high = np.minimum(out[axis] - 1, at // stride)  # ... and high * stride <= at
+        first.append(low)
+        count.append(np.maximum(0, high - low + 1))
+        tap.append(at - low * stride)
+    place_of_column = np.argsort(_columns(window))  # where the table has a column of the kernel
+    taps = np.clip(tap[1], 0, window.kernel[1] - 1)  # beyond the kernel nothing is read: the count is zero
+    c, y, x = np.meshgrid(np.arange(channels), *map(np.arange, size), indexing="ij")
+    to = (first[0][y] * out[1] + first[1][x]) * features
+    line = (c * window.kernel[0] + tap[0][y]) * window.kernel[1] + place_of_column[taps][x]
+    numbers = count[1][x] * features
+    lines = np.where(numbers > 0, count[0][y], 0)
+    found = np.stack([to, line * features, lines, numbers], -1).reshape(-1, 4)
+    return found.astype(np.int32), out[1] * features, -window.stride[0] * window.kernel[1] * features
+
+
+def _columns(window: Window) -> np.ndarray:
+    """The kernel's columns in the order in which the table has them: those that one pixel meets, side by side.
+
+    A pixel that a window sees in column k is seen by the next window in column ``k - stride``.
+    """
+    columns = np.arange(window.kernel[1])
+    return np.lexsort((-columns, columns % window.stride[1]))
+
+
+def _for_all_inputs(weights: torch.Tensor, window: Window) -> torch.Tensor:
+    """A table [C_in / groups * height * width, C_out] as [C_in, height, width, C_out], with zeros between groups."""
+    features, groups = window.outputs[0], window.groups
+    kernels = weights.view(-1, *window.kernel, features)
+    if groups == 1:
+        return kernels
+    found = torch.zeros(groups, len(kernels), *window.kernel, groups, features // groups, dtype=weights.dtype)
+    for group, part in enumerate(kernels.unflatten(3, (groups, -1)).unbind(3)):
+        found[group, ..., group, :] = part
+    return found.flatten(4).flatten(0, 1)
+
+
+def _from_lines(table: torch.Tensor, window: Window) -> torch.Tensor:
+    """From the gradient of the table in the order of `_footprints`, of all inputs, to that of the weights."""
+    features, groups = window.outputs[0], window.groups
+    lines = table.view(groups, -1, *window.kernel, groups, features // groups)
+    lines = torch.stack([lines[group, ..., group, :] for group in range(groups)], 3).flatten(3)
+    back = torch.from_numpy(np.argsort(_columns(window)))
+    return lines[:, :, back].reshape(-1, features)
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def _forward(
+    indptr, channel, footprints, next_neuron, next_weight, table, scale,
+    retain_i, retain_v, threshold, current, reset, voltage, layout, fired,
+):  # fmt: skip
+    """From events to firing bits; True if a state left its range. A task goes through the time of one sample."""
+    batch, steps, chunks = fired.shape
+    width = chunks * LANES
+    of_sample, of_chunk, of_step = layout
+    failed = np.zeros(batch, np.uint8)
+    for b in prange(batch):
+        z = np.zeros(width, np.int32)
+        seen, limit, zero = spread(i32(0)), spread(i32(threshold)), spread(i32(0))
+        for t in range(steps):
+            for k in range(indptr[b * steps + t], indptr[b * steps + t + 1]):
+                at = footprints[channel[k]]
+                to, begin = np.int64(at[0]), np.int64(at[1])
+                for _ in range(at[2]):
+                    neurons, weights = z[to : to + at[3]], table[begin : begin + at[3]]
+                    for c in range(len(neurons)):
+                        neurons[c] += weights[c]
+                    to += next_neuron
+                    begin += next_weight
+            for chunk in range(chunks):
+                first = chunk * LANES
+                state = b * width + first
+                drive = load(z, first) << spread(i32(DRIVE_SHIFT))
+                store(z, first, zero)
+                if scale != f32(1.0):  # it multiplies the exact sum, one rounding, as a float product would
+                    drive, bad = drive_of(to_f32(drive), spread(f32(scale)))
+                    seen = seen | bad
+                i = leak(load(current, state), load(retain_i, first)) + drive
+                v = leak(load(reset, state), load(retain_v, first)) + i
+                spike = v > limit
+                store(current, state, i)
+                store(reset, state, where(spike, zero, v))
+                seen = seen | magnitude(i) | magnitude(v)  # the bits of all magnitudes
+                fired[b, t, chunk] = bits(spike)
+                store(voltage, b * of_sample + chunk * of_chunk + t * of_step, v)
+        failed[b] = bits((seen > spread(i32(MAX_STATE))) | (seen < zero)) != np.uint64(0)
+    return failed.any()
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def _sent(fired, lag, kept, places, arrived):
+    """Firing bits moved along the axons and to the order channel, height, width."""
+    batch, steps, chunks = fired.shape
+    features = len(lag)
+    for b in prange(batch):
+        for t in range(steps):
+            for chunk in range(chunks):
+                word = fired[b, t, chunk]
+                while word:
+                    place, c = divmod(chunk * LANES + np.int64(lowest_bit(word)), features)
+                    word &= word - np.uint64(1)
+                    neuron = c * places + place
+                    if t + lag[c] < steps and (kept.size == 0 or kept[b, neuron]):
+                        arrived[b, t + lag[c], neuron // LANES] |= np.uint64(1) << np.uint64(neuron % LANES)
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def _weight_gradient(indptr, channel, footprints, next_neuron, next_weight, grad_z, steps, tables):
+    """A table of sums for each sample: every spike adds the gradients of the neurons that its patch reached."""
+    for b in prange(len(tables)):
+        table = tables[b]
+        for row in range(b * steps, (b + 1) * steps):
+            z = grad_z[row]
+            for k in range(indptr[row], indptr[row + 1]):
+                at = footprints[channel[k]]
+                to, begin = np.int64(at[0]), np.int64(at[1])
+                for _ in range(at[2]):
+                    neurons, weights = z[to : to + at[3]], table[begin : begin + at[3]]
+                    for c in range(len(neurons)):
+                        weights[c] += neurons[c]
+                    to += next_neuron
+                    begin += next_weight
+
+
+def _turned(x: torch.Tensor, first: int) -> torch.Tensor:
+    """Neurons [..., first * second] in the order [..., second * first]."""
+    return x.unflatten(-1, (first, -1)).transpose(-1, -2).flatten(-2)
+
+
+def _inside(membrane: Membrane, state: State, axon: Axon, window: Window) -> tuple[Membrane, State, Axon]:
+    def turn(x):
+        return None if x is None else _turned(x, window.outputs[0])
+
+    return (
+        membrane._replace(
+            current_retention=turn(membrane.current_retention), voltage_retention=turn(membrane.voltage_retention)
+        ),
+        State(*map(turn, state)),
+        axon._replace(lag=turn(axon.lag), kept=turn(axon.kept)),
+    )
+
+
+def conv_forward(
+    spikes: Spikes,
+    weights: torch.Tensor,
+    window: Window,
+    membrane: Membrane,
+    state: State,
+    axon: Axon,
+    need_grad: bool = True,
+) -> LayerTrace:
+    """As `nmnist_helpers.kernels.composite.conv_forward`."""
+    batch, _, steps = spikes.shape
+    neurons = window.neurons
+    check_neuron(membrane, state, batch, neurons, weights.device)
+    check_axon(axon, batch, neurons, weights.device)
+    width = padded(neurons)
+    layout = by_chunks(steps, width) if need_grad else last_only(width)
+    voltage = torch.empty(batch * layout[0], dtype=torch.int32)
+    fired = np.empty((batch, steps, width // LANES), np.uint64)
+    inside, begin, _ = _inside(membrane, state, axon, window)
+    end = State(*(pad(x, copy=True) for x in begin))
+    footprints, next_neuron, next_weight = _footprints(window)
+    failed = _forward(
+        indptr=spikes.indptr.numpy(),
+        channel=spikes.channel.numpy(),
+        footprints=footprints,
+        next_neuron=next_neuron,
+        next_weight=next_weight,
+        table=flat(_for_all_inputs(weights, window)[:, :, _columns(window)].contiguous(), np.int8),
+        scale=f32(spikes.value),
+        retain_i=flat(pad(inside.current_retention)),
+        retain_v=flat(pad(inside.voltage_retention)),
+        threshold=i32(membrane.threshold),
+        current=flat(end.current),
+        reset=flat(end.voltage),
+        voltage=flat(voltage),
+        layout=layout,
+        fired=fired,
+    )
+    if failed:
+        raise_out_of_range()
+    arrived = np.zeros_like(fired)
+    lag = axon.lag.view(-1, window.places)[:, 0].contiguous()  # one for each channel
+    kept = NONE_DROPPED if axon.kept is None else axon.kept.contiguous().numpy()
+    _sent(fired=fired, lag=lag.numpy(), kept=kept, places=window.places, arrived=arrived)
+    out = Spikes.trusted(
+        *fired_to_events(arrived, Axon(torch.zeros_like(axon.lag))), (batch, neurons, steps), axon.value
+    )
+    end = State(*(_turned(x[:, :neurons], window.places) for x in end))
+    return LayerTrace(out, end, (voltage,) if need_grad else ())
+
+
+def conv_backward(
+    grad: torch.Tensor,
+    saved: tuple[torch.Tensor, ...],
+    spikes: Spikes,
+    weights: torch.Tensor,
+    window: Window,
+    membrane: Membrane,
+    state: State,
+    axon: Axon,
+    need: Needs = EVERYTHING,
+) -> LayerGradients:
+    """As `nmnist_helpers.kernels.composite.conv_backward`."""
+    batch, steps = grad.shape[:2]
+    features, neurons, width = window.outputs[0], window.neurons, padded(window.neurons)
+    rows = grad.permute(0, 1, 3, 4, 2).reshape(batch, steps, neurons)
+    found = backward(
+        OutputGradients(rows), saved[0], by_chunks(steps, width), *_inside(membrane, state, axon, window),
+        need_z=need.input or need.weights,
+    )  # fmt: skip
+    by_weight = by_input = None
+    if need.weights:
+        footprints, next_neuron, next_weight = _footprints(window)
+        tables = np.zeros((batch, len(weights) * window.groups * features), np.float32)
+        _weight_gradient(
+            indptr=spikes.indptr.numpy(),
+            channel=spikes.channel.numpy(),
+            footprints=footprints,
+            next_neuron=next_neuron,
+            next_weight=next_weight,
+            grad_z=found.z.view(batch * steps, width).numpy(),
+            steps=steps,
+            tables=tables,
+        )
+        by_weight = _from_lines(torch.from_numpy(tables.sum(0) * f32(spikes.value)), window)
+    if need.input:
+        by_input = input_gradient(found.z, _for_all_inputs(weights, window), window)
+    sums = (_turned(x, window.places) for x in found[2:])
+    return LayerGradients(by_input, by_weight, *sums)

@@ -1,0 +1,11 @@
+"""Convolution in Triton, held to the oracle."""
+
+import pytest
+from support.windows import WINDOWS, check_conv
+
+from nmnist_helpers.kernels import gpu
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_conv(device, name):
+    check_conv(gpu, WINDOWS[name], device, value=1.25, dropped=True, spread=5)
