@@ -47,9 +47,7 @@ def layer_forward(
     OverflowError
         As `neuron_forward`.
     """
-    trace = parts.neuron_forward(parts.product(spikes, weights), membrane, state, need_voltage=need_grad)
-    out = parts.axon_forward(trace.spikes, axon)
-    return LayerTrace(DenseSpikes(out, value=axon.value), trace.state, (trace.voltage, out) if need_grad else ())
+    return _send(parts, parts.product(spikes, weights), membrane, state, axon, need_grad)
 
 
 def layer_backward(
@@ -82,16 +80,10 @@ def layer_backward(
     -------
     LayerGradients
     """
-    voltage, out = saved
-    z, by_current, by_voltage = parts.neuron_backward(
-        OutputGradients(grad), voltage, membrane, state, axon, need_decay=need.decay
-    )
-    return LayerGradients(
+    z, found = _back(parts, grad, saved, membrane, state, axon, need)
+    return found._replace(
         input=parts.input_gradient(z, weights) if need.input else None,
         weights=parts.weight_gradient(spikes, z) if need.weights else None,
-        current_decay=by_current,
-        voltage_decay=by_voltage,
-        delay=parts.delay_gradient(grad, out, axon.value) if need.delay else None,
     )
 
 
@@ -122,9 +114,7 @@ def conv_forward(
     -------
     LayerTrace
     """
-    trace = parts.neuron_forward(parts.conv_product(spikes, weights, window), membrane, state, need_voltage=need_grad)
-    out = parts.axon_forward(trace.spikes, axon)
-    return LayerTrace(DenseSpikes(out, value=axon.value), trace.state, (trace.voltage, out) if need_grad else ())
+    return _send(parts, parts.conv_product(spikes, weights, window), membrane, state, axon, need_grad)
 
 
 def conv_backward(
@@ -159,15 +149,37 @@ def conv_backward(
     LayerGradients
         `input` as pictures [B, T, C_in, H, W], those of decays and delays for every neuron.
     """
+    z, found = _back(parts, grad.flatten(2), saved, membrane, state, axon, need)
+    return found._replace(
+        input=parts.conv_input_gradient(z, weights, window) if need.input else None,
+        weights=parts.conv_weight_gradient(spikes, z, window) if need.weights else None,
+    )
+
+
+def _send(
+    parts: ModuleType, z: torch.Tensor, membrane: Membrane, state: State, axon: Axon, need_grad: bool
+) -> LayerTrace:
+    """From the sums of a product to the spikes that arrive."""
+    trace = parts.neuron_forward(z, membrane, state, need_voltage=need_grad)
+    out = parts.axon_forward(trace.spikes, axon)
+    return LayerTrace(DenseSpikes(out, value=axon.value), trace.state, (trace.voltage, out) if need_grad else ())
+
+
+def _back(
+    parts: ModuleType,
+    rows: torch.Tensor,
+    saved: tuple[torch.Tensor, ...],
+    membrane: Membrane,
+    state: State,
+    axon: Axon,
+    need: Needs,
+) -> tuple[torch.Tensor, LayerGradients]:
+    """From the gradient of what `_send` gave, as rows, to that of the sums, and those of decays and delays."""
     voltage, out = saved
-    rows = grad.flatten(2)
     z, by_current, by_voltage = parts.neuron_backward(
         OutputGradients(rows), voltage, membrane, state, axon, need_decay=need.decay
     )
-    return LayerGradients(
-        input=parts.conv_input_gradient(z, weights, window) if need.input else None,
-        weights=parts.conv_weight_gradient(spikes, z, window) if need.weights else None,
-        current_decay=by_current,
-        voltage_decay=by_voltage,
-        delay=parts.delay_gradient(rows, out, axon.value) if need.delay else None,
+    by_delay = parts.delay_gradient(rows, out, axon.value) if need.delay else None
+    return z, LayerGradients(
+        input=None, weights=None, current_decay=by_current, voltage_decay=by_voltage, delay=by_delay
     )
