@@ -22,7 +22,7 @@ from support.rows import (
 from nmnist_helpers.kernels import cpu, reference
 from nmnist_helpers.kernels.common import Axon, Needs, State
 from nmnist_helpers.kernels.cpu import product as cpu_product
-from nmnist_helpers.kernels.cpu.lanes import LANES
+from nmnist_helpers.kernels.cpu.lanes import CHUNK
 from nmnist_helpers.kernels.cpu.layer import MAX_INPUTS
 from nmnist_helpers.kernels.cpu.product import DENSE_FROM
 from nmnist_helpers.kernels.reference.axon import axon_backward
@@ -193,7 +193,7 @@ def layer_voltage(trace, sizes) -> np.ndarray:
     batch, channels, steps = sizes
     voltage = trace.saved[0]
     if voltage.dim() == 1:
-        voltage = voltage.view(batch, -1, steps, LANES).transpose(1, 2).reshape(batch, steps, -1)[..., :channels]
+        voltage = voltage.view(batch, -1, steps, CHUNK).transpose(1, 2).reshape(batch, steps, -1)[..., :channels]
     return trains(voltage)
 
 

@@ -4,14 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import prange
 
 from ...compiled import njit
 from ...spikes import Spikes
+from ...tasks import tasks
 from ..common import Axon, Membrane, OutputGradients, State
 from ..constants import DECAY_SCALE
-from .arithmetic import LOG2_E, exp2_negative, f32, i32, i64, leak
-from .lanes import LANES, distance, load, spread, store, to_f32, where
+from .arithmetic import LOG2_E, exp2_negative, f32, i32, i64
+from .lanes import CHUNK, LANES, distance, load, spread, store, to_f32, toward_zero, where
 from .layout import Layout, flat, pad
 
 
@@ -28,66 +28,76 @@ class Gradients(NamedTuple):
 @njit(inline="always")
 def _read_where_sent(grad, lag, first, row, width, steps, out):
     """Gradient rows of a sample as seen before the axon, which sent the spike of step t to step ``t + lag``."""
-    # Unsigned, since Numba checks of every signed index whether it counts from the end.
-    reach = np.empty(LANES, np.uint64)
-    farthest = 0
-    for c in range(LANES):
-        reach[c] = np.uint64(row + lag[first + c] * width + c)
-        farthest = max(farthest, lag[first + c])
+    nearest, farthest = i64(lag[first]), i64(lag[first])
+    for c in range(1, CHUNK):
+        nearest, farthest = min(nearest, i64(lag[first + c])), max(farthest, i64(lag[first + c]))
+    # Most delays are equal: rows are copied whole, and the others of their numbers replaced. Places are unsigned, since
+    # Numba checks of every signed index whether it counts from the end.
+    other, reach = np.empty(CHUNK, np.uint64), np.empty(CHUNK, np.uint64)
+    others = np.uint64(0)
+    for c in range(CHUNK):
+        if lag[first + c] != nearest:
+            other[others], reach[others] = np.uint64(c), np.uint64(row + lag[first + c] * width + c)
+            others += np.uint64(1)
     for t in range(steps):
-        begin, to = np.uint64(t * width), np.uint64(t * LANES)
+        begin, to = np.uint64(t * width), np.uint64(t * CHUNK)
+        for part in range(0, CHUNK, LANES):
+            at = row + (t + nearest) * width + part
+            store(out, t * CHUNK + part, load(grad, at) if t + nearest < steps else spread(f32(0.0)))
         if t + farthest < steps:
-            for c in range(np.uint64(LANES)):
-                out[to + c] = grad[begin + reach[c]]
+            for k in range(others):
+                out[to + other[k]] = grad[begin + reach[k]]
         else:
-            for c in range(np.uint64(LANES)):
-                out[to + c] = grad[begin + reach[c]] if t + lag[np.uint64(first) + c] < steps else f32(0.0)
+            for k in range(others):
+                inside = t + lag[np.uint64(first) + other[k]] < steps
+                out[to + other[k]] = grad[begin + reach[k]] if inside else f32(0.0)
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@njit(inline="always")
+def _add_rows(indptr, channel, rows, table, row, steps):
+    """Add the gradient of each step to the weights of the inputs that spiked in it."""
+    k = np.uint64(indptr[row])
+    for t in range(steps):
+        last = np.uint64(indptr[row + t + 1])
+        while k < last:
+            at = i64(channel[k]) * CHUNK
+            for part in range(0, CHUNK, LANES):
+                store(table, at + part, load(table, at + part) + load(rows, t * CHUNK + part))
+            k += np.uint64(1)
+
+
+@tasks(error_model="numpy")
 def _backward(
-    grad, grad_voltage, grad_current, voltage, layout, retain_i, retain_v, threshold, current0, reset0,
-    by_tau, factor, lag, steps, indptr, channel, value, grad_z, grad_table, sums,
+    task, grad, grad_voltage, grad_current, voltage, layout, retain_i, retain_v, threshold, current0, reset0,
+    by_tau, factor, lag, steps, channels, indptr, channel, value, grad_z, grad_table, sums,
 ):  # fmt: skip
+    """A chunk of neurons of one sample; of all samples in order where the task adds to the weights of the chunk."""
     width = len(lag)
-    batch, chunks = len(factor) // width, width // LANES
+    batch, chunks = len(factor) // width, width // CHUNK
     of_sample, of_chunk, of_step = layout
     inputs = len(grad_table) // width
-    # One task adds to the weights of a chunk of channels; it goes through all samples in order.
-    together = batch if inputs else 1
-    for task in prange(chunks * batch // together):
-        chunk = task % chunks
-        first = chunk * LANES
-        k_v, limit, zero, rest = load(retain_v, first), spread(i32(threshold)), spread(f32(0.0)), spread(i32(0))
-        a_i = to_f32(load(retain_i, first)) * spread(f32(1.0 / DECAY_SCALE))
-        a_v = to_f32(k_v) * spread(f32(1.0 / DECAY_SCALE))
-        nearest, farthest = i64(lag[first]), i64(lag[first])
-        for c in range(1, LANES):
-            nearest, farthest = min(nearest, lag[first + c]), max(farthest, lag[first + c])
-        # Delays begin below 1 and most stay there: with two neighbouring lags every row is still loaded whole, once.
-        near = farthest - nearest < 2
-        late = load(lag, first) > spread(i32(nearest))
-        sent = np.empty(0 if near else steps * LANES, np.float32)
-        rows = np.empty(steps * LANES if inputs else 0, np.float32)
-        table = np.zeros(inputs * LANES, np.float32)
-        for b in range(task // chunks, task // chunks + together):
+    sample, chunk = divmod(task, chunks)
+    sent = np.empty(steps * CHUNK if grad.size else 0, np.float32)
+    rows = np.empty(steps * CHUNK if inputs else 0, np.float32)
+    table = np.zeros(inputs * CHUNK, np.float32)
+    limit, zero = spread(i32(threshold)), spread(f32(0.0))
+    for b in range(0 if inputs else sample, batch if inputs else sample + 1):
+        if grad.size:
+            _read_where_sent(grad, lag, chunk * CHUNK, b * steps * width + chunk * CHUNK, width, steps, sent)
+        for part in range(0, min(CHUNK, channels - chunk * CHUNK), LANES):
+            first = chunk * CHUNK + part
+            a_i = to_f32(load(retain_i, first)) * spread(f32(1.0 / DECAY_SCALE))
+            a_v = to_f32(load(retain_v, first)) * spread(f32(1.0 / DECAY_SCALE))
             state, begin = b * width + first, b * steps * width + first
-            volts = b * of_sample + chunk * of_chunk
-            if grad.size and not near:
-                _read_where_sent(grad, lag, first, begin, width, steps, sent)
+            volts = b * of_sample + chunk * of_chunk + part
             gain = load(factor, state)
-            g_v, g_i, g_after, row_after = zero, zero, zero, zero
+            g_v, g_i, g_after = zero, zero, zero
             sum_i, sum_v, sum_d = zero, zero, zero
             v = load(voltage, volts + (steps - 1) * of_step)
             for t in range(steps - 1, -1, -1):
                 g = zero
                 if grad.size:
-                    if near:
-                        row = load(grad, begin + (t + nearest) * width) if t + nearest < steps else zero
-                        g_s = where(late, row_after, row)
-                        row_after = row
-                    else:
-                        g_s = load(sent, t * LANES)
+                    g_s = load(sent, t * CHUNK + part)
                     # The delayed train jumps up at a spike and down one step later.
                     sum_d = sum_d + where(v > limit, g_after - g_s, zero)
                     g_after = g_s
@@ -100,32 +110,30 @@ def _backward(
                 # gV[t] R[t-1], and gI[t+1] I[t] with I[t] = V[t] - leak(R[t-1]).
                 if t > 0:
                     before = load(voltage, volts + (t - 1) * of_step)
-                    r = where(before > limit, rest, before)
+                    r = where(before > limit, zero, to_f32(before))
                 else:
                     before = load(reset0, state)
-                    r = before
-                sum_v = sum_v + g_v * to_f32(r)
-                sum_i = sum_i + g_i * to_f32(v - leak(r, k_v))
+                    r = to_f32(before)
+                sum_v = sum_v + g_v * r
+                sum_i = sum_i + g_i * (to_f32(v) - toward_zero(a_v * r))  # the leak in float32: one unit off at most
                 v = before
                 g_i = a_i * g_i + g_v
                 if grad_current.size:
                     g_i = g_i + load(grad_current, begin + t * width)
                 if inputs:
-                    store(rows, t * LANES, g_i)
+                    store(rows, t * CHUNK + part, g_i)
                 if grad_z.size:
                     store(grad_z, begin + t * width, g_i)
             sum_i = sum_i + g_i * to_f32(load(current0, state))
             store(sums, state, sum_i)
             store(sums, batch * width + state, sum_v)
             store(sums, 2 * batch * width + state, sum_d)
-            if inputs:
-                for t in range(steps):
-                    g_i = load(rows, t * LANES)
-                    for k in range(indptr[b * steps + t], indptr[b * steps + t + 1]):
-                        at = i64(channel[k]) * LANES
-                        store(table, at, load(table, at) + g_i)
-        for c in range(inputs):
-            store(grad_table, c * width + first, load(table, c * LANES) * spread(f32(value)))
+        if inputs:
+            _add_rows(indptr, channel, rows, table, b * steps, steps)
+    for c in range(inputs):
+        for part in range(0, CHUNK, LANES):
+            to = c * width + chunk * CHUNK + part
+            store(grad_table, to, load(table, c * CHUNK + part) * spread(f32(value)))
 
 
 def backward(
@@ -164,7 +172,9 @@ def backward(
     z = torch.empty(batch, steps, width) if need_z else None
     table = None if events is None else torch.empty(events.shape[1], width)
     sums = torch.empty(3, batch, width)
+    chunks = width // CHUNK
     _backward(
+        chunks if events is not None else batch * chunks,
         grad=flat(spikes_grad),
         grad_voltage=flat(voltage_grad),
         grad_current=flat(current_grad),
@@ -179,6 +189,7 @@ def backward(
         factor=flat(pad(factor)),
         lag=flat(pad(axon.lag, fill=int(axon.lag[-1]))),
         steps=steps,
+        channels=channels,
         indptr=flat(None if events is None else events.indptr, np.int32),
         channel=flat(None if events is None else events.channel, np.int32),
         value=f32(1.0 if events is None else events.value),

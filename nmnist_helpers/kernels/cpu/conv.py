@@ -9,11 +9,10 @@ import functools
 
 import numpy as np
 import torch
-from numba import prange
 
 from ...bits import lowest_bit
-from ...compiled import njit
 from ...spikes import Spikes
+from ...tasks import tasks
 from ..common import (
     EVERYTHING,
     Axon,
@@ -33,8 +32,8 @@ from .arithmetic import f32, i32, leak
 from .backward import backward
 from .conv_input import input_gradient
 from .events import NONE_DROPPED, fired_to_events
-from .lanes import LANES, bits, load, magnitude, spread, store, to_f32, where
-from .layout import by_chunks, flat, last_only, pad, padded
+from .lanes import CHUNK, LANES, bits, load, magnitude, spread, store, to_f32, where
+from .layout import by_chunks, by_lanes, flat, last_only, pad, padded, words
 from .neuron import DRIVE_SHIFT, drive_of
 
 
@@ -101,82 +100,74 @@ def _from_lines(table: torch.Tensor, window: Window) -> torch.Tensor:
     return lines[:, :, back].reshape(-1, features)
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@tasks(error_model="numpy")
 def _forward(
-    indptr, channel, footprints, next_neuron, next_weight, table, scale,
-    retain_i, retain_v, threshold, current, reset, voltage, layout, fired,
+    b, indptr, channel, footprints, next_neuron, next_weight, table, scale,
+    retain_i, retain_v, threshold, current, reset, steps, width, voltage, layout, fired, failed,
 ):  # fmt: skip
-    """From events to firing bits; True if a state left its range. A task goes through the time of one sample."""
-    batch, steps, chunks = fired.shape
-    width = chunks * LANES
+    """One sample through time, from events to firing bits."""
     of_sample, of_chunk, of_step = layout
-    failed = np.zeros(batch, np.uint8)
-    for b in prange(batch):
-        z = np.zeros(width, np.int32)
-        seen, limit, zero = spread(i32(0)), spread(i32(threshold)), spread(i32(0))
-        for t in range(steps):
-            for k in range(indptr[b * steps + t], indptr[b * steps + t + 1]):
-                at = footprints[channel[k]]
-                to, begin = np.int64(at[0]), np.int64(at[1])
-                for _ in range(at[2]):
-                    neurons, weights = z[to : to + at[3]], table[begin : begin + at[3]]
-                    for c in range(len(neurons)):
-                        neurons[c] += weights[c]
-                    to += next_neuron
-                    begin += next_weight
-            for chunk in range(chunks):
-                first = chunk * LANES
-                state = b * width + first
-                drive = load(z, first) << spread(i32(DRIVE_SHIFT))
-                store(z, first, zero)
-                if scale != f32(1.0):  # it multiplies the exact sum, one rounding, as a float product would
-                    drive, bad = drive_of(to_f32(drive), spread(f32(scale)))
-                    seen = seen | bad
-                i = leak(load(current, state), load(retain_i, first)) + drive
-                v = leak(load(reset, state), load(retain_v, first)) + i
-                spike = v > limit
-                store(current, state, i)
-                store(reset, state, where(spike, zero, v))
-                seen = seen | magnitude(i) | magnitude(v)  # the bits of all magnitudes
-                fired[b, t, chunk] = bits(spike)
-                store(voltage, b * of_sample + chunk * of_chunk + t * of_step, v)
-        failed[b] = bits((seen > spread(i32(MAX_STATE))) | (seen < zero)) != np.uint64(0)
-    return failed.any()
+    z = np.zeros(width, np.int32)
+    seen, limit, zero = spread(i32(0)), spread(i32(threshold)), spread(i32(0))
+    for t in range(steps):
+        for k in range(indptr[b * steps + t], indptr[b * steps + t + 1]):
+            at = footprints[channel[k]]
+            to, begin = np.int64(at[0]), np.int64(at[1])
+            for _ in range(at[2]):
+                neurons, weights = z[to : to + at[3]], table[begin : begin + at[3]]
+                for c in range(len(neurons)):
+                    neurons[c] += weights[c]
+                to += next_neuron
+                begin += next_weight
+        for first in range(0, width, LANES):
+            state, row = b * width + first, (b * steps + t) * width + first
+            drive = load(z, first) << spread(i32(DRIVE_SHIFT))
+            store(z, first, zero)
+            if scale != f32(1.0):  # it multiplies the exact sum, one rounding, as a float product would
+                drive, bad = drive_of(to_f32(drive), spread(f32(scale)))
+                seen = seen | bad
+            i = leak(load(current, state), load(retain_i, first)) + drive
+            v = leak(load(reset, state), load(retain_v, first)) + i
+            spike = v > limit
+            store(current, state, i)
+            store(reset, state, where(spike, zero, v))
+            seen = seen | magnitude(i) | magnitude(v)  # the bits of all magnitudes
+            fired[np.uint64(row) // np.uint64(LANES)] = bits(spike)
+            store(voltage, b * of_sample + first // CHUNK * of_chunk + t * of_step + first % CHUNK, v)
+    failed[b] = bits((seen > spread(i32(MAX_STATE))) | (seen < zero)) != np.uint64(0)
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def _sent(fired, lag, kept, places, arrived):
+@tasks(error_model="numpy")
+def _sent(b, fired, lag, kept, places, arrived):
     """Firing bits moved along the axons and to the order channel, height, width."""
-    batch, steps, chunks = fired.shape
+    _, steps, chunks = fired.shape
     features = len(lag)
-    for b in prange(batch):
-        for t in range(steps):
-            for chunk in range(chunks):
-                word = fired[b, t, chunk]
-                while word:
-                    place, c = divmod(chunk * LANES + np.int64(lowest_bit(word)), features)
-                    word &= word - np.uint64(1)
-                    neuron = c * places + place
-                    if t + lag[c] < steps and (kept.size == 0 or kept[b, neuron]):
-                        arrived[b, t + lag[c], neuron // LANES] |= np.uint64(1) << np.uint64(neuron % LANES)
+    for t in range(steps):
+        for chunk in range(chunks):
+            word = fired[b, t, chunk]
+            while word:
+                place, c = divmod(chunk * CHUNK + np.int64(lowest_bit(word)), features)
+                word &= word - np.uint64(1)
+                neuron = c * places + place
+                if t + lag[c] < steps and (kept.size == 0 or kept[b, neuron]):
+                    arrived[b, t + lag[c], neuron // CHUNK] |= np.uint64(1) << np.uint64(neuron % CHUNK)
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def _weight_gradient(indptr, channel, footprints, next_neuron, next_weight, grad_z, steps, tables):
+@tasks(error_model="numpy")
+def _weight_gradient(b, indptr, channel, footprints, next_neuron, next_weight, grad_z, steps, tables):
     """A table of sums for each sample: every spike adds the gradients of the neurons that its patch reached."""
-    for b in prange(len(tables)):
-        table = tables[b]
-        for row in range(b * steps, (b + 1) * steps):
-            z = grad_z[row]
-            for k in range(indptr[row], indptr[row + 1]):
-                at = footprints[channel[k]]
-                to, begin = np.int64(at[0]), np.int64(at[1])
-                for _ in range(at[2]):
-                    neurons, weights = z[to : to + at[3]], table[begin : begin + at[3]]
-                    for c in range(len(neurons)):
-                        weights[c] += neurons[c]
-                    to += next_neuron
-                    begin += next_weight
+    table = tables[b]
+    for row in range(b * steps, (b + 1) * steps):
+        z = grad_z[row]
+        for k in range(indptr[row], indptr[row + 1]):
+            at = footprints[channel[k]]
+            to, begin = np.int64(at[0]), np.int64(at[1])
+            for _ in range(at[2]):
+                neurons, weights = z[to : to + at[3]], table[begin : begin + at[3]]
+                for c in range(len(neurons)):
+                    weights[c] += neurons[c]
+                to += next_neuron
+                begin += next_weight
 
 
 def _turned(x: torch.Tensor, first: int) -> torch.Tensor:
@@ -214,11 +205,13 @@ def conv_forward(
     width = padded(neurons)
     layout = by_chunks(steps, width) if need_grad else last_only(width)
     voltage = torch.empty(batch * layout[0], dtype=torch.int32)
-    fired = np.empty((batch, steps, width // LANES), np.uint64)
+    fired = words(batch, steps, width)
     inside, begin, _ = _inside(membrane, state, axon, window)
     end = State(*(pad(x, copy=True) for x in begin))
     footprints, next_neuron, next_weight = _footprints(window)
-    failed = _forward(
+    failed = np.zeros(batch, np.uint8)
+    _forward(
+        batch,
         indptr=spikes.indptr.numpy(),
         channel=spikes.channel.numpy(),
         footprints=footprints,
@@ -232,15 +225,18 @@ def conv_forward(
         current=flat(end.current),
         reset=flat(end.voltage),
         voltage=flat(voltage),
+        steps=steps,
+        width=width,
         layout=layout,
-        fired=fired,
+        fired=by_lanes(fired),
+        failed=failed,
     )
-    if failed:
+    if failed.any():
         raise_out_of_range()
     arrived = np.zeros_like(fired)
     lag = axon.lag.view(-1, window.places)[:, 0].contiguous()  # one for each channel
     kept = NONE_DROPPED if axon.kept is None else axon.kept.contiguous().numpy()
-    _sent(fired=fired, lag=lag.numpy(), kept=kept, places=window.places, arrived=arrived)
+    _sent(batch, fired=fired, lag=lag.numpy(), kept=kept, places=window.places, arrived=arrived)
     out = Spikes.trusted(
         *fired_to_events(arrived, Axon(torch.zeros_like(axon.lag))), (batch, neurons, steps), axon.value
     )
@@ -272,6 +268,7 @@ def conv_backward(
         footprints, next_neuron, next_weight = _footprints(window)
         tables = np.zeros((batch, len(weights) * window.groups * features), np.float32)
         _weight_gradient(
+            batch,
             indptr=spikes.indptr.numpy(),
             channel=spikes.channel.numpy(),
             footprints=footprints,

@@ -6,40 +6,38 @@ the kernel, to the pixels of its window, line by line; the channels of a pixel l
 
 import numpy as np
 import torch
-from numba import prange
 
-from ...compiled import njit
+from ...tasks import tasks
 from ..constants import WEIGHT_STEPS
 from ..window import Window
 from .arithmetic import f32, i64
-from .lanes import LANES, load, spread, store
+from .lanes import CHUNK, load_chunk, spread_chunk, store
 from .layout import flat, pad
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def _collect(grad_z, width, table, sizes, starts, next_line, begin, room, out):
-    """`sizes`: lines of a window, chunks of a line, channels of a place. A task goes through one sample."""
-    batch, steps, height, across = out.shape
+@tasks(error_model="numpy")
+def _collect(b, grad_z, width, table, sizes, starts, next_line, begin, room, out):
+    """One sample. `sizes`: lines of a window, chunks of a line, channels of a place."""
+    _, steps, height, across = out.shape
     lines, chunks, features = sizes
-    for b in prange(batch):
-        picture = np.empty(room, np.float32)  # with as much around it as windows reach
-        for t in range(steps):
-            picture[:] = f32(0.0)
-            row = (b * steps + t) * width
-            for place in range(len(starts)):
-                gradient = np.uint64(row + place * features)
-                for line in range(lines):
-                    for chunk in range(chunks):
-                        at = starts[place] + line * next_line + chunk * LANES
-                        weights = (line * chunks + chunk) * features * LANES
-                        total = load(picture, at)
-                        for c in range(features):
-                            g = spread(grad_z[gradient + np.uint64(c)])
-                            total = total + load(table, weights + c * LANES) * g
-                        store(picture, at, total)
-            for y in range(height):
-                first = begin + y * next_line
-                out[b, t, y] = picture[first : first + across]
+    picture = np.empty(room, np.float32)  # with as much around it as windows reach
+    for t in range(steps):
+        picture[:] = f32(0.0)
+        row = (b * steps + t) * width
+        for place in range(len(starts)):
+            gradient = np.uint64(row + place * features)
+            for line in range(lines):
+                for chunk in range(chunks):
+                    at = starts[place] + line * next_line + chunk * CHUNK
+                    weights = (line * chunks + chunk) * features * CHUNK
+                    total = load_chunk(picture, at)
+                    for c in range(features):
+                        g = spread_chunk(grad_z[gradient + np.uint64(c)])
+                        total = total + load_chunk(table, weights + c * CHUNK) * g
+                    store(picture, at, total)
+        for y in range(height):
+            first = begin + y * next_line
+            out[b, t, y] = picture[first : first + across]
 
 
 def input_gradient(grad_z: torch.Tensor, kernels: torch.Tensor, window: Window) -> torch.Tensor:
@@ -62,18 +60,19 @@ def input_gradient(grad_z: torch.Tensor, kernels: torch.Tensor, window: Window) 
     left, right, top, below = window.around
     next_line = (left + across + right) * channels
     table = pad(kernels.permute(1, 3, 2, 0).flatten(2).float() / WEIGHT_STEPS)  # [height, C_out, width * C_in]
-    table = table.unflatten(2, (-1, LANES)).transpose(1, 2).contiguous()
+    table = table.unflatten(2, (-1, CHUNK)).transpose(1, 2).contiguous()
     y, x = np.meshgrid(np.arange(rows) * window.stride[0], np.arange(columns) * window.stride[1], indexing="ij")
     out = torch.empty(batch, steps, height, across * channels)
     _collect(
+        batch,
         grad_z=flat(grad_z),
         width=width,
         table=flat(table),
-        sizes=(window.kernel[0], table.shape[1], features),
+        sizes=np.array([window.kernel[0], table.shape[1], features]),
         starts=(y * next_line + x * channels).ravel().astype(i64),
         next_line=next_line,
         begin=top * next_line + left * channels,
-        room=(top + height + below) * next_line + table.shape[1] * LANES,  # a line's last chunk may reach beyond
+        room=(top + height + below) * next_line + table.shape[1] * CHUNK,  # a line's last chunk may reach beyond
         out=out.numpy(),
     )
     return out.unflatten(3, (across, channels)).permute(0, 1, 4, 2, 3)

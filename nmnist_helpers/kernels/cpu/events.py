@@ -2,12 +2,12 @@
 
 import numpy as np
 import torch
-from numba import prange
 
 from ...bits import lowest_bit
 from ...compiled import njit
+from ...tasks import tasks
 from ..common import Axon
-from .lanes import LANES
+from .lanes import CHUNK
 
 NONE_DROPPED = np.empty((0, 0), np.uint8)
 
@@ -18,7 +18,7 @@ def _sent(fired, lag, kept, b, t, chunk, steps, found):
     n = 0
     word = fired[b, t, chunk]
     while word:
-        c = chunk * LANES + np.int64(lowest_bit(word))
+        c = chunk * CHUNK + np.int64(lowest_bit(word))
         word &= word - np.uint64(1)
         if c < len(lag) and t + lag[c] < steps and (kept.size == 0 or kept[b, c]):
             found[n] = c
@@ -26,35 +26,33 @@ def _sent(fired, lag, kept, b, t, chunk, steps, found):
     return n
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def _count_sent(fired, lag, kept, indptr):
-    batch, steps, chunks = fired.shape
-    for b in prange(batch):
-        found = np.empty(LANES, np.int32)
-        for t in range(steps):
-            for chunk in range(chunks):
-                for k in range(_sent(fired, lag, kept, b, t, chunk, steps, found)):
-                    indptr[b * steps + t + lag[found[k]] + 1] += 1
+@tasks(error_model="numpy")
+def _count_sent(b, fired, lag, kept, indptr):
+    _, steps, chunks = fired.shape
+    found = np.empty(CHUNK, np.int32)
+    for t in range(steps):
+        for chunk in range(chunks):
+            for k in range(_sent(fired, lag, kept, b, t, chunk, steps, found)):
+                indptr[b * steps + t + lag[found[k]] + 1] += 1
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def _fill_sent(fired, lag, kept, indptr, channel):
-    batch, steps, chunks = fired.shape
-    for b in prange(batch):
-        found = np.empty(LANES, np.int32)
-        free = indptr[b * steps : (b + 1) * steps].copy()
-        for t in range(steps):
-            for chunk in range(chunks):
-                for k in range(_sent(fired, lag, kept, b, t, chunk, steps, found)):
-                    c = found[k]
-                    arrival = t + lag[c]
-                    at = free[arrival]
-                    free[arrival] = at + 1
-                    begin = indptr[b * steps + arrival]
-                    while at > begin and channel[at - 1] > c:  # where lags differ, spikes arrive out of order
-                        channel[at] = channel[at - 1]
-                        at -= 1
-                    channel[at] = c
+@tasks(error_model="numpy")
+def _fill_sent(b, fired, lag, kept, indptr, channel):
+    _, steps, chunks = fired.shape
+    found = np.empty(CHUNK, np.int32)
+    free = indptr[b * steps : (b + 1) * steps].copy()
+    for t in range(steps):
+        for chunk in range(chunks):
+            for k in range(_sent(fired, lag, kept, b, t, chunk, steps, found)):
+                c = found[k]
+                arrival = t + lag[c]
+                at = free[arrival]
+                free[arrival] = at + 1
+                begin = indptr[b * steps + arrival]
+                while at > begin and channel[at - 1] > c:  # where lags differ, spikes arrive out of order
+                    channel[at] = channel[at - 1]
+                    at -= 1
+                channel[at] = c
 
 
 def fired_to_events(fired: np.ndarray, axon: Axon) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,8 +73,8 @@ def fired_to_events(fired: np.ndarray, axon: Axon) -> tuple[torch.Tensor, torch.
     lag = axon.lag.contiguous().numpy()
     kept = NONE_DROPPED if axon.kept is None else axon.kept.contiguous().numpy()
     indptr = np.zeros(batch * steps + 1, np.int32)
-    _count_sent(fired=fired, lag=lag, kept=kept, indptr=indptr)
+    _count_sent(batch, fired=fired, lag=lag, kept=kept, indptr=indptr)
     np.cumsum(indptr, out=indptr)
     channel = np.empty(indptr[-1], np.int32)
-    _fill_sent(fired=fired, lag=lag, kept=kept, indptr=indptr, channel=channel)
+    _fill_sent(batch, fired=fired, lag=lag, kept=kept, indptr=indptr, channel=channel)
     return torch.from_numpy(indptr), torch.from_numpy(channel)

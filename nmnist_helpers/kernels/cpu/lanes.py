@@ -5,34 +5,35 @@ prove that two arrays do not overlap. Here a kernel says what it means, as a Tri
 neighbouring channels as one value, computes with it, and stores it. State then lives in registers through all of
 time. LLVM cuts the values into whatever vectors the processor has (AVX-512, AVX2, NEON): nothing depends on one.
 
-There are three kinds of values, `F32`, `I32` and `MASK`. Operators take two values of the same kind; a scalar is
-made a value by `spread`. Arrays are flat and C-contiguous, and places in them are counted in elements; nothing checks
-that they lie inside.
+`F32`, `I32` and `MASK` are the kinds of values with `LANES` elements. `F32_CHUNK` and `I16_CHUNK` have `CHUNK`, for
+sums that need few registers. Operators take two values of the same kind; a scalar is made a value by `spread` or
+`spread_chunk`. Arrays are flat and C-contiguous, and places in them are counted in elements; nothing checks that they
+lie inside.
 """
 
 import operator
 from collections.abc import Callable
 
+import llvmlite.binding
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-LANES = 64  # channels per value; a mask of so many fits one machine word
+CHUNK = 64  # channels that a task takes together; a mask of so many fits one machine word
+# A neuron needs some ten values at once. With 16 lanes they stay in the 16 registers of AVX2, whose vectors have 8
+# lanes; AVX-512 has 32 registers of 16 lanes.
+LANES = CHUNK if llvmlite.binding.get_host_cpu_features().get("avx512f") else 16
 
-_BIT, _BYTE, _INT, _LONG, _FLOAT = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
-
-
-def _vector(element: ir.Type) -> ir.VectorType:
-    return ir.VectorType(element, LANES)
+_BIT, _BYTE, _SHORT, _INT, _LONG, _FLOAT = (*map(ir.IntType, (1, 8, 16, 32, 64)), ir.FloatType())
 
 
 class Lanes(types.Type):
-    """Numba's type of `LANES` elements side by side."""
+    """Numba's type of several elements side by side."""
 
-    def __init__(self, name: str, element: ir.Type):
-        super().__init__(name=f"{name}x{LANES}")
-        self.vector = _vector(element)
+    def __init__(self, name: str, element: ir.Type, count: int = LANES):
+        super().__init__(name=f"{name}x{count}")
+        self.vector = ir.VectorType(element, count)
 
 
 @register_model(Lanes)
@@ -42,6 +43,8 @@ class _LanesModel(models.PrimitiveModel):
 
 
 F32, I32, MASK = Lanes("f32", _FLOAT), Lanes("i32", _INT), Lanes("mask", _BIT)
+F32_CHUNK = F32 if LANES == CHUNK else Lanes("f32", _FLOAT, CHUNK)
+I16_CHUNK = Lanes("i16", _SHORT, CHUNK)
 
 
 def _operator(symbol: Callable, result: Lanes, kind: Lanes, emit: Callable) -> None:
@@ -52,11 +55,13 @@ def _operator(symbol: Callable, result: Lanes, kind: Lanes, emit: Callable) -> N
 
 
 _FUSED = ("contract",)  # a product and a sum may become one instruction with one rounding; nothing is reordered
-_operator(operator.add, F32, F32, lambda builder, a, b: builder.fadd(a, b, flags=_FUSED))
+for _kind in {F32, F32_CHUNK}:
+    _operator(operator.add, _kind, _kind, lambda builder, a, b: builder.fadd(a, b, flags=_FUSED))
+    _operator(operator.mul, _kind, _kind, lambda builder, a, b: builder.fmul(a, b, flags=_FUSED))
 _operator(operator.sub, F32, F32, lambda builder, a, b: builder.fsub(a, b, flags=_FUSED))
-_operator(operator.mul, F32, F32, lambda builder, a, b: builder.fmul(a, b, flags=_FUSED))
 _operator(operator.lt, MASK, F32, lambda builder, a, b: builder.fcmp_ordered("<", a, b))  # False for NaN
-_operator(operator.add, I32, I32, lambda builder, a, b: builder.add(a, b))
+for _kind in (I32, I16_CHUNK):
+    _operator(operator.add, _kind, _kind, lambda builder, a, b: builder.add(a, b))
 _operator(operator.sub, I32, I32, lambda builder, a, b: builder.sub(a, b))
 _operator(operator.mul, I32, I32, lambda builder, a, b: builder.mul(a, b))
 _operator(operator.and_, I32, I32, lambda builder, a, b: builder.and_(a, b))
@@ -93,13 +98,19 @@ def _int_magnitude(builder, x):
     return builder.select(builder.icmp_signed("<", x, zero), builder.sub(zero, x), x)
 
 
+def _word(builder, mask):
+    word = builder.bitcast(mask, ir.IntType(LANES))
+    return word if LANES == 64 else builder.zext(word, _LONG)
+
+
 magnitude = _function("magnitude", I32, I32, _int_magnitude)  # of an int
 distance = _function("distance", F32, F32, _library("fabs"))  # magnitude of a float
-floor = _function("floor", F32, F32, _library("floor"))
-to_f32 = _function("to_f32", I32, F32, lambda builder, x: builder.sitofp(x, _vector(_FLOAT)))
-to_i32 = _function("to_i32", F32, I32, lambda builder, x: builder.fptosi(x, _vector(_INT)))  # toward zero
-bits_to_f32 = _function("bits_to_f32", I32, F32, lambda builder, x: builder.bitcast(x, _vector(_FLOAT)))
-bits = _function("bits", MASK, types.uint64, lambda builder, x: builder.bitcast(x, ir.IntType(LANES)))  # lane 0 lowest
+toward_zero = _function("toward_zero", F32, F32, _library("trunc"))
+to_f32 = _function("to_f32", I32, F32, lambda builder, x: builder.sitofp(x, F32.vector))
+to_i32 = _function("to_i32", F32, I32, lambda builder, x: builder.fptosi(x, I32.vector))  # toward zero
+f32_to_bits = _function("f32_to_bits", F32, I32, lambda builder, x: builder.bitcast(x, I32.vector))
+bits_to_f32 = _function("bits_to_f32", I32, F32, lambda builder, x: builder.bitcast(x, F32.vector))
+bits = _function("bits", MASK, types.uint64, _word)  # lane 0 lowest
 
 
 @intrinsic
@@ -109,19 +120,28 @@ def where(typingctx, mask, a, b):
         return a(mask, a, b), lambda context, builder, sig, args: builder.select(*args)
 
 
-@intrinsic
-def spread(typingctx, x):
-    """A float32 or int32 scalar in every lane."""
-    kind = {types.float32: F32, types.int32: I32}.get(x)
-    if kind is None:
-        return None
+def _spread(name: str, kinds: dict[types.Type, Lanes]) -> Callable:
+    """A function that makes a scalar a value of the kind that `kinds` names for its type."""
 
-    def codegen(context, builder, sig, args):
-        nothing = ir.Constant(kind.vector, ir.Undefined)
-        one = builder.insert_element(nothing, args[0], ir.Constant(_INT, 0))
-        return builder.shuffle_vector(one, nothing, ir.Constant(_vector(_INT), [0] * LANES))
+    def typing(typingctx, x):
+        kind = kinds.get(x)
+        if kind is None:
+            return None
 
-    return kind(x), codegen
+        def codegen(context, builder, sig, args):
+            nothing = ir.Constant(kind.vector, ir.Undefined)
+            one = builder.insert_element(nothing, args[0], ir.Constant(_INT, 0))
+            mask = ir.Constant(ir.VectorType(_INT, kind.vector.count), [0] * kind.vector.count)
+            return builder.shuffle_vector(one, nothing, mask)
+
+        return kind(x), codegen
+
+    typing.__name__ = name
+    return intrinsic(typing)
+
+
+spread = _spread("spread", {types.float32: F32, types.int32: I32})
+spread_chunk = _spread("spread_chunk", {types.float32: F32_CHUNK, types.int16: I16_CHUNK})
 
 
 def _place(context, builder, array_type, array, at, vector):
@@ -130,28 +150,33 @@ def _place(context, builder, array_type, array, at, vector):
     return builder.bitcast(builder.gep(data, [at]), vector.as_pointer())
 
 
-@intrinsic
-def load(typingctx, array, at):
-    """Lanes from ``array[at : at + LANES]``: float32 as F32; int32, int8 and uint8 as I32."""
-    if not isinstance(array, types.Array) or array.layout != "C" or array.ndim != 1:
-        return None
-    kind = F32 if array.dtype == types.float32 else I32
-    width = array.dtype.bitwidth
-    stored = kind.vector if width == 32 else _vector(_BYTE)
+def _load(name: str, kinds: dict[types.Type, Lanes]) -> Callable:
+    """A function that loads a value from a flat array, of the kind that `kinds` names for its elements."""
 
-    def codegen(context, builder, sig, args):
-        lanes = builder.load(_place(context, builder, sig.args[0], *args, stored), align=width // 8)
-        if width == 32:
-            return lanes
-        return (builder.sext if array.dtype.signed else builder.zext)(lanes, kind.vector)
+    def typing(typingctx, array, at):
+        if not isinstance(array, types.Array) or array.layout != "C" or array.ndim != 1 or array.dtype not in kinds:
+            return None
+        kind, width = kinds[array.dtype], array.dtype.bitwidth
+        stored = kind.vector if width > 8 else ir.VectorType(_BYTE, kind.vector.count)
 
-    return kind(array, types.int64), codegen
+        def codegen(context, builder, sig, args):
+            lanes = builder.load(_place(context, builder, sig.args[0], *args, stored), align=width // 8)
+            return lanes if width > 8 else builder.sext(lanes, kind.vector)
+
+        return kind(array, types.int64), codegen
+
+    typing.__name__ = name
+    return intrinsic(typing)
+
+
+load = _load("load", {types.float32: F32, types.int32: I32})
+load_chunk = _load("load_chunk", {types.float32: F32_CHUNK, types.int8: I16_CHUNK})
 
 
 @intrinsic
 def store(typingctx, array, at, lanes):
-    """Write to ``array[at : at + LANES]``: F32 into float32, I32 into int32, MASK as 0/1 into uint8."""
-    fits = {F32: types.float32, I32: types.int32, MASK: types.uint8}
+    """Write to ``array[at:]``: F32 into float32, I32 and I16 into int32, MASK as 0/1 into uint8."""
+    fits = {F32: types.float32, F32_CHUNK: types.float32, I32: types.int32, I16_CHUNK: types.int32, MASK: types.uint8}
     if not isinstance(array, types.Array) or array.layout != "C" or array.ndim != 1:
         return None
     if fits.get(lanes) != array.dtype:
@@ -160,7 +185,9 @@ def store(typingctx, array, at, lanes):
     def codegen(context, builder, sig, args):
         array, at, value = args
         if lanes is MASK:
-            value = builder.zext(value, _vector(_BYTE))
+            value = builder.zext(value, ir.VectorType(_BYTE, LANES))
+        if lanes is I16_CHUNK:
+            value = builder.sext(value, ir.VectorType(_INT, CHUNK))
         place = _place(context, builder, sig.args[0], array, at, value.type)
         builder.store(value, place, align=sig.args[0].dtype.bitwidth // 8)
         return context.get_dummy_value()

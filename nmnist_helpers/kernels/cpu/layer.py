@@ -1,6 +1,5 @@
 """A whole layer on the CPU: weights, neurons and axons in one pass over time in each direction."""
 
-import numpy as np
 import torch
 from numba import get_num_threads
 
@@ -20,8 +19,8 @@ from ..common import (
 )
 from .backward import backward
 from .events import fired_to_events
-from .lanes import LANES
-from .layout import by_chunks, last_only, padded
+from .lanes import CHUNK
+from .layout import by_chunks, last_only, padded, words
 from .neuron import run
 from .product import dense_product, input_gradient, is_sparse, weight_gradient
 
@@ -44,7 +43,7 @@ def layer_forward(
     width = padded(outputs)
     layout = by_chunks(steps, width) if need_grad else last_only(width)
     voltage = torch.empty(batch * layout[0], dtype=torch.int32)
-    fired = np.empty((batch, steps, width // LANES), np.uint64)
+    fired = words(batch, steps, width)
     end = run(
         spikes if sparse else dense_product(spikes, table), table if sparse else None, membrane, state, voltage, layout,
         fired,
@@ -84,7 +83,7 @@ def layer_backward(
     width = padded(outputs)
     # A task holds a chunk of the weights. Where there are more threads than chunks, two passes keep them all busy; a
     # single chunk is too little work to be worth a second pass.
-    chunks = width // LANES
+    chunks = width // CHUNK
     together = need.weights and is_sparse(spikes) and (chunks == 1 or get_num_threads() <= chunks)
     found = backward(
         OutputGradients(grad), saved[0], by_chunks(steps, width), membrane, state, axon,

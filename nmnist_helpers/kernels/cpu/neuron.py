@@ -2,18 +2,34 @@
 
 import numpy as np
 import torch
-from numba import prange
 
 from ...compiled import njit
 from ...spikes import Spikes
+from ...tasks import tasks
 from ..common import Axon, Membrane, OutputGradients, State, Trace, check_neuron, check_rows, raise_out_of_range
 from ..constants import MAX_STATE
-from .arithmetic import f32, i32, leak
+from .arithmetic import f32, i16, i32, i64, leak
 from .backward import backward
-from .lanes import LANES, bits, distance, load, magnitude, spread, store, to_f32, to_i32, where
-from .layout import Layout, by_rows, flat, pad, padded
+from .lanes import (
+    CHUNK,
+    LANES,
+    bits,
+    distance,
+    load,
+    load_chunk,
+    magnitude,
+    spread,
+    spread_chunk,
+    store,
+    to_f32,
+    to_i32,
+    where,
+)
+from .layout import Layout, by_lanes, by_rows, flat, pad, padded, words
 
 DRIVE_SHIFT = 7  # 4096 / 32 = 2**7: from weight steps to state units
+SHORT_SUM = 256  # so many int8 numbers add up to an int16
+BLOCK = 32  # steps whose sums are kept
 
 
 @njit(inline="always")
@@ -24,54 +40,71 @@ def drive_of(x, scale):
     return to_i32(where(inside, y, spread(f32(0.0)))), where(inside, spread(i32(0)), spread(i32(-1)))
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def _forward(
-    z, indptr, channel, table, scale, retain_i, retain_v, threshold, current, reset,
-    voltage, layout, fired, spikes, currents,
-):  # fmt: skip
-    """From dendrite inputs `z`, or from events where `z` is empty, to spikes; True if a state left its range.
+@njit(inline="always")
+def _add_weights(indptr, channel, table, width, row, end, first, sums):
+    """Sums of the rows of a chunk of `table` that the spikes of each row from `row` to `end` meet."""
+    k = np.uint64(indptr[row])
+    for r in range(row, end):
+        last = np.uint64(indptr[r + 1])
+        fits = min(last, k + np.uint64(SHORT_SUM))
+        at, total = (r - row) * CHUNK, spread_chunk(i16(0))
+        while k < fits:
+            total = total + load_chunk(table, i64(channel[k]) * width + first)
+            k += np.uint64(1)
+        store(sums, at, total)
+        while k < last:
+            for c in range(CHUNK):
+                sums[at + c] += table[i64(channel[k]) * width + first + c]
+            k += np.uint64(1)
 
-    With events, product and neuron are one: a sample's input spikes add rows of the `table` of weights, the sum goes
-    straight into the neuron, and the dendrite input never reaches memory.
+
+@tasks(error_model="numpy")
+def _forward(
+    task, z, indptr, channel, table, scale, retain_i, retain_v, threshold, current, reset,
+    steps, width, channels, voltage, layout, fired, spikes, currents, failed,
+):  # fmt: skip
+    """A chunk of neurons of one sample, from dendrite inputs `z`, or from events where `z` is empty, to spikes.
+
+    With events, product and neuron are one: the input spikes add rows of the `table` of weights, the sums of a few
+    steps stay in the first-level cache, and the dendrite input never reaches memory.
     """
-    batch, steps, chunks = fired.shape
-    width = chunks * LANES
+    b, chunk = divmod(task, width // CHUNK)
     of_sample, of_chunk, of_step = layout
-    failed = np.zeros(batch * chunks, np.uint8)
-    for task in prange(batch * chunks):
-        b, chunk = task // chunks, task % chunks
-        first = chunk * LANES
-        state, out = b * width + first, b * of_sample + chunk * of_chunk
-        k_i, k_v, limit = load(retain_i, first), load(retain_v, first), spread(i32(threshold))
-        i, r, seen = load(current, state), load(reset, state), spread(i32(0))
-        for t in range(steps):
-            row = (b * steps + t) * width + first
-            if z.size:
-                drive, bad = drive_of(load(z, row), spread(f32(scale)))
-                seen = seen | bad
-            else:
-                drive = spread(i32(0))
-                for k in range(indptr[b * steps + t], indptr[b * steps + t + 1]):
-                    drive = drive + load(table, np.int64(channel[k]) * width + first)
-                drive = drive << spread(i32(DRIVE_SHIFT))
-                if scale != f32(1.0):  # it multiplies the exact sum, one rounding, as a float product would
-                    drive, bad = drive_of(to_f32(drive), spread(f32(scale)))
+    sums = np.empty(0 if z.size else BLOCK * CHUNK, np.int32)
+    for begin in range(0, steps, BLOCK):
+        end = min(begin + BLOCK, steps)
+        if not z.size:
+            _add_weights(indptr, channel, table, width, b * steps + begin, b * steps + end, chunk * CHUNK, sums)
+        for part in range(0, min(CHUNK, channels - chunk * CHUNK), LANES):
+            first = chunk * CHUNK + part
+            state, out = b * width + first, b * of_sample + chunk * of_chunk + part
+            k_i, k_v, limit = load(retain_i, first), load(retain_v, first), spread(i32(threshold))
+            i, r, seen = load(current, state), load(reset, state), spread(i32(0))
+            for t in range(begin, end):
+                row = (b * steps + t) * width + first
+                if z.size:
+                    drive, bad = drive_of(load(z, row), spread(f32(scale)))
                     seen = seen | bad
-            i = leak(i, k_i) + drive
-            v = leak(r, k_v) + i
-            spike = v > limit
-            r = where(spike, spread(i32(0)), v)
-            seen = seen | magnitude(i) | magnitude(v)  # the bits of all magnitudes
-            fired[b, t, chunk] = bits(spike)
-            store(voltage, out + t * of_step, v)
-            if spikes.size:
-                store(spikes, row, spike)
-            if currents.size:
-                store(currents, row, i)
-        store(current, state, i)
-        store(reset, state, r)
-        failed[task] = bits((seen > spread(i32(MAX_STATE))) | (seen < spread(i32(0)))) != np.uint64(0)
-    return failed.any()
+                else:
+                    drive = load(sums, (t - begin) * CHUNK + part) << spread(i32(DRIVE_SHIFT))
+                    if scale != f32(1.0):  # it multiplies the exact sum, one rounding, as a float product would
+                        drive, bad = drive_of(to_f32(drive), spread(f32(scale)))
+                        seen = seen | bad
+                i = leak(i, k_i) + drive
+                v = leak(r, k_v) + i
+                spike = v > limit
+                r = where(spike, spread(i32(0)), v)
+                seen = seen | magnitude(i) | magnitude(v)  # the bits of all magnitudes
+                fired[np.uint64(row) // np.uint64(LANES)] = bits(spike)
+                store(voltage, out + t * of_step, v)
+                if spikes.size:
+                    store(spikes, row, spike)
+                if currents.size:
+                    store(currents, row, i)
+            store(current, state, i)
+            store(reset, state, r)
+            if bits((seen > spread(i32(MAX_STATE))) | (seen < spread(i32(0)))):
+                failed[task] = 1
 
 
 def run(
@@ -115,7 +148,10 @@ def run(
     listed = isinstance(source, Spikes)
     channels = membrane.current_retention.numel()
     end = State(pad(state.current, copy=True), pad(state.voltage, copy=True))
-    failed = _forward(
+    batch, steps, chunks = fired.shape
+    failed = np.zeros(batch * chunks, np.uint8)
+    _forward(
+        len(failed),
         z=flat(None if listed else pad(source.float())),
         indptr=flat(source.indptr if listed else None, np.int32),
         channel=flat(source.channel if listed else None, np.int32),
@@ -126,13 +162,17 @@ def run(
         threshold=i32(membrane.threshold),
         current=flat(end.current),
         reset=flat(end.voltage),
+        steps=steps,
+        width=chunks * CHUNK,
+        channels=channels,
         voltage=flat(voltage),
         layout=layout,
-        fired=fired,
+        fired=by_lanes(fired),
         spikes=flat(spikes, np.uint8),
         currents=flat(currents, np.int32),
+        failed=failed,
     )
-    if failed:
+    if failed.any():
         raise_out_of_range()
     return State(end.current[:, :channels], end.voltage[:, :channels])
 
@@ -153,7 +193,7 @@ def neuron_forward(
     voltage = torch.empty(batch, steps, width, dtype=torch.int32)
     spikes = torch.empty(batch, steps, width, dtype=torch.uint8)
     current = torch.empty(batch, steps, width, dtype=torch.int32) if need_current else None
-    fired = np.empty((batch, steps, width // LANES), np.uint64)
+    fired = words(batch, steps, width)
     end = run(z, None, membrane, state, voltage, by_rows(steps, width), fired, spikes, current)
     own = slice(channels)
     return Trace(spikes[..., own], voltage[..., own], current[..., own] if need_current else None, end)

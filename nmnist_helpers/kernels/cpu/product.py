@@ -1,39 +1,78 @@
 """The products that stand apart from the neuron: dense ones, and the gradients of weights and inputs."""
 
-import platform
-
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numba import get_num_threads, prange
+from numba import get_num_threads
 
 from ...compiled import njit
 from ...spikes import Spikes
+from ...tasks import tasks
 from .arithmetic import f32
+from .lanes import LANES, load, spread, store
+from .layout import flat, pad
 from .weight import weight_values
 
 BLOCK = 128  # columns of weights per task: their sums stay in the second-level cache
 DENSE_FROM = 0.2  # share of set bins from which a dense product is the faster one (tests/benchmarks/test_cpu.py)
-ONE_DNN = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
+DEPTH = 256  # rows of a panel that stay in the first-level cache
+TALL = 96  # rows of a product per task
 
 
-@njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract"})
-def _weight_gradient(indptr, channel, grad_z, value, block, out):
+@tasks(error_model="numpy", fastmath={"contract"})
+def _weight_gradient(task, indptr, channel, grad_z, value, block, out):
     batch, steps, channels = grad_z.shape
-    blocks = (channels + block - 1) // block
-    for task in prange(blocks):
-        first = task * block
-        last = min(first + block, channels)
-        # Rows of a block side by side: at a stride of 2 kB they would fall into the same few cache sets.
-        own = np.zeros((out.shape[0], last - first), np.float32)
-        for b in range(batch):
-            for t in range(steps):
-                g = grad_z[b, t, first:last]
-                for k in range(indptr[b * steps + t], indptr[b * steps + t + 1]):
-                    row = own[channel[k]]
-                    for c in range(last - first):
-                        row[c] += g[c]
-        out[:, first:last] = own * value
+    first = task * block
+    last = min(first + block, channels)
+    # Rows of a block side by side: at a stride of 2 kB they would fall into the same few cache sets.
+    own = np.zeros((out.shape[0], last - first), np.float32)
+    for b in range(batch):
+        for t in range(steps):
+            g = grad_z[b, t, first:last]
+            for k in range(indptr[b * steps + t], indptr[b * steps + t + 1]):
+                row = own[channel[k]]
+                for c in range(last - first):
+                    row[c] += g[c]
+    out[:, first:last] = own * value
+
+
+@njit(inline="always")
+def _add(out, to, total, begin):
+    store(out, to, load(out, to) + total if begin else total)
+
+
+@tasks(error_model="numpy")
+def _multiply(task, rows, stride, depth, panels, width, out):
+    """`TALL` rows of a product with panels of `LANES` columns: six rows at once, their sums in registers."""
+    last = min((task + 1) * TALL, len(out) // width)
+    s = np.uint64(stride)  # unsigned places, since Numba checks of every signed one whether it counts from the end
+    for begin in range(0, depth, DEPTH):
+        end = min(begin + DEPTH, depth)
+        for first in range(0, width, LANES):
+            row, zero = task * TALL, spread(f32(0.0))
+            while row + 6 <= last:
+                s0, s1, s2, s3, s4, s5 = zero, zero, zero, zero, zero, zero
+                for k in range(begin, end):
+                    panel, at = load(panels, first * depth + k * LANES), np.uint64(row * stride + k)
+                    s0 = s0 + spread(rows[at]) * panel
+                    s1 = s1 + spread(rows[at + s]) * panel
+                    s2 = s2 + spread(rows[at + s + s]) * panel
+                    s3 = s3 + spread(rows[at + s + s + s]) * panel
+                    s4 = s4 + spread(rows[at + s + s + s + s]) * panel
+                    s5 = s5 + spread(rows[at + s + s + s + s + s]) * panel
+                to = row * width + first
+                _add(out, to, s0, begin)
+                _add(out, to + width, s1, begin)
+                _add(out, to + 2 * width, s2, begin)
+                _add(out, to + 3 * width, s3, begin)
+                _add(out, to + 4 * width, s4, begin)
+                _add(out, to + 5 * width, s5, begin)
+                row += 6
+            while row < last:
+                s0 = zero
+                for k in range(begin, end):
+                    s0 = s0 + spread(rows[np.uint64(row * stride + k)]) * load(panels, first * depth + k * LANES)
+                _add(out, row * width + first, s0, begin)
+                row += 1
 
 
 def is_sparse(spikes: Spikes | torch.Tensor) -> bool:
@@ -44,13 +83,25 @@ def is_sparse(spikes: Spikes | torch.Tensor) -> bool:
 def _matmul(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """``rows @ matrix``, [B, T, K] by [K, N].
 
-    It goes to oneDNN, as a convolution of length 1, where torch has it: torch gives matrix products to MKL, which
-    on AMD processors leaves half of the vector unit idle (27 against 11 ms for 9600 x 512 x 512).
+    As fast as oneDNN's product and, on AMD processors, faster than MKL's; and its threads share the work as those of
+    all other kernels do (`nmnist_helpers.tasks`).
     """
-    if not ONE_DNN:
-        return rows @ matrix
-    image = rows.transpose(1, 2).unsqueeze(2)  # [B, K, 1, T], channels last: nothing moves
-    return F.conv2d(image, matrix.t()[..., None, None]).squeeze(2).transpose(1, 2)
+    batch, steps, depth = rows.shape
+    if rows.stride() != (steps * rows.stride(1), rows.stride(1), 1):
+        rows = rows.contiguous()
+    panels = pad(matrix).unflatten(1, (-1, LANES)).transpose(0, 1).contiguous()
+    width = len(panels) * LANES
+    out = torch.empty(batch, steps, width)
+    _multiply(
+        -(-batch * steps // TALL),
+        rows=rows.as_strided((batch * steps * rows.stride(1),), (1,)).numpy(),
+        stride=rows.stride(1),
+        depth=depth,
+        panels=flat(panels),
+        width=width,
+        out=flat(out),
+    )
+    return out[..., : matrix.shape[1]]
 
 
 def dense_product(spikes: Spikes | torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -78,6 +129,7 @@ def weight_gradient(spikes: Spikes | torch.Tensor, grad_z: torch.Tensor) -> torc
     block = max(16, min(BLOCK, -(-outputs // (2 * get_num_threads()) // 16) * 16))
     out = torch.empty(spikes.shape[1], outputs)
     _weight_gradient(
+        -(-outputs // block),
         indptr=spikes.indptr.numpy(),
         channel=spikes.channel.numpy(),
         grad_z=grad_z.numpy(),

@@ -2,9 +2,8 @@
 
 import numpy as np
 import torch
-from numba import prange
 
-from ...compiled import njit
+from ...tasks import tasks
 from ..common import raise_not_a_number
 from ..constants import HIGHEST_STEP, LOWEST_STEP, WEIGHT_STEPS
 from .arithmetic import f32
@@ -12,55 +11,49 @@ from .arithmetic import f32
 TILE = 16  # rows of outputs per task: a tile and its transpose fit the second-level cache
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def _quantise(v, factor, table):
+@tasks(error_model="numpy")
+def _quantise(tile, v, factor, table, missing):
     outputs, inputs = v.shape
-    tiles = (outputs + TILE - 1) // TILE
-    missing = np.zeros(tiles, np.int32)
-    for tile in prange(tiles):
-        first, last = tile * TILE, min((tile + 1) * TILE, outputs)
-        local = np.empty((last - first, inputs), np.int8)
-        nans = 0
-        for o in range(first, last):
-            f, row, to = factor[o], v[o], local[o - first]
+    first, last = tile * TILE, min((tile + 1) * TILE, outputs)
+    local = np.empty((last - first, inputs), np.int8)
+    nans = 0
+    for o in range(first, last):
+        f, row, to = factor[o], v[o], local[o - first]
+        for i in range(inputs):
+            q = np.rint((row[i] * f) * f32(WEIGHT_STEPS))  # half to even, as torch.round
+            nans += q != q
+            to[i] = np.int8(min(max(q, f32(LOWEST_STEP)), f32(HIGHEST_STEP)))
+    for i in range(inputs):
+        for o in range(last - first):
+            table[i, first + o] = local[o, i]
+    missing[tile] = nans
+
+
+@tasks(error_model="numpy", fastmath={"contract", "reassoc"})
+def _gradient(tile, v, factor, norm, grad_table, normed, grad_v, grad_g):
+    outputs, inputs = v.shape
+    first, last = tile * TILE, min((tile + 1) * TILE, outputs)
+    local = np.empty((last - first, inputs), np.float32)
+    for i in range(inputs):
+        for o in range(last - first):
+            local[o, i] = grad_table[i, first + o]
+    for o in range(first, last):
+        f, row, g, to = factor[o], v[o], local[o - first], grad_v[o]
+        dot = f32(0.0)
+        for i in range(inputs):  # straight through the rounding, nothing outside the clamp
+            q = np.rint((row[i] * f) * f32(WEIGHT_STEPS))
+            inside = (q >= f32(LOWEST_STEP)) & (q <= f32(HIGHEST_STEP))
+            x = g[i] if inside else f32(0.0)
+            g[i] = x
+            dot += x * row[i]
+        if normed:
+            grad_g[o] = dot / norm[o]
+            along = dot * f / (norm[o] * norm[o])
             for i in range(inputs):
-                q = np.rint((row[i] * f) * f32(WEIGHT_STEPS))  # half to even, as torch.round
-                nans += q != q
-                to[i] = np.int8(min(max(q, f32(LOWEST_STEP)), f32(HIGHEST_STEP)))
-        for i in range(inputs):
-            for o in range(last - first):
-                table[i, first + o] = local[o, i]
-        missing[tile] = nans
-    return missing.any()
-
-
-@njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
-def _gradient(v, factor, norm, grad_table, normed, grad_v, grad_g):
-    outputs, inputs = v.shape
-    tiles = (outputs + TILE - 1) // TILE
-    for tile in prange(tiles):
-        first, last = tile * TILE, min((tile + 1) * TILE, outputs)
-        local = np.empty((last - first, inputs), np.float32)
-        for i in range(inputs):
-            for o in range(last - first):
-                local[o, i] = grad_table[i, first + o]
-        for o in range(first, last):
-            f, row, g, to = factor[o], v[o], local[o - first], grad_v[o]
-            dot = f32(0.0)
-            for i in range(inputs):  # straight through the rounding, nothing outside the clamp
-                q = np.rint((row[i] * f) * f32(WEIGHT_STEPS))
-                inside = (q >= f32(LOWEST_STEP)) & (q <= f32(HIGHEST_STEP))
-                x = g[i] if inside else f32(0.0)
-                g[i] = x
-                dot += x * row[i]
-            if normed:
-                grad_g[o] = dot / norm[o]
-                along = dot * f / (norm[o] * norm[o])
-                for i in range(inputs):
-                    to[i] = f * g[i] - along * row[i]
-            else:  # as a loop: Numba drops `to[:] = g` here, and nothing is written
-                for i in range(inputs):
-                    to[i] = g[i]
+                to[i] = f * g[i] - along * row[i]
+        else:  # as a loop: Numba drops `to[:] = g` here, and nothing is written
+            for i in range(inputs):
+                to[i] = g[i]
 
 
 def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
@@ -71,7 +64,9 @@ def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """
     v, factor = v.float().contiguous(), factor.float().contiguous()
     table = torch.empty(v.shape[1], v.shape[0], dtype=torch.int8)
-    if _quantise(v=v.numpy(), factor=factor.numpy(), table=table.numpy()):
+    missing = np.zeros(-(-len(v) // TILE), np.int32)
+    _quantise(len(missing), v=v.numpy(), factor=factor.numpy(), table=table.numpy(), missing=missing)
+    if missing.any():
         raise_not_a_number("weights")
     return table
 
@@ -89,6 +84,7 @@ def quantise_gradient(
     grad_g = torch.empty(v.shape[0])
     normed = norm is not None
     _gradient(
+        -(-len(v) // TILE),
         v=v.float().contiguous().numpy(),
         factor=factor.float().contiguous().numpy(),
         norm=(norm if normed else factor).float().contiguous().numpy(),

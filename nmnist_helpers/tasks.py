@@ -1,0 +1,67 @@
+"""Kernels that run as many small tasks, shared among the threads while they run."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from types import FunctionType
+
+import numpy as np
+from llvmlite import ir
+from numba import get_num_threads, prange, types
+from numba.extending import intrinsic
+
+from .compiled import njit
+
+
+@intrinsic
+def _take(typingctx, counter):
+    """The value of ``counter[0]``, which becomes one more: no two threads get the same."""
+
+    def codegen(context, builder, sig, args):
+        place = context.make_array(sig.args[0])(context, builder, args[0]).data
+        return builder.atomic_rmw("add", place, ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return types.int64(counter), codegen
+
+
+def _share(counter, tasks, threads, *arguments):
+    for _ in prange(threads):
+        task = _take(counter)
+        while task < tasks:
+            body(task, *arguments)  # type: ignore[name-defined]  # noqa: F821  # a global of each copy of this function
+            task = _take(counter)
+
+
+def tasks(**options) -> Callable:
+    """Compile a function ``f(task, ...)`` and let threads share its tasks.
+
+    Whichever thread is free takes the next task. With a fixed share for each, all threads wait for the one whose core
+    another program uses. A task writes to places of its own, so that results do not depend on who runs it.
+
+    Parameters
+    ----------
+    **options
+        As for `njit`.
+
+    Returns
+    -------
+    callable
+        The decorator. What it returns is called as ``f(number_of_tasks, argument=..., ...)``.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        name = f"{function.__module__}.{function.__qualname__}"
+        compiled = njit(**options)(function)
+        share = FunctionType(_share.__code__, {**globals(), "body": compiled}, name)
+        share.__module__, share.__qualname__ = __name__, name  # the name under which the compiled code is stored
+        launch = njit(parallel=True, **options)(share)
+        names = list(inspect.signature(function).parameters)[1:]
+
+        @functools.wraps(function)
+        def run(number: int, **arguments) -> None:
+            threads = min(number, get_num_threads())
+            launch(np.zeros(1, np.int64), number, threads, *(arguments.pop(name) for name in names), **arguments)
+
+        return run
+
+    return decorate
