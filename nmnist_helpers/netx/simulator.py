@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import prange
 
 from ..block.spec import WEIGHT_MAX, WEIGHT_MIN, LayerSpec
 from ..compiled import njit
 from ..kernels.constants import DECAY_SCALE, STATE_SCALE, WEIGHT_SCALE, WEIGHT_STEPS
 from ..spikes.convert import rows_to_events
+from ..tasks import tasks
 
 TO_STATE = STATE_SCALE // WEIGHT_SCALE  # states are that much finer than weights
 
@@ -162,18 +162,19 @@ def run_fast(layers: list[LayerSpec], events: Events) -> list[np.ndarray]:
         channels, height, width = layer.out_shape
         out = np.zeros((batch, steps, height * width * channels), np.uint8)
         _run_layer(
-            events.indptr,
-            events.channel,
-            _by_input(layer),
-            np.array([layer.in_shape[1:], layer.kernel.shape[2:], layer.out_shape[1:]]),
-            np.array([layer.stride, layer.padding, layer.dilation]),
-            layer.kernel.shape[1],
-            _by_place(layer, DECAY_SCALE - np.asarray(layer.i_decay)),
-            _by_place(layer, DECAY_SCALE - np.asarray(layer.v_decay)),
-            _by_place(layer, 0 if layer.bias is None else TO_STATE * layer.bias),
-            TO_STATE * layer.v_th_mant,
-            _by_place(layer, 1 + (np.int64(0) if layer.delay is None else layer.delay)),
-            out,
+            batch,
+            indptr=events.indptr,
+            channel=events.channel,
+            added=_by_input(layer),
+            sizes=np.array([layer.in_shape[1:], layer.kernel.shape[2:], layer.out_shape[1:]]),
+            steps_of=np.array([layer.stride, layer.padding, layer.dilation]),
+            group=layer.kernel.shape[1],
+            i_keep=_by_place(layer, DECAY_SCALE - np.asarray(layer.i_decay)),
+            v_keep=_by_place(layer, DECAY_SCALE - np.asarray(layer.v_decay)),
+            bias=_by_place(layer, 0 if layer.bias is None else TO_STATE * layer.bias),
+            threshold=TO_STATE * layer.v_th_mant,
+            lag=_by_place(layer, 1 + (np.int64(0) if layer.delay is None else layer.delay)),
+            out=out,
         )
         if height * width > 1:
             out = out.reshape(batch, steps, height * width, channels).swapaxes(2, 3).reshape(batch, steps, -1)
@@ -209,40 +210,39 @@ def _window(place, stride, reach, count):
     return at // stride if at >= 0 and at % stride == 0 and at // stride < count else -1
 
 
-@njit(cache=True, parallel=True)
-def _run_layer(indptr, channel, added, sizes, steps_of, group, i_keep, v_keep, bias, threshold, lag, out):
-    batch, steps, neurons = out.shape
+@tasks()
+def _run_layer(b, indptr, channel, added, sizes, steps_of, group, i_keep, v_keep, bias, threshold, lag, out):
+    _, steps, neurons = out.shape
     (height, width), (kernel_h, kernel_w), (out_h, out_w) = sizes
     (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w) = steps_of
     channels = neurons // (out_h * out_w)
     reached = added.shape[1]  # output channels of a group
-    for b in prange(batch):
-        current = np.zeros(neurons, np.int64)
-        rest = np.zeros(neurons, np.int64)
-        drive = np.zeros(neurons, np.int32)
-        for t in range(steps):
-            drive[:] = 0
-            for event in range(indptr[b * steps + t], indptr[b * steps + t + 1]):
-                source, place = divmod(channel[event], height * width)
-                y, x = divmod(place, width)
-                first = source // group * reached
-                for ky in range(kernel_h):
-                    row = _window(y + pad_h, stride_h, ky * dilation_h, out_h)
-                    if row < 0:
+    current = np.zeros(neurons, np.int64)
+    rest = np.zeros(neurons, np.int64)
+    drive = np.zeros(neurons, np.int32)
+    for t in range(steps):
+        drive[:] = 0
+        for event in range(indptr[b * steps + t], indptr[b * steps + t + 1]):
+            source, place = divmod(channel[event], height * width)
+            y, x = divmod(place, width)
+            first = source // group * reached
+            for ky in range(kernel_h):
+                row = _window(y + pad_h, stride_h, ky * dilation_h, out_h)
+                if row < 0:
+                    continue
+                for kx in range(kernel_w):
+                    column = _window(x + pad_w, stride_w, kx * dilation_w, out_w)
+                    if column < 0:
                         continue
-                    for kx in range(kernel_w):
-                        column = _window(x + pad_w, stride_w, kx * dilation_w, out_w)
-                        if column < 0:
-                            continue
-                        start = (row * out_w + column) * channels + first
-                        weights = added[(source * kernel_h + ky) * kernel_w + kx]
-                        for n in range(reached):
-                            drive[start + n] += weights[n]
-            for n in range(neurons):
-                current[n] = _decayed(current[n], i_keep[n]) + TO_STATE * np.int64(drive[n])
-                voltage = _decayed(rest[n], v_keep[n]) + current[n] + bias[n]
-                rest[n] = voltage
-                if voltage > threshold:
-                    rest[n] = 0
-                    if t + lag[n] < steps:
-                        out[b, t + lag[n], n] = 1
+                    start = (row * out_w + column) * channels + first
+                    weights = added[(source * kernel_h + ky) * kernel_w + kx]
+                    for n in range(reached):
+                        drive[start + n] += weights[n]
+        for n in range(neurons):
+            current[n] = _decayed(current[n], i_keep[n]) + TO_STATE * np.int64(drive[n])
+            voltage = _decayed(rest[n], v_keep[n]) + current[n] + bias[n]
+            rest[n] = voltage
+            if voltage > threshold:
+                rest[n] = 0
+                if t + lag[n] < steps:
+                    out[b, t + lag[n], n] = 1

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numba import prange
 
 from ..compiled import njit
 from ..netx.simulator import events_of_rows
@@ -70,9 +69,9 @@ def _run(chain: list, spikes: np.ndarray, dt: float, method: str, substeps: int,
     return counts.transpose(0, 2, 1)
 
 
-@njit(cache=True, parallel=True)
+@njit()
 def _add_up(indptr, channel, column, drive):
-    for row in prange(len(drive)):
+    for row in range(len(drive)):
         for event in range(indptr[row], indptr[row + 1]):
             drive[row] += column[channel[event]]
 

@@ -2,23 +2,22 @@
 
 import numpy as np
 import torch
-from numba import prange
 
 from ..compiled import njit
+from ..tasks import tasks
+
+BAND = 256  # rows per task
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def _count_rows(spikes):
+@tasks(error_model="numpy")
+def _count_rows(band, spikes, counts):
     """Spikes in every row."""
-    rows, channels = spikes.shape
-    counts = np.zeros(rows, np.int32)
-    for r in prange(rows):
+    for r in range(band * BAND, min((band + 1) * BAND, len(spikes))):
         row = spikes[r]
         n = 0
-        for c in range(channels):
+        for c in range(len(row)):
             n += row[c] != 0
         counts[r] = n
-    return counts
 
 
 @njit(inline="always")
@@ -41,57 +40,53 @@ def spiking(row, found):
     return n
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def _fill_rows(spikes, indptr, channel):
-    for r in prange(len(spikes)):
+@tasks(error_model="numpy")
+def _fill_rows(band, spikes, indptr, channel):
+    for r in range(band * BAND, min((band + 1) * BAND, len(spikes))):
         if indptr[r] != indptr[r + 1]:
             spiking(spikes[r], channel[indptr[r] : indptr[r + 1]])
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def _scatter(indptr, channel, value, out):
-    for r in prange(out.shape[0]):
+@tasks(error_model="numpy")
+def _scatter(band, indptr, channel, value, out):
+    for r in range(band * BAND, min((band + 1) * BAND, len(out))):
         out[r] = 0
         for k in range(indptr[r], indptr[r + 1]):
             out[r, channel[k]] = value
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def _mark(dense, rows):
+@tasks(error_model="numpy")
+def _mark(b, dense, rows, values):
     """Dense [B, C, T] to 0/1 rows [B, T, C]; per sample the one non-zero value, or NaN where they differ."""
-    batch, channels, steps = dense.shape
-    values = np.zeros(batch, dense.dtype)
-    for b in prange(batch):
-        rows[b] = 0
-        value = dense.dtype.type(0)
-        for c in range(channels):
-            train = dense[b, c]
-            for t in range(steps):
-                x = train[t]
-                if x != 0:
-                    rows[b, t, c] = 1
-                    if value == 0:
-                        value = x
-                    if x != value:
-                        value = dense.dtype.type(np.nan)
-        values[b] = value
-    return values
+    _, channels, steps = dense.shape
+    rows[b] = 0
+    value = dense.dtype.type(0)
+    for c in range(channels):
+        train = dense[b, c]
+        for t in range(steps):
+            x = train[t]
+            if x != 0:
+                rows[b, t, c] = 1
+                if value == 0:
+                    value = x
+                if x != value:
+                    value = dense.dtype.type(np.nan)
+    values[b] = value
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def _holds(words, strides, indptr, channel, word):
-    """Whether flat `words` are `word` at every spike and 0 elsewhere; `strides` of (row b, row t, channel)."""
+@tasks(error_model="numpy")
+def _count_words(part, words, count):
+    share = (len(words) + len(count) - 1) // len(count)
+    n = 0
+    for i in range(part * share, min((part + 1) * share, len(words))):
+        n += words[i] != 0
+    count[part] = n
+
+
+@njit(error_model="numpy")
+def _all_hold(words, strides, indptr, channel, word):
+    """Whether flat `words` are `word` at every spike; `strides` of (row b, row t, channel)."""
     of_sample, of_step, of_channel, steps = strides
-    parts = 64
-    share = (len(words) + parts - 1) // parts
-    count = np.zeros(parts, np.int64)
-    for part in prange(parts):
-        n = 0
-        for i in range(part * share, min((part + 1) * share, len(words))):
-            n += words[i] != 0
-        count[part] = n
-    if count.sum() != len(channel):
-        return False
     for r in range(len(indptr) - 1):
         row = r // steps * of_sample + r % steps * of_step
         for k in range(indptr[r], indptr[r + 1]):
@@ -100,11 +95,19 @@ def _holds(words, strides, indptr, channel, word):
     return True
 
 
+def _bands(rows: np.ndarray) -> int:
+    return -(-len(rows) // BAND)
+
+
 def holds_events(rows: torch.Tensor, indptr: torch.Tensor, channel: torch.Tensor, value: float) -> bool:
     """Whether float32 rows [B, T, C], contiguous as they are or as [B, C, T], hold these spikes and nothing else."""
     words = torch.as_strided(rows, (rows.numel(),), (1,)).view(torch.int32).numpy()
     word = np.float32(value).view(np.int32)
-    return bool(_holds(words, (*rows.stride(), rows.shape[1]), indptr.numpy(), channel.numpy(), word))
+    count = np.zeros(64, np.int64)
+    _count_words(len(count), words=words, count=count)
+    if count.sum() != len(channel):
+        return False
+    return bool(_all_hold(words, (*rows.stride(), rows.shape[1]), indptr.numpy(), channel.numpy(), word))
 
 
 def rows_to_events(spikes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,9 +125,11 @@ def rows_to_events(spikes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     rows = spikes.contiguous().view(-1, spikes.shape[2]).numpy()
     indptr = np.zeros(len(rows) + 1, np.int32)
-    np.cumsum(_count_rows(rows), out=indptr[1:])
+    counts = np.empty(len(rows), np.int32)
+    _count_rows(_bands(rows), spikes=rows, counts=counts)
+    np.cumsum(counts, out=indptr[1:])
     channel = np.empty(indptr[-1], np.int32)
-    _fill_rows(rows, indptr, channel)
+    _fill_rows(_bands(rows), spikes=rows, indptr=indptr, channel=channel)
     return torch.from_numpy(indptr), torch.from_numpy(channel)
 
 
@@ -135,7 +140,7 @@ def events_to_rows(
     batch, channels, steps = shape
     rows = torch.empty(batch, steps, channels, dtype=dtype)
     out = rows.view(-1, channels).numpy()
-    _scatter(indptr.numpy(), channel.numpy(), out.dtype.type(value), out)
+    _scatter(_bands(out), indptr=indptr.numpy(), channel=channel.numpy(), value=out.dtype.type(value), out=out)
     return rows
 
 
@@ -153,7 +158,9 @@ def dense_to_events(dense: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, fl
     """
     batch, channels, steps = dense.shape
     rows = torch.empty(batch, steps, channels, dtype=torch.uint8)
-    values = _mark(dense.detach().contiguous().numpy(), rows.numpy())
+    dense = dense.detach().contiguous()
+    values = np.zeros(batch, dense.numpy().dtype)
+    _mark(batch, dense=dense.numpy(), rows=rows.numpy(), values=values)
     values = values[values != 0]
     if len(values) and not (values == values[0]).all():  # NaN is unequal to itself
         return None

@@ -10,8 +10,8 @@ from ...spikes import Spikes
 from ...tasks import tasks
 from ..common import Axon, Membrane, OutputGradients, State
 from ..constants import DECAY_SCALE
-from .arithmetic import LOG2_E, exp2_negative, f32, i32, i64
-from .lanes import CHUNK, LANES, distance, load, spread, store, to_f32, toward_zero, where
+from .arithmetic import LOG2_E, exp2_negative, f32, i32, i64, leak
+from .lanes import CHUNK, LANES, distance, load, spread, store, to_f32, where
 from .layout import Layout, flat, pad
 
 
@@ -87,7 +87,8 @@ def _backward(
         for part in range(0, min(CHUNK, channels - chunk * CHUNK), LANES):
             first = chunk * CHUNK + part
             a_i = to_f32(load(retain_i, first)) * spread(f32(1.0 / DECAY_SCALE))
-            a_v = to_f32(load(retain_v, first)) * spread(f32(1.0 / DECAY_SCALE))
+            k_v = load(retain_v, first)
+            a_v = to_f32(k_v) * spread(f32(1.0 / DECAY_SCALE))
             state, begin = b * width + first, b * steps * width + first
             volts = b * of_sample + chunk * of_chunk + part
             gain = load(factor, state)
@@ -110,12 +111,12 @@ def _backward(
                 # gV[t] R[t-1], and gI[t+1] I[t] with I[t] = V[t] - leak(R[t-1]).
                 if t > 0:
                     before = load(voltage, volts + (t - 1) * of_step)
-                    r = where(before > limit, zero, to_f32(before))
+                    r = where(before > limit, spread(i32(0)), before)
                 else:
                     before = load(reset0, state)
-                    r = to_f32(before)
-                sum_v = sum_v + g_v * r
-                sum_i = sum_i + g_i * (to_f32(v) - toward_zero(a_v * r))  # the leak in float32: one unit off at most
+                    r = before
+                sum_v = sum_v + g_v * to_f32(r)
+                sum_i = sum_i + g_i * to_f32(v - leak(r, k_v))
                 v = before
                 g_i = a_i * g_i + g_v
                 if grad_current.size:
