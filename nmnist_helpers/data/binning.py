@@ -143,19 +143,6 @@ def _raster_batch(x, y, p, t, offsets, index, draws, edges, cap, drop_below, jit
         )
 
 
-@njit(cache=True, nogil=True)
-def _close_up(indptr, room, loose, size):
-    """Turn counts into row starts, and put the recordings' spikes end to end."""
-    for row in range(len(indptr) - 1):
-        indptr[row + 1] += indptr[row]
-    channel = np.empty(indptr[-1], dtype=np.int32)
-    bins = (len(indptr) - 1) // len(size)
-    for b in range(len(size)):
-        start = indptr[b * bins]
-        channel[start : start + size[b]] = loose[room[b] : room[b] + size[b]]
-    return channel
-
-
 def _read_only(array: np.ndarray) -> np.ndarray:
     # Mapped arrays are read only; with all of them so, Numba compiles one version and not two.
     array = array.view()
@@ -211,4 +198,6 @@ def rasterise(
         size,
         indptr,
     )
-    return indptr, _close_up(indptr, room, loose, size)
+    np.cumsum(indptr, out=indptr)
+    channel = [loose[start : start + count] for start, count in zip(room, size, strict=False)]
+    return indptr, np.concatenate(channel, dtype=np.int32)
