@@ -50,9 +50,9 @@ class Noted(Exception):
 
 @contextmanager
 def noting() -> Iterator[dict[tuple[Any, tuple], None]]:
-    """Note which kernels are called, with which types, in order; none is compiled or run, each call raises `Noted`.
+    """Note which kernels are called, with which types, in order; none is compiled or run.
 
-    For a process that has not run kernels yet. `nmnist_helpers.tasks.launch` lets the program go on after a call.
+    For a process that has not run kernels yet. A kernel with ``parallel=True`` returns None then, others raise `Noted`.
     """
     global _notes
     _notes = {}
@@ -238,12 +238,6 @@ def check_process() -> None:
         )
 
 
-def mark_launch() -> None:
-    """Remember that this process has run kernels: a child that it forks cannot (`check_process`)."""
-    global _launched
-    _launched = True
-
-
 def njit(**options) -> Callable:
     """Compile a function with Numba: its ``njit``, with the compiled code stored per version of this package.
 
@@ -271,8 +265,9 @@ def njit(**options) -> Callable:
 
         @functools.wraps(function)
         def launch(*arguments, **named):
+            global _launched
             check_process()
-            mark_launch()
+            _launched = True
             with suppress(Noted), _launches if _one_at_a_time() else nullcontext():
                 return dispatcher(*arguments, **named)
 
