@@ -15,12 +15,14 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numba
 
 from .compiled import Noted, noting, say_compiling, storage
 
+_config: Any = numba.config  # its settings come at run time
 CHILD = "NMNIST_PREPARES"  # an environment variable that only the second process has
 CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from nmnist_helpers import prepare; prepare.main()"
 
@@ -51,7 +53,7 @@ def start() -> subprocess.Popen | None:
         one processor (`numba.config.NUMBA_NUM_THREADS`).
     """
     no_python = not sys.executable or getattr(sys, "frozen", False)
-    if numba.config.DISABLE_JIT or numba.config.NUMBA_NUM_THREADS < 2 or CHILD in os.environ or no_python:
+    if _config.DISABLE_JIT or _config.NUMBA_NUM_THREADS < 2 or CHILD in os.environ or no_python:
         return None
     folder = storage()
     if folder is None or _done(folder).exists() or _first(folder) is None:
@@ -79,7 +81,9 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for dispatcher, types in reversed(list(step_kernels())):
         dispatcher.compile(types)
-    _done(storage()).touch()
+    folder = storage()
+    if folder is not None:
+        _done(folder).touch()
 
 
 def _end_with_parent() -> None:
