@@ -10,10 +10,10 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import filelock
 import llvmlite
@@ -32,6 +32,7 @@ _local = threading.local()
 _launches = threading.RLock()
 _said: set[str] = set()
 _launched = _forked = False
+_notes: dict[tuple[Any, tuple], None] | None = None
 
 
 def _after_fork() -> None:
@@ -41,6 +42,24 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+class Noted(Exception):
+    """A kernel was called while kernels are only noted (`noting`)."""
+
+
+@contextmanager
+def noting() -> Iterator[dict[tuple[Any, tuple], None]]:
+    """Note which kernels are called, with which types, in order; none is compiled or run.
+
+    For a process that has not run kernels yet. A kernel with ``parallel=True`` returns None then, others raise `Noted`.
+    """
+    global _notes
+    _notes = {}
+    try:
+        yield _notes
+    finally:
+        _notes = None
 
 
 def _say(line: str) -> None:
@@ -109,15 +128,20 @@ def _remove_unused(home: Path, own: Path) -> None:
 
 
 class _Cache(FunctionCache):
-    """Numba's store of one kernel: one process compiles, the others wait; a store that fails is done without."""
+    """Numba's store of one kernel: one process compiles it, the others wait; a store that fails is done without."""
+
+    def __init__(self, function):
+        super().__init__(function)
+        lock = Path(self.cache_path, f"{self._impl.filename_base}.lock")
+        self.lock = filelock.FileLock(lock, thread_local=True)
 
     def load_overload(self, sig, target_context):
         found = self._read(sig, target_context)
         if found is None and getattr(_local, "compiling", None):
-            _local.compiling[-1].enter_context(_turn())
+            _local.compiling[-1].enter_context(_turn(self.lock))
             found = self._read(sig, target_context)  # another process may have been faster
             if found is None:
-                _say("compiling its CPU kernels (once per installation, about 15 s) ...")
+                say_compiling()
         return found
 
     def _read(self, sig, target_context):
@@ -135,25 +159,25 @@ class _Cache(FunctionCache):
             _warn_not_stored(Path(self.cache_path), error)
 
 
-@functools.cache
-def _lock() -> filelock.FileLock:
-    return filelock.FileLock(cast(Path, storage()) / "compiling.lock", thread_local=True)
+def say_compiling() -> None:
+    """Say, once per process, that kernels are compiled, and how long that takes."""
+    _say("compiling its CPU kernels (once per installation, about 10 s) ...")
 
 
-class _turn(ExitStack):
-    """Hold the lock of those who compile, as far as it can be had."""
-
-    def __enter__(self):
-        super().__enter__()
+@contextmanager
+def _turn(lock: filelock.BaseFileLock) -> Iterator[None]:
+    """Hold the lock of those who compile a kernel, as far as it can be had."""
+    with ExitStack() as stack:
         try:
             try:
-                self.enter_context(_lock().acquire(timeout=0))
+                stack.enter_context(lock.acquire(timeout=0))
             except filelock.Timeout:
-                _say("waiting for another process that compiles the CPU kernels ...")
-                self.enter_context(_lock().acquire(timeout=PATIENCE))
+                if not _said:  # this process may have started the other one (`prepare`)
+                    _say("waiting for another process that compiles the CPU kernels ...")
+                stack.enter_context(lock.acquire(timeout=PATIENCE))
         except (OSError, NotImplementedError, filelock.Timeout):
             pass  # without a lock the work may be done twice, which does no harm
-        return self
+        yield
 
 
 def _stored(dispatcher, function: Callable) -> None:
@@ -174,13 +198,16 @@ def _stored(dispatcher, function: Callable) -> None:
 
     @functools.wraps(compile_one)
     def compile_said(signature):
+        if _notes is not None:
+            _notes[dispatcher, tuple(signature)] = None
+            raise Noted
         with ExitStack() as stack:
             if not hasattr(_local, "compiling"):
                 _local.compiling = []
             _local.compiling.append(stack)
             try:
                 if not isinstance(dispatcher._cache, _Cache):
-                    _say("compiling its CPU kernels (in every process, about 15 s) ...")
+                    _say("compiling its CPU kernels (in every process, about 10 s) ...")
                 return compile_one(signature)
             finally:
                 _local.compiling.pop()
@@ -241,10 +268,8 @@ def njit(**options) -> Callable:
             global _launched
             check_process()
             _launched = True
-            if _one_at_a_time():
-                with _launches:
-                    return dispatcher(*arguments, **named)
-            return dispatcher(*arguments, **named)
+            with suppress(Noted), _launches if _one_at_a_time() else nullcontext():
+                return dispatcher(*arguments, **named)
 
         launch.dispatcher = dispatcher  # type: ignore[attr-defined]  # functions take attributes
         return launch

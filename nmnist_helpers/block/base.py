@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from .. import prepare
 from ..axon import Delay
 from ..axon import delay as shift
 from ..kernels.common import Axon
@@ -51,6 +52,7 @@ class Block(NoScript, torch.nn.Module):
         count_log: bool,
     ):
         super().__init__()
+        prepare.start()
         params = dict(neuron_params)
         if channels is not None:
             params.setdefault("num_neurons", channels)

@@ -44,18 +44,17 @@ def bin_edges(bins: int, sampling_time: float) -> np.ndarray:
     return near[:, 0] + inside.sum(axis=1) - 1
 
 
-@njit(cache=True, nogil=True)
-def _raster_one(x, y, p, t, draw, edges, cap, drop_below, jitter_scale, bitmap, filled, row_count, channel):
+@njit(inline="always")
+def _raster_one(x, y, p, t, draw, edges, cap, drop_below, jitter_scale, bitmap, filled, target, row_count, channel):
     """Spikes of one recording into `channel`; returns their number.
 
     `bitmap` [T, 37] has one bit a channel, `filled` [T] one bit for each of its words that is not zero. Both
-    come in as zeros and are left as zeros.
+    come in as zeros and are left as zeros. `target` [1156] is scratch.
     """
     bins = len(edges)
     n = len(t)
     cos, sin, dx, dy, flip, key = draw[COS], draw[SIN], draw[DX], draw[DY], draw[FLIP], draw[KEY]
     # A recording has three to four times as many events as the sensor has pixels: turn each pixel once.
-    target = np.empty(PIXELS, dtype=np.int16)
     for row in range(SIDE):
         for column in range(SIDE):
             new_x, new_y = rotate(cos, sin, dx, dy, column, row)
@@ -117,12 +116,13 @@ def _raster_one(x, y, p, t, draw, edges, cap, drop_below, jitter_scale, bitmap, 
     return size
 
 
-@njit(cache=True, nogil=True)
-def _raster_batch(x, y, p, t, offsets, index, draws, edges, cap, drop_below, jitter_scale, room, loose, size, indptr):
+@njit(nogil=True)
+def _raster_batch(
+    x, y, p, t, offsets, index, draws, edges, cap, drop_below, jitter_scale, bitmap, filled, target,
+    room, loose, size, indptr,
+):  # fmt: skip
     """Each recording of a batch into its own room in `loose`."""
     bins = len(edges)
-    bitmap = np.zeros((bins, _WORDS), dtype=np.uint64)
-    filled = np.zeros(bins, dtype=np.uint64)
     for b in range(len(index)):
         first, last = offsets[index[b]], offsets[index[b] + 1]
         row_count = indptr[1 + b * bins : 1 + (b + 1) * bins]
@@ -138,22 +138,10 @@ def _raster_batch(x, y, p, t, offsets, index, draws, edges, cap, drop_below, jit
             jitter_scale,
             bitmap,
             filled,
+            target,
             row_count,
             loose[room[b] : room[b + 1] + 2],
         )
-
-
-@njit(cache=True, nogil=True)
-def _close_up(indptr, room, loose, size):
-    """Turn counts into row starts, and put the recordings' spikes end to end."""
-    for row in range(len(indptr) - 1):
-        indptr[row + 1] += indptr[row]
-    channel = np.empty(indptr[-1], dtype=np.int32)
-    bins = (len(indptr) - 1) // len(size)
-    for b in range(len(size)):
-        start = indptr[b * bins]
-        channel[start : start + size[b]] = loose[room[b] : room[b] + size[b]]
-    return channel
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
@@ -206,9 +194,14 @@ def rasterise(
         cap or np.iinfo(np.int32).max,
         drop_below,
         jitter_scale,
+        np.zeros((len(edges), _WORDS), np.uint64),
+        np.zeros(len(edges), np.uint64),
+        np.empty(PIXELS, np.int16),
         room,
         loose,
         size,
         indptr,
     )
-    return indptr, _close_up(indptr, room, loose, size)
+    np.cumsum(indptr, out=indptr)
+    channel = [loose[start : start + count] for start, count in zip(room, size, strict=False)]
+    return indptr, np.concatenate(channel, dtype=np.int32)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from .. import prepare
 from ..geometry import CHANNELS, EVENT_BYTES, PIXELS, SIDE
 from ..io import Event, PackedEvents
 from ..paths import ROOT, data_root
@@ -89,6 +90,7 @@ class NMNISTDataset(Dataset):
         self.train, self.transform = bool(train), transform
         self.root = data_root(path)
         self._packed: PackedEvents | None = None
+        prepare.start()  # while recordings are read
         if download and source != "simulated":
             from .download import download as fetch
 

@@ -1,0 +1,80 @@
+"""A second process compiles the kernels of a training step, and nothing depends on it."""
+
+import os
+import subprocess
+import sys
+
+import numba
+import pytest
+
+from nmnist_helpers import compiled, prepare
+
+STEP = """
+import numpy as np, torch
+from nmnist_helpers import EventLoader, Network, prepare
+from nmnist_helpers.io import PackedEvents
+from nmnist_helpers.loss import SpikeRate
+process = prepare.start()
+if {wait}:
+    process.wait()
+events = {{name: np.zeros(1, kind) for name, kind in (("x", "u1"), ("y", "u1"), ("p", "u1"), ("t", "i4"))}}
+packed = PackedEvents(**events, offsets=np.array([0, 1]), labels=np.zeros(1, int), ids=np.ones(1, int))
+net = Network()
+for spikes, label in EventLoader(packed):
+    SpikeRate(0.2, 0.03)(net(spikes), label).backward()
+print("stepped")
+"""
+
+
+def run(code: str, **environment) -> tuple[str, str]:
+    """Output and errors of a Python process that must end well."""
+    env = {**os.environ, "NUMBA_NUM_THREADS": "2", **environment}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip(), done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2 and (os.cpu_count() or 1) < 2, reason="needs two processors")
+def test_the_second_process_compiles_all_that_a_step_needs(tmp_path):
+    place = {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    out, said = run(STEP.format(wait=True), **place)
+    assert out == "stepped"
+    assert said.count("compiling its CPU kernels") == 1
+    stored = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")}
+    assert stored
+    (done,) = tmp_path.rglob("training")
+    assert max(stored.values()) <= done.stat().st_mtime_ns, "the step compiled a kernel after the second process"
+    code = "from nmnist_helpers import prepare; prepare.start(); " + STEP.format(wait=False)
+    assert run(code, **place) == ("stepped", "")  # everything is stored: nothing to start, nothing to say
+
+
+@pytest.mark.slow
+def test_a_second_process_that_fails_does_no_harm(tmp_path):
+    code = "import nmnist_helpers.prepare as p; p.CODE = 'import sys; sys.exit(3)'\n" + STEP.format(wait=True)
+    out, said = run(code, NUMBA_CACHE_DIR=str(tmp_path / "numba"))
+    assert out == "stepped"
+    assert said.count("compiling its CPU kernels") == 1
+
+
+@pytest.mark.parametrize("why", ["one processor", "is the second process", "no place", "no interpreter"])
+def test_where_it_is_of_no_use_none_is_started(why, monkeypatch, tmp_path):
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 1 if why == "one processor" else 2)
+    monkeypatch.setattr(prepare, "storage", lambda: None if why == "no place" else tmp_path)
+    monkeypatch.setattr(prepare.subprocess, "Popen", lambda *a, **k: pytest.fail("started"))
+    if why == "is the second process":
+        monkeypatch.setenv(prepare.CHILD, "1")
+    if why == "no interpreter":
+        monkeypatch.setattr(sys, "executable", "")
+    assert prepare.start.__wrapped__() is None
+
+
+def test_a_call_that_is_noted_does_not_run():
+    @compiled.njit()
+    def function(x):
+        return x + 1
+
+    with compiled.noting() as notes, pytest.raises(compiled.Noted):
+        function(1)
+    assert list(notes) == [(function, (numba.int64,))]
+    assert function(1) == 2
