@@ -12,10 +12,9 @@ camera) bring the spikes; `network`, `block`, `synapse`, `dendrite`, `neuron` an
 import importlib
 import os
 
-# Threads that wait for work. If they spin for long, they take the cores from other programs, and from the threads of a
-# second OpenMP runtime where torch and Numba bring one each: two trainings on two cores took 80 ms a step each, and 420
-# with a policy of ACTIVE, against 48. If they sleep at once, waking them costs a lone training 5 %. Hence a spin of
-# some microseconds. It counts for what is loaded after these lines, and only where nobody has chosen otherwise.
+# Threads of torch that wait for work. If they spin for long, they take the cores from other programs, and from the
+# threads of the kernels (`tasks`). If they sleep at once, waking them costs a lone training 5 %. Hence a spin of some
+# microseconds. It counts for what is loaded after these lines, and only where nobody has chosen otherwise.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -28,6 +27,9 @@ from .lava import absent
 from .network import ConvNetwork, Network
 from .paths import GIFS, ROOT, TRAINED, data_root
 from .spikes import Spikes
+from .tasks import respect_quota
+
+respect_quota()
 
 __version__ = "1.1.0"
 

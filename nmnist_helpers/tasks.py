@@ -11,6 +11,7 @@ import inspect
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from types import FunctionType
@@ -21,17 +22,9 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from .compiled import njit
+from .compiled import Noted, njit
 
-
-@functools.cache
-def quota() -> int | None:
-    """Processors that this process's control group may use (a container's limit, rounded up); None for no limit."""
-    try:
-        most, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return None if most == "max" else max(1, -(-int(most) // int(period)))
-    except (OSError, ValueError):
-        return None
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def threads() -> int:
@@ -40,10 +33,14 @@ def threads() -> int:
 
 
 def respect_quota() -> None:
-    """Let torch use no more threads than `quota`, unless ``OMP_NUM_THREADS`` says how many."""
-    most = quota()
-    if most is not None and most < torch.get_num_threads() and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(most)
+    """Let torch use no more threads than a container may use processors, unless ``OMP_NUM_THREADS`` says how many."""
+    try:
+        most, period = (CGROUP / "cpu.max").read_text().split()
+        processors = max(1, -(-int(most) // int(period)))
+    except (OSError, ValueError):  # no such limit: "max 100000"
+        return
+    if processors < torch.get_num_threads() and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(processors)
 
 
 class _Job:
@@ -107,7 +104,9 @@ _helpers = _Helpers()
 
 def _after_fork() -> None:
     global _helpers
-    _helpers = _Helpers()  # the threads stay with the parent
+    if _helpers.number:
+        torch.set_num_threads(1)  # the threads stay with the parent, torch's own too: it would wait for them for ever
+    _helpers = _Helpers()
 
 
 if hasattr(os, "register_at_fork"):
@@ -163,7 +162,8 @@ def tasks(**options) -> Callable:
             helpers = min(number, threads()) - 1
             # The first call of a process compiles or loads the code, which is one thread's work.
             if helpers < 1 or not compiled.signatures:
-                compiled(*call)
+                with suppress(Noted):
+                    compiled(*call)
                 return
             job = _Job(compiled, call, helpers)
             try:
