@@ -1,4 +1,4 @@
-"""Numba's `njit` for this package: where compiled code is stored, and what is printed."""
+"""Numba's `njit` for this package: where compiled code is stored, what is printed, and which process may launch it."""
 
 import functools
 import hashlib
@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,19 @@ PATIENCE = 300  # seconds to wait for another process that compiles
 
 _config: Any = numba.config  # its settings come at run time
 _local = threading.local()
+_launches = threading.RLock()
 _said: set[str] = set()
+_launched = _forked = False
 _notes: dict[tuple[Any, tuple], None] | None = None
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = _launched  # the threads that the kernels run on stay with the parent
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Noted(Exception):
@@ -39,9 +50,9 @@ class Noted(Exception):
 
 @contextmanager
 def noting() -> Iterator[dict[tuple[Any, tuple], None]]:
-    """Note which kernels are called, with which types, in order; none is compiled or run, each call raises `Noted`.
+    """Note which kernels are called, with which types, in order; none is compiled or run.
 
-    For a process that has not run kernels yet. `nmnist_helpers.tasks` goes on after such a call.
+    For a process that has not run kernels yet. A kernel with ``parallel=True`` returns None then, others raise `Noted`.
     """
     global _notes
     _notes = {}
@@ -204,13 +215,37 @@ def _stored(dispatcher, function: Callable) -> None:
     dispatcher.compile = compile_said
 
 
+def _one_at_a_time() -> bool:
+    """Whether launches must not overlap: Numba's own thread pool aborts the process if two threads use it."""
+    try:
+        return numba.threading_layer() == "workqueue"
+    except ValueError:  # not known before the first launch
+        return True
+
+
+def check_process() -> None:
+    """Raise in a child of ``os.fork`` whose parent ran kernels.
+
+    Raises
+    ------
+    RuntimeError
+        The child has the parent's memory but not its threads: a parallel kernel would wait for them for ever.
+    """
+    if _forked:
+        raise RuntimeError(
+            "nmnist_helpers.kernels: expected a process with threads of its own, found a child that os.fork made after"
+            " the parent had run kernels; start processes with the method 'spawn' or 'forkserver', or fork earlier"
+        )
+
+
 def njit(**options) -> Callable:
     """Compile a function with Numba: its ``njit``, with the compiled code stored per version of this package.
 
     Parameters
     ----------
     **options
-        Numba's.
+        Numba's. Kernels with ``parallel=True`` are called from Python alone; they are launched one at a time where
+        Numba's thread pool demands it, and refuse to run where it is gone (`check_process`).
 
     Returns
     -------
@@ -221,8 +256,22 @@ def njit(**options) -> Callable:
 
     def decorate(function: Callable) -> Callable:
         dispatcher = numba.njit(**options)(function)
-        if store and hasattr(dispatcher, "_cache"):  # not so under NUMBA_DISABLE_JIT
+        if not hasattr(dispatcher, "_cache"):  # NUMBA_DISABLE_JIT
+            return dispatcher
+        if store:
             _stored(dispatcher, function)
-        return dispatcher
+        if not options.get("parallel"):
+            return dispatcher
+
+        @functools.wraps(function)
+        def launch(*arguments, **named):
+            global _launched
+            check_process()
+            _launched = True
+            with suppress(Noted), _launches if _one_at_a_time() else nullcontext():
+                return dispatcher(*arguments, **named)
+
+        launch.dispatcher = dispatcher  # type: ignore[attr-defined]  # functions take attributes
+        return launch
 
     return decorate

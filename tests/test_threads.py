@@ -1,11 +1,8 @@
-"""The number of threads changes no number, and kernels find threads wherever they run."""
+"""The number of threads changes no number; several threads of a program may train; containers are respected."""
 
-import os
-import subprocess
-import sys
 import threading
 
-import numpy as np
+import numba
 import pytest
 import torch
 from support.neurons import sample
@@ -17,8 +14,9 @@ from nmnist_helpers.spikes.convert import events_to_rows, rows_to_events
 
 def trained(threads: int, steps: int = 3) -> list[torch.Tensor]:
     """Outputs and weights of some steps of training, computed by so many threads."""
-    before = torch.get_num_threads()
+    before = torch.get_num_threads(), numba.get_num_threads()
     torch.set_num_threads(threads)
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     try:
         torch.manual_seed(0)
         net = Network((130, 70), inputs=200, outputs=10, neuron_params={"threshold": 0.3})
@@ -32,10 +30,12 @@ def trained(threads: int, steps: int = 3) -> list[torch.Tensor]:
             error(outputs[-1], label).backward()
             optimizer.step()
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        numba.set_num_threads(before[1])
     return [*outputs, *net.parameters()]
 
 
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread is all there is")
 def test_one_thread_and_two_train_the_same_network():
     one, two = trained(1), trained(2)
     assert one[0].any()
@@ -60,50 +60,6 @@ def test_threads_of_a_program_train_side_by_side():
     assert all(torch.equal(rows, other) for other in found)
 
 
-@tasks.tasks()
-def _fails(task, numbers):
-    numbers[task] = task
-    if task == len(numbers) - 1:
-        raise ValueError("last")
-
-
-def test_an_error_in_a_task_reaches_the_caller():
-    numbers = np.zeros(100, np.int64)
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    try:
-        for _ in range(2):  # the second call has helpers
-            with pytest.raises(ValueError, match="last"):
-                _fails(100, numbers=numbers)
-    finally:
-        torch.set_num_threads(before)
-    assert (numbers == np.arange(100)).all()
-
-
-FORK = """
-import os, torch
-torch.set_num_threads(2)
-from test_threads import trained
-from nmnist_helpers import tasks
-expected = trained(2)
-assert tasks._helpers.number == 1
-if os.fork() == 0:
-    again = trained(torch.get_num_threads())  # one: torch has lost the others
-    print("the same" if all(torch.equal(a, b) for a, b in zip(expected, again)) else "another", flush=True)
-    os._exit(0)
-print(os.wait()[1])
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_a_forked_child_trains_the_same_network():
-    paths = [os.path.dirname(__file__), *sys.path]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    done = subprocess.run([sys.executable, "-c", FORK], env=env, capture_output=True, text=True, timeout=100)
-    assert done.stdout.split("\n") == ["the same", "0", ""], done.stderr
-
-
 @pytest.mark.parametrize(
     ("written", "expected"), [("150000 100000", 2), ("max 100000", None), ("50000 100000", 1), ("", None)]
 )
@@ -111,6 +67,7 @@ def test_threads_follow_the_quota_of_a_container(written, expected, monkeypatch,
     (tmp_path / "cpu.max").write_text(written)
     monkeypatch.setattr(tasks, "CGROUP", tmp_path)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
     before = torch.get_num_threads()
     torch.set_num_threads(8)
     try:

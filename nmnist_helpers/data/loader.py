@@ -277,7 +277,7 @@ class DenseBatches(Dataset):
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
         spikes, labels = self.loader.batch(i)
-        # Contiguous as [B, C, T], as users expect it; `spikes.dense()` is a view of rows.
+        # Not `spikes.dense()`: its kernel has threads, and those do not survive a worker's fork.
         bins = spikes.shape[2]
         row = row_of_spike(spikes.indptr, spikes.count)
         dense = torch.zeros(spikes.shape, device=spikes.device)

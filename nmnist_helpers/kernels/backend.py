@@ -8,6 +8,8 @@ from contextvars import ContextVar
 
 import torch
 
+from ..compiled import check_process
+
 CHOICES = ("auto", "reference", "cpu", "gpu")
 ENVIRONMENT = "NMNIST_BACKEND"
 
@@ -71,12 +73,14 @@ def resolve(device: torch.device) -> str:
     ------
     RuntimeError
         If a back end was chosen by name that cannot serve this device: a choice is never replaced
-        behind the user's back.
+        behind the user's back. In a child of ``os.fork`` too, where the threads of the kernels are missing.
     """
     name = _within.get() or _chosen
     if name is None:
         name = _checked(os.environ.get(ENVIRONMENT, "auto"), f"environment variable {ENVIRONMENT}")
     cuda = device.type == "cuda"
+    if device.type == "cpu":
+        check_process()
     if name == "auto":
         if cuda:
             return "gpu" if importlib.util.find_spec("triton") else "reference"

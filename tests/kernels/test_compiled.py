@@ -181,8 +181,23 @@ def test_a_child_that_is_forked_before_the_first_kernel_runs_them(said):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_a_child_that_is_forked_later_runs_them_too(said):
-    assert said[2] == "ran"
+def test_a_forked_child_says_why_it_cannot_run_kernels(said):
+    assert "expected a process with threads of its own, found a child that os.fork made" in said[2]
+
+
+@pytest.mark.slow
+def test_threads_may_share_numbas_own_pool():
+    code = (
+        STEP
+        + """
+import threading
+threads = [threading.Thread(target=lambda: [step() for _ in range(50)]) for _ in range(4)]
+[t.start() for t in threads]; [t.join() for t in threads]
+import numba
+print(numba.threading_layer())
+"""
+    )
+    assert run(code, NUMBA_THREADING_LAYER="workqueue")[0] == "workqueue"
 
 
 @pytest.mark.slow

@@ -1,9 +1,9 @@
 """A whole layer on the CPU: weights, neurons and axons in one pass over time in each direction."""
 
 import torch
+from numba import get_num_threads
 
 from ...spikes import Spikes
-from ...tasks import threads
 from ..common import (
     EVERYTHING,
     Axon,
@@ -84,7 +84,7 @@ def layer_backward(
     # A task holds a chunk of the weights. Where there are more threads than chunks, two passes keep them all busy; a
     # single chunk is too little work to be worth a second pass.
     chunks = width // CHUNK
-    together = need.weights and is_sparse(spikes) and (chunks == 1 or threads() <= chunks)
+    together = need.weights and is_sparse(spikes) and (chunks == 1 or get_num_threads() <= chunks)
     found = backward(
         OutputGradients(grad), saved[0], by_chunks(steps, width), membrane, state, axon,
         events=spikes if together else None, need_z=need.input or (need.weights and not together),

@@ -2,10 +2,11 @@
 
 import numpy as np
 import torch
+from numba import get_num_threads
 
 from ...compiled import njit
 from ...spikes import Spikes
-from ...tasks import tasks, threads
+from ...tasks import tasks
 from .arithmetic import f32
 from .lanes import LANES, load, spread, store
 from .layout import flat, pad
@@ -125,7 +126,7 @@ def weight_gradient(spikes: Spikes | torch.Tensor, grad_z: torch.Tensor) -> torc
         rows, value = _rows(spikes)
         grad = rows.reshape(-1, rows.shape[2]).t() @ grad_z.reshape(-1, outputs)
         return grad if value == 1.0 else grad * value
-    block = max(16, min(BLOCK, -(-outputs // (2 * threads()) // 16) * 16))
+    block = max(16, min(BLOCK, -(-outputs // (2 * get_num_threads()) // 16) * 16))
     out = torch.empty(spikes.shape[1], outputs)
     _weight_gradient(
         -(-outputs // block),
