@@ -130,15 +130,11 @@ def _remove_unused(home: Path, own: Path) -> None:
 class _Cache(FunctionCache):
     """Numba's store of one kernel: one process compiles it, the others wait; a store that fails is done without."""
 
-    def __init__(self, function):
-        super().__init__(function)
-        lock = Path(self.cache_path, f"{self._impl.filename_base}.lock")
-        self.lock = filelock.FileLock(lock, thread_local=True)
-
     def load_overload(self, sig, target_context):
         found = self._read(sig, target_context)
         if found is None and getattr(_local, "compiling", None):
-            _local.compiling[-1].enter_context(_turn(self.lock))
+            lock = Path(self.cache_path, f"{self._impl.filename_base}.lock")
+            _local.compiling[-1].enter_context(_turn(filelock.FileLock(lock)))  # a new one: none survives a fork
             found = self._read(sig, target_context)  # another process may have been faster
             if found is None:
                 say_compiling()
