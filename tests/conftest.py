@@ -12,6 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # Jupyter's jsonschema makes a parser for addresses when it is imported, for two seconds. No test needs one.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+# Compiled modules are kept (git ignores them), whatever the shell says: each process that a test starts would compile
+# the package anew, and each worker the tests.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 #: Where tests find MNIST's files. `NMNIST_MNIST` itself is unset: with it, simulated recordings would be all of MNIST.
 TEST_MNIST = "NMNIST_TEST_MNIST"
