@@ -53,6 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "NUMBA_CACHE_DIR": str(kept / "numba"),
         "MPLBACKEND": os.environ.get("MPLBACKEND", "agg"),
     }
+    if config.getoption("numprocesses", None):  # see `_one_thread_a_worker`
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     if (ROOT / "data").is_dir():
         os.environ.setdefault("NMNIST_DATA", str(ROOT / "data"))
     project = Path(home, "project")
@@ -70,6 +72,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a GPU")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_a_worker():
+    """Workers share the processors: the threads of two workers would wait for each other most of the time."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import numba
+
+        numba.set_num_threads(1)
 
 
 @pytest.fixture
