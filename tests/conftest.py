@@ -28,8 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--notebooks",
         choices=("once", "all"),
         default="once",
-        help="run each notebook in one situation, another one for its neighbour, or in all: with recordings, without "
-        "any data, in another working directory",
+        help="run each notebook in one situation, another one for its neighbour, and train less in it; or as it is in "
+        "all: with recordings, without any data, in another working directory",
     )
 
 
@@ -50,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "XDG_DATA_HOME": f"{home}/.local/share",
         "NMNIST_HOME": f"{home}/project",
         "MPLCONFIGDIR": str(kept / "matplotlib"),
-        "NUMBA_CACHE_DIR": str(kept / "numba"),
+        "NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", str(kept / "numba")),
         "MPLBACKEND": os.environ.get("MPLBACKEND", "agg"),
     }
     if config.getoption("numprocesses", None):  # see `_one_thread_a_worker`
@@ -61,6 +61,11 @@ def pytest_configure(config: pytest.Config) -> None:
     for folder in ("Trained", "gifs"):
         shutil.copytree(ROOT / folder, project / folder)
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the notebooks: one that runs last keeps one worker busy while the others wait."""
+    items.sort(key=lambda item: "situation" not in getattr(item, "fixturenames", ()))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
