@@ -82,6 +82,7 @@ def converted(notebook) -> str:
     return HTMLExporter().from_notebook_node(bare)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_nothing_is_lost(notebook):
     whole = nbformat.read(notebook, as_version=4)

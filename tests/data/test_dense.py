@@ -101,7 +101,7 @@ def through_numpy(batch):
 
 
 @pytest.mark.parametrize(
-    "context", [None, "fork", *(pytest.param(name, marks=pytest.mark.slow) for name in ("spawn", "forkserver"))]
+    "context", [None, *(pytest.param(name, marks=pytest.mark.slow) for name in ("fork", "spawn", "forkserver"))]
 )
 def test_workers_send_the_events(root, context):
     data = Subset(dataset(root, transform=EVERYTHING), [5, 4, 3, 2, 1, 0])
