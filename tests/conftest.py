@@ -55,6 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
     }
     if config.getoption("numprocesses", None):  # see `_one_thread_a_worker`
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads without work sleep; else they turn in a loop
     if (ROOT / "data").is_dir():
         os.environ.setdefault("NMNIST_DATA", str(ROOT / "data"))
     project = Path(home, "project")

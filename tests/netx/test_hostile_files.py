@@ -23,7 +23,7 @@ from nmnist_helpers.checkpoint import CheckpointError, load_checkpoint
 from nmnist_helpers.netx import LayerSpec, NetFileError
 
 SPARE_MEMORY = 256 << 20  # bytes
-MUTATIONS = 1200  # of each kind of file
+MUTATIONS = 800  # of each kind of file
 
 
 def layers():
