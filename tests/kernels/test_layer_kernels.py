@@ -254,7 +254,6 @@ def test_layer_forward(twin, density, value, same_lag, dropped):
 @pairwise(same_lag=LAGS, density=[0.0, 0.6 * DENSE_FROM, 0.5], outputs=[1, 10, 64, 150], dropped=[False, True])
 def test_layer_backward(twin, threads, same_lag, density, outputs, dropped):
     sizes, value = (3, 70, 25), 0.25
-    before = numba.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     try:
         dense, spikes, given, _, out, inside = layer_case(twin, sizes, outputs, density, value, same_lag, dropped)
@@ -279,7 +278,7 @@ def test_layer_backward(twin, threads, same_lag, density, outputs, dropped):
         assert only.weights is None
         assert torch.equal(only.input, found.input)
     finally:
-        numba.set_num_threads(before)
+        numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
 
 
 @TWINS
