@@ -12,6 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # Jupyter's jsonschema makes a parser for addresses when it is imported, for two seconds. No test needs one.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+# Compiled modules are kept (git ignores them), whatever the shell says: each process that a test starts would compile
+# the package anew, and each worker the tests.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 #: Where tests find MNIST's files. `NMNIST_MNIST` itself is unset: with it, simulated recordings would be all of MNIST.
 TEST_MNIST = "NMNIST_TEST_MNIST"
@@ -24,8 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--notebooks",
         choices=("once", "all"),
         default="once",
-        help="run each notebook in one situation, another one for its neighbour, or in all: with recordings, without "
-        "any data, in another working directory",
+        help="run each notebook in one situation, another one for its neighbour, and train less in it; or as it is in "
+        "all: with recordings, without any data, in another working directory",
     )
 
 
@@ -46,15 +50,23 @@ def pytest_configure(config: pytest.Config) -> None:
         "XDG_DATA_HOME": f"{home}/.local/share",
         "NMNIST_HOME": f"{home}/project",
         "MPLCONFIGDIR": str(kept / "matplotlib"),
-        "NUMBA_CACHE_DIR": str(kept / "numba"),
+        "NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", str(kept / "numba")),
         "MPLBACKEND": os.environ.get("MPLBACKEND", "agg"),
     }
+    if config.getoption("numprocesses", None):  # see `_one_thread_a_worker`
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads without work sleep; else they turn in a loop
     if (ROOT / "data").is_dir():
         os.environ.setdefault("NMNIST_DATA", str(ROOT / "data"))
     project = Path(home, "project")
     for folder in ("Trained", "gifs"):
         shutil.copytree(ROOT / folder, project / folder)
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the notebooks: one that runs last keeps one worker busy while the others wait."""
+    items.sort(key=lambda item: "situation" not in getattr(item, "fixturenames", ()))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -66,6 +78,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a GPU")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_a_worker():
+    """Workers share the processors: the threads of two workers would wait for each other most of the time."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import numba
+
+        numba.set_num_threads(1)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import pytest
 import torch
 from support import oracles
 from support.neurons import PARAMS, Blocks, sample
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import nmnist_helpers as slayer
 from nmnist_helpers import kernels, netx
@@ -333,48 +334,40 @@ def test_fault_7_without_download_nothing_is_fetched(tmp_path, monkeypatch):
 # -------------------------------------------------------------------------------------- 8. loops over the neurons
 
 
+class Counter(TorchDispatchMode):
+    """Counts torch's operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
 def test_fault_8_learned_delays_are_one_step_for_all_channels():
     """The work does not grow by a Python step per channel: as many torch operations for 4 channels as for 400."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Counter(TorchDispatchMode):
-        calls = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            Counter.calls += 1
-            return func(*args, **(kwargs or {}))
-
     counts = []
     for channels in (4, 400):
         layer = slayer.axon.Delay(channels)
         x = torch.zeros(2, channels, 10, requires_grad=True)
-        Counter.calls = 0
-        with Counter():
+        with Counter() as counter:
             layer(x).sum().backward()
-        counts.append(Counter.calls)
+        counts.append(counter.calls)
     assert counts[0] == counts[1]
     assert counts[0] > 5
 
 
 def test_fault_8_the_step_of_a_layer_takes_no_torch_loop_over_time():
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Counter(TorchDispatchMode):
-        calls = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            Counter.calls += 1
-            return func(*args, **(kwargs or {}))
-
     counts = []
     block = small_block()
     block(sample((2, 30, 5), 0.03))  # the first call in training looks at the weights once
     for steps in (5, 200):
         x = sample((2, 30, steps), 0.03)  # sparse either way: the same path
-        Counter.calls = 0
-        with Counter(), kernels.using("cpu"):
+        with Counter() as counter, kernels.using("cpu"):
             block(x).sum().backward()
-        counts.append(Counter.calls)
+        counts.append(counter.calls)
     assert counts[0] == counts[1]
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import html
+import importlib.util
 import re
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import nbformat
 import pytest
 from nbformat import v4
 
-nbconvert = pytest.importorskip("nbconvert", reason="nbconvert is not installed")
+if importlib.util.find_spec("nbconvert") is None:
+    pytest.skip("nbconvert is not installed", allow_module_level=True)
 bs4 = pytest.importorskip("bs4", reason="beautifulsoup4, which comes with nbconvert, is not installed")
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -71,13 +73,16 @@ def lost(notebook, page: str) -> list[str]:
 
 def converted(notebook) -> str:
     """The page, without the code, whose colours take most of the time."""
+    from nbconvert import HTMLExporter  # here, for it takes a while
+
     bare = copy.deepcopy(notebook)
     for cell in bare.cells:
         if cell.cell_type == "code":
             cell.source = ""
-    return nbconvert.HTMLExporter().from_notebook_node(bare)[0]
+    return HTMLExporter().from_notebook_node(bare)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_nothing_is_lost(notebook):
     whole = nbformat.read(notebook, as_version=4)

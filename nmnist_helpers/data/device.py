@@ -9,6 +9,9 @@ from ..kernels.backend import resolve
 from ..spikes import Spikes
 from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, wobble
 
+#: Events that are brought to the device at a time.
+CHUNK = 1 << 24
+
 
 class DeviceEvents:
     """All events of a `PackedEvents` on one device, and their way into a batch there.
@@ -22,16 +25,16 @@ class DeviceEvents:
     device : str or torch.device
     """
 
-    def __init__(self, packed: PackedEvents, device: str | torch.device, chunk: int = 1 << 24):
+    def __init__(self, packed: PackedEvents, device: str | torch.device):
         self.device = torch.device(device)
         offsets = torch.from_numpy(np.array(packed.offsets)).to(self.device)
         self.first, self.count = offsets[:-1].contiguous(), offsets.diff()
         total = len(packed.t)
-        longest = max((int(packed.t[i : i + chunk].max()) for i in range(0, total, chunk)), default=0)
+        longest = max((int(packed.t[i : i + CHUNK].max()) for i in range(0, total, CHUNK)), default=0)
         dtype = torch.int32 if longest < 2**19 else torch.int64
         self.words = torch.empty(total, dtype=dtype, device=self.device)
-        for i in range(0, total, chunk):
-            part = slice(i, i + chunk)
+        for i in range(0, total, CHUNK):
+            part = slice(i, i + CHUNK)
             x, y, p, t = (np.asarray(a[part]).astype(np.int64) for a in (packed.x, packed.y, packed.p, packed.t))
             if x.max() >= SIDE or y.max() >= SIDE or p.max() > 1 or t.min() < 0:
                 raise ValueError(

@@ -6,11 +6,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..camera import digits, order, path, pixels, sensor, simulator
 from ..camera.sensor import SensorParams
-from ..camera.simulator import simulate
+from ..camera.simulator import simulate, simulate_chunks
 from ..io import EVENT_ARRAYS, PackedEvents
 from ..paths import cache_folder
 from .cache import SUFFIX, cached
@@ -71,14 +70,10 @@ def _simulate(images, labels, ids, seed: int, folder: Path) -> PackedEvents:
     """Simulate chunk by chunk into temporary files: how many events there will be is known at the end alone."""
     files = {name: tempfile.TemporaryFile(dir=folder) for name in EVENT_ARRAYS}
     counts = []
-    with tqdm(total=len(images), desc="simulating", unit="digit", disable=len(images) <= _CHUNK) as bar:
-        for start in range(0, len(images), _CHUNK):
-            some = slice(start, start + _CHUNK)
-            part = simulate(images[some], seed, ids[some], labels[some])
-            for name, file in files.items():
-                file.write(getattr(part, name))
-            counts.append(part.counts)
-            bar.update(len(part))
+    for part in simulate_chunks(images, seed, ids, labels, progress=len(images) > _CHUNK, size=_CHUNK):
+        for name, file in files.items():
+            file.write(getattr(part, name))
+        counts.append(part.counts)
     events = {}
     for name, file in files.items():
         with file:

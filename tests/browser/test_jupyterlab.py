@@ -4,6 +4,7 @@ This takes a minute or two a notebook: ``pytest -m browser``. The pictures of th
 ``.pytest_cache/browser``.
 """
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -11,13 +12,13 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat import v4
+from support import browser
+from support.lab import Lab, images_of
 
-pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
-pytest.importorskip("websocket", reason="websocket-client, which comes with jupyterlab, is not installed")
-from support import browser  # noqa: E402
-from support.lab import Lab, images_of  # noqa: E402
-
+# Not imported here: JupyterLab takes a while, and without `-m browser` nothing needs it.
+MISSING = [name for name in ("jupyterlab", "websocket") if importlib.util.find_spec(name) is None]
 pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
     pytest.mark.slow,
     pytest.mark.browser,
     pytest.mark.skipif(browser.browser() is None, reason=f"none of {', '.join(browser.BROWSERS)} is on the PATH"),

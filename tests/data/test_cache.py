@@ -164,7 +164,7 @@ def test_every_single_bit_is_guarded(tmp_path, packed):
         size = getattr(packed, name).nbytes
         arrays.append(np.arange(place, place + size))
         place += -(-size // 4096) * 4096
-    for number in range(400):
+    for number in range(160):
         data, at = bytearray(good), int(rng.choice(arrays[number % len(arrays)]))
         data[at] ^= 1 << int(rng.integers(8))
         path.write_bytes(data)

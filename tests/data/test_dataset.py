@@ -169,20 +169,6 @@ def test_data_root_comes_from_the_environment(root, monkeypatch, few_digits):
     assert NMNISTDataset(train=False, source="simulated").source == "simulated"
 
 
-@pytest.mark.slow
-def test_simulated_splits_are_fixed_and_disjoint(tmp_path):
-    train, test = (NMNISTDataset(tmp_path, train=t, source="simulated") for t in (True, False))
-    assert (len(train), len(test)) == (4000, 1000)
-    assert not set(train.packed.ids.tolist()) & set(test.packed.ids.tolist())
-    assert set(test.labels.tolist()) == set(range(10))
-    spike, label = test[3]
-    assert spike.shape == (2312, 300)
-    assert spike.sum() > 500
-    again = NMNISTDataset(tmp_path, train=False, source="simulated")
-    assert torch.equal(spike, again[3][0])
-    assert label == again[3][1]
-
-
 def break_file(root, data, name="Train/3/00003.bin"):
     (root / name).write_bytes(data)
 

@@ -46,7 +46,7 @@ def test_split_is_simulated_in_chunks_and_cached(few_digits, monkeypatch):
     def never(*_):
         raise AssertionError("simulated again")
 
-    monkeypatch.setattr(simulated, "simulate", never)
+    monkeypatch.setattr(simulated, "simulate_chunks", never)
     assert same(simulated.simulated_split(True), first)
     assert same(simulated.simulated_split(False), other)
 

@@ -118,6 +118,7 @@ def test_damaged_files_are_made_anew(small):
     assert SAID not in run(ASK, small, **place)[1]  # and stored again
 
 
+@pytest.mark.slow
 def test_processes_compile_once_together(small):
     place = {"NUMBA_CACHE_DIR": str(small.parent / "numba")}
     found = []
@@ -203,7 +204,11 @@ print(numba.threading_layer())
 @pytest.mark.slow
 def test_it_runs_without_docstrings_and_assertions():
     # Forwards: without docstrings Numba compiles everything anew, and the way back would take as long again.
-    run(STEP + "with torch.no_grad():\n    block(torch.ones(1, 4, 3))", options=("-OO",))
+    code = STEP + "with torch.no_grad():\n    block(torch.ones(1, 4, 3))\n"
+    code += "from nmnist_helpers import __main__\nprint(__main__.main(['train', '--epochs', '0', '--out', 'nowhere']))"
+    answer, said = run(code, options=("-OO",))
+    assert answer == "1"
+    assert said.endswith("--epochs: expected a whole number from 1, found 0\n")
 
 
 def test_two_threads_choose_their_twins_apart():

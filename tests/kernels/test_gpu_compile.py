@@ -109,6 +109,7 @@ def test_neuron(capability, shape, tmp_path):
     assert count(forward, r"mul\.wide\.s32|mul\.lo\.s64") < 12  # 64 bits for addresses only, none for the states
 
 
+@pytest.mark.slow
 @CAPABILITIES
 def test_neuron_with_everything(capability):
     """All gradients, a lag per channel, rows that are not aligned, the current asked for."""
@@ -145,7 +146,7 @@ PRODUCTS = {
 
 
 @CAPABILITIES
-@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("name", ["product", *(pytest.param(n, marks=pytest.mark.slow) for n in list(PRODUCTS)[1:])])
 @pytest.mark.parametrize("size", [512, pytest.param(10, marks=pytest.mark.slow)])
 def test_products_run_on_tensor_cores(capability, name, size, tmp_path):
     a, b, ones, two_terms = PRODUCTS[name]

@@ -233,6 +233,7 @@ def test_branches_and_circles_are_named():
         nir.run_graph(chain(LINEAR, neuron()), np.zeros((1, 3, 3)))
 
 
+@pytest.mark.slow
 def test_damaged_files_are_named_in_time(tmp_path, monkeypatch):
     path = nir.write_nir(tmp_path / "a.nir", [LayerSpec("dense", [[64, -32]], [3], 1024, 128, 80)])
     data = path.read_bytes()

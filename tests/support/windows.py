@@ -38,10 +38,12 @@ def synapses(window: Window) -> np.ndarray:
     return found.reshape(window.neurons, -1)
 
 
-def check_conv(twin, window: Window, device: torch.device, *, value: float, dropped: bool, spread: int) -> None:
+def check_conv(
+    twin, window: Window, device: torch.device, *, value: float, dropped: bool, spread: int, steps: int = 21
+) -> None:
     """Hold a twin's `conv_forward` and `conv_backward` to the oracle; lags are up to `spread` steps apart."""
     rng = np.random.default_rng(4)
-    batch, steps, features, neurons = 2, 21, window.outputs[0], window.neurons
+    batch, features, neurons = 2, window.outputs[0], window.neurons
     shared = synapses(window)
     x = (rng.random((batch, shared.shape[1], steps)) < 0.15).astype(np.float32)
     w = rng.normal(0, 0.7, (features, shared.max() // features + 1)).astype(np.float32)
