@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
+from typing import Any
 
 import numba
 import numpy as np
@@ -17,6 +18,7 @@ from numba.extending import intrinsic
 from .compiled import njit
 
 CGROUP = Path("/sys/fs/cgroup")
+_config: Any = numba.config  # its settings come at run time
 
 
 def respect_quota() -> None:
@@ -28,7 +30,7 @@ def respect_quota() -> None:
         return
     if processors < torch.get_num_threads() and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(processors)
-    if processors < numba.config.NUMBA_NUM_THREADS and "NUMBA_NUM_THREADS" not in os.environ:
+    if processors < _config.NUMBA_NUM_THREADS and "NUMBA_NUM_THREADS" not in os.environ:
         numba.set_num_threads(processors)
 
 
