@@ -314,6 +314,7 @@ def test_a_notebook_shows_the_plot_once(monkeypatch):
     assert not plt.fignum_exists(fig.number)
     (picture,) = shown
     assert picture.data.startswith(b"\x89PNG")
+    assert "training (best 30.00%)" in picture.alt
 
 
 def test_plot_without_a_closed_epoch_is_an_empty_picture():
