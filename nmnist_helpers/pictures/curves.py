@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from ..files import atomic
 from .live import picture
@@ -82,7 +83,7 @@ def _panel(ax, stats, kind: str) -> None:
         best = stat.min_loss if kind == "loss" else stat.max_accuracy
         _curve(ax, getattr(stat, f"{kind}_log"), best, label, style, form)
     if kind == "accuracy":
-        ax.yaxis.set_major_formatter("{x:.0%}")
+        ax.yaxis.set_major_formatter(PercentFormatter(1))  # as many decimals as the ticks need
     elif ax.lines and all(value > 0 for line in ax.lines for value in line.get_ydata() if value == value):
         ax.set_yscale("log")
     unit = getattr(stats.training, f"{kind}_unit")
