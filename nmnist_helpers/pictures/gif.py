@@ -200,9 +200,9 @@ def gif_table(
     shape = [len(row) for row in nested]
     below = [[""] * columns for columns in shape] if captions is None else _rows(captions)
     spoken = below if alts is None else _rows(alts)
-    for name, texts in (("captions", below), ("alternative texts", spoken)):
-        if [len(row) for row in texts] != shape:
-            raise ValueError(f"gif_table: expected {name} in rows of {shape}, found {[len(row) for row in texts]}")
+    for name, given in (("captions", below), ("alternative texts", spoken)):
+        if (found := [len(row) for row in given]) != shape:
+            raise ValueError(f"gif_table: expected {name} in rows of {shape}, found {found}")
     if header is not None and len(header) != max(shape, default=0):
         raise ValueError(f"gif_table: expected {max(shape, default=0)} column heads, found {len(header)}")
     style = "text-align: center; vertical-align: top; padding: 4px 8px; background: white; color: #1f2733"
