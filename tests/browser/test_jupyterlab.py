@@ -104,7 +104,8 @@ def lab(tmp_path_factory):
             if isinstance(notebook, Path):
                 name = Path(shutil.copy(notebook, notebooks)).name
             else:
-                name = "made.ipynb"
+                # A name of its own: the page of an earlier one may still save it.
+                name = f"made-{len(list(notebooks.glob('made-*')))}.ipynb"
                 nbformat.write(v4.new_notebook(cells=notebook, metadata={"kernelspec": KERNEL}), notebooks / name)
             return Lab(browser.Page(devtools), address, token, name)
 
