@@ -42,7 +42,7 @@ def images(cell) -> list[tuple[str, str]]:
             continue
         for kind in data:
             if kind.startswith("image/"):
-                # Its alternative text is in the metadata, where nbconvert's usual template does not look for it.
+                # nbconvert's usual template leaves out an alternative text in the metadata.
                 found.append(("", f"data:{kind};base64,{''.join(data[kind].split())}"))
     return found
 

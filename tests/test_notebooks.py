@@ -115,6 +115,9 @@ def test_outputs_are_small():
     assert sum(path.stat().st_size for path in NOTEBOOKS) < MOST_BYTES
 
 
+SILENT = "a picture without an alternative text; show figures with pictures.show"
+
+
 def stream(text, name="stdout"):
     return v4.new_output("stream", text=text, name=name)
 
@@ -123,7 +126,9 @@ def stream(text, name="stdout"):
     ("output", "fault"),
     [
         (stream("68 % of 1,000 < 1e-3, gifs/a.gif, http://host/home/x, <- here"), None),
-        (v4.new_output("display_data", {"image/png": "", "text/plain": "<Figure object at 0x7f>"}), None),
+        (v4.new_output("display_data", {"text/html": '<td><img src="" alt="a 3">', "image/png": ""}), None),
+        (v4.new_output("display_data", {"image/png": "", "text/plain": "<Figure object at 0x7f>"}), SILENT),
+        (v4.new_output("display_data", {"text/html": '<img alt="a 3" src=""><img src="" alt=" ">'}), SILENT),
         (v4.new_output("execute_result", {"text/html": "<td>1</td>", "text/plain": "1\n" * 99}), None),
         (v4.new_output("execute_result", {"text/markdown": "| a |", "text/plain": "<a.B object>"}), None),
         (v4.new_output("execute_result", {"text/plain": "<a.B at 0x7f01>"}), "an object, '<a.B at 0x7f01>'"),

@@ -58,7 +58,7 @@ class Memory(Table):
         total = LayerMemory("all", **{name: sum(getattr(layer, name) for layer in self.layers) for name in names})
         return [
             {
-                "layer": layer.name,
+                "block": layer.name,
                 "weights, 8 bit": f"{layer.weights:,}",
                 "of these not zero": f"{layer.nonzero:,}",
                 "weights, float32": f"{layer.float32:,}",
@@ -71,7 +71,7 @@ class Memory(Table):
 
 def count_memory(network) -> Memory:
     """Memory that the parameters of `network` (as for `count_operations`) take on the chip."""
-    return Memory([_layer_memory(str(i), spec) for i, spec in enumerate(as_specs(network))])
+    return Memory([_layer_memory(str(i), spec) for i, spec in enumerate(as_specs(network), 1)])
 
 
 def _layer_memory(name: str, spec: LayerSpec) -> LayerMemory:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..netx import LayerSpec, Net
+from ..pictures import palette
 from ..spikes import Spikes
 from ..table import Table
 
@@ -70,7 +71,7 @@ class Operations(Table):
             setattr(total, name, sum(getattr(layer, name) for layer in self.layers))
         return [
             {
-                "layer": layer.name,
+                "block": layer.name,
                 "in": str(layer.inputs),
                 "neurons": str(layer.neurons),
                 "spikes in": f"{layer.spikes_in:,.0f}",
@@ -110,7 +111,7 @@ def count_operations(network, spikes) -> Operations:
     >>> print(count_operations(netx.load("Trained/network.net"), spikes))
     """
     net = network if isinstance(network, Net) else Net(network)
-    layers = [LayerOperations(str(i), spec.in_features, spec.out_features) for i, spec in enumerate(net)]
+    layers = [LayerOperations(str(i), spec.in_features, spec.out_features) for i, spec in enumerate(net, 1)]
     reached = [(_reached(spec, np.ones_like(spec.kernel)), _reached(spec, spec.kernel != 0)) for spec in net]
     recordings = total_steps = 0
     for batch in _batches(spikes):
@@ -166,11 +167,13 @@ def plot_operations(operations: Operations, ax=None):
 
     ax = plt.gca() if ax is None else ax
     place = np.arange(len(operations.layers))
-    for shift, name, label in ((-0.2, "dense", "dense multiply-accumulates"), (0.2, "synaptic", "synaptic operations")):
-        bars = ax.bar(place + shift, [getattr(layer, name) for layer in operations.layers], 0.4, label=label)
+    kinds = (("dense", "dense multiply-accumulates", palette.LIGHT), ("synaptic", "synaptic operations", palette.INK))
+    for shift, (name, label, color) in zip((-0.2, 0.2), kinds, strict=True):
+        heights = [getattr(layer, name) for layer in operations.layers]
+        bars = ax.bar(place + shift, heights, 0.4, label=label, color=color)
         ax.bar_label(bars, [f"{bar.get_height():,.0f}" for bar in bars], fontsize=8)
     ax.set_yscale("log")
-    ax.set_xticks(place, [f"layer {layer.name}\n{layer.inputs} x {layer.neurons}" for layer in operations.layers])
+    ax.set_xticks(place, [f"block {layer.name}\n{layer.inputs} x {layer.neurons}" for layer in operations.layers])
     ax.set_ylabel("operations per inference")
     ax.legend()
     return ax

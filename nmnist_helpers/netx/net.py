@@ -193,11 +193,11 @@ class Net(Table):
         return f"{name}: {len(self)} layers, {weights:,} weights of 8 bits"
 
     def rows(self) -> list[dict[str, str]]:
-        """The listing, one line for each layer."""
+        """The listing, one line for each layer; block 1 is ``layer/0`` of the file."""
         has_bias = any(layer.bias is not None for layer in self.layers)
         return [
             {
-                "layer": str(index),
+                "block": str(index),
                 "type": layer.type,
                 "in": "x".join(map(str, layer.in_shape[:1] if layer.type == "dense" else layer.in_shape)),
                 "out": "x".join(map(str, _shape_of(layer))),
@@ -209,7 +209,7 @@ class Net(Table):
                 "vThMant": str(layer.v_th_mant),
                 **({"bias": _span(layer.bias)} if has_bias else {}),
             }
-            for index, layer in enumerate(self.layers)
+            for index, layer in enumerate(self.layers, 1)
         ]
 
     def __repr__(self) -> str:

@@ -71,7 +71,7 @@ def anim(
     Parameters
     ----------
     event : Event
-        2-D: pixels in the colour of their channel (ON orange, OFF blue); 1-D: a raster that builds up.
+        2-D: pixels in the colour of their channel; 1-D: a raster that builds up.
     fig : matplotlib Figure, optional
         Where to draw; pyplot forgets it, so that a notebook does not show it as a still picture.
     frame_rate : float

@@ -1,20 +1,22 @@
 """Learning curves as a picture."""
 
-import io
 import os
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from ..files import atomic
+from .live import picture
+from .palette import GREY, INK, SLATE
 
 #: Part of the statistics -> label and colour; training recedes, what counts stands out.
 STYLE = {
-    "training": ("training", {"color": "0.6", "lw": 1.5}),
-    "validation": ("validation", {"color": "tab:orange", "lw": 1.8}),
-    "testing": ("testing", {"color": "tab:blue", "lw": 1.8}),
+    "training": ("training", {"color": GREY, "lw": 1.5}),
+    "validation": ("validation", {"color": INK, "lw": 1.8}),
+    "testing": ("testing", {"color": SLATE, "lw": 1.8, "ls": "--"}),
 }
 
 
@@ -24,13 +26,12 @@ class CurveFigure(Figure):
     Jupyter would show it twice there: as a value, and as an open figure of pyplot at the end of the cell.
     """
 
-    def _ipython_display_(self) -> None:
-        from IPython.display import Image, display
+    alt = "learning curves"
 
-        picture = io.BytesIO()
-        self.savefig(picture, format="png")
-        display(Image(picture.getvalue()))
-        plt.close(self)  # as a value it comes first: nothing is left open for the end of the cell
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display(picture(self, self.alt))  # closed: nothing is left open for the end of the cell
 
 
 def plot_curves(
@@ -42,7 +43,7 @@ def plot_curves(
     """Draw loss and accuracy of a `LearningStats` over its epochs; see `LearningStats.plot`."""
     how: dict[str, Any] = {"FigureClass": CurveFigure, "layout": "constrained"}
     if figures is None:
-        shown: tuple[Figure, ...] = (plt.figure(figsize=figsize or (11, 4), **how),)
+        shown: tuple[Any, ...] = (plt.figure(figsize=figsize or (11, 4), **how),)
         panels = shown[0].subplots(1, 2)
     else:
         for number in figures:
@@ -51,6 +52,8 @@ def plot_curves(
         panels = [fig.subplots() for fig in shown]
     for ax, kind in zip(panels, ("loss", "accuracy"), strict=True):
         _panel(ax, stats, kind)
+    for fig in shown:
+        fig.alt = "Learning curves. " + " ".join(map(_in_words, fig.axes))
     if path is not None:
         _save(stats, shown, figsize, Path(path))
     return shown if figures is not None else shown[0]
@@ -80,7 +83,7 @@ def _panel(ax, stats, kind: str) -> None:
         best = stat.min_loss if kind == "loss" else stat.max_accuracy
         _curve(ax, getattr(stat, f"{kind}_log"), best, label, style, form)
     if kind == "accuracy":
-        ax.yaxis.set_major_formatter("{x:.0%}")
+        ax.yaxis.set_major_formatter(PercentFormatter(1))  # as many decimals as the ticks need
     elif ax.lines and all(value > 0 for line in ax.lines for value in line.get_ydata() if value == value):
         ax.set_yscale("log")
     unit = getattr(stats.training, f"{kind}_unit")
@@ -91,6 +94,12 @@ def _panel(ax, stats, kind: str) -> None:
     ax.xaxis.get_major_locator().set_params(integer=True)
     if ax.lines:
         ax.legend(frameon=False)
+
+
+def _in_words(ax) -> str:
+    """What a panel shows."""
+    curves = ", ".join(line.get_label() for line in ax.lines if not line.get_label().startswith("_"))
+    return f"{ax.get_ylabel().capitalize()} over the epochs: {curves or 'no curve'}."
 
 
 def _curve(ax, log: list, best: float | None, label: str, style: dict, form: str) -> None:

@@ -19,7 +19,7 @@ def mark_saccades(ax: Axes) -> None:
 
 
 def event_rows(events: Sequence[Recording], titles: Sequence[str], columns: int = 10) -> Figure:
-    """Draw the first saccade of recordings in rows, ON events in orange and OFF events in blue.
+    """Draw the first saccade of recordings in rows, ON and OFF events in their colours.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def show_confusion(ax: Axes, confusion: np.ndarray, title: str = "") -> None:
     """Draw a confusion matrix: rows are digits shown, columns answers; numbers are recordings, and 0 stays empty."""
     from sklearn.metrics import ConfusionMatrixDisplay
 
-    ConfusionMatrixDisplay(np.asarray(confusion)).plot(ax=ax, cmap="Blues", colorbar=False)
+    ConfusionMatrixDisplay(np.asarray(confusion)).plot(ax=ax, cmap="Greys", colorbar=False)
     for text in ax.texts:
         text.set_visible(text.get_text() != "0")
     ax.set(xlabel="answer", ylabel="digit shown", title=title)

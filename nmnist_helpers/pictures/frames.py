@@ -7,12 +7,8 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from ..geometry import SIDE
+from .palette import CHANNELS, INK, LINE, PANEL, PAPER, SLATE, TRUE
 
-#: Colours of the channels (Okabe and Ito's, safe for colour-blind readers): OFF blue, ON orange.
-OFF_COLOR, ON_COLOR = "#0072b2", "#e67300"
-CHANNEL_COLORS = (OFF_COLOR, ON_COLOR, "#009e73", "#b0558b")
-
-PAPER, PANEL, LINE, SLATE, INK = "#ffffff", "#f6f7f9", "#d9dde3", "#5b6675", "#1f2733"
 AGES = (1.0, 0.45, 0.18)  # strength of an event in its frame and the two after it
 GREYS = 6  # steps from paper to ink, for smooth text
 PICTURE = 238  # pixels: 34 sensor pixels of 7
@@ -28,13 +24,13 @@ def _mix(color: str, ground: str, share: float) -> np.ndarray:
 class Palette:
     """Colours by number: plain ones have names, and text and fading events have ramps."""
 
-    names = {"paper": PAPER, "panel": PANEL, "line": LINE, "slate": SLATE, "ink": INK, "accent": ON_COLOR}
+    names = {"paper": PAPER, "panel": PANEL, "line": LINE, "slate": SLATE, "ink": INK, "true": TRUE}
 
     def __init__(self):
         plain = [_mix(color, PAPER, 1) for color in self.names.values()]
-        tint = [_mix(ON_COLOR, PAPER, 0.10)]
+        tint = [_mix(TRUE, PAPER, 0.10)]
         text = [_mix(SLATE, PAPER, i / (GREYS - 1)) for i in range(GREYS)]
-        event = [_mix(color, PANEL, age) for color in CHANNEL_COLORS for age in AGES]
+        event = [_mix(color, PANEL, age) for color in CHANNELS for age in AGES]
         self.tint = len(plain)
         self.text = self.tint + 1
         self.event = self.text + GREYS  # + channel * len(AGES) + age
@@ -158,7 +154,7 @@ def camera_frames(
         now = order[bounds[f] : bounds[f + 1]]
         at = event.y[now], event.x[now]
         seen[at] = f
-        channel[at] = event.c[now] % len(CHANNEL_COLORS)
+        channel[at] = event.c[now] % len(CHANNELS)
         age = f - seen
         cells = np.where(age < len(AGES), PALETTE.event + channel * len(AGES) + age, PALETTE["panel"]).astype(np.uint8)
         picture[: height * scale] = cells.repeat(scale, 0).repeat(scale, 1)
@@ -190,7 +186,7 @@ def raster_frames(
     scale : int, optional
         Height of a neuron's row in pixels.
     label : int, optional
-        The true class, drawn in the accent colour.
+        The true class, drawn in its colour.
     width : int
         Of the picture, in pixels.
 
@@ -247,7 +243,7 @@ def raster_frames(
         np.minimum(cell, f, out=cell)
     ticks = np.full(canvas.shape, PALETTE["slate" if label is not None else "ink"], np.uint8)
     if label is not None:
-        ticks[top + label * row : top + (label + 1) * row] = PALETTE["accent"]
+        ticks[top + label * row : top + (label + 1) * row] = PALETTE["true"]
 
     counts = np.zeros((frames, size), np.int64)
     np.add.at(counts, (np.minimum(frame_of[inside], frames - 1), rows_of[inside]), 1)
@@ -267,14 +263,14 @@ def raster_frames(
 
 
 def _draw_counts(picture, counts, most, x: int, top: int, row: int, label: int | None) -> None:
-    """Draw the spikes so far as bars beside the rows: the leader's is dark, the label's has the accent colour."""
+    """Draw the spikes so far as bars beside the rows: the leader's is dark, that of the true class has its colour."""
     longest = picture.shape[1] - x - 26
     leader = int(counts.argmax()) if counts.any() else -1
     pad = max(1, row // 4)
     for n, count in enumerate(counts):
         if not count:
             continue
-        color = PALETTE["accent"] if n == label else PALETTE["ink" if n == leader else "line"]
+        color = PALETTE["true"] if n == label else PALETTE["ink" if n == leader else "line"]
         length = max(1, round(longest * count / most))
         picture[top + n * row + pad + 1 : top + (n + 1) * row - pad + 1, x : x + length] = color
         if n in (leader, label):

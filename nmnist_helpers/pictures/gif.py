@@ -161,6 +161,7 @@ def gif_table(
     captions: Sequence | None = None,
     embed: bool = True,
     height: int | None = None,
+    alts: Sequence | None = None,
 ) -> "HTML":
     """Make a table of gifs (or other pictures) for a notebook.
 
@@ -177,6 +178,8 @@ def gif_table(
         which must be paths.
     height : int, optional
         Of every picture, in pixels.
+    alts : like `rows`, of str, optional
+        Alternative texts, for readers who cannot see the pictures; by default the captions.
 
     Returns
     -------
@@ -185,7 +188,7 @@ def gif_table(
     Raises
     ------
     ValueError
-        If captions or header do not fit the rows, or a file is no gif, png or jpeg.
+        If captions, alternative texts or header do not fit the rows, or a file is no gif, png or jpeg.
 
     Examples
     --------
@@ -193,21 +196,22 @@ def gif_table(
     """
     from IPython.display import HTML
 
-    nested, below = _rows(rows), None if captions is None else _rows(captions)
+    nested = _rows(rows)
     shape = [len(row) for row in nested]
-    if below is None:
-        below = [[""] * columns for columns in shape]
-    if [len(row) for row in below] != shape:
-        raise ValueError(f"gif_table: expected captions in rows of {shape}, found {[len(row) for row in below]}")
+    below = [[""] * columns for columns in shape] if captions is None else _rows(captions)
+    spoken = below if alts is None else _rows(alts)
+    for name, given in (("captions", below), ("alternative texts", spoken)):
+        if (found := [len(row) for row in given]) != shape:
+            raise ValueError(f"gif_table: expected {name} in rows of {shape}, found {found}")
     if header is not None and len(header) != max(shape, default=0):
         raise ValueError(f"gif_table: expected {max(shape, default=0)} column heads, found {len(header)}")
     style = "text-align: center; vertical-align: top; padding: 4px 8px; background: white; color: #1f2733"
     lines = [] if header is None else [[f'<th style="{style}">{html.escape(str(head))}</th>' for head in header]]
-    for pictures, texts in zip(nested, below, strict=True):
+    for pictures, texts, alternatives in zip(nested, below, spoken, strict=True):
         texts = [html.escape(str(text)) for text in texts]
         lines.append([
-            f'<td style="{style}">{_image(picture, text, embed, height)}{text and f"<br>{text}"}</td>'
-            for picture, text in zip(pictures, texts, strict=True)
+            f'<td style="{style}">{_image(picture, str(alt), embed, height)}{text and f"<br>{text}"}</td>'
+            for picture, text, alt in zip(pictures, texts, alternatives, strict=True)
         ])  # fmt: skip
     body = "\n".join(f"<tr>{''.join(cells)}</tr>" for cells in lines)
     return HTML(f'<table style="border-collapse: collapse; border: none">\n{body}\n</table>')
@@ -219,19 +223,39 @@ def _rows(rows: Sequence) -> list[list]:
     return [list(row) for row in (rows if nested else [rows])]
 
 
-def _image(picture, caption: str, embed: bool, height: int | None) -> str:
-    if not isinstance(picture, bytes | str | os.PathLike):  # an `Event`
-        picture = gif_bytes(picture)
-    size = "" if height is None else f' height="{int(height)}"'
-    alt = caption or "recording"
-    if not embed:
-        if isinstance(picture, bytes):
-            raise ValueError("gif_table: expected paths with embed=False, found a picture in memory")
-        return f'<img src="{html.escape(Path(picture).as_posix())}" alt="{alt}"{size}>'
-    data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+def image_tag(data: bytes, alt: str, height: int | None = None) -> str:
+    """Write a picture as HTML that holds it: the form in which screen readers find its alternative text.
+
+    JupyterLab and nbconvert drop the alternative text that an output of type ``image/png`` has in its metadata. An
+    ``<img>`` keeps it, and takes no more room.
+
+    Raises
+    ------
+    ValueError
+        If the data are no gif, png or jpeg.
+    """
     for start, kind in ((b"GIF8", "gif"), (b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg")):
         if data.startswith(start):
-            content = base64.b64encode(data).decode()
-            return f'<img src="data:image/{kind};base64,{content}" alt="{alt}"{size}>'
-    name = "a picture" if isinstance(picture, bytes) else picture
-    raise ValueError(f"gif_table: expected gif, png or jpeg, found {data[:4]!r} at the start of {name}")
+            return _tag(f"data:image/{kind};base64,{base64.b64encode(data).decode()}", alt, height)
+    raise ValueError(f"picture: expected gif, png or jpeg, found {data[:4]!r} at its start")
+
+
+def _tag(source: str, alt: str, height: int | None) -> str:
+    size = "" if height is None else f' height="{int(height)}"'
+    return f'<img src="{html.escape(source)}" alt="{html.escape(alt)}"{size}>'
+
+
+def _image(picture, alt: str, embed: bool, height: int | None) -> str:
+    if not isinstance(picture, bytes | str | os.PathLike):  # an `Event`
+        picture = gif_bytes(picture)
+    alt = alt or "recording"
+    if isinstance(picture, bytes):
+        if not embed:
+            raise ValueError("gif_table: expected paths with embed=False, found a picture in memory")
+        return image_tag(picture, alt, height)
+    if not embed:
+        return _tag(Path(picture).as_posix(), alt, height)
+    try:
+        return image_tag(Path(picture).read_bytes(), alt, height)
+    except ValueError as error:
+        raise ValueError(f"{picture}: {error}") from error

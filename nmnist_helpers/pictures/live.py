@@ -6,46 +6,60 @@ away when a notebook is committed. Where a notebook runs, they change the pictur
 
 import io
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from IPython.display import Image
+from .gif import image_tag
 
 #: Steps of a slider from its lowest to its highest value.
 STEPS = 100
 
 
-def picture(fig: Figure, alt: str) -> "Image":
-    """Turn a figure into a picture with an alternative text, and close it.
+class Picture:
+    """A picture in a notebook with an alternative text, which stands for it where there is no HTML.
 
     Parameters
     ----------
-    fig : matplotlib Figure
+    data : bytes
+        Contents of a png file.
     alt : str
         What the picture shows, for readers who cannot see it.
-
-    Returns
-    -------
-    IPython.display.Image
-        PNG.
 
     Raises
     ------
     ValueError
         If the alternative text is empty.
     """
-    from IPython.display import Image
 
-    if not alt.strip():
-        raise ValueError("picture: expected an alternative text, found none")
+    def __init__(self, data: bytes, alt: str):
+        if not alt.strip():
+            raise ValueError("picture: expected an alternative text, found none")
+        self.data, self.alt = data, alt
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
+        return {"text/html": image_tag(self.data, self.alt), "text/plain": self.alt}
+
+
+def picture(fig: Figure, alt: str) -> Picture:
+    """Turn a figure into a picture with an alternative text, and close it.
+
+    Parameters
+    ----------
+    fig : matplotlib Figure
+    alt : str
+        As in `Picture`.
+
+    Returns
+    -------
+    Picture
+    """
     file = io.BytesIO()
     fig.savefig(file, format="png", bbox_inches="tight")
     plt.close(fig)
-    return Image(file.getvalue(), format="png", alt=alt)
+    return Picture(file.getvalue(), alt)
 
 
 def show(fig: Figure, alt: str) -> None:

@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 
 from ..camera.path import PATH, PATH_STEP
 from ..geometry import SIDE
-from .frames import CHANNEL_COLORS, INK, OFF_COLOR, ON_COLOR, SLATE, Recording
+from .frames import Recording
+from .palette import INK, LIGHT, NEGATIVE, OFF, ON, POSITIVE, SLATE
 
 if TYPE_CHECKING:
     import torch
 
-#: Colours that remain distinct for colour-blind readers, as simulations of protanopia and deuteranopia show: two for
-#: contrasts, a third, and two that recede.
-BLUE, ORANGE, GREEN, GREY, LIGHT = OFF_COLOR, ON_COLOR, CHANNEL_COLORS[2], SLATE, "#c9ced6"
 #: From OFF over nothing to ON.
-POLARITY = LinearSegmentedColormap.from_list("polarity", (OFF_COLOR, "white", ON_COLOR))
+POLARITY = LinearSegmentedColormap.from_list("polarity", (OFF, "white", ON))
+#: From negative over zero to positive.
+WEIGHTS = LinearSegmentedColormap.from_list("weights", (NEGATIVE, "white", POSITIVE))
 
 
 def style() -> None:
@@ -30,7 +30,7 @@ def style() -> None:
     })  # fmt: skip
 
 
-def raster(ax: Axes, spikes: "torch.Tensor", color: str = BLUE, size: float = 12, first: int = 0) -> None:
+def raster(ax: Axes, spikes: "torch.Tensor", color: str = INK, size: float = 12, first: int = 0) -> None:
     """Mark every spike of a tensor [channels, steps]; `first` is the number of the lowest channel."""
     channel, step = np.nonzero(spikes.detach().cpu().numpy())
     marker, width = ("|", 1.4) if size > 4 else ("o", 0)
@@ -97,11 +97,11 @@ def neuron_traces(
     """
     steps = np.arange(len(drive))
     fig, (top, middle, low) = plt.subplots(3, 1, figsize=(9, 4.6), sharex=True, height_ratios=(1, 1.2, 2))
-    top.vlines(steps[drive != 0], 0, drive[drive != 0], color=GREY, lw=2)
+    top.vlines(steps[drive != 0], 0, drive[drive != 0], color=SLATE, lw=2)
     top.set(ylabel="input $a[t]$")
-    middle.step(steps, current, where="post", color=ORANGE)
+    middle.step(steps, current, where="post", color=SLATE)
     middle.set(ylabel="current $u[t]$")
-    low.step(steps, voltage, where="post", color=BLUE)
+    low.step(steps, voltage, where="post", color=INK)
     low.axhline(threshold, color=INK, ls="--", lw=1)
     low.text(len(drive), threshold, r" threshold $\vartheta$", va="center", fontsize=9)
     highest = 1.15 * max(threshold, float(np.max(voltage)))

@@ -12,7 +12,8 @@ from matplotlib.artist import Artist
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from .frames import CHANNEL_COLORS, CLASS_ROWS, PANEL, Recording, sensor_size
+from .frames import CLASS_ROWS, Recording, sensor_size
+from .palette import CHANNELS, PANEL
 
 #: A rectangle of a picture, and the number of the state that it shows: rows, columns, state.
 Patch = tuple[slice, slice, int]
@@ -73,7 +74,7 @@ class Camera(Scene):
         super().__init__(fig, event, interval)
         self.size = height, width = sensor_size(event)
         self.ready = {f: self._cells(f) for f in self.frames} if pre_compute else {}
-        colors = ListedColormap([PANEL, *CHANNEL_COLORS])
+        colors = ListedColormap([PANEL, *CHANNELS])
         self.image = self.ax.imshow(
             self._frame(self.frames[0]), colors, vmin=0, vmax=colors.N - 1, interpolation="nearest"
         )
@@ -84,7 +85,7 @@ class Camera(Scene):
         """For each pixel of the sensor 0, or 1 + channel of its last event in frame `f`."""
         cells = np.zeros(self.size, np.uint8)
         now = self.order[self._until(f) : self._until(f + 1)]
-        cells[self.event.y[now], self.event.x[now]] = 1 + self.event.c[now] % len(CHANNEL_COLORS)
+        cells[self.event.y[now], self.event.x[now]] = 1 + self.event.c[now] % len(CHANNELS)
         return cells
 
     def _frame(self, f: int) -> np.ndarray:
@@ -96,7 +97,7 @@ class Camera(Scene):
 
     def states(self) -> Iterator[None]:
         self.shown = np.zeros(self.size, np.uint8)
-        for state in range(2 + min(int(self.event.c.max(initial=0)), len(CHANNEL_COLORS) - 1)):
+        for state in range(2 + min(int(self.event.c.max(initial=0)), len(CHANNELS) - 1)):
             self.image.set_data(np.full(self.size, state))
             yield
 

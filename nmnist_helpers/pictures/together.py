@@ -28,7 +28,7 @@ def network_gif(
         The recording (2-D), the spikes of each hidden layer and those of the output layer (1-D), in the order of the
         network.
     label : int, optional
-        The true class; its row has the accent colour.
+        The true class; its row has its colour.
     frame_ms : float
         ms of the recording in one frame.
     slowdown : float
@@ -59,7 +59,11 @@ def network_gif(
     panels = [camera, *(grid_frames(layer, span, frame_ms) for layer in hidden)]
     row = (camera.shape[1] - BAR - 8) // 10
     panels.append(raster_frames(output, span, frame_ms, scale=row, label=label, width=320))
-    heads = ["the camera's events", *(f"hidden layer {n}" for n in range(1, len(hidden) + 1)), "output neurons"]
+    heads = [
+        "the camera's events",
+        *(f"block {n}" for n in range(1, len(hidden) + 1)),
+        f"block {len(hidden) + 1}, the output",
+    ]
 
     height = HEAD + max(panel.shape[1] for panel in panels) + FOOT
     width = sum(panel.shape[2] for panel in panels) + GAP * (len(panels) + 1)
@@ -132,7 +136,7 @@ def _legend(film: np.ndarray, y: int, true_class: bool) -> None:
         (PALETTE.text + GREYS - 1, "spike"),
     ]
     if true_class:
-        entries.append((PALETTE["accent"], "spike of the true class"))
+        entries.append((PALETTE["true"], "spike of the true class"))
     x = GAP
     for color, text in entries:
         film[:, y - 5 : y + 5, x : x + 10] = color

@@ -206,11 +206,13 @@ def draw_growth(measured: dict[str, list[tuple[float, float]]], path) -> None:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullFormatter
 
+    from nmnist_helpers.pictures.palette import INK
+
     labels = {"batch": "batch size", "steps": "steps of time", "width": "neurons", "rate": "share of set input bins"}
     fig, axes = plt.subplots(1, 4, figsize=(12, 2.8), layout="constrained")
     for ax, (name, points) in zip(axes, measured.items(), strict=True):
         x, y = np.array(points).T
-        ax.loglog(x, 1000 * y, "o-", color="tab:blue")
+        ax.loglog(x, 1000 * y, "o-", color=INK)
         ax.loglog(x, 1000 * y[0] * x / x[0], color="0.7", ls="--")
         ax.set(xlabel=labels[name], ylabel="ms" if name == "batch" else None)
         ax.set_xticks(x, [f"{v:g}" for v in x])

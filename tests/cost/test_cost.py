@@ -167,7 +167,7 @@ def test_tables_and_pictures():
         assert table._repr_html_().count("<tr>") == len(lines) - 1
     assert "mean of 6 recordings of 40 steps" in str(operations)
     assert f"{operations.layers[0].synaptic:,.0f}" in str(operations).splitlines()[2]
-    assert [row["layer"] for row in operations.rows()] == ["0", "1", "2", "all"]
+    assert [row["block"] for row in operations.rows()] == ["1", "2", "3", "all"]
     figure, axes = plt.subplots(2)
     cost.plot_operations(operations, axes[0])
     cost.plot_latency(timing, axes[1])

@@ -394,7 +394,7 @@ def test_listing(tmp_path):
     assert len({len(line) for line in text.splitlines()[1:]}) == 1  # columns are aligned
     row = text.splitlines()[2].split()
     assert row == [
-        *("0", "dense", "12", "9"),
+        *("1", "dense", "12", "9"),
         f"{layers[0].weight.min()}..{layers[0].weight.max()}",
         *(f"{100 * (layers[0].weight == 0).mean():.1f}", "%"),
         f"{layers[0].delay.min()}..{layers[0].delay.max()}",

@@ -1,5 +1,8 @@
 """Pictures with alternative texts, and the sliders and the canvas that change them."""
 
+import base64
+import html
+import re
 import sys
 
 import matplotlib.pyplot as plt
@@ -31,12 +34,14 @@ def shown(monkeypatch):
 def test_a_figure_is_shown_once_with_its_text(shown):
     fig, ax = plt.subplots()
     ax.plot([0, 1])
-    show(fig, "a rising line")
+    show(fig, "a line that rises from 0 to 1 & stays < 2")
     assert not plt.fignum_exists(fig.number)
     (picture,) = shown
-    data, metadata = picture._repr_mimebundle_()[0]["image/png"], picture._repr_mimebundle_()[1]
-    assert data.startswith("iVBOR")
-    assert metadata["image/png"]["alt"] == "a rising line"
+    bundle = picture._repr_mimebundle_()
+    assert bundle["text/plain"] == "a line that rises from 0 to 1 & stays < 2"
+    source, alt = re.fullmatch(r'<img src="([^"]*)" alt="([^"]*)">', bundle["text/html"]).groups()
+    assert html.unescape(alt) == bundle["text/plain"]
+    assert base64.b64decode(source.removeprefix("data:image/png;base64,"), validate=True).startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="expected an alternative text, found none"):
         show(plt.figure(), " ")
     plt.close("all")

@@ -23,12 +23,11 @@ from matplotlib.colors import to_rgb  # noqa: E402
 from nmnist_helpers.camera import simulate  # noqa: E402
 from nmnist_helpers.io import Event, read_2d_spikes, tensor_to_event  # noqa: E402
 from nmnist_helpers.pictures import (  # noqa: E402
-    OFF_COLOR,
-    ON_COLOR,
     gif_bytes,
     gif_table,
     save_gif,
 )
+from nmnist_helpers.pictures.palette import INK, OFF, ON, SLATE  # noqa: E402
 
 
 def rgb(color):
@@ -77,8 +76,8 @@ def test_pixels_show_their_polarity_where_and_when_it_happens():
         return tuple(block[0].tolist())
 
     panel = rgb(film.PANEL)
-    assert pixel(1, 2, 5) == rgb(ON_COLOR)
-    assert pixel(4, 30, 8) == rgb(OFF_COLOR)
+    assert pixel(1, 2, 5) == rgb(ON)
+    assert pixel(4, 30, 8) == rgb(OFF)
     assert pixel(0, 2, 5) == panel
     assert pixel(3, 30, 8) == panel
     fading = [pixel(f, 2, 5) for f in (1, 2, 3, 4)]
@@ -103,7 +102,7 @@ def test_order_of_the_events_does_not_matter():
 
 def test_the_time_bar_grows_to_its_full_length():
     frames, _, _ = played(gif_bytes(recording(300), span=300))
-    bar = (frames[:, 34 * 7 + 10] == rgb(film.SLATE)).all(-1)[:, :188].sum(1)
+    bar = (frames[:, 34 * 7 + 10] == rgb(SLATE)).all(-1)[:, :188].sum(1)
     assert (np.diff(bar) > 0).all()
     assert bar[29] == pytest.approx(bar[-1] / 2, abs=1)
 
@@ -133,7 +132,7 @@ def test_ticks_appear_in_the_row_and_at_the_time_of_their_spike():
     spikes = np.zeros((1, 10, 100))
     spikes[0, 2, 20] = spikes[0, 7, 60] = 1
     frames, _, _ = played(gif_bytes(tensor_to_event(spikes), frame_ms=10, width=300))
-    ink = (frames == rgb(film.INK)).all(-1)
+    ink = (frames == rgb(INK)).all(-1)
     top, row, left, plot = 8, 23, 22, 300 - 22 - 78
     cells = ink[:, top : top + 10 * row, left : left + plot].reshape(10, 10, row, plot).any(2)  # frame, neuron, column
     born = {n: np.flatnonzero(cells[:, n].any(1)).tolist() for n in range(10)}
@@ -152,11 +151,11 @@ def test_the_cursor_runs_through():
     assert np.diff([columns[0] for columns in cursor]).tolist() == pytest.approx([20] * 9, abs=1)
 
 
-def test_counts_grow_and_the_true_class_has_the_accent():
+def test_counts_grow_and_the_true_class_has_its_colour():
     event, spikes = output()
     frames = film.raster_frames(event, 300, 5, label=3)
     bars = frames[:, 8 : 8 + 230, 420 - 78 + 8 :].reshape(60, 10, 23, -1)
-    accent = (bars == film.PALETTE["accent"]).sum((2, 3))
+    accent = (bars == film.PALETTE["true"]).sum((2, 3))
     assert (np.delete(accent, 3, 1) == 0).all()
     assert (np.diff(accent[:, 3]) >= 0).all()
     assert accent[-1, 3] > 0
@@ -270,17 +269,22 @@ def test_gif_table_flat_rows_and_references(tmp_path):
     path = save_gif(recording(50), tmp_path / "a.gif", frame_ms=50)
     table = gif_table([path, path, path], captions=["a", "b", "c"])
     assert table.data.count("<tr>") == 1
-    assert len(images(table)) == 3
+    assert [alt for _, alt, _ in images(table)] == ["a", "b", "c"]
+    spoken = gif_table([path, path], captions=["a", "b"], alts=["a 3 & its events", ""])
+    assert [alt for _, alt, _ in images(spoken)] == ["a 3 &amp; its events", "recording"]
+    assert "<br>a<" in spoken.data
     assert images(gif_table(["gifs/a.gif"], embed=False))[0][0] == "gifs/a.gif"
 
 
 def test_gif_table_errors(tmp_path):
     with pytest.raises(ValueError, match=r"captions in rows of \[2\], found \[1\]"):
         gif_table([b"GIF89a", b"GIF89a"], captions=["one"])
+    with pytest.raises(ValueError, match=r"alternative texts in rows of \[2\], found \[1\]"):
+        gif_table([b"GIF89a", b"GIF89a"], alts=["one"])
     with pytest.raises(ValueError, match="2 column heads, found 1"):
         gif_table([b"GIF89a", b"GIF89a"], header=["one"])
     (tmp_path / "a.gif").write_text("<svg>")
-    with pytest.raises(ValueError, match=r"gif, png or jpeg, found b'<svg' at the start of .*a\.gif"):
+    with pytest.raises(ValueError, match=r"a\.gif: picture: expected gif, png or jpeg, found b'<svg' at its start"):
         gif_table([tmp_path / "a.gif"])
     with pytest.raises(ValueError, match="paths with embed=False"):
         gif_table([b"GIF89a"], embed=False)
@@ -305,10 +309,10 @@ def test_anim_of_a_camera(tmp_path):
         assert 3 <= gif.n_frames <= 4  # 10 ms each, 12 to 41 ms; Pillow joins frames that look the same
     (image,) = film_._fig.axes[0].images
     shown = {f: image_of(film_, image, f) for f in (1, 2, 3, 4)}
-    assert shown[1][5, 2] == rgb(ON_COLOR)
-    assert shown[2][8, 30] == rgb(OFF_COLOR)
+    assert shown[1][5, 2] == rgb(ON)
+    assert shown[2][8, 30] == rgb(OFF)
     assert (shown[3].reshape(-1)[0], len(set(shown[3].reshape(-1)))) == (rgb(film.PANEL), 1)
-    assert shown[4][5, 2] == rgb(OFF_COLOR)
+    assert shown[4][5, 2] == rgb(OFF)
 
 
 def image_of(film_, image, f):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from nmnist_helpers.io import Event, tensor_to_event
-from nmnist_helpers.pictures.frames import OFF_COLOR, ON_COLOR, SLATE
+from nmnist_helpers.pictures.palette import OFF, ON, SLATE, TRUE
 from nmnist_helpers.pictures.together import COLUMNS, GAP, HEAD, grid_frames, network_gif
 
 HIDDEN = 40  # neurons
@@ -35,10 +35,10 @@ def test_all_panels_show_the_same_time():
     assert len(film) == 30
     camera = film[:, HEAD + 5 * 7 + 3, GAP + 9 * 7 + 3]
     hidden = film[:, HEAD + 1 * 7 + 3, GAP + 238 + GAP + 3 * 7 + 3]
-    assert [tuple(color) for color in camera].index(ImageColor.getrgb(ON_COLOR)) == 3
+    assert [tuple(color) for color in camera].index(ImageColor.getrgb(ON)) == 3
     assert [tuple(color) for color in hidden].index(ImageColor.getrgb(SLATE)) == 4
     output = film[:, HEAD + 8 : -40, GAP + 238 + GAP + COLUMNS * 7 + GAP + 30 : -80]
-    ticks = (output == ImageColor.getrgb(ON_COLOR)).all(-1).any((1, 2))
+    ticks = (output == ImageColor.getrgb(TRUE)).all(-1).any((1, 2))
     assert ticks.argmax() == 5
     assert ticks[5:].all()
 
@@ -46,9 +46,12 @@ def test_all_panels_show_the_same_time():
 def test_the_legend_names_the_true_class_where_there_is_one():
     row = -12  # of the legend's squares
     with_class, without = (frames(network_gif(layers(), label=label))[0][row] for label in (7, None))
-    orange = [(line == ImageColor.getrgb(ON_COLOR)).all(-1).sum() for line in (with_class, without)]
-    assert orange == [20, 10]
-    assert (without == ImageColor.getrgb(OFF_COLOR)).all(-1).sum() == 10
+
+    def squares(line):
+        return [int((line == ImageColor.getrgb(color)).all(-1).sum()) for color in (ON, OFF, TRUE)]
+
+    assert squares(with_class) == [10, 10, 10]
+    assert squares(without) == [10, 10, 0]
 
 
 def test_a_neuron_has_its_place_in_the_grid_and_fades():

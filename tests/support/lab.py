@@ -32,7 +32,7 @@ LOOK = """
   while (Date.now() < end && (dollars() || !images.every(image => image.complete)))
     await new Promise(next => setTimeout(next, 100));
   return {
-    images: images.map(image => [image.naturalWidth, image.src.slice(0, 100)]),
+    images: images.map(image => [image.naturalWidth, image.src.slice(0, 100), image.alt.trim()]),
     outputImages: cell.node.querySelectorAll(".jp-OutputArea img").length,
     raw: dollars(),
     wrong: [...cell.node.querySelectorAll("mjx-merror, mjx-container [style*='color: red']")].map(part =>
@@ -79,7 +79,10 @@ class Lab:
             seen = self.page.evaluate(LOOK % (NOTEBOOK, number))
             if number == 0 or seen["outputImages"]:
                 (photos / f"{number:02}.png").write_bytes(self.page.photograph())
-            found += [f"{where}: a picture is not shown, {source!r}" for width, source in seen["images"] if not width]
+            found += [
+                f"{where}: a picture is not shown, {source!r}" for width, source, _ in seen["images"] if not width
+            ]
+            found += [f"{where}: a picture without an alternative text" for _, _, alt in seen["images"] if not alt]
             if seen["outputImages"] < (kept := images_of(cell)):
                 found.append(f"{where}: expected {kept} pictures, found {seen['outputImages']}")
             found += [f"{where}: a formula is wrong, {text!r}" for text in seen["wrong"]]

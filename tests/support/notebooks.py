@@ -52,6 +52,14 @@ def texts(output) -> list[str]:
     return [data.get("text/plain", "") if rich is None else re.sub(r"base64,[\w+/=\s]+|<[^>]*>", " ", rich)]
 
 
+def silent_pictures(output) -> int:
+    """How many pictures of an output have no alternative text that reaches a screen reader; see `image_tag`."""
+    data = output.get("data", {})
+    if "text/html" not in data:
+        return int(any(kind.startswith("image/") for kind in data))
+    return sum(not re.search(r'\balt="[^"]*\w[^"]*"', tag) for tag in re.findall(r"<img\b[^>]*>", data["text/html"]))
+
+
 def faults(notebook) -> list[str]:
     """What a reader should not find in a committed notebook, one line each."""
     found = []
@@ -70,6 +78,8 @@ def faults(notebook) -> list[str]:
                 continue
             if WIDGET in output.get("data", {}):
                 found.append(f"cell {number}: a widget, which shows nothing without a kernel")
+            if silent_pictures(output):
+                found.append(f"cell {number}: a picture without an alternative text; show figures with pictures.show")
             for text in texts(output):
                 for name, pattern in (("a path of a machine", MACHINE), ("an object", REPR), ("a warning", WARNING)):
                     if match := pattern.search(text):

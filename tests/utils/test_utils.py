@@ -254,6 +254,20 @@ def test_plot_draws_what_the_logs_hold(tmp_path):
     plt.close(fig)
 
 
+def test_the_labels_of_an_axis_are_not_rounded():
+    stats = LearningStats()
+    for right in range(80, 101, 2):  # its ticks are 2.5 % apart
+        count(stats.training, 1.0, 100, right)
+        stats.update()
+    fig = stats.plot()
+    fig.canvas.draw()
+    axis = fig.axes[1].yaxis
+    told = [float(label.get_text().removesuffix("%")) for label in axis.get_ticklabels()]
+    np.testing.assert_allclose(told, 100 * axis.get_ticklocs())
+    assert 82.5 in told
+    plt.close(fig)
+
+
 def test_plot_is_saved_to_a_file_or_folder(tmp_path):
     stats = LearningStats()
     close(stats, training=(2.0, 0.3))
@@ -314,6 +328,7 @@ def test_a_notebook_shows_the_plot_once(monkeypatch):
     assert not plt.fignum_exists(fig.number)
     (picture,) = shown
     assert picture.data.startswith(b"\x89PNG")
+    assert "training (best 30.00%)" in picture.alt
 
 
 def test_plot_without_a_closed_epoch_is_an_empty_picture():
