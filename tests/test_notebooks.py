@@ -2,14 +2,14 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("nbclient", reason="nbclient, which comes with jupyterlab, is not installed")
+pytest.importorskip("nbmake", reason="nbmake is not installed")
 import nbformat  # noqa: E402
-from nbclient import NotebookClient  # noqa: E402
-from nbclient.exceptions import CellExecutionError  # noqa: E402
 from nbformat import v4  # noqa: E402
 from support import notebooks  # noqa: E402
 
@@ -18,8 +18,6 @@ EACH = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem
 MOST_BYTES = 10_000_000  # all notebooks together
 #: Folders in Trained/ that hold runs of a reader, and are not part of the project.
 OWN_RUNS = shutil.ignore_patterns("long", "mine", "real")
-#: What a reader may change as well, and what `--notebooks=all` leaves as it is: training takes most of the time.
-SHORTER = {"03_training": ("EPOCHS = 8  #", "EPOCHS = 3  #")}
 
 
 def situations(all_of_them: bool) -> list:
@@ -41,18 +39,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("notebook, situation", situations(metafunc.config.getoption("notebooks") == "all"))
 
 
-def read(path: Path, shorter: bool):
-    """The notebook, with less training if it is to be `shorter`."""
-    text = path.read_text(encoding="utf-8")
-    if shorter and path.stem in SHORTER:
-        usual, less = SHORTER[path.stem]
-        assert text.count(usual) == 1
-        text = text.replace(usual, less)
-    return nbformat.reads(text, as_version=4)
-
-
-def run(notebook, folder: Path, data: bool = True, home: Path | None = None) -> str | None:
-    """Execute a notebook in `folder` in a clean kernel, with or without data; gives the error that ended it, if any."""
+def run(notebook: Path, folder: Path, data: bool = True, home: Path | None = None) -> subprocess.CompletedProcess:
+    """Execute a copy of `notebook` in `folder` with nbmake, with the recordings at hand or without any data."""
     # Notebooks that run side by side must not write where another reads.
     home = folder.with_name("home") if home is None else home
     for part in ("Trained", "gifs"):
@@ -64,21 +52,21 @@ def run(notebook, folder: Path, data: bool = True, home: Path | None = None) -> 
     elif "NMNIST_TEST_MNIST" in environment:
         environment["NMNIST_MNIST"] = environment["NMNIST_TEST_MNIST"]
     folder.mkdir(parents=True)
-    try:
-        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute(env=environment)
-    except CellExecutionError as error:
-        return str(error)
-    return None
+    copy = Path(shutil.copy(notebook, folder))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-c", os.devnull]
+    return subprocess.run(
+        [*command, "--rootdir", str(folder), "--nbmake", "--nbmake-timeout=600", str(copy)],
+        cwd=folder, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
 
 
 @pytest.mark.slow
-def test_a_notebook_runs_to_its_end(notebook, situation, tmp_path, pytestconfig):
+def test_a_notebook_runs_to_its_end(notebook, situation, tmp_path):
     """In the folder `notebooks` of the course, with recordings or without, or in one that has nothing to do with it."""
     course = tmp_path / "course"
     folder = tmp_path / "elsewhere" if situation == "another folder" else course / "notebooks"
-    shorter = pytestconfig.getoption("notebooks") == "once"
-    error = run(read(notebook, shorter), folder, situation != "no data", course)
-    assert error is None, error
+    done = run(notebook, folder, situation != "no data", course)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("data", ["NMNIST_DATA", "NMNIST_TEST_MNIST", None])
@@ -100,9 +88,14 @@ def test_the_run_sees_the_environment_and_reports_a_failure(tmp_path, monkeypatc
     monkeypatch.setenv("NMNIST_TEST_MNIST", "mnist")
     code = "import os\nfound = os.getenv('NMNIST_DATA'), os.getenv('NMNIST_MNIST'), os.path.basename(os.getcwd())\n"
     code += "assert found == ('recordings', 'mnist', 'with'), f'found {found}'"
-    notebook = v4.new_notebook(cells=[v4.new_code_cell(code)])
-    assert run(notebook, tmp_path / "with") is None
-    assert "found (None, None, 'without')" in run(notebook, tmp_path / "without", data=False)
+    notebook = tmp_path / "a.ipynb"
+    nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(code)]), notebook)
+    before = notebook.read_bytes()
+    assert run(notebook, tmp_path / "with").returncode == 0
+    without = run(notebook, tmp_path / "without", data=False)
+    assert without.returncode == 1
+    assert "found (None, None, 'without')" in without.stdout
+    assert notebook.read_bytes() == before
 
 
 @EACH
