@@ -4,6 +4,7 @@ The figures are medians of interleaved runs in one process, and each has a floor
 The floors leave room for a noisy machine; the README's figures come from a quiet one.
 """
 
+import multiprocessing
 import statistics
 import time
 from importlib import import_module
@@ -13,13 +14,16 @@ import numpy as np
 import pytest
 import torch
 from timing import BATCH, STEPS, Contest, DenseLinear, interleaved, peak_memory, table
+from torch.utils.data import DataLoader
 
-from nmnist_helpers import kernels
+from nmnist_helpers import EventLoader, kernels
+from nmnist_helpers.classifier import Rate
 from nmnist_helpers.files import atomic
 from nmnist_helpers.kernels import cpu
 from nmnist_helpers.kernels.common import Axon, Membrane, Needs, Surrogate, zero_state
 from nmnist_helpers.kernels.cpu.product import input_gradient
 from nmnist_helpers.spikes import Spikes
+from nmnist_helpers.utils import Assistant, LearningStats
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def test_training_step(contest, benchmark):
         )
     engine = seconds["engine"]
     table(
-        f"training step, {BATCH} {contest.dataset.source} recordings, T = {STEPS}, {torch.get_num_threads()} threads",
+        f"training step, {BATCH} {contest.dataset.source} recordings, T = {STEPS}",
         [(name, f"{1000 * s:.1f}", f"{s / engine:.1f}") for name, s in seconds.items()],
         ("contestant", "ms", "times the engine's"),
     )
@@ -69,6 +73,41 @@ def test_inference(contest, benchmark):
     )
     benchmark.pedantic(lambda: contest.engine_inference(spikes), rounds=5)
     assert seconds["plain path"] / engine > 15
+
+
+def test_inference_of_one_recording(contest):
+    """For live use: one recording in, ten counts out."""
+    one = EventLoader(contest.dataset, 1).batch(0)[0]
+    seconds = interleaved({"one": lambda: contest.engine_inference(one)}, rounds=50, warm=5)
+    table("inference of one recording", [(f"{1000 * seconds['one']:.2f}",)], ("ms",))
+    assert seconds["one"] < 0.01
+
+
+def test_the_tutorials_loop(contest):
+    """lava-dl's loop as its tutorial writes it, a DataLoader of dense tensors and Assistant, against `EventLoader`."""
+    dataset = contest.dataset
+    assistant = Assistant(contest.net, contest.error, contest.optimizer, LearningStats(), classifier=Rate.predict)
+    workers = {"DataLoader, no workers": {}}
+    for how in ("fork", "spawn", "forkserver"):
+        if how in multiprocessing.get_all_start_methods():
+            workers[f"DataLoader, 2 workers ({how})"] = {"num_workers": 2, "multiprocessing_context": how}
+    ways = {"EventLoader": lambda: contest.events}
+    for name, options in workers.items():
+        ways[name] = lambda options=options: DataLoader(dataset, BATCH, shuffle=True, **options)
+    seconds = {name: [] for name in ways}
+    for _ in range(3):
+        for name, way in ways.items():
+            steps = []
+            began = None
+            for inputs, label in way():
+                assistant.train(inputs, label)
+                steps.append(time.perf_counter() - began if began else None)
+                began = time.perf_counter()
+            seconds[name].append(statistics.median(steps[1:]))
+    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    rows = [(name, f"{1000 * s:.1f}", f"{s / medians['EventLoader']:.2f}") for name, s in medians.items()]
+    table(f"the tutorial's loop, {BATCH} recordings a batch, data included", rows, ("loader", "ms a batch", "ratio"))
+    assert medians["DataLoader, no workers"] < 2 * medians["EventLoader"]
 
 
 def test_peak_memory():

@@ -1,5 +1,6 @@
 """What the benchmarks share: interleaved timing, peak memory, the batch and the contestants."""
 
+import os
 import statistics
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import llvmlite.binding
 import torch
 from torch.utils.data import DataLoader
 
@@ -31,11 +33,21 @@ def interleaved(contestants: dict[str, Callable], rounds: int = 7, warm: int = 1
     return {name: statistics.median(t) for name, t in times.items()}
 
 
+def machine() -> str:
+    """The processor's vector instructions and how many of its cores this process may use."""
+    features = llvmlite.binding.get_host_cpu_features()
+    vectors = [
+        name for name, flag in (("AVX-512", "avx512f"), ("AVX2", "avx2"), ("NEON", "neon")) if features.get(flag)
+    ]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{(vectors or ['no vector instructions'])[0]}, {cores} cores, {torch.get_num_threads()} threads"
+
+
 def table(title: str, rows: list[tuple], header: tuple) -> None:
-    """Print rows as an aligned table."""
+    """Print rows as an aligned table, and the machine they were measured on."""
     lines = [tuple(str(c) for c in row) for row in [header, *rows]]
     widths = [max(len(row[i]) for row in lines if i < len(row)) for i in range(len(header))]
-    print(f"\n{title}")
+    print(f"\n{title} ({machine()})")
     for row in lines:
         print("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=False)).rstrip())
 
