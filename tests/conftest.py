@@ -28,8 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--notebooks",
         choices=("once", "all"),
         default="once",
-        help="run each notebook in one situation, another one for its neighbour; or in all: with recordings, without any"
-        " data, in another working directory",
+        help="run each notebook in one situation, another one for its neighbour, or in all of them: with recordings,"
+        " without any data, in another working directory",
     )
 
 
