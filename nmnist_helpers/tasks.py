@@ -79,9 +79,18 @@ def tasks(**options) -> Callable:
         names = list(inspect.signature(function).parameters)[1:]
 
         @functools.wraps(function)
-        def run(number: int, **arguments) -> None:
-            threads = min(number, get_num_threads())
-            launch(np.zeros(1, np.int64), number, threads, *(arguments.pop(name) for name in names), **arguments)
+        def run(number: int, **arguments: Any) -> None:
+            most = get_num_threads()
+            threads = max(1, min(number, most))
+            given = [arguments[name] for name in names]
+            if threads == most:
+                launch(np.zeros(1, np.int64), number, threads, *given)
+                return
+            numba.set_num_threads(threads)  # the others would be woken for nothing
+            try:
+                launch(np.zeros(1, np.int64), number, threads, *given)
+            finally:
+                numba.set_num_threads(most)
 
         return run
 

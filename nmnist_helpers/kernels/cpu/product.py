@@ -15,7 +15,8 @@ from .weight import weight_values
 BLOCK = 128  # columns of weights per task: their sums stay in the second-level cache
 DENSE_FROM = 0.2  # share of set bins from which a dense product is the faster one (tests/benchmarks/test_cpu.py)
 DEPTH = 256  # rows of a panel that stay in the first-level cache
-TALL = 96  # rows of a product per task
+TALL, FLAT = 96, 6  # rows of a product per task: many for panels that fill the cache, few for those that all fit in it
+CACHE = 1 << 13  # numbers in panels that fit into the first-level cache
 
 
 @tasks(error_model="numpy", fastmath={"contract"})
@@ -41,14 +42,14 @@ def _add(out, to, total, begin):
 
 
 @tasks(error_model="numpy")
-def _multiply(task, rows, stride, depth, panels, width, out):
-    """`TALL` rows of a product with panels of `LANES` columns: six rows at once, their sums in registers."""
-    last = min((task + 1) * TALL, len(out) // width)
+def _multiply(task, tall, rows, stride, depth, panels, width, out):
+    """`tall` rows of a product with panels of `LANES` columns: six rows at once, their sums in registers."""
+    last = min((task + 1) * tall, len(out) // width)
     s = np.uint64(stride)  # unsigned places, since Numba checks of every signed one whether it counts from the end
     for begin in range(0, depth, DEPTH):
         end = min(begin + DEPTH, depth)
         for first in range(0, width, LANES):
-            row, zero = task * TALL, spread(f32(0.0))
+            row, zero = task * tall, spread(f32(0.0))
             while row + 6 <= last:
                 s0, s1, s2, s3, s4, s5 = zero, zero, zero, zero, zero, zero
                 for k in range(begin, end):
@@ -92,8 +93,10 @@ def _matmul(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     panels = pad(matrix).unflatten(1, (-1, LANES)).transpose(0, 1).contiguous()
     width = len(panels) * LANES
     out = torch.empty(batch, steps, width)
+    tall = FLAT if panels.numel() <= CACHE else TALL
     _multiply(
-        -(-batch * steps // TALL),
+        -(-batch * steps // tall),
+        tall=tall,
         rows=rows.as_strided((batch * steps * rows.stride(1),), (1,)).numpy(),
         stride=rows.stride(1),
         depth=depth,
