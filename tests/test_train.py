@@ -517,13 +517,15 @@ def test_a_signal_leaves_whole_files_and_a_line_that_says_how_to_go_on(
             os.kill(os.getpid(), sent)
             time.sleep(1)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts pytest in the background ignores it
     try:
         with monkeypatch.context() as patch:
             patch.setattr(Folder, "commit", send)
             assert __main__.main(["train", *SMALL, *STATEFUL, "--epochs", "3", "--out", str(out)]) == status
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
     error = capsys.readouterr().err
     assert error.splitlines()[-1].endswith(f"to go on: python -m nmnist_helpers train --out {out} --resume")
     assert "epochs kept: 1;" in error
