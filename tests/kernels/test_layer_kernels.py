@@ -360,6 +360,16 @@ def test_weight_gradient(twin, density, value, outputs):
         assert_close(found if twin is reference else found.t(), expected)
 
 
+@pytest.mark.parametrize("depth", [3, 300])
+def test_a_product_takes_views(depth):
+    """Rows inside wider ones, at the end of their memory, and rows that are all the same one."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randint(-9, 9, (depth, 70), generator=generator).float()
+    wide = torch.randint(-9, 9, (3, 7, depth + 5), generator=generator).float()
+    for rows_ in (wide[..., 5:], wide[..., :depth], wide[:1, :1, 5:].expand(3, 7, depth), wide[:, ::2, 5:]):
+        assert torch.equal(cpu_product._matmul(rows_, matrix), rows_ @ matrix)
+
+
 @TWINS
 def test_input_gradient(twin):
     grad_z = np.random.default_rng(0).normal(size=(2, 30, 9))

@@ -90,6 +90,7 @@ def _matmul(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     batch, steps, depth = rows.shape
     if rows.stride() != (steps * rows.stride(1), rows.stride(1), 1):
         rows = rows.contiguous()
+    length = (batch * steps - 1) * rows.stride(1) + depth  # of a view of wider rows, whose last one may end the memory
     panels = pad(matrix).unflatten(1, (-1, LANES)).transpose(0, 1).contiguous()
     width = len(panels) * LANES
     out = torch.empty(batch, steps, width)
@@ -97,7 +98,7 @@ def _matmul(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     _multiply(
         -(-batch * steps // tall),
         tall=tall,
-        rows=rows.as_strided((batch * steps * rows.stride(1),), (1,)).numpy(),
+        rows=rows.as_strided((length,), (1,)).numpy(),
         stride=rows.stride(1),
         depth=depth,
         panels=flat(panels),
