@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ...bits import lowest_bit
+from ...compiled import njit
 from ...spikes import Spikes
 from ...tasks import tasks
 from ..common import (
@@ -28,7 +29,7 @@ from ..common import (
 )
 from ..constants import MAX_STATE
 from ..window import Window
-from .arithmetic import f32, i32, leak
+from .arithmetic import f32, i32, i64, leak
 from .backward import backward
 from .conv_input import input_gradient
 from .events import NONE_DROPPED, fired_to_events
@@ -100,6 +101,17 @@ def _from_lines(table: torch.Tensor, window: Window) -> torch.Tensor:
     return lines[:, :, back].reshape(-1, features)
 
 
+@njit(inline="always")
+def _add_patch(at, into, to, next_to, given, begin, next_begin):
+    """Add ``given[begin:]`` to ``into[to:]`` over the lines of a patch, `at` of `_footprints`."""
+    for _ in range(at[2]):
+        target, source = into[to : to + at[3]], given[begin : begin + at[3]]
+        for c in range(len(target)):
+            target[c] += source[c]
+        to += next_to
+        begin += next_begin
+
+
 @tasks(error_model="numpy")
 def _forward(
     b, indptr, channel, footprints, next_neuron, next_weight, table, scale,
@@ -112,13 +124,7 @@ def _forward(
     for t in range(steps):
         for k in range(indptr[b * steps + t], indptr[b * steps + t + 1]):
             at = footprints[channel[k]]
-            to, begin = np.int64(at[0]), np.int64(at[1])
-            for _ in range(at[2]):
-                neurons, weights = z[to : to + at[3]], table[begin : begin + at[3]]
-                for c in range(len(neurons)):
-                    neurons[c] += weights[c]
-                to += next_neuron
-                begin += next_weight
+            _add_patch(at, z, i64(at[0]), next_neuron, table, i64(at[1]), next_weight)
         for first in range(0, width, LANES):
             state, row = b * width + first, (b * steps + t) * width + first
             drive = load(z, first) << spread(i32(DRIVE_SHIFT))
@@ -161,13 +167,7 @@ def _weight_gradient(b, indptr, channel, footprints, next_neuron, next_weight, g
         z = grad_z[row]
         for k in range(indptr[row], indptr[row + 1]):
             at = footprints[channel[k]]
-            to, begin = np.int64(at[0]), np.int64(at[1])
-            for _ in range(at[2]):
-                neurons, weights = z[to : to + at[3]], table[begin : begin + at[3]]
-                for c in range(len(neurons)):
-                    weights[c] += neurons[c]
-                to += next_neuron
-                begin += next_weight
+            _add_patch(at, table, i64(at[1]), next_weight, z, i64(at[0]), next_neuron)
 
 
 def _turned(x: torch.Tensor, first: int) -> torch.Tensor:
