@@ -82,13 +82,9 @@ def tasks(**options) -> Callable:
         def run(number: int, **arguments: Any) -> None:
             most = get_num_threads()
             threads = max(1, min(number, most))
-            given = [arguments[name] for name in names]
-            if threads == most:
-                launch(np.zeros(1, np.int64), number, threads, *given)
-                return
-            numba.set_num_threads(threads)  # the others would be woken for nothing
+            numba.set_num_threads(threads)  # more would be woken for nothing
             try:
-                launch(np.zeros(1, np.int64), number, threads, *given)
+                launch(np.zeros(1, np.int64), number, threads, *(arguments[name] for name in names))
             finally:
                 numba.set_num_threads(most)
 
