@@ -105,7 +105,6 @@ def _word(builder, mask):
 
 magnitude = _function("magnitude", I32, I32, _int_magnitude)  # of an int
 distance = _function("distance", F32, F32, _library("fabs"))  # magnitude of a float
-toward_zero = _function("toward_zero", F32, F32, _library("trunc"))
 to_f32 = _function("to_f32", I32, F32, lambda builder, x: builder.sitofp(x, F32.vector))
 to_i32 = _function("to_i32", F32, I32, lambda builder, x: builder.fptosi(x, I32.vector))  # toward zero
 f32_to_bits = _function("f32_to_bits", F32, I32, lambda builder, x: builder.bitcast(x, I32.vector))
