@@ -2,13 +2,12 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+from support.processes import python
 
 import nmnist_helpers
 from nmnist_helpers import compiled, kernels
@@ -49,14 +48,9 @@ def small(tmp_path) -> Path:
 def run(code: str, small: Path | None = None, options: tuple[str, ...] = (), **environment) -> tuple[str, str]:
     """Output and errors of a Python process that must end well."""
     paths = [str(PACKAGE.parent), *([str(small.parent)] if small else [])]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}
     if small:
-        env = {"XDG_CACHE_HOME": str(small.parent / "cache"), **env, **environment}
-        env.pop("NUMBA_CACHE_DIR", None)
-        env |= environment
-    done = subprocess.run([sys.executable, *options, "-c", code], env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.strip(), done.stderr
+        environment = {"NUMBA_CACHE_DIR": None, **environment}
+    return python(code, options, **{"PYTHONPATH": os.pathsep.join(paths), **environment})
 
 
 SAID = "nmnist_helpers: compiling its CPU kernels (once per installation"

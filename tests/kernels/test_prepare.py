@@ -1,11 +1,11 @@
 """A second process compiles the kernels of a training step, and nothing depends on it."""
 
 import os
-import subprocess
 import sys
 
 import numba
 import pytest
+from support.processes import python
 
 from nmnist_helpers import compiled, prepare
 
@@ -27,11 +27,7 @@ print("stepped")
 
 
 def run(code: str, **environment) -> tuple[str, str]:
-    """Output and errors of a Python process that must end well."""
-    env = {**os.environ, "NUMBA_NUM_THREADS": "2", **environment}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.strip(), done.stderr
+    return python(code, **{"NUMBA_NUM_THREADS": "2", **environment})
 
 
 @pytest.mark.slow
