@@ -52,7 +52,7 @@ class Noted(Exception):
 def noting() -> Iterator[dict[tuple[Any, tuple], None]]:
     """Note which kernels are called, with which types, in order; none is compiled or run.
 
-    For a process that has not run kernels yet. A kernel with ``parallel=True`` returns None then, others raise `Noted`.
+    For a process that has not run kernels yet. A kernel that starts threads returns None then, others raise `Noted`.
     """
     global _notes
     _notes = {}
@@ -234,14 +234,16 @@ def check_process() -> None:
         )
 
 
-def njit(**options) -> Callable:
+def njit(*, threads: bool = False, **options) -> Callable:
     """Compile a function with Numba: its ``njit``, with the compiled code stored per version of this package.
 
     Parameters
     ----------
+    threads : bool
+        Whether it starts threads. Then it is called from Python alone; such functions run one at a time where Numba's
+        thread pool demands it, and refuse to run where it is gone (`check_process`).
     **options
-        Numba's. Kernels with ``parallel=True`` are called from Python alone; they are launched one at a time where
-        Numba's thread pool demands it, and refuse to run where it is gone (`check_process`).
+        Numba's.
 
     Returns
     -------
@@ -256,7 +258,7 @@ def njit(**options) -> Callable:
             return dispatcher
         if store:
             _stored(dispatcher, function)
-        if not options.get("parallel"):
+        if not threads:
             return dispatcher
 
         @functools.wraps(function)

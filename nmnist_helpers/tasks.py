@@ -9,15 +9,20 @@ from types import FunctionType
 from typing import Any
 
 import numba
-import numpy as np
 import torch
 from llvmlite import ir
-from numba import get_num_threads, prange, types
+from numba import get_num_threads, types
+from numba.core import cgutils
+from numba.core.compiler import Flags
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from .compiled import njit
 
 CGROUP = Path("/sys/fs/cgroup")
+LONG, POINTER = ir.IntType(64), ir.IntType(8).as_pointer()
+ON_EACH = ir.FunctionType(ir.VoidType(), [POINTER] * 4)
+PARALLEL_FOR = ir.FunctionType(ir.VoidType(), [POINTER] * 5 + [LONG] * 3)
 _config: Any = numba.config  # its settings come at run time
 
 
@@ -34,23 +39,63 @@ def respect_quota() -> None:
         numba.set_num_threads(processors)
 
 
-@intrinsic
-def _take(typingctx, counter):
-    """The value of ``counter[0]``, which becomes one more: no two threads get the same."""
+def _sharing(function: Callable, options: dict) -> Callable:
+    """An intrinsic ``share(tasks, threads, arguments)``: threads call ``function(task, *arguments)`` for all tasks.
 
-    def codegen(context, builder, sig, args):
-        place = context.make_array(sig.args[0])(context, builder, args[0]).data
-        return builder.atomic_rmw("add", place, ir.Constant(ir.IntType(64), 1), "monotonic")
+    Numba's ``prange`` would do, but compiles a loop's body three times, and compilation is most of the time before the
+    first training step. This compiles it once. It runs on the same threads: ``numba_parallel_for`` is what Numba itself
+    calls for ``prange``. It calls a function of four pointers on each thread, of which the last is ours.
+    """
+    flags = Flags()
+    cpu_target.options.parse_as_flags(flags, options)
 
-    return types.int64(counter), codegen
+    def share(typingctx, number, threads, arguments):
+        of_body = types.none(types.int64, *arguments.types)
+
+        def codegen(context, builder, sig, given):
+            number, threads, arguments = given
+            body = context.compile_subroutine(builder, function, of_body, flags=flags, caching=False)
+            shared = [ir.Constant(LONG, 0), number, *cgutils.unpack_tuple(builder, arguments)]
+            data = cgutils.alloca_once(builder, ir.LiteralStructType([value.type for value in shared]))
+            for i, value in enumerate(shared):
+                builder.store(value, cgutils.gep_inbounds(builder, data, 0, i))
+            on_each = ir.Function(builder.module, ON_EACH, f"{builder.function.name}.on_each")
+            on_each.linkage = "internal"
+            _take_tasks(context, on_each, data.type, body.fndesc, of_body)
+            launch = cgutils.get_or_insert_function(builder.module, PARALLEL_FOR, "numba_parallel_for")
+            none, zero = ir.Constant(POINTER, None), ir.Constant(LONG, 0)
+            calls = builder.bitcast(cgutils.alloca_once_value(builder, threads), POINTER)  # one of each thread
+            on_each, data = builder.bitcast(on_each, POINTER), builder.bitcast(data, POINTER)
+            builder.call(launch, [on_each, none, calls, none, data, zero, zero, threads])
+            return context.get_dummy_value()
+
+        return types.none(number, threads, arguments), codegen
+
+    return intrinsic(share)
 
 
-def _share(counter, tasks, threads, *arguments):
-    for _ in prange(threads):
-        task = _take(counter)
-        while task < tasks:
-            body(task, *arguments)  # type: ignore[name-defined]  # noqa: F821  # a global of each copy of this function
-            task = _take(counter)
+def _take_tasks(context, on_each: ir.Function, shared: ir.Type, body, of_body) -> None:
+    """Write what a thread does: count the shared counter up, and call the body with the number that it had."""
+    builder = ir.IRBuilder(on_each.append_basic_block("entry"))
+    data = builder.bitcast(on_each.args[3], shared)
+    counter = cgutils.gep_inbounds(builder, data, 0, 0)
+    number, *arguments = (
+        builder.load(cgutils.gep_inbounds(builder, data, 0, i)) for i in range(1, len(shared.pointee.elements))
+    )
+    take, run, end = map(on_each.append_basic_block, ("take", "run", "end"))
+    builder.branch(take)
+    builder.position_at_end(take)
+    task = builder.atomic_rmw("add", counter, ir.Constant(LONG, 1), "monotonic")  # no two threads get the same
+    builder.cbranch(builder.icmp_signed("<", task, number), run, end)
+    builder.position_at_end(run)
+    context.call_internal_no_propagate(builder, body, of_body, [task, *arguments])
+    builder.branch(take)
+    builder.position_at_end(end)
+    builder.ret_void()
+
+
+def _launch(number, threads, *arguments):
+    share(number, threads, arguments)  # type: ignore[name-defined]  # noqa: F821  # a global of each copy of this function
 
 
 def tasks(**options) -> Callable:
@@ -72,21 +117,15 @@ def tasks(**options) -> Callable:
 
     def decorate(function: Callable) -> Callable:
         name = f"{function.__module__}.{function.__qualname__}"
-        compiled = njit(**options)(function)
-        share = FunctionType(_share.__code__, {**globals(), "body": compiled}, name)
-        share.__module__, share.__qualname__ = __name__, name  # the name under which the compiled code is stored
-        launch = njit(parallel=True, **options)(share)
+        copy = FunctionType(_launch.__code__, {**globals(), "share": _sharing(function, options)}, name)
+        copy.__module__, copy.__qualname__ = __name__, name  # the name under which the compiled code is stored
+        launch = njit(threads=True, nogil=True, **options)(copy)
         names = list(inspect.signature(function).parameters)[1:]
 
         @functools.wraps(function)
         def run(number: int, **arguments: Any) -> None:
-            most = get_num_threads()
-            threads = max(1, min(number, most))
-            numba.set_num_threads(threads)  # more would be woken for nothing
-            try:
-                launch(np.zeros(1, np.int64), number, threads, *(arguments[name] for name in names))
-            finally:
-                numba.set_num_threads(most)
+            threads = max(1, min(number, get_num_threads()))  # more would be woken for nothing
+            launch(number, threads, *(arguments[name] for name in names))
 
         return run
 

@@ -116,7 +116,7 @@ def _raster_one(x, y, p, t, draw, edges, cap, drop_below, jitter_scale, bitmap, 
     return size
 
 
-@njit(nogil=True)
+@njit(error_model="numpy", nogil=True)
 def _raster_batch(
     x, y, p, t, offsets, index, draws, edges, cap, drop_below, jitter_scale, bitmap, filled, target,
     room, loose, size, indptr,

@@ -149,9 +149,10 @@ class Progress:
 
 def network_of(settings: Settings) -> Network:
     """A new network as the settings say."""
+    neuron_params = {"tau_grad": settings.tau_grad}
     if settings.network == "cnn":
-        return ConvNetwork(dropout=settings.dropout)
-    return Network(settings.hidden, settings.dropout)
+        return ConvNetwork(dropout=settings.dropout, neuron_params=neuron_params)
+    return Network(settings.hidden, settings.dropout, neuron_params=neuron_params)
 
 
 def groups(net: Network, settings: Settings) -> list[dict]:

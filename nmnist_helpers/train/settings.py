@@ -101,6 +101,9 @@ class Settings:
         None, _or_none(_whole(1)), "moving window of the loss, in ms (default: the whole sample)", type=int
     )
     dropout: float = _option(0.05, SHARE, "probability that a hidden neuron is silenced for a recording")
+    tau_grad: float = _option(
+        0.03, POSITIVE, "width of the surrogate gradient: at 100 times so many thresholds from its peak it falls to 1/e"
+    )
     augment: bool = _option(
         True, ("True or False", lambda v: isinstance(v, bool)), "rotate and shift the training recordings at random"
     )
