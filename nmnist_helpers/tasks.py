@@ -124,8 +124,11 @@ def tasks(**options) -> Callable:
 
         @functools.wraps(function)
         def run(number: int, **arguments: Any) -> None:
-            threads = max(1, min(number, get_num_threads()))  # more would be woken for nothing
+            most = get_num_threads()
+            threads = max(1, min(number, most))  # more would be woken for nothing
             launch(number, threads, *(arguments[name] for name in names))
+            if threads < most:  # Numba takes the number of a launch for that of all later ones
+                numba.set_num_threads(most)
 
         return run
 

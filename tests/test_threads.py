@@ -60,6 +60,12 @@ def test_threads_of_a_program_train_side_by_side():
     assert all(torch.equal(rows, other) for other in found)
 
 
+def test_a_launch_of_few_tasks_leaves_the_number_of_threads_as_it_is():
+    before = numba.get_num_threads()
+    Network((64, 64), inputs=8)(sample((1, 8, 60)))
+    assert numba.get_num_threads() == before
+
+
 @pytest.mark.parametrize(
     ("written", "expected"), [("150000 100000", 2), ("max 100000", None), ("50000 100000", 1), ("", None)]
 )
