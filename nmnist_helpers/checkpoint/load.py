@@ -220,7 +220,7 @@ def _build(
     if assumed:
         values = {name: NEURON_PARAMS[name] for name in CONSTANTS if name not in neuron_params}
         warnings.warn(
-            f"{path}: expected neuron_params, for the file does not tell them; assumed the tutorial's {values}",
+            f"{path}: expected neuron_params, which the file does not contain; assumed the tutorial's {values}",
             stacklevel=3,
         )
     return Network.from_blocks(blocks)

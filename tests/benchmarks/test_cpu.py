@@ -247,7 +247,7 @@ def draw_growth(measured: dict[str, list[tuple[float, float]]], path) -> None:
 
     from nmnist_helpers.pictures.palette import INK
 
-    labels = {"batch": "batch size", "steps": "steps of time", "width": "neurons", "rate": "share of set input bins"}
+    labels = {"batch": "batch size", "steps": "time steps", "width": "neurons", "rate": "share of set input bins"}
     fig, axes = plt.subplots(1, 4, figsize=(12, 2.8), layout="constrained")
     for ax, (name, points) in zip(axes, measured.items(), strict=True):
         x, y = np.array(points).T
