@@ -92,7 +92,7 @@ NAMES = {
     "axon.Delay": Name(
         "sampling_time max_delay grad_scale",
         "differs",
-        "the first argument is num_features, which may be left out; loaded delays are not drawn again at the first input",
+        "the first argument is num_features, which may be left out; loaded delays are kept at the first input",
     ),
     "axon.Delta": Name(None, "out", "use nmnist_helpers.axon.Delay: spikes here are 0 or 1, not changes of a value"),
     "dendrite.Sigma": Name(

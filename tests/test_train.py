@@ -20,6 +20,7 @@ from support import fake_nmnist
 
 from nmnist_helpers import ConvNetwork, Network, __main__, train
 from nmnist_helpers.checkpoint import CheckpointError, load_checkpoint, load_tree, save_tree
+from nmnist_helpers.neuron.cuba import Neuron
 from nmnist_helpers.train import Settings
 from nmnist_helpers.train.folder import Folder
 from nmnist_helpers.train.group import Group, dist
@@ -212,6 +213,12 @@ def test_the_options_of_augmentation_set_its_size(tmp_path):
         start(tmp_path / name, *options, "--epochs", 1)
         weights[name] = (tmp_path / name / "network.pt").read_bytes()
     assert weights["still"] == weights["none"] != weights["shifted"]
+
+
+@pytest.mark.parametrize("network", ["dense", "cnn"])
+def test_the_width_of_the_surrogate_reaches_every_neuron(network):
+    net = network_of(Settings(network=network, tau_grad=0.01))
+    assert {part.tau_grad for part in net.modules() if isinstance(part, Neuron)} == {0.01}
 
 
 def test_help_names_every_setting_and_the_default():

@@ -1,16 +1,16 @@
 """The block: synapse, neuron, dropout, one-step shift and learned delay, one after the other."""
 
 import warnings
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
 from .. import prepare
 from ..axon import Delay
 from ..axon import delay as shift
-from ..kernels.common import Axon
+from ..kernels.common import Axon, Membrane
 from ..kernels.constants import MAX_DELAY, WEIGHT_SCALE
-from ..kernels.functions import CubaLayer, LayerCall, lag_of
+from ..kernels.functions import CubaLayer, LayerCall, lag_of, quantise_all
 from ..kernels.window import Window
 from ..neuron import Dropout, cuba
 from ..neuron.norm import MeanOnlyBatchNorm
@@ -21,6 +21,15 @@ from .spec import LayerSpec
 
 if TYPE_CHECKING:
     import h5py
+
+
+class _Constants(NamedTuple):
+    """What follows from a block's parameters: those that `CubaLayer` takes, and what the kernels need of them."""
+
+    parameters: tuple
+    membrane: Membrane
+    lag: torch.Tensor
+    weights: torch.Tensor | None  # where the block is frozen
 
 
 class Block(NoScript, torch.nn.Module):
@@ -41,6 +50,8 @@ class Block(NoScript, torch.nn.Module):
     count_log : bool
         Return (spikes, share of bins that spiked) instead of the spikes alone.
     """
+
+    frozen: dict[tuple, _Constants] | None = None  # constants by sizes and device, within `Network.frozen`
 
     def __init__(
         self,
@@ -66,6 +77,9 @@ class Block(NoScript, torch.nn.Module):
         self.delay_shift = delay_shift
         self.count_log = count_log
         self.weights_seen = False
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "frozen"}  # nobody would thaw a copy
 
     @exact
     def forward(self, spikes: torch.Tensor | Spikes):
@@ -94,14 +108,44 @@ class Block(NoScript, torch.nn.Module):
     ):
         """The whole block as one step; `events` are the spikes as events, None where they have no common value."""
         self._look_at_weights()
-        synapses, neuron = self.synapse, self.neuron
+        neuron, batch, device = self.neuron, spikes.shape[0], self.synapse.direction.device
         places = 1 if window is None else window.places
+        now = self._constants(channels, places, spikes.shape[-1], device)
+        kept, value = None, 1.0
+        drop = cast(Dropout | None, neuron.drop)
+        if drop is not None:
+            kept, value = drop.draw(batch, channels * places, device), drop.value
+        call = LayerCall(
+            spikes=events,
+            membrane=now.membrane,
+            state=neuron.start(batch, channels * places),
+            axon=Axon(now.lag, kept, value),
+            need_grad=torch.is_grad_enabled(),  # inside the function it would always be off
+            dense=dense or self.count_log,
+            window=window,
+            weights=now.weights,
+        )
+        given = spikes.source if isinstance(spikes, Spikes) else spikes
+        rows, out, end = CubaLayer.apply(given, *now.parameters, call)
+        neuron.store(end)
+        out.picture = None if window is None else window.outputs
+        rows = rows.movedim(1, -1)
+        if call.dense:
+            return self._counted(attach(rows, out))
+        out.source = rows
+        return out
+
+    def _constants(self, channels: int, places: int, steps: int, device: torch.device) -> "_Constants":
+        """What a step computes from the parameters alone; a frozen block computes it once."""
+        lasting = None if torch.is_grad_enabled() else self.frozen
+        if lasting is not None and (channels, places, steps, device) in lasting:
+            return lasting[channels, places, steps, device]
+        synapses, neuron = self.synapse, self.neuron
         direction: torch.Tensor = synapses.direction
         length: torch.Tensor | None = synapses.weight_g if synapses.weight_norm_enabled else None
         if len(direction) != channels:  # pooling: one kernel for all channels
             direction = direction.expand(channels, *direction.shape[1:])
             length = None if length is None else length.expand(channels, *length.shape[1:])
-        batch, steps, device = spikes.shape[0], spikes.shape[-1], direction.device
         decays = neuron.decays()
         if self.delay is not None and not self.delay.sized:
             self.delay.draw(channels)
@@ -113,28 +157,11 @@ class Block(NoScript, torch.nn.Module):
                 voltage_retention=membrane.voltage_retention.repeat_interleave(places),
             )
             lag = lag.repeat_interleave(places)
-        kept, value = None, 1.0
-        drop = cast(Dropout | None, neuron.drop)
-        if drop is not None:
-            kept, value = drop.draw(batch, channels * places, device), drop.value
-        call = LayerCall(
-            spikes=events,
-            membrane=membrane,
-            state=neuron.start(batch, channels * places),
-            axon=Axon(lag, kept, value),
-            need_grad=torch.is_grad_enabled(),  # inside the function it would always be off
-            dense=dense or self.count_log,
-            window=window,
-        )
-        given = spikes.source if isinstance(spikes, Spikes) else spikes
-        rows, out, end = CubaLayer.apply(given, direction, length, *decays, delays, call)
-        neuron.store(end)
-        out.picture = None if window is None else window.outputs
-        rows = rows.movedim(1, -1)
-        if call.dense:
-            return self._counted(attach(rows, out))
-        out.source = rows
-        return out
+        weights = None if lasting is None else quantise_all(direction, length).table
+        found = _Constants((direction, length, *decays, delays), membrane, lag, weights)
+        if lasting is not None:
+            lasting[channels, places, steps, device] = found
+        return found
 
     @property
     def shape(self) -> torch.Size | None:

@@ -175,7 +175,8 @@ class LayerCall(NamedTuple):
     membrane, state, axon : the neurons' constants, where they begin, and their axons' constants;
     need_grad : whether a backward pass may follow;
     dense : whether to write the output's numbers, or only a tensor that stands for them;
-    window : the geometry of a convolution, None for a layer where all inputs meet all neurons.
+    window : the geometry of a convolution, None for a layer where all inputs meet all neurons;
+    weights : the weights as `quantise_all` made them before, for calls that no backward pass follows.
     """
 
     spikes: Spikes | None
@@ -185,6 +186,29 @@ class LayerCall(NamedTuple):
     need_grad: bool = True
     dense: bool = True
     window: Window | None = None
+    weights: torch.Tensor | None = None
+
+
+class Quantised(NamedTuple):
+    """Weights for the kernels, and what their gradient needs: v as a matrix, g / |v|, and |v| (None without g)."""
+
+    table: torch.Tensor
+    flat: torch.Tensor
+    factor: torch.Tensor
+    norm: torch.Tensor | None
+
+
+def quantise_all(v: torch.Tensor, g: torch.Tensor | None) -> Quantised:
+    """Normalise the weights v [C_out, C_in, ...] to lengths g [C_out, 1, ...] where given, and round them."""
+    channels = v.shape[0]
+    flat = v.detach().reshape(channels, -1).float()
+    norm, factor = None, torch.ones(channels, device=v.device)
+    if g is not None:
+        length = g.detach().float().view(channels, 1)
+        # the very norm that torch's weight norm divides by: `norm_except_dim` differs in the last bit
+        norm = torch._weight_norm_interface(flat, length, 0)[1].flatten()
+        factor = length.flatten() / norm
+    return Quantised(twin(v.device).quantise(flat, factor), flat, factor, norm)
 
 
 class CubaLayer(torch.autograd.Function):
@@ -208,24 +232,16 @@ class CubaLayer(torch.autograd.Function):
     def forward(ctx, x, v, g, current_decay, voltage_decay, delay, call):
         kernels = twin(v.device)
         source = call.spikes.verify() if call.spikes is not None else x.transpose(1, 2)
-        channels = v.shape[0]
-        flat = v.detach().reshape(channels, -1).float()
-        norm, factor = None, torch.ones(channels, device=v.device)
-        if g is not None:
-            length = g.detach().float().view(channels, 1)
-            # the very norm that torch's weight norm divides by: `norm_except_dim` differs in the last bit
-            norm = torch._weight_norm_interface(flat, length, 0)[1].flatten()
-            factor = length.flatten() / norm
-        weights = kernels.quantise(flat, factor)
+        table, flat, factor, norm = quantise_all(v, g) if call.weights is None else (call.weights, None, None, None)
         constants = call.membrane, call.state, call.axon
         if call.window is None:
-            trace = kernels.layer_forward(source, weights, *constants, need_grad=call.need_grad)
+            trace = kernels.layer_forward(source, table, *constants, need_grad=call.need_grad)
         else:
-            trace = kernels.conv_forward(source, weights, call.window, *constants, need_grad=call.need_grad)
-        ctx.save_for_backward(x if call.spikes is None else None, flat, factor, norm, weights, *trace.saved)
+            trace = kernels.conv_forward(source, table, call.window, *constants, need_grad=call.need_grad)
+        ctx.save_for_backward(x if call.spikes is None else None, flat, factor, norm, table, *trace.saved)
         ctx.call, ctx.kernels = call, kernels
         ctx.shapes = v.shape, None if g is None else g.shape, current_decay.shape, voltage_decay.shape
-        shape = (channels,) if call.window is None else call.window.outputs
+        shape = v.shape[:1] if call.window is None else call.window.outputs
         if call.dense:
             rows = trace.spikes.rows()  # the caller turns them: a view made in here could not be changed in place
             rows = rows if call.window is None else rows.view(*rows.shape[:2], *shape)
@@ -236,16 +252,16 @@ class CubaLayer(torch.autograd.Function):
     @staticmethod
     @first_derivative
     def backward(ctx, grad, *_):
-        x, flat, factor, norm, weights, *saved = ctx.saved_tensors
+        x, flat, factor, norm, table, *saved = ctx.saved_tensors
         call, kernels = ctx.call, ctx.kernels
         of_x, of_v, of_g, of_current, of_voltage, of_delay, _ = ctx.needs_input_grad
         source = call.spikes if call.spikes is not None else x.transpose(1, 2)
         constants = call.membrane, call.state, call.axon
         need = Needs(of_x, of_v or of_g, of_current or of_voltage, of_delay)
         if call.window is None:
-            found = kernels.layer_backward(grad, saved, source, weights, *constants, need)
+            found = kernels.layer_backward(grad, saved, source, table, *constants, need)
         else:
-            found = kernels.conv_backward(grad, saved, source, weights, call.window, *constants, need)
+            found = kernels.conv_backward(grad, saved, source, table, call.window, *constants, need)
         by_v = by_g = None
         v_shape, g_shape, current_shape, voltage_shape = ctx.shapes
         if found.weights is not None:
