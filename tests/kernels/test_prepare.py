@@ -47,8 +47,8 @@ def test_the_second_process_compiles_all_that_a_step_needs(tmp_path):
 
 @pytest.mark.slow
 def test_a_second_process_that_fails_does_no_harm(tmp_path):
-    code = "import nmnist_helpers.prepare as p; p.CODE = 'import sys; sys.exit(3)'\n" + STEP.format(wait=True, step=False)
-    out, said = run(code, NUMBA_CACHE_DIR=str(tmp_path / "numba"))
+    failing = "import nmnist_helpers.prepare as p; p.CODE = 'import sys; sys.exit(3)'\n"
+    out, said = run(failing + STEP.format(wait=True, step=False), NUMBA_CACHE_DIR=str(tmp_path / "numba"))
     assert out == "done"
     assert said.count("compiling its CPU kernels") == 1
 
