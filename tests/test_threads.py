@@ -3,6 +3,7 @@
 import threading
 
 import numba
+import numpy as np
 import pytest
 import torch
 from support.neurons import sample
@@ -64,6 +65,19 @@ def test_a_launch_of_few_tasks_leaves_the_number_of_threads_as_it_is():
     before = numba.get_num_threads()
     Network((64, 64), inputs=8)(sample((1, 8, 60)))
     assert numba.get_num_threads() == before
+
+
+@tasks.tasks()
+def inverse(task, divisor, out):
+    out[task] = 60 // divisor[task]
+
+
+def test_tasks_are_done_once_each_and_a_failed_one_is_told():
+    out = np.zeros(6, np.int64)
+    inverse(6, divisor=np.arange(1, 7), out=out)
+    assert out.tolist() == [60, 30, 20, 15, 12, 10]
+    with pytest.raises(RuntimeError, match="inverse: expected every task to end"):
+        inverse(6, divisor=np.arange(6), out=out)
 
 
 @pytest.mark.parametrize(
