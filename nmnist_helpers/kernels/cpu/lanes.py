@@ -60,6 +60,7 @@ for _kind in {F32, F32_CHUNK}:
     _operator(operator.mul, _kind, _kind, lambda builder, a, b: builder.fmul(a, b, flags=_FUSED))
 _operator(operator.sub, F32, F32, lambda builder, a, b: builder.fsub(a, b, flags=_FUSED))
 _operator(operator.lt, MASK, F32, lambda builder, a, b: builder.fcmp_ordered("<", a, b))  # False for NaN
+_operator(operator.ne, MASK, F32, lambda builder, a, b: builder.fcmp_unordered("!=", a, b))  # True for NaN
 for _kind in (I32, I16_CHUNK):
     _operator(operator.add, _kind, _kind, lambda builder, a, b: builder.add(a, b))
 _operator(operator.sub, I32, I32, lambda builder, a, b: builder.sub(a, b))
@@ -105,6 +106,7 @@ def _word(builder, mask):
 
 magnitude = _function("magnitude", I32, I32, _int_magnitude)  # of an int
 distance = _function("distance", F32, F32, _library("fabs"))  # magnitude of a float
+nearest = _function("nearest", F32, F32, _library("rint"))  # half to even, as torch.round
 to_f32 = _function("to_f32", I32, F32, lambda builder, x: builder.sitofp(x, F32.vector))
 to_i32 = _function("to_i32", F32, I32, lambda builder, x: builder.fptosi(x, I32.vector))  # toward zero
 f32_to_bits = _function("f32_to_bits", F32, I32, lambda builder, x: builder.bitcast(x, I32.vector))
@@ -173,12 +175,51 @@ load_chunk = _load("load_chunk", {types.float32: F32_CHUNK, types.int8: I16_CHUN
 
 
 @intrinsic
+def gather(typingctx, array, at, apart):
+    """Load the elements ``at``, ``at + apart``, ... of a flat float32 array."""
+    if not isinstance(array, types.Array) or array.layout != "C" or array.ndim != 1 or array.dtype != types.float32:
+        return None
+
+    def codegen(context, builder, sig, args):
+        array, place, apart = args
+        data, lanes = (
+            context.make_array(sig.args[0])(context, builder, array).data,
+            ir.Constant(F32.vector, ir.Undefined),
+        )
+        for lane in range(LANES):
+            one = builder.load(builder.gep(data, [place]))
+            lanes = builder.insert_element(lanes, one, ir.Constant(_INT, lane))
+            place = builder.add(place, apart)
+        return lanes
+
+    return F32(array, types.int64, types.int64), codegen
+
+
+@intrinsic
+def scatter(typingctx, array, at, apart, lanes):
+    """Write lanes to the elements ``at``, ``at + apart``, ... of a flat float32 array."""
+    if not isinstance(array, types.Array) or array.layout != "C" or array.ndim != 1 or lanes is not F32:
+        return None
+
+    def codegen(context, builder, sig, args):
+        array, place, apart, lanes = args
+        data = context.make_array(sig.args[0])(context, builder, array).data
+        for lane in range(LANES):
+            builder.store(builder.extract_element(lanes, ir.Constant(_INT, lane)), builder.gep(data, [place]))
+            place = builder.add(place, apart)
+        return context.get_dummy_value()
+
+    return types.none(array, types.int64, types.int64, lanes), codegen
+
+
+@intrinsic
 def store(typingctx, array, at, lanes):
-    """Write to ``array[at:]``: F32 into float32, I32 and I16 into int32, MASK as 0/1 into uint8."""
+    """Write to ``array[at:]``: F32 into float32, I32 into int32 or int8, I16 into int32, MASK as 0/1 into uint8."""
     fits = {F32: types.float32, F32_CHUNK: types.float32, I32: types.int32, I16_CHUNK: types.int32, MASK: types.uint8}
     if not isinstance(array, types.Array) or array.layout != "C" or array.ndim != 1:
         return None
-    if fits.get(lanes) != array.dtype:
+    narrow = lanes is I32 and array.dtype == types.int8
+    if fits.get(lanes) != array.dtype and not narrow:
         return None
 
     def codegen(context, builder, sig, args):
@@ -187,6 +228,8 @@ def store(typingctx, array, at, lanes):
             value = builder.zext(value, ir.VectorType(_BYTE, LANES))
         if lanes is I16_CHUNK:
             value = builder.sext(value, ir.VectorType(_INT, CHUNK))
+        if narrow:
+            value = builder.trunc(value, ir.VectorType(_BYTE, LANES))
         place = _place(context, builder, sig.args[0], array, at, value.type)
         builder.store(value, place, align=sig.args[0].dtype.bitwidth // 8)
         return context.get_dummy_value()

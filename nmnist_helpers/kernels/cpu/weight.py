@@ -2,58 +2,52 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ...tasks import tasks
 from ..common import raise_not_a_number
 from ..constants import HIGHEST_STEP, LOWEST_STEP, WEIGHT_STEPS
 from .arithmetic import f32
-
-TILE = 16  # rows of outputs per task: a tile and its transpose fit the second-level cache
+from .lanes import LANES, bits, gather, load, nearest, scatter, spread, store, to_i32, where
+from .layout import flat
 
 
 @tasks(error_model="numpy")
-def _quantise(tile, v, factor, table, missing):
-    outputs, inputs = v.shape
-    first, last = tile * TILE, min((tile + 1) * TILE, outputs)
-    local = np.empty((last - first, inputs), np.int8)
-    nans = 0
-    for o in range(first, last):
-        f, row, to = factor[o], v[o], local[o - first]
-        for i in range(inputs):
-            q = np.rint((row[i] * f) * f32(WEIGHT_STEPS))  # half to even, as torch.round
-            nans += q != q
-            to[i] = np.int8(min(max(q, f32(LOWEST_STEP)), f32(HIGHEST_STEP)))
+def _quantise(tile, v, factor, outputs, inputs, table, missing):
+    """A tile of `LANES` outputs; the last one begins early enough to be whole."""
+    first = min(tile * LANES, outputs - LANES)
+    f, steps = load(factor, first), spread(f32(WEIGHT_STEPS))
+    least, most = spread(f32(LOWEST_STEP)), spread(f32(HIGHEST_STEP))
+    nan = f != f
     for i in range(inputs):
-        for o in range(last - first):
-            table[i, first + o] = local[o, i]
-    missing[tile] = nans
+        q = nearest((gather(v, first * inputs + i, inputs) * f) * steps)
+        nan = nan | (q != q)
+        q = where(q < least, least, q)
+        q = where(most < q, most, q)
+        store(table, i * outputs + first, to_i32(q))
+    missing[tile] = bits(nan)
 
 
-@tasks(error_model="numpy", fastmath={"contract", "reassoc"})
-def _gradient(tile, v, factor, norm, grad_table, normed, grad_v, grad_g):
-    outputs, inputs = v.shape
-    first, last = tile * TILE, min((tile + 1) * TILE, outputs)
-    local = np.empty((last - first, inputs), np.float32)
+@tasks(error_model="numpy")
+def _gradient(tile, v, factor, ratio, outputs, inputs, grad_table, grad_v, dot):
+    """As `_quantise` by tiles. `ratio` is ``factor / norm**2``, or 0; `dot` takes the products of gradient and v."""
+    first = min(tile * LANES, outputs - LANES)
+    f, steps = load(factor, first), spread(f32(WEIGHT_STEPS))
+    least, most = spread(f32(LOWEST_STEP)), spread(f32(HIGHEST_STEP))
+    weights, grads = np.empty(inputs * LANES, np.float32), np.empty(inputs * LANES, np.float32)
+    zero = spread(f32(0.0))
+    total = zero
+    for i in range(inputs):  # straight through the rounding, nothing outside the clamp
+        w, g = gather(v, first * inputs + i, inputs), load(grad_table, i * outputs + first)
+        q = nearest((w * f) * steps)
+        g = where((q < least) | (most < q), zero, g)
+        total = total + g * w
+        store(weights, i * LANES, w)
+        store(grads, i * LANES, g)
+    along = total * load(ratio, first)
     for i in range(inputs):
-        for o in range(last - first):
-            local[o, i] = grad_table[i, first + o]
-    for o in range(first, last):
-        f, row, g, to = factor[o], v[o], local[o - first], grad_v[o]
-        dot = f32(0.0)
-        for i in range(inputs):  # straight through the rounding, nothing outside the clamp
-            q = np.rint((row[i] * f) * f32(WEIGHT_STEPS))
-            inside = (q >= f32(LOWEST_STEP)) & (q <= f32(HIGHEST_STEP))
-            x = g[i] if inside else f32(0.0)
-            g[i] = x
-            dot += x * row[i]
-        if normed:
-            grad_g[o] = dot / norm[o]
-            along = dot * f / (norm[o] * norm[o])
-            for i in range(inputs):
-                to[i] = f * g[i] - along * row[i]
-        else:  # as a loop: Numba drops `to[:] = g` here, and nothing is written
-            for i in range(inputs):
-                to[i] = g[i]
+        scatter(grad_v, first * inputs + i, inputs, f * load(grads, i * LANES) - along * load(weights, i * LANES))
+    store(dot, first, total)
 
 
 def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
@@ -62,13 +56,22 @@ def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     Transposed, so that the weights of one input lie side by side. One byte each, so that a chunk of columns of the
     whole first layer fits the second-level cache, and sums of integers need no rounding.
     """
-    v, factor = v.float().contiguous(), factor.float().contiguous()
-    table = torch.empty(v.shape[1], v.shape[0], dtype=torch.int8)
-    missing = np.zeros(-(-len(v) // TILE), np.int32)
-    _quantise(len(missing), v=v.numpy(), factor=factor.numpy(), table=table.numpy(), missing=missing)
+    outputs, inputs = v.shape
+    width = max(outputs, LANES)
+    table = torch.empty(inputs, width, dtype=torch.int8)
+    missing = np.zeros(-(-width // LANES), np.uint64)
+    _quantise(
+        len(missing),
+        v=_rows(v, width),
+        factor=_rows(factor, width),
+        outputs=width,
+        inputs=inputs,
+        table=flat(table),
+        missing=missing,
+    )
     if missing.any():
         raise_not_a_number("weights")
-    return table
+    return table if width == outputs else table[:, :outputs].contiguous()
 
 
 def weight_values(table: torch.Tensor) -> torch.Tensor:
@@ -80,17 +83,27 @@ def quantise_gradient(
     v: torch.Tensor, factor: torch.Tensor, norm: torch.Tensor | None, grad_table: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """As `nmnist_helpers.kernels.reference.quantise_gradient`, from a gradient [C_in, C_out]."""
-    grad_v = torch.empty(v.shape)
-    grad_g = torch.empty(v.shape[0])
-    normed = norm is not None
+    outputs, inputs = v.shape
+    width = max(outputs, LANES)
+    ratio = torch.zeros(outputs) if norm is None else factor / (norm * norm)
+    grad_v, dot = torch.empty(width, inputs), torch.empty(width)
     _gradient(
-        -(-len(v) // TILE),
-        v=v.float().contiguous().numpy(),
-        factor=factor.float().contiguous().numpy(),
-        norm=(norm if normed else factor).float().contiguous().numpy(),
-        grad_table=grad_table.float().contiguous().numpy(),
-        normed=normed,
-        grad_v=grad_v.numpy(),
-        grad_g=grad_g.numpy(),
+        -(-width // LANES),
+        v=_rows(v, width),
+        factor=_rows(factor, width),
+        ratio=_rows(ratio, width),
+        outputs=width,
+        inputs=inputs,
+        grad_table=flat(F.pad(grad_table.float(), (0, width - outputs)).contiguous()),
+        grad_v=flat(grad_v),
+        dot=flat(dot),
     )
-    return grad_v, grad_g if normed else None
+    return grad_v[:outputs], None if norm is None else dot[:outputs] / norm
+
+
+def _rows(x: torch.Tensor, width: int) -> np.ndarray:
+    """Float32 rows [C, ...], one after the other, with zeros up to `width` rows."""
+    x = x.float()
+    if len(x) < width:
+        x = F.pad(x, (0, 0) * (x.dim() - 1) + (0, width - len(x)))
+    return flat(x.contiguous())
