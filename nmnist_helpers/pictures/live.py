@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from .gif import image_tag
 
@@ -46,6 +47,8 @@ class Picture:
 def picture(fig: Figure, alt: str) -> Picture:
     """Turn a figure into a picture with an alternative text, and close it.
 
+    The picture has a palette of 256 colours, which takes less than half the room; the eye sees no difference.
+
     Parameters
     ----------
     fig : matplotlib Figure
@@ -56,9 +59,11 @@ def picture(fig: Figure, alt: str) -> Picture:
     -------
     Picture
     """
-    file = io.BytesIO()
-    fig.savefig(file, format="png", bbox_inches="tight")
+    drawn, file = io.BytesIO(), io.BytesIO()
+    fig.savefig(drawn, format="png", bbox_inches="tight")
     plt.close(fig)
+    colours = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    colours.save(file, "png", optimize=True)
     return Picture(file.getvalue(), alt)
 
 

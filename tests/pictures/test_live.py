@@ -2,14 +2,17 @@
 
 import base64
 import html
+import io
 import re
 import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from PIL import Image
 
 from nmnist_helpers.pictures import draw_digit, explore, ink_png, show
+from nmnist_helpers.pictures.live import picture
 
 display = pytest.importorskip("IPython.display")
 
@@ -36,8 +39,8 @@ def test_a_figure_is_shown_once_with_its_text(shown):
     ax.plot([0, 1])
     show(fig, "a line that rises from 0 to 1 & stays < 2")
     assert not plt.fignum_exists(fig.number)
-    (picture,) = shown
-    bundle = picture._repr_mimebundle_()
+    (made,) = shown
+    bundle = made._repr_mimebundle_()
     assert bundle["text/plain"] == "a line that rises from 0 to 1 & stays < 2"
     source, alt = re.fullmatch(r'<img src="([^"]*)" alt="([^"]*)">', bundle["text/html"]).groups()
     assert html.unescape(alt) == bundle["text/plain"]
@@ -45,6 +48,20 @@ def test_a_figure_is_shown_once_with_its_text(shown):
     with pytest.raises(ValueError, match="expected an alternative text, found none"):
         show(plt.figure(), " ")
     plt.close("all")
+
+
+def test_a_small_palette_shows_the_same_picture():
+    fig, (left, right) = plt.subplots(1, 2)
+    left.imshow(np.random.default_rng(0).random((30, 30)), "PuOr")
+    right.plot([0, 1], label="a line")
+    right.legend()
+    file = io.BytesIO()
+    fig.savefig(file, format="png", bbox_inches="tight")
+    small = picture(fig, "noise and a line").data
+    assert len(small) < 0.6 * len(file.getvalue())
+    found, expected = (np.asarray(Image.open(data).convert("RGB"), float) for data in (io.BytesIO(small), file))
+    assert found.shape == expected.shape
+    assert np.sqrt(((found - expected) ** 2).mean()) < 2.5  # of 255
 
 
 def test_sliders_change_the_picture(shown):
