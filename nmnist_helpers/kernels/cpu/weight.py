@@ -62,8 +62,8 @@ def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     missing = np.zeros(-(-width // LANES), np.uint64)
     _quantise(
         len(missing),
-        v=_rows(v, width),
-        factor=_rows(factor, width),
+        v=_wide(v, width),
+        factor=_wide(factor, width),
         outputs=width,
         inputs=inputs,
         table=flat(table),
@@ -89,21 +89,21 @@ def quantise_gradient(
     grad_v, dot = torch.empty(width, inputs), torch.empty(width)
     _gradient(
         -(-width // LANES),
-        v=_rows(v, width),
-        factor=_rows(factor, width),
-        ratio=_rows(ratio, width),
+        v=_wide(v, width),
+        factor=_wide(factor, width),
+        ratio=_wide(ratio, width),
         outputs=width,
         inputs=inputs,
-        grad_table=flat(F.pad(grad_table.float(), (0, width - outputs)).contiguous()),
+        grad_table=_wide(grad_table, width, axis=1),
         grad_v=flat(grad_v),
         dot=flat(dot),
     )
     return grad_v[:outputs], None if norm is None else dot[:outputs] / norm
 
 
-def _rows(x: torch.Tensor, width: int) -> np.ndarray:
-    """Float32 rows [C, ...], one after the other, with zeros up to `width` rows."""
-    x = x.float()
-    if len(x) < width:
-        x = F.pad(x, (0, 0) * (x.dim() - 1) + (0, width - len(x)))
+def _wide(x: torch.Tensor, width: int, axis: int = 0) -> np.ndarray:
+    """Float32 numbers, flat, with zeros where an axis of outputs is shorter than `width`; a copy only where needed."""
+    x, short = x.float(), width - x.shape[axis]
+    if short:  # to pad by nothing would be a copy
+        x = F.pad(x, (0, 0) * (x.dim() - 1 - axis) + (0, short))
     return flat(x.contiguous())
