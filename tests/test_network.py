@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.neurons import sample
 
-from nmnist_helpers import ConvNetwork, Network, Spikes
+from nmnist_helpers import ConvNetwork, Network, Spikes, kernels
 
 
 def dense() -> tuple[Network, torch.Tensor]:
@@ -31,6 +31,8 @@ def test_a_frozen_network_gives_the_same_spikes(made):
             found = net(given)
             assert not found.requires_grad
             assert torch.equal(found[..., :30], expected[: len(given), ..., :30])
+        with kernels.using("reference"):  # its weights have another form
+            assert torch.equal(net(spikes), expected)
 
 
 def test_a_frozen_network_rounds_its_weights_once_and_thaws(monkeypatch):
@@ -38,9 +40,9 @@ def test_a_frozen_network_rounds_its_weights_once_and_thaws(monkeypatch):
 
     net, spikes = dense()
     events, rounded = Spikes.from_dense(spikes), []
-    kernels = functions.twin(torch.device("cpu"))
-    quantise = kernels.quantise
-    monkeypatch.setattr(kernels, "quantise", lambda v, factor: rounded.append(v.shape) or quantise(v, factor))
+    cpu = functions.twin(torch.device("cpu"))
+    quantise = cpu.quantise
+    monkeypatch.setattr(cpu, "quantise", lambda v, factor: rounded.append(v.shape) or quantise(v, factor))
     with net.eval().frozen():
         first = net(events)
         net(events)

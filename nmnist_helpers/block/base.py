@@ -10,7 +10,7 @@ from ..axon import Delay
 from ..axon import delay as shift
 from ..kernels.common import Axon, Membrane
 from ..kernels.constants import MAX_DELAY, WEIGHT_SCALE
-from ..kernels.functions import CubaLayer, LayerCall, lag_of, quantise_all
+from ..kernels.functions import CubaLayer, LayerCall, lag_of, quantise_all, twin
 from ..kernels.window import Window
 from ..neuron import Dropout, cuba
 from ..neuron.norm import MeanOnlyBatchNorm
@@ -51,7 +51,7 @@ class Block(NoScript, torch.nn.Module):
         Return (spikes, share of bins that spiked) instead of the spikes alone.
     """
 
-    frozen: dict[tuple, _Constants] | None = None  # constants by sizes and device, within `Network.frozen`
+    frozen: dict[tuple, _Constants] | None = None  # constants by sizes, device and twin, within `Network.frozen`
 
     def __init__(
         self,
@@ -138,8 +138,9 @@ class Block(NoScript, torch.nn.Module):
     def _constants(self, channels: int, places: int, steps: int, device: torch.device) -> "_Constants":
         """What a step computes from the parameters alone; a frozen block computes it once."""
         lasting = None if torch.is_grad_enabled() else self.frozen
-        if lasting is not None and (channels, places, steps, device) in lasting:
-            return lasting[channels, places, steps, device]
+        key = channels, places, steps, device, twin(device)  # each twin has a form of its own for weights
+        if lasting is not None and key in lasting:
+            return lasting[key]
         synapses, neuron = self.synapse, self.neuron
         direction: torch.Tensor = synapses.direction
         length: torch.Tensor | None = synapses.weight_g if synapses.weight_norm_enabled else None
@@ -160,7 +161,7 @@ class Block(NoScript, torch.nn.Module):
         weights = None if lasting is None else quantise_all(direction, length).table
         found = _Constants((direction, length, *decays, delays), membrane, lag, weights)
         if lasting is not None:
-            lasting[channels, places, steps, device] = found
+            lasting[key] = found
         return found
 
     @property
