@@ -1,6 +1,6 @@
 """Containers and checks that the three twins share."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -84,11 +84,15 @@ class Trace(NamedTuple):
 
 
 class LayerTrace(NamedTuple):
-    """What a layer did: the spikes that left its axons, the neurons' state, and what its backward pass needs."""
+    """What a layer did: the spikes that left its axons, the neurons' state, and what its backward pass needs.
+
+    `active` says, where a twin knows it, where a gradient of these spikes has an effect.
+    """
 
     spikes: Spikes
     state: State
     saved: tuple[torch.Tensor, ...]
+    active: Any = None
 
 
 class LayerGradients(NamedTuple):

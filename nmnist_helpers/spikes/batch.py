@@ -3,7 +3,7 @@
 import math
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
@@ -35,6 +35,9 @@ class Spikes:
         A gradient that reaches it flows back into that block.
     picture : (int, int, int), optional
         Channels, height and width of a picture that C pixels are; None where they have no places.
+    active : object, optional
+        Where a gradient of these spikes has an effect on the neurons that fired them, if their kernels say so; at other
+        places it may be left out.
 
     Raises
     ------
@@ -59,6 +62,7 @@ class Spikes:
     value: float = 1.0
     source: torch.Tensor | None = field(default=None, repr=False)
     picture: tuple[int, int, int] | None = None
+    active: Any = field(default=None, repr=False)
 
     def __post_init__(self):
         self.shape = checked_shape(self.shape)
@@ -80,7 +84,7 @@ class Spikes:
         """Spikes of a list that the package's own code made: nothing is checked."""
         spikes = Spikes.__new__(Spikes)
         spikes.indptr, spikes.channel, spikes.shape, spikes.value, spikes.source = indptr, channel, shape, value, None
-        spikes.picture = spikes._seen = None
+        spikes.picture = spikes._seen = spikes.active = None
         return spikes
 
     def as_picture(self, picture: tuple[int, int, int] | None) -> Self:
@@ -247,7 +251,7 @@ class DenseSpikes(Spikes):
         if not 0 < channels <= width:
             raise ValueError(f"DenseSpikes: expected 1 to {width} channels in rows of {width}, found {channels}")
         self.data, self.shape, self.value, self.source = data, (batch, channels, steps), value, None
-        self.picture = None
+        self.picture = self.active = None
         self._list: Spikes | None = None
 
     def verify(self) -> Self:

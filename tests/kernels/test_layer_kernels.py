@@ -21,6 +21,7 @@ from support.rows import (
 
 from nmnist_helpers.kernels import cpu, reference
 from nmnist_helpers.kernels.common import Axon, Needs, State
+from nmnist_helpers.kernels.cpu import input_gradient as cpu_gradient
 from nmnist_helpers.kernels.cpu import product as cpu_product
 from nmnist_helpers.kernels.cpu.lanes import CHUNK
 from nmnist_helpers.kernels.cpu.layer import MAX_INPUTS
@@ -362,12 +363,13 @@ def test_weight_gradient(twin, density, value, outputs):
 
 @pytest.mark.parametrize("depth", [3, 300])
 def test_a_product_takes_views(depth):
-    """Rows inside wider ones, at the end of their memory, and rows that are all the same one."""
+    """Rows inside wider ones, at the end of their memory, rows that are all the same one, and columns of one step."""
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randint(-9, 9, (depth, 70), generator=generator).float()
     wide = torch.randint(-9, 9, (3, 7, depth + 5), generator=generator).float()
-    for rows_ in (wide[..., 5:], wide[..., :depth], wide[:1, :1, 5:].expand(3, 7, depth), wide[:, ::2, 5:]):
-        assert torch.equal(cpu_product._matmul(rows_, matrix), rows_ @ matrix)
+    column = torch.randint(-9, 9, (3, depth, 1), generator=generator).float().transpose(1, 2)
+    for rows_ in (wide[..., 5:], wide[..., :depth], wide[:1, :1, 5:].expand(3, 7, depth), wide[:, ::2, 5:], column):
+        assert torch.equal(cpu_product.matmul(rows_, matrix), rows_ @ matrix)
 
 
 @TWINS
@@ -376,4 +378,5 @@ def test_input_gradient(twin):
     w = weight_case(1, 30, 20)
     weights = twin.quantise(torch.from_numpy(w), torch.ones(30))
     expected = np.einsum("oi,bot->bit", oracles.steps_of_weight(w) / 32, grad_z)
-    assert_close(trains(products_of(twin).input_gradient(rows(grad_z), weights)), expected, 1e-6)
+    found = (cpu_gradient if twin is cpu else twin).input_gradient(rows(grad_z), weights)
+    assert_close(trains(found), expected, 1e-6)

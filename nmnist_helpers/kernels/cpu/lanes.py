@@ -99,6 +99,18 @@ def _int_magnitude(builder, x):
     return builder.select(builder.icmp_signed("<", x, zero), builder.sub(zero, x), x)
 
 
+def _total(builder, x):
+    count = LANES
+    while count > 1:  # halves are added until one number is left: always in the same order
+        count //= 2
+        low, high = (
+            builder.shuffle_vector(x, x, ir.Constant(ir.VectorType(_INT, count), list(range(at, at + count))))
+            for at in (0, count)
+        )
+        x = builder.fadd(low, high)
+    return builder.extract_element(x, ir.Constant(_INT, 0))
+
+
 def _word(builder, mask):
     word = builder.bitcast(mask, ir.IntType(LANES))
     return word if LANES == 64 else builder.zext(word, _LONG)
@@ -111,6 +123,7 @@ to_f32 = _function("to_f32", I32, F32, lambda builder, x: builder.sitofp(x, F32.
 to_i32 = _function("to_i32", F32, I32, lambda builder, x: builder.fptosi(x, I32.vector))  # toward zero
 f32_to_bits = _function("f32_to_bits", F32, I32, lambda builder, x: builder.bitcast(x, I32.vector))
 bits_to_f32 = _function("bits_to_f32", I32, F32, lambda builder, x: builder.bitcast(x, F32.vector))
+total = _function("total", F32, types.float32, _total)  # sum of all lanes
 bits = _function("bits", MASK, types.uint64, _word)  # lane 0 lowest
 
 

@@ -19,10 +19,11 @@ from ..common import (
 )
 from .backward import backward
 from .events import fired_to_events
+from .input_gradient import Active, input_gradient, room
 from .lanes import CHUNK
 from .layout import by_chunks, last_only, padded, words
 from .neuron import run
-from .product import dense_product, input_gradient, is_sparse, weight_gradient
+from .product import dense_product, is_sparse, weight_gradient
 
 MAX_INPUTS = (1 << 16) - 1  # inputs x 128 x 128 must stay below 2**30
 
@@ -44,12 +45,13 @@ def layer_forward(
     layout = by_chunks(steps, width) if need_grad else last_only(width)
     voltage = torch.empty(batch * layout[0], dtype=torch.int32)
     fired = words(batch, steps, width)
+    near = room(batch, steps, width) if need_grad else None
     end = run(
         spikes if sparse else dense_product(spikes, table), table if sparse else None, membrane, state, voltage, layout,
-        fired,
+        fired, near=near,
     )  # fmt: skip
     out = Spikes.trusted(*fired_to_events(fired, axon), (batch, outputs, steps), axon.value)
-    return LayerTrace(out, end, (voltage,) if need_grad else ())
+    return LayerTrace(out, end, (voltage,) if need_grad else (), None if near is None else Active(near, axon))
 
 
 def _sizes(spikes: Spikes | torch.Tensor, table: torch.Tensor) -> tuple[int, int, int]:
@@ -93,5 +95,5 @@ def layer_backward(
     weights = None if found.table is None else found.table[:, :outputs]
     if need.weights and not together:
         weights = weight_gradient(spikes, z)
-    by_input = input_gradient(z, table) if need.input else None
+    by_input = input_gradient(z, table, spikes.active if isinstance(spikes, Spikes) else None) if need.input else None
     return LayerGradients(by_input, weights, found.current_decay, found.voltage_decay, found.delay)

@@ -10,6 +10,7 @@ from ..common import Axon, Membrane, OutputGradients, State, Trace, check_neuron
 from ..constants import MAX_STATE
 from .arithmetic import f32, i16, i32, i64, leak
 from .backward import backward
+from .input_gradient import GROUP, WORD, least_voltage
 from .lanes import (
     CHUNK,
     LANES,
@@ -25,11 +26,12 @@ from .lanes import (
     to_i32,
     where,
 )
-from .layout import Layout, by_lanes, by_rows, flat, pad, padded, words
+from .layout import NOTHING, Layout, by_lanes, by_rows, flat, pad, padded, words
 
 DRIVE_SHIFT = 7  # 4096 / 32 = 2**7: from weight steps to state units
 SHORT_SUM = 256  # so many int8 numbers add up to an int16
-BLOCK = 32  # steps whose sums are kept
+BLOCK = 32  # steps whose sums are kept; their bits of `Active` share a word
+LOWEST = -(1 << 31)
 
 
 @njit(inline="always")
@@ -61,7 +63,7 @@ def _add_weights(indptr, channel, table, width, row, end, first, sums):
 @tasks(error_model="numpy")
 def _forward(
     task, z, indptr, channel, table, scale, retain_i, retain_v, threshold, current, reset,
-    steps, width, channels, voltage, layout, fired, spikes, currents, failed,
+    steps, width, channels, voltage, layout, fired, spikes, currents, low, near, failed,
 ):  # fmt: skip
     """A chunk of neurons of one sample, from dendrite inputs `z`, or from events where `z` is empty, to spikes.
 
@@ -80,6 +82,7 @@ def _forward(
             state, out = b * width + first, b * of_sample + chunk * of_chunk + part
             k_i, k_v, limit = load(retain_i, first), load(retain_v, first), spread(i32(threshold))
             i, r, seen = load(current, state), load(reset, state), spread(i32(0))
+            top, active = spread(i32(LOWEST)), spread(i32(0))
             for t in range(begin, end):
                 row = (b * steps + t) * width + first
                 if z.size:
@@ -101,8 +104,17 @@ def _forward(
                     store(spikes, row, spike)
                 if currents.size:
                     store(currents, row, i)
+                if near.size:
+                    top = where(v > top, v, top)
+                    if t % GROUP == GROUP - 1 or t == end - 1:
+                        bit = spread(i32(1)) << spread(i32(t % WORD // GROUP))
+                        active = active | where(top > spread(i32(low)), bit, spread(i32(0)))
+                        top = spread(i32(LOWEST))
             store(current, state, i)
             store(reset, state, r)
+            if near.size:
+                word = b * (near.size * width // len(current)) + begin // WORD * width + first
+                store(near, word, load(near, word) | active)
             if bits((seen > spread(i32(MAX_STATE))) | (seen < spread(i32(0)))):
                 failed[task] = 1
 
@@ -117,6 +129,7 @@ def run(
     fired: np.ndarray,
     spikes: torch.Tensor | None = None,
     currents: torch.Tensor | None = None,
+    near: np.ndarray | None = None,
 ) -> State:
     """Run neurons through time.
 
@@ -134,6 +147,8 @@ def run(
         Takes a bit for every neuron and step.
     spikes, currents : uint8 and int32 tensors [B, T, width], optional
         Take what their names say.
+    near : int32 array, optional
+        Takes the bits of `nmnist_helpers.kernels.cpu.input_gradient.Active`.
 
     Returns
     -------
@@ -170,6 +185,8 @@ def run(
         fired=by_lanes(fired),
         spikes=flat(spikes, np.uint8),
         currents=flat(currents, np.int32),
+        low=i32(least_voltage(membrane)),
+        near=NOTHING[np.int32] if near is None else near.reshape(-1),
         failed=failed,
     )
     if failed.any():

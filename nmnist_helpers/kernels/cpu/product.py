@@ -1,4 +1,4 @@
-"""The products that stand apart from the neuron: dense ones, and the gradients of weights and inputs."""
+"""The products that stand apart from the neuron: dense ones, and the gradient of weights."""
 
 import numpy as np
 import torch
@@ -81,16 +81,23 @@ def is_sparse(spikes: Spikes | torch.Tensor) -> bool:
     return isinstance(spikes, Spikes) and spikes.density <= DENSE_FROM
 
 
-def _matmul(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+def flat_rows(rows: torch.Tensor) -> tuple[np.ndarray, int]:
+    """Rows [B, T, K] as a flat array, and how far apart they begin in it; wider rows are not copied."""
+    batch, steps, depth = rows.shape
+    stride = rows.stride(1)
+    if rows.stride() != (steps * stride, stride, 1):
+        rows, stride = rows.contiguous(), depth  # not its own stride: of a single step it may be any
+    return rows.as_strided(((batch * steps - 1) * stride + depth,), (1,)).numpy(), stride
+
+
+def matmul(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """``rows @ matrix``, [B, T, K] by [K, N].
 
     As fast as oneDNN's product and, on AMD processors, faster than MKL's; and its threads share the work as those of
     all other kernels do (`nmnist_helpers.tasks`).
     """
     batch, steps, depth = rows.shape
-    if rows.stride() != (steps * rows.stride(1), rows.stride(1), 1):
-        rows = rows.contiguous()
-    length = (batch * steps - 1) * rows.stride(1) + depth  # of a view of wider rows, whose last one may end the memory
+    numbers, stride = flat_rows(rows)
     panels = pad(matrix).unflatten(1, (-1, LANES)).transpose(0, 1).contiguous()
     width = len(panels) * LANES
     out = torch.empty(batch, steps, width)
@@ -98,8 +105,8 @@ def _matmul(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     _multiply(
         -(-batch * steps // tall),
         tall=tall,
-        rows=rows.as_strided((length,), (1,)).numpy(),
-        stride=rows.stride(1),
+        rows=numbers,
+        stride=stride,
         depth=depth,
         panels=flat(panels),
         width=width,
@@ -111,7 +118,7 @@ def _matmul(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
 def dense_product(spikes: Spikes | torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """As `nmnist_helpers.kernels.reference.product`, with weights int8 [C_in, C_out]."""
     rows, value = _rows(spikes)
-    z = _matmul(rows, weight_values(table).t())
+    z = matmul(rows, weight_values(table).t())
     return z if value == 1.0 else z * value
 
 
@@ -142,8 +149,3 @@ def weight_gradient(spikes: Spikes | torch.Tensor, grad_z: torch.Tensor) -> torc
         out=out.numpy(),
     )
     return out
-
-
-def input_gradient(grad_z: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """As `nmnist_helpers.kernels.reference.input_gradient`: the one product that nothing makes sparse."""
-    return _matmul(grad_z, weight_values(table))

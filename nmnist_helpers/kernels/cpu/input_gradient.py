@@ -1,0 +1,147 @@
+"""The gradient that a dense layer hands down to its inputs, computed only where it has an effect.
+
+The neurons below multiply the gradient of their spikes by the surrogate derivative, which falls off exponentially on
+either side of the threshold. A trained network's neurons are far below the threshold most of the time, and the gradient
+that reaches them then is lost in rounding. Perez-Nieves and Goodman ("Sparse spiking gradient descent", NeurIPS 2021)
+call a neuron *active* where it is near enough for a gradient to matter, and leave all others out.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ...compiled import njit
+from ...tasks import tasks
+from ..common import Axon, Membrane
+from .arithmetic import f32
+from .events import NONE_DROPPED
+from .lanes import LANES, load, spread, total
+from .layout import flat
+from .product import flat_rows, matmul
+from .weight import weight_values
+
+REACH = 17  # units of tau; the surrogate is exp(-17) < 2**-24 of its peak there, half of float32's last bit
+GROUP = 8  # steps that share a bit
+WORD = 32 * GROUP  # steps that share a word of bits
+ROWS = 16  # steps of a task: their gradients stay in the first-level cache
+SPARSE_BELOW = 0.6  # active share below which leaving out the rest is faster than the whole product
+DEEP_FROM = 64  # numbers in a sum from which it can be
+
+
+class Active(NamedTuple):
+    """Where the gradient of a layer's spikes has an effect on its neurons.
+
+    near : int32 [B, words, width], bit j of word w where the voltage was near or above the threshold within the
+        `GROUP` steps from ``WORD * w + GROUP * j`` on; the last word is empty;
+    axon : by which the spikes left.
+    """
+
+    near: np.ndarray
+    axon: Axon
+
+    def share(self, steps: int) -> float:
+        """Share of neurons and groups of steps that are active, of a recording of `steps` steps."""
+        batch, _, width = self.near.shape
+        return float(np.bitwise_count(self.near.view(np.uint32)).sum()) / (batch * width * -(-steps // GROUP))
+
+
+def room(batch: int, steps: int, width: int) -> np.ndarray:
+    """Bits for `Active`, none set."""
+    return np.zeros((batch, -(-steps // WORD) + 1, width), np.int32)
+
+
+def least_voltage(membrane: Membrane) -> int:
+    """The voltage, x4096, above which a neuron is active: at every spike, too, since its delay has a gradient there."""
+    return max(-(1 << 31), int(membrane.threshold - REACH * membrane.surrogate.tau * membrane.scale))
+
+
+@njit(inline="always")
+def _listed(near, lag, kept, b, begin, end, found):
+    """Neurons that are active in what arrives from step `begin` to `end`, into `found`; how many.
+
+    The axon sent the spike of step t to step ``t + lag``. One step more is looked at, before the first: the gradient of
+    a delay compares the step at which a spike arrives with the one after it.
+    """
+    n = 0
+    for c in range(len(lag)):
+        last = end - 1 - lag[c]
+        if last >= 0 and (kept.size == 0 or kept[b, c]):
+            first = max(begin - 1 - lag[c], 0) // GROUP
+            word, bit = first // 32, first % 32
+            two = np.uint64(np.uint32(near[b, word, c])) | np.uint64(np.uint32(near[b, word + 1, c])) << np.uint64(32)
+            many = np.uint64(last // GROUP - first + 1)
+            if (two >> np.uint64(bit)) & ((np.uint64(1) << many) - np.uint64(1)):
+                found[n] = c
+                n += 1
+    return n
+
+
+@tasks(error_model="numpy", fastmath={"contract"})
+def _multiply_active(task, near, lag, kept, grad, stride, depth, weights, steps, out):
+    """A few steps of a sample. Two rows of gradients meet the weights of three neurons, their sums in registers."""
+    width, blocks = out.shape[1], -(-steps // ROWS)
+    b, block = divmod(task, blocks)
+    begin = block * ROWS
+    end = min(begin + ROWS, steps)
+    out[b * steps + begin : b * steps + end] = f32(0.0)
+    found = np.empty(width + 2, np.int64)
+    n = _listed(near, lag, kept, b, begin, end, found)
+    if n == 0:
+        return
+    found[n], found[n + 1] = found[n - 1], found[n - 1]  # for whole threes
+    whole, zero = depth - depth % LANES, spread(f32(0.0))
+    for three in range(0, n, 3):
+        c0, c1, c2 = found[three], found[three + 1], found[three + 2]
+        w0, w1, w2 = c0 * depth, c1 * depth, c2 * depth
+        for t in range(begin, end, 2):
+            r0 = b * steps + t
+            r1 = r0 + (1 if t + 1 < end else 0)
+            g0, g1 = r0 * stride, r1 * stride
+            s00, s01, s02, s10, s11, s12 = zero, zero, zero, zero, zero, zero
+            for k in range(0, whole, LANES):
+                x0, x1 = load(grad, g0 + k), load(grad, g1 + k)
+                w = load(weights, w0 + k)
+                s00 = s00 + x0 * w
+                s10 = s10 + x1 * w
+                w = load(weights, w1 + k)
+                s01 = s01 + x0 * w
+                s11 = s11 + x1 * w
+                w = load(weights, w2 + k)
+                s02 = s02 + x0 * w
+                s12 = s12 + x1 * w
+            t00, t01, t02, t10, t11, t12 = total(s00), total(s01), total(s02), total(s10), total(s11), total(s12)
+            for k in range(whole, depth):
+                x0, x1 = grad[g0 + k], grad[g1 + k]
+                t00 += x0 * weights[w0 + k]
+                t01 += x0 * weights[w1 + k]
+                t02 += x0 * weights[w2 + k]
+                t10 += x1 * weights[w0 + k]
+                t11 += x1 * weights[w1 + k]
+                t12 += x1 * weights[w2 + k]
+            out[r0, c0], out[r0, c1], out[r0, c2] = t00, t01, t02
+            out[r1, c0], out[r1, c1], out[r1, c2] = t10, t11, t12
+
+
+def input_gradient(grad_z: torch.Tensor, table: torch.Tensor, active: Active | None = None) -> torch.Tensor:
+    """As `nmnist_helpers.kernels.reference.input_gradient`; zero for neurons that are not `active`."""
+    weights = weight_values(table)
+    batch, steps, depth = grad_z.shape
+    if active is None or depth < DEEP_FROM or active.share(steps) > SPARSE_BELOW:
+        return matmul(grad_z, weights)
+    weights = weights.t().contiguous()
+    grad, stride = flat_rows(grad_z)
+    out = torch.empty(batch * steps, len(weights))
+    _multiply_active(
+        batch * -(-steps // ROWS),
+        near=active.near,
+        lag=active.axon.lag.numpy(),
+        kept=NONE_DROPPED if active.axon.kept is None else active.axon.kept.numpy(),
+        grad=grad,
+        stride=stride,
+        depth=depth,
+        weights=flat(weights),
+        steps=steps,
+        out=out.numpy(),
+    )
+    return out.view(batch, steps, -1)
