@@ -127,3 +127,9 @@ def test_a_gradient_that_someone_reads_is_whole():
             found[name] = hidden[0].grad
     assert (found["reference"] != 0).float().mean() > 0.9
     assert (found["cpu"] - found["reference"]).abs().max() <= 1e-5 * found["reference"].abs().max()
+
+
+def test_where_nobody_is_active_there_is_no_gradient():
+    weights = cpu.quantise(torch.ones(64, 3), torch.ones(64))
+    nobody = Active(room(2, 5, padded(3)), Axon(ints(np.zeros(3))))
+    assert torch.equal(input_gradient(torch.ones(2, 5, 64), weights, nobody), torch.zeros(2, 5, 3))

@@ -127,8 +127,11 @@ def input_gradient(grad_z: torch.Tensor, table: torch.Tensor, active: Active | N
     """As `nmnist_helpers.kernels.reference.input_gradient`; zero for neurons that are not `active`."""
     weights = weight_values(table)
     batch, steps, depth = grad_z.shape
-    if active is None or depth < DEEP_FROM or active.share(steps) > SPARSE_BELOW:
+    share = 1.0 if active is None or depth < DEEP_FROM else active.share(steps)
+    if share > SPARSE_BELOW:
         return matmul(grad_z, weights)
+    if not share:
+        return torch.zeros(batch, steps, weights.shape[1])
     weights = weights.t().contiguous()
     grad, stride = flat_rows(grad_z)
     out = torch.empty(batch * steps, len(weights))
