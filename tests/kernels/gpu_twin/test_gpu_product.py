@@ -99,7 +99,7 @@ def some_spikes(rng, sizes) -> np.ndarray:
 @FORMS
 @pytest.mark.parametrize(
     ("sizes", "outputs", "value"),
-    [((2, 37, 5), 10, 1.0), ((2, 37, 5), 10, 1 / 0.95), ((3, 200, 45), 140, 1.0)],
+    [((2, 37, 5), 10, 1.0), ((2, 37, 5), 10, 1 / 0.95), ((3, 140, 23), 70, 1.0)],
     ids=str,
 )
 def test_product_is_exact(device, monkeypatch, form, sizes, outputs, value):
@@ -138,7 +138,7 @@ def test_product_refuses_sums_that_would_round(device):
 @FORMS
 @pytest.mark.parametrize(
     ("sizes", "outputs", "value"),
-    [((2, 37, 5), 10, 1.0), ((3, 200, 45), 140, 1 / 0.95), ((2, 20, 1100), 3, 1.0)],
+    [((2, 37, 5), 10, 1.0), ((3, 140, 23), 70, 1 / 0.95), ((2, 20, 1100), 3, 1.0)],
     ids=str,
 )
 def test_weight_gradient(device, monkeypatch, form, sizes, outputs, value):
@@ -162,7 +162,7 @@ def test_weight_gradient_of_graded_rows(device):
     assert_close(found.cpu(), expected)
 
 
-@pytest.mark.parametrize(("rows", "outputs", "inputs"), [((1, 1), 1, 1), ((2, 5), 10, 37), ((3, 45), 200, 140)])
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [((1, 1), 1, 1), ((2, 5), 10, 37), ((3, 23), 140, 70)])
 def test_input_gradient(device, rows, outputs, inputs):
     """Two bfloat16 terms carry 16 bits of the gradient: 1e-5 of the largest, whatever the scale."""
     steps, table = weights((outputs, inputs), device)
