@@ -69,7 +69,7 @@ def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = 
     folder.refuse(resume, overwrite)
     tuned = Folder(out / "tuned")
     recorded = [NMNISTDataset(settings.data, train=train, source="recorded") for train in (True, False)]
-    _check_unseen(settings, PackedEvents.concatenate([part.packed for part in recorded]).ids)
+    _check_unseen(settings, np.concatenate([part.packed.ids for part in recorded]))
 
     folder.remove(REPORT)  # it will not describe what comes now
     trained = run(settings, resume, overwrite)
@@ -114,8 +114,7 @@ def _read(folder: Folder, settings: Settings, recordings: NMNISTDataset | Packed
     device = Group(settings.device).device
     net = load_checkpoint(folder.path / "network.pt", network_of(settings)).to(device)
     found, true = answers(net, recordings, device)
-    confusion = np.zeros((10, 10), int)
-    np.add.at(confusion, (true, found), 1)
+    confusion = np.bincount(10 * true + found, minlength=100).reshape(10, 10)
     return {
         f"{prefix}recordings": len(true),
         f"{prefix}accuracy": float((found == true).mean()),

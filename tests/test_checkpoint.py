@@ -9,7 +9,7 @@ from support.neurons import PARAMS, Blocks
 
 from nmnist_helpers import netx
 from nmnist_helpers.block import cuba
-from nmnist_helpers.checkpoint import CheckpointError, load_checkpoint, load_tree, read_state, save_tree
+from nmnist_helpers.checkpoint import CheckpointError, load_checkpoint, load_tree, save_tree
 
 pytestmark = pytest.mark.filterwarnings("error", "ignore:.*assumed the tutorial's:UserWarning")
 
@@ -250,7 +250,7 @@ def test_a_pickle_that_calls_something_is_refused(tmp_path):
     for bomb in (Bomb(open, str(target), "w"), Bomb(bytearray, 1 << 40), Bomb(torch.Tensor, 1 << 40)):
         torch.save({"w": bomb}, tmp_path / "a.pt")
         with pytest.raises(CheckpointError, match="expected tensors and plain values only, found '"):
-            read_state(tmp_path / "a.pt")
+            load_tree(tmp_path / "a.pt")
     assert not target.exists()
 
 
@@ -271,18 +271,18 @@ def test_nesting_without_end_is_refused(tmp_path):
     )  # a dictionary with a very deep key: hashing it recurses
     path = rebuilt(path, tmp_path / "b.pt", lambda name, data: deep if name == "data.pkl" else data)
     with pytest.raises(CheckpointError, match="expected at most 1000 tensors, found a pickle with more"):
-        read_state(path)
+        load_tree(path)
 
 
 def test_a_record_that_is_shorter_than_the_pickle_claims(tmp_path):
     path = saved(tmp_path, {"w": torch.ones(1000)})
-    read_state(rebuilt(path, tmp_path / "same.pt", lambda name, data: data))
+    load_tree(rebuilt(path, tmp_path / "same.pt", lambda name, data: data))
     short = rebuilt(path, tmp_path / "short.pt", lambda name, data: data[:40] if name == "0" else data)
     with pytest.raises(CheckpointError, match="found an unreadable file|expected at most"):
-        read_state(short)
+        load_tree(short)
     gone = rebuilt(path, tmp_path / "gone.pt", lambda name, data: None if name == "0" else data)
     with pytest.raises(CheckpointError, match="found an unreadable file: "):
-        read_state(gone)
+        load_tree(gone)
 
 
 def test_compressed_records_are_refused(tmp_path):
@@ -291,7 +291,7 @@ def test_compressed_records_are_refused(tmp_path):
         for record in old.infolist():
             new.writestr(record.filename, old.read(record))
     with pytest.raises(CheckpointError, match="expected every record stored as it is, found .* compressed"):
-        read_state(tmp_path / "b.pt")
+        load_tree(tmp_path / "b.pt")
 
 
 def test_a_damaged_weight_is_noticed(tmp_path):
@@ -301,7 +301,7 @@ def test_a_damaged_weight_is_noticed(tmp_path):
     data[position + 500] ^= 1
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="expected every record as it was written, found .*/data/0 damaged"):
-        read_state(path)
+        load_tree(path)
 
 
 def test_a_script_is_refused(tmp_path):
@@ -309,7 +309,7 @@ def test_a_script_is_refused(tmp_path):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("network/constants.pkl", pickle.dumps(()))
     with pytest.raises(CheckpointError, match="found a TorchScript program"):
-        read_state(path)
+        load_tree(path)
 
 
 def test_nothing_holds_on_to_the_file(tmp_path):

@@ -1,6 +1,6 @@
 """Saving and loading tensors: `network.pt`, ours or lava-dl's, and the checkpoints of a run."""
 
 from .archive import CheckpointError, load_tree, save_tree
-from .load import load_checkpoint, read_state
+from .load import load_checkpoint
 
-__all__ = ["CheckpointError", "load_checkpoint", "load_tree", "read_state", "save_tree"]
+__all__ = ["CheckpointError", "load_checkpoint", "load_tree", "save_tree"]

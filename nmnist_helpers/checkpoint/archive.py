@@ -105,10 +105,8 @@ def load_tree(path: str | os.PathLike):
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except Exception as error:  # damage makes zipfile, pickle and torch raise almost anything
-        line = (str(error).splitlines() or [""])[0][:300]
-        raise CheckpointError(
-            f"{path}: expected a checkpoint, found an unreadable file: {type(error).__name__}: {line}"
-        ) from error
+        found = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        raise CheckpointError(f"{path}: expected a checkpoint, found an unreadable file: {found}") from error
 
 
 def _nodes(tree, where: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:

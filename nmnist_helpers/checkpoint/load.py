@@ -15,17 +15,6 @@ CONSTANTS = ("threshold", "tau_grad", "scale_grad", "requires_grad")
 IGNORED = ("neuron.current_state", "neuron.voltage_state")
 
 
-def read_state(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """The tensors of a state_dict by name, float32 on the CPU, checked to be finite.
-
-    Raises
-    ------
-    FileNotFoundError, CheckpointError
-        As `load_tree`; also if the file holds anything but floating-point tensors by name.
-    """
-    return _state(load_tree(path), path)
-
-
 def load_checkpoint(
     path: str | os.PathLike, net: torch.nn.Module | None = None, neuron_params: dict | None = None
 ) -> torch.nn.Module:

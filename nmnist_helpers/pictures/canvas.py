@@ -48,7 +48,7 @@ function render({ model, el }) {
   function line(event) {
     const next = place(event);
     pen.strokeStyle = "white";
-    pen.lineWidth = model.get("pen");
+    pen.lineWidth = 22;
     pen.beginPath();
     pen.moveTo(...last);
     pen.lineTo(...next);
@@ -96,8 +96,6 @@ class DigitCanvas(anywidget.AnyWidget):
     ----------
     on_stroke : callable, optional
         Called with the canvas whenever a stroke has ended.
-    pen : int
-        Width of the strokes in pixels, of 280.
 
     Attributes
     ----------
@@ -116,14 +114,11 @@ class DigitCanvas(anywidget.AnyWidget):
     _esm = _ESM
     _css = _CSS
     side = traitlets.Int(SIDE, read_only=True).tag(sync=True)
-    pen = traitlets.Int(22).tag(sync=True)
     data = traitlets.CBytes(b"").tag(sync=True)  # the browser's bytes arrive as a memoryview
     strokes = traitlets.Int(0).tag(sync=True)
 
-    def __init__(self, on_stroke: Callable[["DigitCanvas"], object] | None = None, pen: int = 22):
-        if not 1 <= pen <= SIDE // 4:
-            raise ValueError(f"pen: expected 1 to {SIDE // 4} pixels, found {pen}")
-        super().__init__(pen=pen)
+    def __init__(self, on_stroke: Callable[["DigitCanvas"], object] | None = None):
+        super().__init__()
         self._on_stroke = on_stroke
         self.observe(self._stroke_ended, "strokes")
 
@@ -143,7 +138,3 @@ class DigitCanvas(anywidget.AnyWidget):
         if not self.data:
             return np.zeros((SIDE, SIDE), np.uint8)
         return np.frombuffer(self.data, np.uint8).reshape(SIDE, SIDE).copy()
-
-    def clear(self) -> None:
-        """Remove all strokes."""
-        self.data, self.strokes = b"", 0

@@ -12,11 +12,11 @@ from ..files import atomic
 from .live import picture
 from .palette import GREY, INK, SLATE
 
-#: Part of the statistics -> label and colour; training recedes, what counts stands out.
+#: Part of the statistics -> style of its curve; training recedes, what counts stands out.
 STYLE = {
-    "training": ("training", {"color": GREY, "lw": 1.5}),
-    "validation": ("validation", {"color": INK, "lw": 1.8}),
-    "testing": ("testing", {"color": SLATE, "lw": 1.8, "ls": "--"}),
+    "training": {"color": GREY, "lw": 1.5},
+    "validation": {"color": INK, "lw": 1.8},
+    "testing": {"color": SLATE, "lw": 1.8, "ls": "--"},
 }
 
 
@@ -76,12 +76,16 @@ def _save(stats, shown: tuple[Figure, ...], figsize: tuple[float, float] | None,
 
 
 def _panel(ax, stats, kind: str) -> None:
-    """Loss or accuracy of all parts of the data."""
-    form = "{:.4f}" if kind == "loss" else "{:.2%}"
-    for part, (label, style) in STYLE.items():
+    """Loss or accuracy of all parts of the data, each with a dot at its best epoch."""
+    form = ".4f" if kind == "loss" else ".2%"
+    for part, style in STYLE.items():
         stat = getattr(stats, part)
         best = stat.min_loss if kind == "loss" else stat.max_accuracy
-        _curve(ax, getattr(stat, f"{kind}_log"), best, label, style, form)
+        if best is None:  # no epoch has a number
+            continue
+        values = [float("nan") if value is None else value for value in getattr(stat, f"{kind}_log")]
+        ax.plot(values, label=f"{part} (best {best:{form}})", marker="." if len(values) < 3 else None, **style)
+        ax.plot(values.index(best), best, "o", ms=5, color=style["color"], label="_best")
     if kind == "accuracy":
         ax.yaxis.set_major_formatter(PercentFormatter(1))  # as many decimals as the ticks need
     elif ax.lines and all(value > 0 for line in ax.lines for value in line.get_ydata() if value == value):
@@ -100,14 +104,3 @@ def _in_words(ax) -> str:
     """What a panel shows."""
     curves = ", ".join(line.get_label() for line in ax.lines if not line.get_label().startswith("_"))
     return f"{ax.get_ylabel().capitalize()} over the epochs: {curves or 'no curve'}."
-
-
-def _curve(ax, log: list, best: float | None, label: str, style: dict, form: str) -> None:
-    """One curve with a dot at its best epoch; nothing where no epoch has a number."""
-    if best is None:
-        return
-    values = [float("nan") if value is None else value for value in log]
-    (line,) = ax.plot(
-        values, label=f"{label} (best {form.format(best)})", marker="." if len(log) < 3 else None, **style
-    )
-    ax.plot(values.index(best), best, "o", ms=5, color=line.get_color(), label="_best")

@@ -12,6 +12,7 @@ from .palette import CHANNELS, INK, LINE, PANEL, PAPER, SLATE, TRUE
 AGES = (1.0, 0.45, 0.18)  # strength of an event in its frame and the two after it
 GREYS = 6  # steps from paper to ink, for smooth text
 PICTURE = 238  # pixels: 34 sensor pixels of 7
+BAR = 20  # pixels of the time bar below
 MARGIN = 8
 USUAL_SPAN = 300.0  # ms of a recording that networks see
 CLASS_ROWS = 24  # up to so many neurons get labels and counts
@@ -106,9 +107,7 @@ def _film(event: Recording, span: float, frame_ms: float) -> tuple[np.ndarray, i
     return np.floor(np.asarray(event.t, np.float64) / frame_ms + 1e-9).astype(np.int64), frames
 
 
-def camera_frames(
-    event: Recording, span: float, frame_ms: float, size: tuple[int, int] | None = None, scale: int | None = None
-) -> np.ndarray:
+def camera_frames(event: Recording, span: float, frame_ms: float, scale: int | None = None) -> np.ndarray:
     """Draw an event camera: pixels light up in the colour of their polarity and fade over three frames.
 
     Parameters
@@ -119,8 +118,6 @@ def camera_frames(
         ms of the recording to show.
     frame_ms : float
         ms of the recording in one frame.
-    size : (int, int), optional
-        Height and width of the sensor; by default at least 34 x 34.
     scale : int, optional
         Picture pixels for one of the sensor's; by default to about 238 pixels.
 
@@ -129,7 +126,7 @@ def camera_frames(
     uint8 array [F, H, W]
         Numbers into `PALETTE`.
     """
-    height, width = sensor_size(event) if size is None else size
+    height, width = sensor_size(event)
     if len(event) and (event.y.max() >= height or event.x.max() >= width):
         raise ValueError(
             f"gif: expected events on a sensor of {height} x {width} pixels, found one at"
@@ -140,11 +137,10 @@ def camera_frames(
     order = np.argsort(event.t, kind="stable")
     bounds = np.searchsorted(frame_of[order], np.arange(frames + 1))
 
-    bar = 20
-    canvas = np.full((height * scale + bar, width * scale), PALETTE["paper"], np.uint8)
+    canvas = np.full((height * scale + BAR, width * scale), PALETTE["paper"], np.uint8)
     canvas[: height * scale] = PALETTE["panel"]
     track = slice(0, width * scale - 50)
-    middle = height * scale + bar // 2
+    middle = height * scale + BAR // 2
     canvas[middle - 2 : middle + 2, track] = PALETTE["line"]
     film = np.repeat(canvas[None], frames, 0)
 
@@ -168,7 +164,6 @@ def raster_frames(
     event: Recording,
     span: float,
     frame_ms: float,
-    size: int | None = None,
     scale: int | None = None,
     label: int | None = None,
     width: int = 420,
@@ -178,11 +173,9 @@ def raster_frames(
     Parameters
     ----------
     event : Event
-        1-D; with several channels their neurons come one below the other.
+        1-D; with several channels their neurons come one below the other. Without an extent it has at least 10.
     span, frame_ms : float
         As in `camera_frames`.
-    size : int, optional
-        Number of neurons; by default what the event knows, at least 10.
     scale : int, optional
         Height of a neuron's row in pixels.
     label : int, optional
@@ -195,15 +188,10 @@ def raster_frames(
     uint8 array [F, H, W]
         Numbers into `PALETTE`.
     """
-    if size is None:
-        per_channel = event.extent[2] if event.extent else max(10, int(event.x.max(initial=-1)) + 1)
-        channels = event.extent[0] if event.extent else max(1, int(event.c.max(initial=-1)) + 1)
-        rows_of = event.c * per_channel + event.x
-        size = per_channel * channels
-    else:
-        rows_of = event.x
-        if len(event) and event.x.max() >= size:
-            raise ValueError(f"gif: expected neurons 0..{size - 1}, found {event.x.max()}")
+    per_channel = event.extent[2] if event.extent else max(10, int(event.x.max(initial=-1)) + 1)
+    channels = event.extent[0] if event.extent else max(1, int(event.c.max(initial=-1)) + 1)
+    rows_of = event.c * per_channel + event.x
+    size = per_channel * channels
     if label is not None and not 0 <= label < size:
         raise ValueError(f"gif: expected a label in 0..{size - 1}, found {label}")
     small = size <= CLASS_ROWS

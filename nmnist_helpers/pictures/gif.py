@@ -49,7 +49,7 @@ def gif_bytes(
     hold : float
         ms for which the last frame stands.
     **options
-        Of `camera_frames` (`size`, `scale`) or `raster_frames` (`size`, `scale`, `label`, `width`).
+        Of `camera_frames` (`scale`) or `raster_frames` (`scale`, `label`, `width`).
 
     Returns
     -------
@@ -159,11 +159,9 @@ def gif_table(
     rows: Sequence,
     header: Sequence[str] | None = None,
     captions: Sequence | None = None,
-    embed: bool = True,
-    height: int | None = None,
     alts: Sequence | None = None,
 ) -> "HTML":
-    """Make a table of gifs (or other pictures) for a notebook.
+    """Make a table of gifs (or other pictures) for a notebook, which then holds them and shows them anywhere.
 
     Parameters
     ----------
@@ -173,11 +171,6 @@ def gif_table(
         Heads of the columns.
     captions : like `rows`, of str, optional
         Text below each picture.
-    embed : bool
-        Put the pictures into the notebook, so that it shows them anywhere. Otherwise it refers to the files,
-        which must be paths.
-    height : int, optional
-        Of every picture, in pixels.
     alts : like `rows`, of str, optional
         Alternative texts, for readers who cannot see the pictures; by default the captions.
 
@@ -210,7 +203,7 @@ def gif_table(
     for pictures, texts, alternatives in zip(nested, below, spoken, strict=True):
         texts = [html.escape(str(text)) for text in texts]
         lines.append([
-            f'<td style="{style}">{_image(picture, str(alt), embed, height)}{text and f"<br>{text}"}</td>'
+            f'<td style="{style}">{_image(picture, str(alt))}{text and f"<br>{text}"}</td>'
             for picture, text, alt in zip(pictures, texts, alternatives, strict=True)
         ])  # fmt: skip
     body = "\n".join(f"<tr>{''.join(cells)}</tr>" for cells in lines)
@@ -223,7 +216,7 @@ def _rows(rows: Sequence) -> list[list]:
     return [list(row) for row in (rows if nested else [rows])]
 
 
-def image_tag(data: bytes, alt: str, height: int | None = None) -> str:
+def image_tag(data: bytes, alt: str) -> str:
     """Write a picture as HTML that holds it: the form in which screen readers find its alternative text.
 
     JupyterLab and nbconvert drop the alternative text that an output of type ``image/png`` has in its metadata. An
@@ -236,26 +229,18 @@ def image_tag(data: bytes, alt: str, height: int | None = None) -> str:
     """
     for start, kind in ((b"GIF8", "gif"), (b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg")):
         if data.startswith(start):
-            return _tag(f"data:image/{kind};base64,{base64.b64encode(data).decode()}", alt, height)
+            source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+            return f'<img src="{source}" alt="{html.escape(alt)}">'
     raise ValueError(f"picture: expected gif, png or jpeg, found {data[:4]!r} at its start")
 
 
-def _tag(source: str, alt: str, height: int | None) -> str:
-    size = "" if height is None else f' height="{int(height)}"'
-    return f'<img src="{html.escape(source)}" alt="{html.escape(alt)}"{size}>'
-
-
-def _image(picture, alt: str, embed: bool, height: int | None) -> str:
+def _image(picture, alt: str) -> str:
     if not isinstance(picture, bytes | str | os.PathLike):  # an `Event`
         picture = gif_bytes(picture)
     alt = alt or "recording"
     if isinstance(picture, bytes):
-        if not embed:
-            raise ValueError("gif_table: expected paths with embed=False, found a picture in memory")
-        return image_tag(picture, alt, height)
-    if not embed:
-        return _tag(Path(picture).as_posix(), alt, height)
+        return image_tag(picture, alt)
     try:
-        return image_tag(Path(picture).read_bytes(), alt, height)
+        return image_tag(Path(picture).read_bytes(), alt)
     except ValueError as error:
         raise ValueError(f"{picture}: {error}") from error

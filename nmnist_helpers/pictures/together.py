@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .frames import AGES, GREYS, PALETTE, Recording, _write, camera_frames, film_span, raster_frames
+from ..io import Event
+from .frames import AGES, BAR, GREYS, MARGIN, PALETTE, Recording, _write, camera_frames, film_span, raster_frames
 from .gif import pack
 
 GAP, HEAD, FOOT = 14, 22, 24  # pixels between the panels, above them, and below
 COLUMNS = 16  # of the grid that shows a hidden layer
-BAR = 20  # pixels of the time bar below a camera's picture
 
 
 def network_gif(
@@ -57,7 +57,7 @@ def network_gif(
     span = film_span(recording, None)
     camera = camera_frames(recording, span, frame_ms)
     panels = [camera, *(grid_frames(layer, span, frame_ms) for layer in hidden)]
-    row = (camera.shape[1] - BAR - 8) // 10
+    row = (camera.shape[1] - BAR - MARGIN) // 10
     panels.append(raster_frames(output, span, frame_ms, scale=row, label=label, width=320))
     heads = [
         "the camera's events",
@@ -98,25 +98,13 @@ def grid_frames(event: Recording, span: float, frame_ms: float, scale: int = 7) 
     if event.extent is None:
         raise ValueError("grid_frames: expected a layer that knows the number of its neurons, found none")
     rows = -(-event.extent[2] // COLUMNS)
-    placed = _Grid(event, *np.divmod(event.x, COLUMNS))
-    film = camera_frames(placed, span, frame_ms, size=(rows, COLUMNS), scale=scale)[:, : rows * scale]
+    y, x = np.divmod(event.x, COLUMNS)
+    placed = Event(x, y, np.zeros(len(event), int), event.t)  # the layer as a camera: a pixel for each neuron
+    placed.extent = (1, rows, COLUMNS, span)
+    film = camera_frames(placed, span, frame_ms, scale)[:, : rows * scale]
     dark = np.arange(256, dtype=np.uint8)  # the colours of channel 0 become those of text
     dark[PALETTE.event : PALETTE.event + len(AGES)] = PALETTE.text + np.array([GREYS - 1, GREYS // 2, 1])
     return dark[film]
-
-
-class _Grid:
-    """A layer of neurons as the pixels of a camera: neuron n is at row n // COLUMNS, column n % COLUMNS."""
-
-    dim = 2
-
-    def __init__(self, event: Recording, y: np.ndarray, x: np.ndarray):
-        self.x, self.y, self.t, self.p = x, y, event.t, None
-        self.extent: tuple[int, int, int, float] | None = None
-        self.c = np.zeros(len(event), np.int64)
-
-    def __len__(self) -> int:
-        return len(self.x)
 
 
 def _write_all(film: np.ndarray, text: str, x: int, y: int) -> int:

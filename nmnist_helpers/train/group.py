@@ -14,7 +14,7 @@ from ..data.loader import EventLoader
 
 
 class Group:
-    """The processes of a torchrun, or one process alone; leave it with `close`, or use it in ``with``.
+    """The processes of a torchrun, or one process alone; use it in ``with``.
 
     Parameters
     ----------
@@ -44,7 +44,8 @@ class Group:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        self.close()
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
         # torch has a type of its own for what goes wrong between processes, but Gloo raises the general one.
         if self.size > 1 and isinstance(error, RuntimeError) and ("gloo" in str(error) or "NCCL" in str(error)):
             raise ConnectionError(
@@ -84,11 +85,6 @@ class Group:
         """Wait until all processes are here."""
         if self.size > 1:
             dist.all_reduce(torch.zeros(1, device=self.device))
-
-    def close(self) -> None:
-        """Leave the group."""
-        if self.size > 1 and dist.is_initialized():
-            dist.destroy_process_group()
 
 
 def _add_up_gradients(optimizer: torch.optim.Optimizer, *_) -> None:

@@ -213,7 +213,8 @@ class Loop:
         found, true = answers(net, tested, self.group.device)
         curve = progress.stats.validation.accuracy_log
         result: dict[str, Any] = {
-            "settings": settings.lasting() | {"start": settings.start and Path(settings.start).name},
+            "settings": settings.lasting()
+            | {"start": settings.start and Path(settings.start).name, "hidden": list(settings.hidden)},
             "source": settings.source,
             "recordings": self.sizes | {"test": len(tested)},
             "processes": self.group.size,
@@ -222,9 +223,6 @@ class Loop:
             "test_accuracy": float((found == true).mean()),
             "seconds": round(progress.seconds, 1),
             "network_sha256": self.folder.digest(),
-        }
-        result = result | {
-            "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in result["settings"].items()}
         }
         self.folder.report(result)
         chosen = "last epoch" if settings.keep == "last" else "best epoch"

@@ -194,11 +194,6 @@ def _check_same(found, expected, name: str) -> None:
         _check_keys(found, expected, name)
         for key in expected:
             _check_same(found[key], expected[key], f"{name}.{key}")
-    elif isinstance(expected, list | tuple):
-        if not isinstance(found, type(expected)) or len(found) != len(expected):
-            raise CheckpointError(f"{name}: expected {len(expected)} entries, found {found!r:.80}")
-        for i, pair in enumerate(zip(found, expected, strict=True)):
-            _check_same(*pair, f"{name}.{i}")
     elif isinstance(expected, torch.Tensor):
         if not isinstance(found, torch.Tensor):
             raise CheckpointError(f"{name}: expected a tensor, found {type(found).__name__}")

@@ -589,17 +589,15 @@ def test_pictures_against_the_definition(geometry):
         **{"type": "conv", "weight": 2 * rng.integers(-40, 60, shape), "in_shape": (4, 8, 7)} | changes | geometry,
     )
     spikes = random_spikes(rng, (2, 4, 8, 7, 30), 0.15)
-    total = convolved(layer, spikes)
-    # the neurons: a dense layer of one input each, whose weights are the sums, one step at a time
-    inner = int(np.prod(layer.out_shape[1:]))
+    expected = neurons(layer, convolved(layer, spikes))
     for engine in ("fast", "reference"):
         found = netx.Net([layer])(spikes, engine=engine)
         assert found.shape == (2, *layer.out_shape, 30)
-        np.testing.assert_array_equal(found, neurons(layer, total, inner))
+        np.testing.assert_array_equal(found, expected)
     assert found.any()
 
 
-def neurons(layer, total, inner):
+def neurons(layer, total):
     out = np.zeros(total.shape, np.uint8)
     steps = total.shape[-1]
     for b, c, y, x in np.ndindex(total.shape[:-1]):

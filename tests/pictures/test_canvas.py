@@ -41,7 +41,7 @@ def test_callback_sees_every_stroke_whole():
     canvas = DigitCanvas(on_stroke=lambda drawn: seen.append(int(drawn.image().sum()) // 255))
     stroke(canvas, slice(0, 10), slice(0, 10))
     stroke(canvas, slice(20, 30), slice(0, 10))
-    canvas.clear()
+    canvas.set_state({"data": memoryview(b""), "strokes": 0})  # what the browser sends after "clear"
     assert seen == [100, 200]
     assert (canvas.data, canvas.strokes) == (b"", 0)
     stroke(canvas, slice(0, 1), slice(0, 10))
@@ -53,8 +53,6 @@ def test_what_is_no_picture():
     with pytest.raises(traitlets.TraitError, match="data: expected 78400 bytes or none, found 3"):
         canvas.data = b"abc"
     assert canvas.data == b""
-    with pytest.raises(ValueError, match="pen: expected 1 to 70 pixels, found 0"):
-        DigitCanvas(pen=0)
 
 
 def test_without_anywidget(monkeypatch):

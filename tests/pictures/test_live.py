@@ -111,10 +111,6 @@ def test_a_stroke_asks_again(shown):
 
 
 def test_ink_is_dark_on_paper():
-    import io
-
-    from PIL import Image
-
     drawing = np.zeros((28, 28), np.uint8)
     drawing[:, :14] = 255
     picture = np.asarray(Image.open(io.BytesIO(ink_png(drawing))))

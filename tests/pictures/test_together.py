@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageSequence
 
 from nmnist_helpers.io import Event, tensor_to_event
 from nmnist_helpers.pictures.palette import OFF, ON, SLATE, TRUE
@@ -22,12 +22,7 @@ def layers() -> list[Event]:
 
 def frames(data: bytes) -> np.ndarray:
     """The pictures of a gif, uint8 [F, H, W, 3]."""
-    film = Image.open(io.BytesIO(data))
-    shown = []
-    for n in range(film.n_frames):
-        film.seek(n)
-        shown.append(np.asarray(film.convert("RGB")))
-    return np.array(shown)
+    return np.array([np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(Image.open(io.BytesIO(data)))])
 
 
 def test_all_panels_show_the_same_time():

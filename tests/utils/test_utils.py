@@ -136,15 +136,6 @@ def test_best_is_false_before_anything_and_after_an_epoch_without_samples():
     assert stat.best_accuracy
 
 
-def test_equal_is_not_better():
-    stat = LearningStat()
-    for _ in range(2):
-        count(stat, 1.0, 4, 2)
-        stat.update()
-    assert not stat.best_accuracy
-    assert not stat.best_loss
-
-
 # lines
 
 

@@ -1,4 +1,4 @@
-"""Moving signals in time."""
+"""Signals in time: moving them, and repeating a value at every step."""
 
 import torch
 
@@ -39,3 +39,8 @@ def shift(input: torch.Tensor, shift_val: float | torch.Tensor, sampling_time: f
     inside = (source >= 0) & (source < input.shape[-1])
     moved = input.gather(-1, source.clamp(0, max(0, input.shape[-1] - 1)))
     return torch.where(inside, moved, torch.zeros_like(moved))
+
+
+def replicate(input: torch.Tensor, num_steps: int) -> torch.Tensor:
+    """Repeat a tensor of any shape [...] along a new last axis, time: [..., num_steps]."""
+    return input[..., None].repeat_interleave(num_steps, -1)
