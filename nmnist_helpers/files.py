@@ -157,18 +157,12 @@ def _replace(temporary: Path, path: Path) -> None:
             time.sleep(pause)
 
 
-def sweep(folder: str | os.PathLike) -> list[Path]:
+def sweep(folder: str | os.PathLike) -> None:
     """Remove the temporary files that killed processes left in a folder.
 
     A file goes if the process that wrote it ran on this machine and is no more, or if it is a day old. `atomic`
     sweeps each folder once a process, before it writes there for the first time.
-
-    Returns
-    -------
-    list of Path
-        What was removed.
     """
-    removed = []
     for left in Path(folder).glob(".*.tmp*"):
         machine, _, rest = left.name.rpartition(".tmp")[0].rpartition(".")[2].partition("-")
         process = rest.partition("-")[0]
@@ -178,10 +172,8 @@ def sweep(folder: str | os.PathLike) -> list[Path]:
             old = time.time() - left.stat().st_mtime > ABANDONED
             if old or (machine == _MACHINE and not _runs(int(process))):
                 left.unlink()
-                removed.append(left)
         except OSError:
             pass  # gone already, or not ours
-    return removed
 
 
 def _runs(process: int) -> bool:

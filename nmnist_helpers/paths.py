@@ -36,11 +36,8 @@ def data_root(path: str | os.PathLike | None = None) -> Path:
     Path
         ``path``, else the environment variable ``NMNIST_DATA``, else ``data/`` in `ROOT`.
     """
-    if path is not None:
-        return Path(path).expanduser().resolve()
-    if os.environ.get("NMNIST_DATA"):
-        return Path(os.environ["NMNIST_DATA"]).expanduser().resolve()
-    return ROOT / "data"
+    chosen = (os.environ.get("NMNIST_DATA") or None) if path is None else path
+    return ROOT / "data" if chosen is None else Path(chosen).expanduser().resolve()
 
 
 def cache_folder() -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nmnist_helpers import files
-from nmnist_helpers.files import atomic, locked, sweep
+from nmnist_helpers.files import atomic, locked
 
 
 def names(folder):
@@ -157,7 +157,6 @@ def test_what_a_killed_run_left_is_swept_at_the_next_write(tmp_path):
     with atomic(tmp_path / "a.pt") as temporary:
         temporary.write_text("whole")
     assert names(tmp_path) == sorted([young.name, mine.name, ".hidden.tmp", "a.pt"])
-    assert sweep(tmp_path) == []
 
 
 def test_a_lock_is_waited_for_and_said_once(tmp_path, capsys):

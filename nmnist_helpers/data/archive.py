@@ -33,7 +33,6 @@ _KINDS = {
     b"\x93NUMPY": "a .npy file",
     b"\x89HDF": "an HDF5 file",
     b"PK\x07\x08": "a part of a zip archive in several files",
-    b"PK\x03\x04": "a zip archive that is cut off or damaged; fetch it again",
     b"PK": "a zip archive that is cut off or damaged; fetch it again",
 }
 
@@ -49,7 +48,7 @@ def kind_of(head: bytes) -> str:
     if head[257:262] == b"ustar":
         return "a tar archive"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:40]
-    return next((kind for magic, kind in _KINDS.items() if head.startswith(magic) or start.startswith(magic)), "")
+    return next((kind for magic, kind in _KINDS.items() if start.startswith(magic)), "")
 
 
 def line_ends(data: bytes) -> str:

@@ -127,21 +127,9 @@ def _raster_batch(
         first, last = offsets[index[b]], offsets[index[b] + 1]
         row_count = indptr[1 + b * bins : 1 + (b + 1) * bins]
         size[b] = _raster_one(
-            x[first:last],
-            y[first:last],
-            p[first:last],
-            t[first:last],
-            draws[b],
-            edges,
-            cap,
-            drop_below,
-            jitter_scale,
-            bitmap,
-            filled,
-            target,
-            row_count,
-            loose[room[b] : room[b + 1] + 2],
-        )
+            x[first:last], y[first:last], p[first:last], t[first:last], draws[b], edges, cap, drop_below, jitter_scale,
+            bitmap, filled, target, row_count, loose[room[b] : room[b + 1] + 2],
+        )  # fmt: skip
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
@@ -188,20 +176,10 @@ def rasterise(
     indptr = np.zeros(len(index) * len(edges) + 1, dtype=np.int32)
     _raster_batch(
         *(_read_only(array) for array in (packed.x, packed.y, packed.p, packed.t, packed.offsets)),
-        index,
-        draws,
-        edges,
-        cap or np.iinfo(np.int32).max,
-        drop_below,
-        jitter_scale,
-        np.zeros((len(edges), _WORDS), np.uint64),
-        np.zeros(len(edges), np.uint64),
-        np.empty(PIXELS, np.int16),
-        room,
-        loose,
-        size,
-        indptr,
-    )
+        index, draws, edges, cap or np.iinfo(np.int32).max, drop_below, jitter_scale,
+        np.zeros((len(edges), _WORDS), np.uint64), np.zeros(len(edges), np.uint64), np.empty(PIXELS, np.int16),
+        room, loose, size, indptr,
+    )  # fmt: skip
     np.cumsum(indptr, out=indptr)
     channel = [loose[start : start + count] for start, count in zip(room, size, strict=False)]
     return indptr, np.concatenate(channel, dtype=np.int32)

@@ -98,14 +98,8 @@ def rasterise(
         (`nmnist_helpers.data.device.DeviceEvents`).
     first, count : int64 tensors [B]
         The events of recording b are ``words[first[b]:first[b] + count[b]]``.
-    draws : int64 tensor [B, 6]
-        One draw for each (`nmnist_helpers.data.augmentation.Augment.draws`).
-    edges : int64 tensor [T]
-        Last microsecond of each bin (`nmnist_helpers.data.binning.bin_edges`).
-    augment : Augment, optional
-        Gives event dropout and time jitter; the rest is in `draws`.
-    cap : int, optional
-        Most events of a recording that are looked at.
+    draws, edges : int64 tensors [B, 6], [T]
+        These and `augment` and `cap` as in `nmnist_helpers.data.binning.rasterise`.
     value : float
         What a spike is worth: 1 / sampling_time.
     out : uint8 tensor [B, T, P], optional

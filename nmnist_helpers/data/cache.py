@@ -144,9 +144,9 @@ def write_cache(
     key : dict of plain values
     recordings, events : int
         How many there will be.
-    fill : function allocate -> PackedEvents
-        ``allocate(name, length, dtype)`` returns an event array inside the file, to be filled; arrays that `fill`
-        returns and that lie elsewhere are copied.
+    fill : function arrays -> PackedEvents
+        ``arrays[name]`` is an array inside the file, to be filled; arrays that `fill` returns and that lie elsewhere
+        are copied.
 
     Raises
     ------
@@ -180,16 +180,7 @@ def write_cache(
 def _fill(temporary: Path, layout: dict, fill: Callable[..., PackedEvents]) -> dict[str, int]:
     """Let `fill` write the arrays; returns their check sums. The map ends with this function (Windows cares)."""
     arrays = _map(temporary, layout, write=True)
-
-    def allocate(name: str, length: int, dtype: np.dtype) -> np.ndarray:
-        if arrays[name].shape != (length,) or arrays[name].dtype != dtype:
-            raise ValueError(
-                f"cache: expected {name} as announced, {arrays[name].shape} {arrays[name].dtype}, "
-                f"found a request for ({length},) {dtype}"
-            )
-        return arrays[name]
-
-    filled = fill(allocate)
+    filled = fill(arrays)
     for name, array in arrays.items():
         given = getattr(filled, name)
         if given.shape != array.shape:

@@ -174,7 +174,9 @@ class NMNISTDataset(Dataset):
         event = self.event(index)
         if self.transform is not None:
             event = self.transform(event)
-        return self._dense(event), int(self.labels[index])
+        spike = np.zeros(CHANNELS * self.bins, dtype=np.float32)
+        spike[flat_bins(event, self.bins, self.sampling_time)] = 1 / self.sampling_time
+        return torch.from_numpy(spike.reshape(CHANNELS, self.bins)), int(self.labels[index])
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[tuple[torch.Tensor, int]]:
         """Return several recordings as `__getitem__` does; a DataLoader's batch of them remembers its events."""
@@ -193,11 +195,6 @@ class NMNISTDataset(Dataset):
         indptr, channel = (torch.from_numpy(array) for array in found)
         spikes = Spikes(indptr, channel, (len(chosen), CHANNELS, self.bins), 1 / self.sampling_time)
         return Batch(spikes, self.labels[chosen])
-
-    def _dense(self, event: Event) -> torch.Tensor:
-        spike = np.zeros(CHANNELS * self.bins, dtype=np.float32)
-        spike[flat_bins(event, self.bins, self.sampling_time)] = 1 / self.sampling_time
-        return torch.from_numpy(spike.reshape(CHANNELS, self.bins))
 
 
 def load(source: Path, split: str) -> PackedEvents:

@@ -51,37 +51,24 @@ class DeviceEvents:
         sampling_time: float = 1,
         augment: Augment | None = None,
         cap: int | None = None,
-        out: torch.Tensor | None = None,
     ) -> Spikes:
-        """Spikes of some recordings; everything given and returned is on the device.
+        """Spikes of some recordings, as `binning.rasterise`; everything given and returned is on the device.
 
         The kernels' switch says how: with Triton, bytes without a wait for the device; else tensor operations,
         which wait for the number of spikes.
 
         Parameters
         ----------
-        index : int64 tensor [B]
-            Which recordings.
-        draws : int64 tensor [B, 6]
-            One draw for each (see `Augment.draws`).
-        edges : int64 tensor [T]
-            From `bin_edges`.
+        index, draws, edges : int64 tensors [B], [B, 6], [T]
+            These and `augment` and `cap` as in `binning.rasterise`.
         sampling_time : float
             ms.
-        augment : Augment, optional
-            Gives event dropout and time jitter; the rest is in `draws`.
-        cap : int, optional
-            See `rasterise`.
-        out : uint8 tensor [B, T, P], optional
-            Where Triton is to write; see `data.binning_gpu.rasterise`.
         """
         first, count = self.first[index], self.count[index]
         if resolve(self.device) == "gpu":
             from .binning_gpu import rasterise as on_gpu
 
-            return on_gpu(self.words, first, count, draws, edges, augment, cap, 1 / sampling_time, out)
-        if out is not None:
-            raise ValueError("out: expected None unless the back end is 'gpu', found a tensor")
+            return on_gpu(self.words, first, count, draws, edges, augment, cap, 1 / sampling_time)
         return self._by_tensors(first, count, draws, edges, sampling_time, augment, cap)
 
     def _by_tensors(self, first, count, draws, edges, sampling_time, augment, cap) -> Spikes:

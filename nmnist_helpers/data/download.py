@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -176,7 +177,8 @@ def _archive(root: Path, archive: Archive, downloader: Downloader | None) -> Pat
         raise DownloadError(f"{error}\n{by_hand(archive, root)}") from None
     counts = check_archive(target, archive)
     print(f"{target}: {sum(counts)} recordings, as expected; of the digits 0 to 9 {', '.join(map(str, counts))}")
-    _remember(target, archive)
+    with suppress(OSError), atomic(_mark(target)) as temporary:  # read-only: it will be checked again
+        temporary.write_text(json.dumps(_stamp(target, archive)))
     return target
 
 
@@ -195,14 +197,6 @@ def _checked_before(target: Path, archive: Archive) -> bool:
         return json.loads(_mark(target).read_text()) == _stamp(target, archive)
     except (OSError, ValueError):
         return False
-
-
-def _remember(target: Path, archive: Archive) -> None:
-    try:
-        with atomic(_mark(target)) as temporary:
-            temporary.write_text(json.dumps(_stamp(target, archive)))
-    except OSError:
-        pass  # read-only: it will be checked again
 
 
 def check_archive(path: Path, archive: Archive) -> list[int]:
@@ -226,7 +220,7 @@ def check_archive(path: Path, archive: Archive) -> list[int]:
     return counts
 
 
-def unpack_archive(path: str | os.PathLike, target: str | os.PathLike, progress: bool = True) -> Path:
+def unpack_archive(path: str | os.PathLike, target: str | os.PathLike) -> Path:
     """Unpack an archive of recordings into the folder `target`, wholly or not at all.
 
     Parameters
@@ -261,7 +255,7 @@ def unpack_archive(path: str | os.PathLike, target: str | os.PathLike, progress:
         try:
             for digit in np.unique(found.labels):
                 (temporary / str(digit)).mkdir()
-            for n in tqdm(range(len(found)), desc=f"unpacking {path.name}", unit="rec", disable=not progress):
+            for n in tqdm(range(len(found)), desc=f"unpacking {path.name}", unit="rec"):
                 # `names` are <digit>/<id>.bin and nothing else, whatever the archive calls its members.
                 (temporary / found.names[n]).write_bytes(found.read(n))
             temporary.chmod(0o755)
@@ -286,7 +280,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     for path in download(options.root, options.train, options.unpack):
         print(path)
-
-
-if __name__ == "__main__":
-    main()

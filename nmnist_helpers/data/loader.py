@@ -9,7 +9,7 @@ from torch.utils.data import Dataset, Subset
 
 from ..geometry import CHANNELS
 from ..io import Event, PackedEvents
-from ..spikes import Spikes, attach, row_of_spike
+from ..spikes import Spikes
 from .augmentation import IDENTITY, UNIFORMS, Augment
 from .binning import bin_edges, rasterise, time_bins
 from .dataset import flat_bins
@@ -81,6 +81,8 @@ class EventLoader:
             raise ValueError(f"seed: expected 0 or more, found {seed}")
         base, self.index = _unwrap(dataset)
         self.packed = base if isinstance(base, PackedEvents) else base.packed
+        if type(base) is PackedEvents:  # arrays of anyone's making; the package checked all others as it read them
+            base.validate()
         used: Any = getattr(base, "transform", None) if transform is None else (transform or None)
         if used is not None and not callable(used):
             raise TypeError(f"transform: expected an Augment or a function, found {type(transform).__name__}")
@@ -183,7 +185,7 @@ class EventLoader:
             self.position = i + 1
             yield batch
 
-    def batch(self, i: int, epoch: int | None = None, out: torch.Tensor | None = None) -> tuple[Spikes, torch.Tensor]:
+    def batch(self, i: int, epoch: int | None = None) -> tuple[Spikes, torch.Tensor]:
         """Batch `i` of an epoch (by default the present one), whatever was asked for before.
 
         Parameters
@@ -191,8 +193,6 @@ class EventLoader:
         i : int
             0 .. len(self) - 1.
         epoch : int, optional
-        out : uint8 tensor [B, T, P], optional
-            Where Triton is to write the spikes, such as a recorded step's ``spikes.data``.
         """
         if not 0 <= i < len(self):
             raise IndexError(f"batch: expected one of {len(self)}, found number {i}")
@@ -201,11 +201,7 @@ class EventLoader:
         labels, index, draws = self._labels[order[part]], index[part], draws[part]
         known = self.transform if isinstance(self.transform, Augment) else None
         if self._events is not None:
-            return self._events.rasterise(
-                index, draws, self._edges, self.sampling_time, known, self.max_events, out
-            ), labels
-        if out is not None:
-            raise ValueError("out: expected None unless the events are on a GPU, found a tensor")
+            return self._events.rasterise(index, draws, self._edges, self.sampling_time, known, self.max_events), labels
         if self._foreign is not None:
             indptr, channel = self._one_by_one(index.numpy(), self._foreign)
         else:
@@ -237,52 +233,18 @@ class EventLoader:
         return plan[1:]
 
     def _one_by_one(self, index: np.ndarray, transform: Callable[[Event], Event]) -> tuple[np.ndarray, np.ndarray]:
-        rows, channels = [], []
+        spikes = []
         for b, n in enumerate(index):
             x, y, p, t = self.packed.recording(n)
             if self.max_events and len(t) > self.max_events:
                 kept = np.diff(np.arange(len(t) + 1) * self.max_events // len(t)) > 0
                 x, y, p, t = x[kept], y[kept], p[kept], t[kept]
-            event = transform(Event(x, y, p, t / 1000))
-            flat = flat_bins(event, self.bins, self.sampling_time)
-            rows.append(b * self.bins + flat % self.bins)
-            channels.append(flat // self.bins)
-        spike = np.unique(np.concatenate(rows) * CHANNELS + np.concatenate(channels))
-        count = np.bincount(spike // CHANNELS, minlength=len(index) * self.bins)
-        return np.concatenate([[0], np.cumsum(count)]).astype(np.int32), (spike % CHANNELS).astype(np.int32)
-
-    def as_dataset(self) -> "DenseBatches":
-        """The same batches for a plain DataLoader, dense.
-
-        Examples
-        --------
-        >>> loader = EventLoader(training_set, batch_size=32, shuffle=True)
-        >>> for spike, label in DataLoader(loader.as_dataset(), batch_size=None, num_workers=2):
-        ...     output = net(spike)
-        """
-        return DenseBatches(self)
-
-
-class DenseBatches(Dataset):
-    """Batch `i` of a loader's present epoch as (float32 [B, 2312, T], int64 [B]).
-
-    `set_epoch` on the loader moves it on; a DataLoader with persistent workers does not notice.
-    """
-
-    def __init__(self, loader: EventLoader):
-        self.loader = loader
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
-        spikes, labels = self.loader.batch(i)
-        # Not `spikes.dense()`: its kernel has threads, and those do not survive a worker's fork.
-        bins = spikes.shape[2]
-        row = row_of_spike(spikes.indptr, spikes.count)
-        dense = torch.zeros(spikes.shape, device=spikes.device)
-        dense[row // bins, spikes.channel.long(), row % bins] = spikes.value
-        return attach(dense, spikes), labels
+            flat = flat_bins(transform(Event(x, y, p, t / 1000)), self.bins, self.sampling_time)
+            channel, k = np.divmod(flat, self.bins)
+            spikes.append((b * self.bins + k) * CHANNELS + channel)
+        spike = np.unique(np.concatenate(spikes))
+        indptr = np.searchsorted(spike, CHANNELS * np.arange(len(index) * self.bins + 1))
+        return indptr.astype(np.int32), (spike % CHANNELS).astype(np.int32)
 
 
 def _unwrap(dataset: Dataset | PackedEvents) -> tuple:

@@ -71,7 +71,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", nargs="?", help="target folder (default mnist/ in the data folder)")
     folder = download_mnist(parser.parse_args(argv).folder)
     print(f"MNIST is in {folder}; if you chose this folder yourself, set NMNIST_MNIST to it")
-
-
-if __name__ == "__main__":
-    main()

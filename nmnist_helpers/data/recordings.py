@@ -7,7 +7,7 @@ The layout is ``Train/<digit>/<id>.bin`` and ``Test/<digit>/<id>.bin``, as folde
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -167,28 +167,17 @@ class Recordings:
             x, y, p, t = x[order], y[order], p[order], t[order]
         return x, y, p, t
 
-    def pack(
-        self,
-        allocate: Callable[[str, int, np.dtype], np.ndarray] | None = None,
-        workers: int | None = None,
-        progress: bool = True,
-    ) -> PackedEvents:
-        """Decode all recordings, in parallel.
+    def pack(self, arrays: Mapping[str, np.ndarray] | None = None) -> PackedEvents:
+        """Decode all recordings, in parallel, with a progress bar where there are more than 1,000.
 
         Parameters
         ----------
-        allocate : function (name, length, dtype) -> array, optional
-            Where the event arrays go; memory by default.
-        workers : int, optional
-            Threads; by default one a processor.
-        progress : bool
-            Show a progress bar where there are more than 1,000 recordings.
+        arrays : dict of arrays x, y, p (uint8) and t (int32), optional
+            Where the events go; memory by default.
         """
-        allocate = allocate or (lambda name, length, dtype: np.empty(length, dtype))
         offsets = np.concatenate([[0], np.cumsum(self.sizes // EVENT_BYTES)])
-        x, y, p, t = events = [
-            allocate(name, int(offsets[-1]), np.dtype(dtype)) for name, dtype in EVENT_ARRAYS.items()
-        ]
+        arrays = arrays or {name: np.empty(offsets[-1], dtype) for name, dtype in EVENT_ARRAYS.items()}
+        x, y, p, t = events = [arrays[name] for name in EVENT_ARRAYS]
 
         def unpack(chunk: range) -> int:
             for n in chunk:
@@ -201,15 +190,10 @@ class Recordings:
 
         step = 64
         chunks = [range(i, min(i + step, len(self))) for i in range(0, len(self), step)]
-        pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
+        pool = ThreadPoolExecutor(os.cpu_count() or 1)
+        name = f"decoding {self.source.name}"
         try:
-            bar = tqdm(
-                total=len(self),
-                desc=f"decoding {self.source.name}",
-                unit="rec",
-                disable=not progress or len(self) <= 1000,
-            )
-            with bar:
+            with tqdm(total=len(self), desc=name, unit="rec", disable=len(self) <= 1000) as bar:
                 for done in pool.map(unpack, chunks):
                     bar.update(done)
         finally:
@@ -253,7 +237,7 @@ def fingerprint(source: Path) -> str:
     return digest.hexdigest()
 
 
-def write_recordings(events: PackedEvents, folder: str | os.PathLike, progress: bool = False) -> None:
+def write_recordings(events: PackedEvents, folder: str | os.PathLike) -> None:
     """Write recordings in N-MNIST's layout: ``<folder>/<digit>/<id>.bin``, the id with five figures.
 
     Parameters
@@ -262,8 +246,6 @@ def write_recordings(events: PackedEvents, folder: str | os.PathLike, progress: 
         Its ids are the files' names, so they must differ.
     folder : path-like
         Usually ``.../Train`` or ``.../Test``.
-    progress : bool
-        Show a progress bar.
 
     Raises
     ------
@@ -280,6 +262,6 @@ def write_recordings(events: PackedEvents, folder: str | os.PathLike, progress: 
         )
     for digit in np.unique(events.labels):
         (folder / str(digit)).mkdir(parents=True, exist_ok=True)
-    for n in tqdm(range(len(events)), desc="writing", unit="rec", disable=not progress):
+    for n in range(len(events)):
         with atomic(folder / str(events.labels[n]) / f"{events.ids[n]:05d}.bin", sync=False) as temporary:
             temporary.write_bytes(encode_2d(*events.recording(n)))

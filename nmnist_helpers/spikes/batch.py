@@ -9,6 +9,7 @@ import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .checks import check_bytes, check_list, check_value, checked_shape
+from .convert import dense_to_events, events_to_rows, holds_events, rows_to_events
 
 # The events of dense tensors: kept beside the tensors, so that saving, copying or sending one to another
 # process takes the numbers alone.
@@ -100,7 +101,7 @@ class Spikes:
 
     def verify(self) -> Self:
         """Repeat the check where the list was changed in place since; free of charge where it was not."""
-        seen = self.__dict__.get("_seen")
+        seen = self.__dict__.get("_seen")  # bytes have none: none of them can lead outside memory
         if seen is not None and seen != (self.indptr._version, self.channel._version):
             self.__post_init__()
         return self
@@ -150,8 +151,6 @@ class Spikes:
         value = self.value if value is None else value
         batch, channels, steps = self.shape
         if self.device.type == "cpu":
-            from .convert import events_to_rows
-
             return events_to_rows(self.indptr, self.channel, self.shape, value, dtype)
         rows = torch.zeros(batch * steps, channels, dtype=dtype, device=self.device)
         rows[row_of_spike(self.indptr, self.count), self.channel] = value
@@ -169,8 +168,6 @@ class Spikes:
         check_value(value)
         batch, steps, channels = rows.shape
         if rows.device.type == "cpu":
-            from .convert import rows_to_events
-
             indptr, channel = rows_to_events(rows)
         else:
             flat = rows.reshape(-1, channels) != 0
@@ -192,8 +189,6 @@ class Spikes:
         if dense.dtype != torch.float32:
             dense = dense.float()
         if dense.device.type == "cpu":
-            from .convert import dense_to_events
-
             events = dense_to_events(dense)
             return None if events is None else cls.trusted(events[0], events[1], (batch, channels, steps), events[2])
         low, high = dense.aminmax()
@@ -253,10 +248,6 @@ class DenseSpikes(Spikes):
         self.data, self.shape, self.value, self.source = data, (batch, channels, steps), value, None
         self.picture = self.active = None
         self._list: Spikes | None = None
-
-    def verify(self) -> Self:
-        """Nothing to repeat: no byte can lead outside memory."""
-        return self
 
     @property
     def listed(self) -> Spikes:
@@ -346,6 +337,4 @@ def _holds(dense: torch.Tensor, spikes: Spikes) -> bool:
         return bool((rows == spikes.rows(dense.dtype)).all())
     if dense.dtype != torch.float32 or not (dense.is_contiguous() or rows.is_contiguous()):
         return False
-    from .convert import holds_events
-
     return holds_events(rows, spikes.indptr, spikes.channel, spikes.value)

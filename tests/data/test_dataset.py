@@ -4,7 +4,6 @@ import os
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from support import fake_nmnist
@@ -66,15 +65,6 @@ def test_official_layout(tmp_path, kind, cache):
     assert list(zip(x, y, p, t, strict=True)) == recordings[names[4]]
     with pytest.raises(IndexError, match="recording: expected one of 30, found number 30"):
         dataset[30]
-
-
-def test_folder_and_zip_give_the_same(tmp_path):
-    recordings = fake_nmnist.make(5)
-    fake_nmnist.write_folder(tmp_path / "a", "Test", recordings)
-    fake_nmnist.write_zip(tmp_path / "b", "Test", recordings)
-    a, b = (NMNISTDataset(tmp_path / name, train=False).packed for name in "ab")
-    for name in ("x", "y", "p", "t", "offsets", "labels", "ids"):
-        assert np.array_equal(getattr(a, name), getattr(b, name)), name
 
 
 @pytest.mark.parametrize(("sampling_time", "sample_length", "bins"), [(1, 300, 300), (2, 100, 50), (0.5, 40, 80)])
@@ -208,13 +198,6 @@ def test_foreign_files_are_named(root, name):
     named = name if name.count("/") == 1 or "5/" in name else os.path.dirname(name)
     with pytest.raises(ValueError, match=f"{named}: expected <digit>/<id>.bin .*, found something else"):
         NMNISTDataset(root)
-
-
-def test_litter_of_file_managers_is_passed_over(root):
-    before = len(NMNISTDataset(root))
-    for name in ("Train/.DS_Store", "Train/5/Thumbs.db", "Train/5/._00001.bin"):
-        (root / name).write_bytes(b"x")
-    assert len(NMNISTDataset(root)) == before
 
 
 def test_missing_and_empty(tmp_path, root):

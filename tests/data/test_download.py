@@ -593,17 +593,8 @@ def test_damage_while_unpacking_leaves_nothing(tmp_path):
     data[middle : middle + 40] = bytes(40)
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"Train/\d/\d+\.bin': expected a member that can be unpacked"):
-        unpack_archive(path, tmp_path / "Train", progress=False)
-    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
-
-
-def test_a_bomb_is_refused(tmp_path):
-    path = tmp_path / "Train.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for n in range(12):
-            archive.writestr(f"Train/1/0000{n}.bin", bytes(10_000_000))
-    with pytest.raises(ValueError, match="expected at most 100 times its .* bytes when unpacked, .* found 120000000"):
         unpack_archive(path, tmp_path / "Train")
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
 
 
 def test_a_member_longer_than_it_says_is_refused(tmp_path):
@@ -614,7 +605,7 @@ def test_a_member_longer_than_it_says_is_refused(tmp_path):
     data = buffer.getvalue().replace((5000).to_bytes(4, "little"), (5).to_bytes(4, "little"))
     (tmp_path / "Train.zip").write_bytes(data)
     with pytest.raises(ValueError, match=r"00001\.bin': expected a member that can be unpacked"):
-        unpack_archive(tmp_path / "Train.zip", tmp_path / "Train", progress=False)
+        unpack_archive(tmp_path / "Train.zip", tmp_path / "Train")
     assert not (tmp_path / "Train").exists()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support import fake_nmnist
-from torch.utils.data import DataLoader, Subset, random_split
+from torch.utils.data import DataLoader, Dataset, Subset, random_split
 
 from nmnist_helpers.data.augmentation import KEY, Augment, augment
 from nmnist_helpers.data.binning import bin_edges, bin_of
@@ -241,18 +241,12 @@ def test_the_cap_is_explicit_and_even(packed, recordings, capsys):
         assert found == fake_nmnist.spikes(kept, 300)
 
 
-def test_plain_dataloader_way_to_the_same_batches(packed):
-    loader = EventLoader(packed, 16, shuffle=True, transform=augment)
-    loader.set_epoch(2)
-    expected = [(spikes.dense(), labels) for spikes, labels in loader]  # Numba's threads are up before the fork
-    loader.set_epoch(2)
-    for workers in (0, 2):
-        batches = list(DataLoader(loader.as_dataset(), batch_size=None, num_workers=workers))
-        assert len(batches) == len(loader)
-        for (dense, labels), (want, want_labels) in zip(batches, expected, strict=True):
-            assert dense.shape == want.shape
-            assert torch.equal(dense, want)
-            assert torch.equal(labels, want_labels)
+def test_events_of_ones_own_are_checked(packed):
+    """A polarity of -1, as many cameras write OFF, would be an event that nobody sees."""
+    wrong = packed.select(range(4))
+    wrong.p[wrong.p == 0] = 255
+    with pytest.raises(ValueError, match=r"p: expected 0\.\.1, found 255 in recording \d"):
+        EventLoader(Subset(wrong, [1, 2]), 2)
 
 
 def test_plain_dataloader_gives_what_the_event_loader_gives(tmp_path, monkeypatch):
@@ -280,7 +274,14 @@ def test_damaged_events_cannot_write_outside(packed):
     wild = packed.select(range(6))
     wild.x[5], wild.y[6], wild.p[7], wild.t[8] = 255, 255, 255, -5
     kept = [n for n in range(len(wild.x)) if n not in (5, 6, 7, 8)]
-    found = [s for spikes, _ in EventLoader(wild) for s in spike_sets(spikes)]
+
+    class Unchecked(Dataset):
+        packed = wild
+
+        def __len__(self):
+            return len(wild)
+
+    found = [s for spikes, _ in EventLoader(Unchecked()) for s in spike_sets(spikes)]
     n = int(np.searchsorted(wild.offsets, 5, side="right")) - 1
     first, last = wild.offsets[n], wild.offsets[n + 1]
     rows = [k for k in kept if first <= k < last]
@@ -289,7 +290,7 @@ def test_damaged_events_cannot_write_outside(packed):
     with pytest.raises(
         ValueError, match=r"expected pixels 0\.\.33, polarity 0\.\.1 and times from 0, found x up to 255"
     ):
-        EventLoader(wild, on_device=True)
+        EventLoader(Unchecked(), on_device=True)
 
 
 def test_keys_of_neighbours_are_unrelated(packed):

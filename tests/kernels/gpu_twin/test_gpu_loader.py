@@ -40,15 +40,3 @@ def test_batches_are_those_of_the_cpu(packed, device, transform):
         assert spikes.value == expected.value == 2
         assert torch.equal(spikes.rows().cpu(), expected.rows())
         assert torch.equal(labels.cpu(), expected_labels)
-
-
-def test_into_a_buffer(packed, device):
-    loader = EventLoader(packed, 2, device=device, on_device=True)
-    with using("gpu"):
-        fresh, _ = loader.batch(1)
-        out = torch.full_like(fresh.data, 7)
-        spikes, _ = loader.batch(1, out=out)
-    assert spikes.data.data_ptr() == out.data_ptr()
-    assert torch.equal(out, fresh.data)
-    with using("reference"), pytest.raises(ValueError, match="out: expected None unless the back end is 'gpu'"):
-        loader.batch(1, out=out)
