@@ -14,21 +14,24 @@ def _check_reduction(name: str, reduction: str) -> None:
         raise ValueError(f"{name}: expected reduction 'sum' or 'mean', found {reduction!r}")
 
 
-def _check(
-    name: str, spike: torch.Tensor, label: torch.Tensor, steps: bool = False
+def _rates(
+    name: str, spike: torch.Tensor, label: torch.Tensor, window: MovingWindow | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Spikes as [B, C, T] and labels [B] (or, with `steps`, also [B, T]) as int64 of their device."""
+    """Rates [B, C] and int64 labels [B] on their device; with a window, rates [B, C, T] and labels [B, 1 or T]."""
     spike = flat(name, spike)
     batch, classes, time = spike.shape
-    if label.shape != (batch,) and not (steps and label.shape == (batch, time)):
-        wanted = f"[{batch}] or [{batch}, {time}]" if steps else f"[{batch}]"
+    if label.shape != (batch,) and (window is None or label.shape != (batch, time)):
+        wanted = f"[{batch}]" if window is None else f"[{batch}] or [{batch}, {time}]"
         raise ValueError(f"{name}: expected labels {wanted}, found {list(label.shape)}")
     if label.is_floating_point() or label.dtype == torch.bool:
         raise ValueError(f"{name}: expected whole numbers as labels, found {label.dtype}")
     # Labels on a GPU are not read: that would make the program wait for it.
     if label.device.type == "cpu" and label.numel() and not (0 <= label.min() and label.max() < classes):
         raise ValueError(f"{name}: expected labels in 0..{classes - 1}, found {label.min()}..{label.max()}")
-    return spike, label.to(spike.device, torch.int64)
+    label = label.to(spike.device, torch.int64)
+    if window is None:
+        return Rate.rate(spike), label
+    return window.rate(spike), label[:, None] if label.dim() == 1 else label
 
 
 def _reduced(values: torch.Tensor, reduction: str) -> torch.Tensor:
@@ -122,14 +125,9 @@ class SpikeRate(torch.nn.Module):
 
     def forward(self, input: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Loss of spikes [B, C, T] for labels [B], or [B, T] with a moving window."""
-        spike, label = _check("SpikeRate", input, label, steps=self.window is not None)
-        if self.window is None:
-            rate = Rate.rate(spike)
-        else:
-            rate = self.window.rate(spike)
-            label = label[:, None] if label.dim() == 1 else label
+        rate, label = _rates("SpikeRate", input, label, self.window)
         # The classes of the one-hot code come last; in rates they are axis 1.
-        one_hot = F.one_hot(label, spike.shape[1]).movedim(-1, 1).to(rate.dtype)
+        one_hot = F.one_hot(label, rate.shape[1]).movedim(-1, 1).to(rate.dtype)
         target = self.true_rate * one_hot + self.false_rate * (1 - one_hot)
         return _reduced((rate - target) ** 2, self.reduction)
 
@@ -167,15 +165,12 @@ class SpikeMax(torch.nn.Module):
 
     def forward(self, input: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Loss of spikes [B, C, T] for labels [B], or [B, T] with a moving window."""
-        spike, label = _check("SpikeMax", input, label, steps=self.window is not None)
-        rate = Rate.rate(spike) if self.window is None else self.window.rate(spike)
+        rate, label = _rates("SpikeMax", input, label, self.window)
         if self.mode != "probability":
             likelihood = confidence_of(rate, "logsoftmax")
         else:
             likelihood = torch.log(rate + self.eps) - torch.log((rate + self.eps).sum(1, keepdim=True))
-        if self.window is not None and label.dim() == 1:
-            label = label[:, None].expand(-1, spike.shape[-1])
-        return F.nll_loss(likelihood, label, reduction=self.reduction)
+        return F.nll_loss(likelihood, label.expand(len(label), *rate.shape[2:]), reduction=self.reduction)
 
 
 __getattr__ = absent(__name__)

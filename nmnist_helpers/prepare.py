@@ -25,10 +25,7 @@ from .compiled import Noted, noting, say_compiling, storage
 _config: Any = numba.config  # its settings come at run time
 CHILD = "NMNIST_PREPARES"  # an environment variable that only the second process has
 CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from nmnist_helpers import prepare; prepare.main()"
-
-
-def _done(folder: Path) -> Path:
-    return folder / "training"
+DONE = "training"  # a file beside the stored code: all kernels of a step are there
 
 
 @functools.cache
@@ -56,7 +53,7 @@ def start() -> subprocess.Popen | None:
     if _config.DISABLE_JIT or _config.NUMBA_NUM_THREADS < 2 or CHILD in os.environ or no_python:
         return None
     folder = storage()
-    if folder is None or _done(folder).exists() or _first(folder) is None:
+    if folder is None or (folder / DONE).exists() or _first(folder) is None:
         return None
     environment = os.environ | {CHILD: "1", "NUMBA_CACHE_DIR": str(folder.parent)}
     command = [sys.executable, "-c", CODE, json.dumps([str(place) for place in sys.path])]
@@ -83,7 +80,7 @@ def main() -> None:
         dispatcher.compile(types)
     folder = storage()
     if folder is not None:
-        _done(folder).touch()
+        (folder / DONE).touch()
 
 
 def _end_with_parent() -> None:

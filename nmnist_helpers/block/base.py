@@ -151,13 +151,9 @@ class Block(NoScript, torch.nn.Module):
         if self.delay is not None and not self.delay.sized:
             self.delay.draw(channels)
         delays = None if self.delay is None else self.delay.steps()
-        membrane, lag = neuron.membrane(decays, channels), lag_of(delays, self.delay_shift, channels, steps, device)
-        if places > 1:  # a channel's neurons share its constants
-            membrane = membrane._replace(
-                current_retention=membrane.current_retention.repeat_interleave(places),
-                voltage_retention=membrane.voltage_retention.repeat_interleave(places),
-            )
-            lag = lag.repeat_interleave(places)
+        membrane = neuron.membrane(decays, channels, places)  # a channel's neurons share its constants
+        lag = lag_of(delays, self.delay_shift, channels, steps, device)
+        lag = lag.repeat_interleave(places) if places > 1 else lag
         weights = None if lasting is None else quantise_all(direction, length).table
         found = _Constants((direction, length, *decays, delays), membrane, lag, weights)
         if lasting is not None:

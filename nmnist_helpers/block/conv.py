@@ -158,10 +158,7 @@ class Flatten(torch.nn.Module):
     def forward(self, spikes: torch.Tensor | Spikes):
         """Flatten all axes but batch and time; `Spikes` stay `Spikes`."""
         self.shape = [math.prod(spikes.shape[1:-1]), 1, 1]
-        if isinstance(spikes, Spikes):
-            laid = spikes.as_picture(None)
-            return (laid, None) if self.count_log else laid
-        flat = spikes.reshape(spikes.shape[0], -1, spikes.shape[-1])
+        flat = spikes.as_picture(None) if isinstance(spikes, Spikes) else spikes.flatten(1, -2)
         return (flat, None) if self.count_log else flat
 
     def layer_spec(self, in_shape: tuple[int, ...] | None = None) -> None:

@@ -251,7 +251,8 @@ def as_specs(network) -> list[LayerSpec]:
                 raise ValueError(f"expected a block (one with layer_spec()), found a {type(item).__name__}")
             spec = item if isinstance(item, LayerSpec) else LayerSpec(**{"type": "dense", **item})
             spec.check()
-            _check_fit(specs[-1] if specs else None, spec)
+            if specs:
+                _check_fit(specs[-1], spec)
         except (TypeError, ValueError) as error:
             raise ValueError(f"layer {index}: {error}") from error
         specs.append(spec)
@@ -260,9 +261,7 @@ def as_specs(network) -> list[LayerSpec]:
     return specs
 
 
-def _check_fit(before: LayerSpec | None, spec: LayerSpec) -> None:
-    if before is None:
-        return
+def _check_fit(before: LayerSpec, spec: LayerSpec) -> None:
     if spec.type == "input":
         raise ValueError("type: expected 'input' as the first layer only, found it behind another")
     if spec.type == "dense" and spec.in_features != before.out_features:

@@ -43,11 +43,6 @@ class Memory(Table):
     title: str = "memory of the parameters, bytes"
 
     @property
-    def weights(self) -> int:
-        """Bytes of all weights at 8 bits."""
-        return sum(layer.weights for layer in self.layers)
-
-    @property
     def total(self) -> int:
         """Bytes of all parameters."""
         return sum(layer.weights + layer.delays + layer.decays for layer in self.layers)

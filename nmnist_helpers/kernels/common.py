@@ -111,10 +111,7 @@ class LayerGradients(NamedTuple):
 
 def zero_state(batch: int, channels: int, device: torch.device) -> State:
     """The state of neurons at rest."""
-    return State(
-        torch.zeros(batch, channels, dtype=torch.int32, device=device),
-        torch.zeros(batch, channels, dtype=torch.int32, device=device),
-    )
+    return State(*torch.zeros(2, batch, channels, dtype=torch.int32, device=device))
 
 
 def check_rows(name: str, rows: torch.Tensor) -> None:
@@ -141,11 +138,8 @@ def _check(
 
 def check_neuron(membrane: Membrane, state: State, batch: int, channels: int, device: torch.device) -> None:
     """Raise unless constants and state fit each other and the kernels: what compiled code sees was checked."""
-    for name, x in (
-        ("retention of the current", membrane.current_retention),
-        ("retention of the voltage", membrane.voltage_retention),
-    ):
-        _check(name, x, torch.int32, (channels,), 0, DECAY_SCALE, device)
+    for name, x in (("current", membrane.current_retention), ("voltage", membrane.voltage_retention)):
+        _check(f"retention of the {name}", x, torch.int32, (channels,), 0, DECAY_SCALE, device)
     for name, x in (("current", state.current), ("voltage", state.voltage)):
         _check(f"neuron state, {name}", x, torch.int32, (batch, channels), -MAX_STATE, MAX_STATE, device)
 

@@ -97,22 +97,9 @@ def conv_forward(
     axon: Axon,
     need_grad: bool = True,
 ) -> LayerTrace:
-    """Let spikes pass a layer of convolution.
+    """As `layer_forward`, by the twin's `conv_product`, for the C_out * H' * W' neurons of `window`.
 
-    Parameters
-    ----------
-    parts : module
-        The twin: its `conv_product`, `neuron_forward`, `axon_forward`.
-    spikes : Spikes of shape (B, C_in * H * W, T)
-    weights
-        From `quantise`, of [C_out, C_in / groups * height * width].
-    window : Window
-    membrane, state, axon, need_grad
-        As in `layer_forward`, for C_out * H' * W' neurons.
-
-    Returns
-    -------
-    LayerTrace
+    `spikes` are of shape (B, C_in * H * W, T), `weights` from `quantise` of [C_out, C_in / groups * height * width].
     """
     return _send(parts, parts.conv_product(spikes, weights, window), membrane, state, axon, need_grad)
 
@@ -129,25 +116,10 @@ def conv_backward(
     axon: Axon,
     need: Needs = EVERYTHING,
 ) -> LayerGradients:
-    """Gradients of `conv_forward`.
+    """As `layer_backward`, by the twin's `conv_weight_gradient` and `conv_input_gradient`.
 
-    Parameters
-    ----------
-    parts : module
-        The twin: its `neuron_backward`, `conv_weight_gradient`, `conv_input_gradient`, `delay_gradient`.
-    grad : float tensor [B, T, C_out, H', W']
-        Gradient of the layer's output.
-    saved
-        From `conv_forward`.
-    spikes, weights, window, membrane, state, axon
-        As they came into `conv_forward`.
-    need : Needs
-        Which gradients are asked for; the others may be None.
-
-    Returns
-    -------
-    LayerGradients
-        `input` as pictures [B, T, C_in, H, W], those of decays and delays for every neuron.
+    `grad` and the gradient of the input are pictures, [B, T, C_out, H', W'] and [B, T, C_in, H, W]; decays and delays
+    have a gradient for every neuron.
     """
     z, found = _back(parts, grad.flatten(2), saved, membrane, state, axon, need)
     return found._replace(

@@ -5,6 +5,7 @@ floating-point type are computed in float32; autograd turns their gradients back
 """
 
 import functools
+import importlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from types import ModuleType
@@ -16,28 +17,17 @@ from ..spikes import Spikes
 from . import backend
 from .common import Axon, Membrane, Needs, OutputGradients, State, raise_not_a_number
 from .constants import DECAY_SCALE
-from .reference.axon import moved
+from .reference.axon import delay_gradient, moved
 from .window import Window
 
 
 def twin(device: torch.device) -> ModuleType:
     """The package of kernels that serves `device`: `reference`, `cpu` or `gpu`."""
-    name = backend.resolve(device)
-    if name == "cpu":
-        from . import cpu
-
-        return cpu
-    if name == "gpu":
-        from . import gpu
-
-        return gpu
-    from . import reference
-
-    return reference
+    return importlib.import_module(f".{backend.resolve(device)}", __package__)
 
 
-def retention_of(decay: torch.Tensor, channels: int) -> torch.Tensor:
-    """What a state retains of 4096 in one step, int32 [C]: ``4096 - round(clamp(decay, 0, 4096))``."""
+def retention_of(decay: torch.Tensor, channels: int, places: int = 1) -> torch.Tensor:
+    """What a state retains of 4096 in one step, int32 [C * places]: ``4096 - round(clamp(decay, 0, 4096))``."""
     if decay.numel() not in (1, channels) or not decay.is_floating_point():
         raise ValueError(
             f"decay: expected a floating-point tensor with one number or {channels},"
@@ -45,7 +35,7 @@ def retention_of(decay: torch.Tensor, channels: int) -> torch.Tensor:
         )
     _check_number("decay", decay)
     retention = (DECAY_SCALE - torch.round(decay.detach().flatten().clamp(0, DECAY_SCALE))).to(torch.int32)
-    return retention.expand(channels).contiguous()
+    return retention.expand(channels)[:, None].expand(-1, places).flatten().contiguous()
 
 
 def lag_of(delay: torch.Tensor | None, shift: int, channels: int, steps: int, device: torch.device) -> torch.Tensor:
@@ -161,11 +151,7 @@ class AxonDelay(torch.autograd.Function):
     @first_derivative
     def backward(ctx, grad):
         out, lag = ctx.saved_tensors
-        grad_delay = None
-        if ctx.needs_input_grad[1]:
-            before = torch.cat([torch.zeros_like(out[:, :1]), out[:, :-1]], 1)
-            grad_delay = (grad * (before - out)).sum((0, 1))
-        return moved(grad, -lag), grad_delay, None
+        return moved(grad, -lag), delay_gradient(grad, out) if ctx.needs_input_grad[1] else None, None
 
 
 class LayerCall(NamedTuple):

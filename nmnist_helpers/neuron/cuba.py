@@ -217,9 +217,9 @@ class Neuron(Stored):
         clamped = quantize(weight, 2 / self.w_scale).clamp(-256 / self.w_scale, 254 / self.w_scale)
         return clamped * self.w_scale if descale else clamped
 
-    def membrane(self, decays: Sequence[torch.Tensor], channels: int) -> Membrane:
-        """The constants that the kernels need, with `decays` of current and voltage for so many channels."""
-        current, voltage = (retention_of(decay, channels) for decay in decays)
+    def membrane(self, decays: Sequence[torch.Tensor], channels: int, places: int = 1) -> Membrane:
+        """The constants of `channels` x `places` neurons for the kernels, with `decays` of current and voltage."""
+        current, voltage = (retention_of(decay, channels, places) for decay in decays)
         threshold = self.v_th_mant * (self.s_scale // self.w_scale)
         return Membrane(current, voltage, threshold, self.surrogate, self.s_scale)
 
@@ -243,15 +243,13 @@ class Neuron(Stored):
         self.shape = z.shape[1:-1]
         inner = math.prod(z.shape[2:-1])
         channels = z.shape[1] * inner
-        decays: Sequence[torch.Tensor] = self.decays()
-        if inner != 1:
-            decays = [d if d.numel() == 1 else d.repeat_interleave(inner) for d in decays]
+        decays = self.decays()
 
         def back(rows):
             return None if rows is None else rows.transpose(1, 2).reshape(z.shape)
 
         rows = z.reshape(z.shape[0], channels, z.shape[-1]).transpose(1, 2)
-        membrane, start = self.membrane(decays, channels), self.start(z.shape[0], channels)
+        membrane, start = self.membrane(decays, z.shape[1], inner), self.start(z.shape[0], channels)
         if self.norm is None:
             *outputs, end = NeuronStep.apply(rows, *decays, membrane, start, need_current)
             self.store(end)

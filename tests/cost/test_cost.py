@@ -1,4 +1,4 @@
-"""Operations, memory and latency, against counts made one spike at a time."""
+"""Operations, memory and answers, against counts made one spike at a time."""
 
 import math
 
@@ -85,7 +85,6 @@ def test_memory():
     assert [layer.delays for layer in found.layers] == [math.ceil(54 / 8), math.ceil(42 / 8), 0]
     assert [layer.decays for layer in found.layers] == [3, 12, 3]
     assert [layer.nonzero for layer in found.layers] == [np.count_nonzero(spec.weight) for spec in net]
-    assert found.weights == 226
     assert found.total == 226 + 7 + 6 + 18
 
 
@@ -104,35 +103,6 @@ def test_answers_over_time():
     assert cost.answers_over_time(out).tolist() == [[-1, 2, 1, 1, 1], [-1] * 5, [0] * 5]  # a tie: the first class
 
 
-def test_latency():
-    out = trains([None, 2, 1, 1, None], [None] * 5, [0] * 5, [1, 0, 0, None, 2])
-    timing = cost.latency(out, [1, 0, 0, 2])
-    assert timing.stable.tolist() == [3, -1, 1, 2]
-    assert timing.accuracy.tolist() == [0.25, 0.25, 0.5, 0.5, 0.5]
-    assert timing.answered.tolist() == [0.5, 0.75, 0.75, 0.75, 0.75]
-    assert timing.final == 0.5
-    assert timing.steps_within(0.01) == 3
-    assert timing.steps_within(0.3) == 1
-    again = cost.latency(torch.from_numpy(out), torch.tensor([1, 0, 0, 2]))
-    np.testing.assert_array_equal(again.accuracy, timing.accuracy)
-
-
-def test_latency_agrees_with_shorter_runs():
-    """Accuracy after t steps is the accuracy of the first t steps alone; a stable answer is the final one."""
-    rng = np.random.default_rng(4)
-    out = (rng.random((30, 5, 50)) < 0.05).astype(np.uint8)
-    labels = rng.integers(0, 5, 30)
-    timing = cost.latency(out, labels)
-    for t in (1, 7, 50):
-        counts = out[:, :, :t].sum(axis=2)
-        right = (counts.argmax(axis=1) == labels) & (counts.sum(axis=1) > 0)
-        assert timing.accuracy[t - 1] == pytest.approx(right.mean())
-    answers = cost.answers_over_time(out)
-    for b, stable in enumerate(timing.stable):
-        assert len(set(answers[b, stable - 1 :])) == 1
-        assert stable == 1 or answers[b, stable - 2] != answers[b, -1]
-
-
 def test_the_final_answer_is_the_classifiers():
     from nmnist_helpers import classifier
 
@@ -141,17 +111,9 @@ def test_the_final_answer_is_the_classifiers():
     np.testing.assert_array_equal(cost.answers_over_time(out)[:, -1], expected)
 
 
-@pytest.mark.parametrize(
-    ("out", "labels", "message"),
-    [
-        (np.zeros((3, 5)), [0] * 3, r"spikes_out: expected \[B, classes, T\].*found shape \[3, 5\]"),
-        (np.zeros((3, 2, 5)), [0] * 4, r"labels: expected \[3\], one a recording.*found shape \[4\]"),
-        (np.zeros((3, 2, 5)), np.zeros((3, 1)), r"labels: .*found shape \[3, 1\]"),
-    ],
-)
-def test_wrong_shapes_are_named(out, labels, message):
-    with pytest.raises(ValueError, match=message):
-        cost.latency(out, labels)
+def test_wrong_shapes_are_named():
+    with pytest.raises(ValueError, match=r"spikes_out: expected \[B, classes, T\].*found shape \[3, 5\]"):
+        cost.answers_over_time(np.zeros((3, 5)))
 
 
 def test_tables_and_pictures():
@@ -160,19 +122,16 @@ def test_tables_and_pictures():
     rng = np.random.default_rng(6)
     net, spikes = network(rng), some_spikes(rng)
     operations = cost.count_operations(net, spikes)
-    timing = cost.latency(net(spikes), np.zeros(6))
-    for table in (operations, cost.count_memory(net), timing, cost.latency(np.zeros((2, 3, 4)), [0, 1])):
+    for table in (operations, cost.count_memory(net)):
         lines = str(table).splitlines()
         assert len({len(line) for line in lines[1:]}) == 1  # columns are aligned
         assert table._repr_html_().count("<tr>") == len(lines) - 1
     assert "mean of 6 recordings of 40 steps" in str(operations)
     assert f"{operations.layers[0].synaptic:,.0f}" in str(operations).splitlines()[2]
     assert [row["block"] for row in operations.rows()] == ["1", "2", "3", "all"]
-    figure, axes = plt.subplots(2)
-    cost.plot_operations(operations, axes[0])
-    cost.plot_latency(timing, axes[1])
-    assert len(axes[0].patches) == 6
-    np.testing.assert_allclose(axes[1].lines[1].get_ydata(), 100 * timing.accuracy)
+    figure, ax = plt.subplots()
+    cost.plot_operations(operations, ax)
+    assert len(ax.patches) == 6
     plt.close(figure)
 
 

@@ -21,7 +21,7 @@ def rows(x, dtype=torch.float32) -> torch.Tensor:
 
 def trains(x: torch.Tensor) -> np.ndarray:
     """Rows [B, T, C] as NumPy [B, C, T]."""
-    return np.swapaxes(x.numpy(), 1, 2)
+    return np.swapaxes(x.cpu().numpy(), 1, 2)
 
 
 def ints(x) -> torch.Tensor:

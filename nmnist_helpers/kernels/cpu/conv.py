@@ -180,9 +180,7 @@ def _inside(membrane: Membrane, state: State, axon: Axon, window: Window) -> tup
         return None if x is None else _turned(x, window.outputs[0])
 
     return (
-        membrane._replace(
-            current_retention=turn(membrane.current_retention), voltage_retention=turn(membrane.voltage_retention)
-        ),
+        Membrane(*map(turn, membrane[:2]), *membrane[2:]),
         State(*map(turn, state)),
         axon._replace(lag=turn(axon.lag), kept=turn(axon.kept)),
     )

@@ -195,10 +195,8 @@ def gather(typingctx, array, at, apart):
 
     def codegen(context, builder, sig, args):
         array, place, apart = args
-        data, lanes = (
-            context.make_array(sig.args[0])(context, builder, array).data,
-            ir.Constant(F32.vector, ir.Undefined),
-        )
+        data = context.make_array(sig.args[0])(context, builder, array).data
+        lanes = ir.Constant(F32.vector, ir.Undefined)
         for lane in range(LANES):
             one = builder.load(builder.gep(data, [place]))
             lanes = builder.insert_element(lanes, one, ir.Constant(_INT, lane))

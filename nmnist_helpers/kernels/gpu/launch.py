@@ -66,11 +66,9 @@ def check() -> None:
     OverflowError
         As the other twins do; the flag is cleared.
     """
-    failed = False
-    for flag in _flags.values():
-        if flag.item():
-            flag.zero_()
-            failed = True
+    failed = [flag for flag in _flags.values() if flag.item()]
+    for flag in failed:
+        flag.zero_()
     if failed:
         raise_out_of_range()
 

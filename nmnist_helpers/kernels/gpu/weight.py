@@ -100,8 +100,6 @@ def quantise_gradient(
     grad = grad if grad.stride(1) == 1 else grad.contiguous()
     outputs, inputs = v.shape
     grad_v = torch.empty_like(v)
-    if norm is not None:
-        norm = norm.float().contiguous()
     grad_g = None if norm is None else torch.empty(outputs, dtype=torch.float32, device=v.device)
     with on(v):
         gradient_kernel[(outputs,)](

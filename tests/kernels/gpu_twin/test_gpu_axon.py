@@ -4,17 +4,10 @@ import numpy as np
 import pytest
 import torch
 from support import oracles
+from support.rows import rows, trains
 
 from nmnist_helpers.kernels import gpu
 from nmnist_helpers.kernels.common import Axon
-
-
-def rows(x, device, dtype):
-    return oracles.tensor(np.swapaxes(x, 1, 2), dtype).to(device)
-
-
-def trains(x):
-    return np.swapaxes(x.cpu().numpy(), 1, 2)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 130, 7), (3, 5, 40)], ids=str)
@@ -29,12 +22,12 @@ def test_axon(device, sizes, dropped):
     lag_there = oracles.tensor(lag, torch.int32).to(device)
     kept_there = None if kept is None else oracles.tensor(kept, torch.uint8).to(device)
 
-    out = gpu.axon_forward(rows(spikes, device, torch.uint8), Axon(lag_there, kept_there, 1.25))
+    out = gpu.axon_forward(rows(spikes, torch.uint8).to(device), Axon(lag_there, kept_there, 1.25))
     expected = oracles.shifted(spikes * drop[:, :, None].astype(np.int64), lag)
     np.testing.assert_array_equal(trains(out), expected)
 
     grad = rng.normal(size=sizes).astype(np.float32)
-    by_delay = gpu.delay_gradient(rows(grad, device, torch.float32), out, 1.25)
+    by_delay = gpu.delay_gradient(rows(grad).to(device), out, 1.25)
     assert by_delay.dtype == torch.float32
     expected = oracles.delay_gradient(grad.astype(np.float64), expected * 1.25)
     np.testing.assert_allclose(by_delay.cpu().numpy(), expected, rtol=1e-5, atol=1e-5 * max(1, np.abs(expected).max()))

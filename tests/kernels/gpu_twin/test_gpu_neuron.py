@@ -6,28 +6,16 @@ import torch
 import triton
 import triton.language as tl
 from support import oracles
+from support.neurons import THRESHOLD
 from support.oracles import NEVER, assert_close
+from support.rows import SURROGATE, ints, rows, trains
 
 from nmnist_helpers.kernels import gpu, reference
-from nmnist_helpers.kernels.common import Axon, Membrane, OutputGradients, State, Surrogate
+from nmnist_helpers.kernels.common import Axon, Membrane, OutputGradients, State
 from nmnist_helpers.kernels.gpu import launch
 from nmnist_helpers.kernels.gpu.neuron import leak
 
-THRESHOLD = 80 * 64
-SURROGATE = Surrogate(3.75, 0.3 / (2 * 3.75))
 SIZES = [(3, 1, 1), (1, 37, 2), (2, 33, 29), (1, 5, 120)]  # (B, C, T); blocks are 32 channels wide at these sizes
-
-
-def rows(x, device, dtype=torch.float32) -> torch.Tensor:
-    return oracles.tensor(np.swapaxes(x, 1, 2), dtype).to(device)
-
-
-def trains(x: torch.Tensor) -> np.ndarray:
-    return np.swapaxes(x.cpu().numpy(), 1, 2)
-
-
-def ints(x, device) -> torch.Tensor:
-    return oracles.tensor(x, torch.int32).to(device)
 
 
 def random_case(seed, sizes):
@@ -42,11 +30,11 @@ def random_case(seed, sizes):
 
 
 def membrane_of(keep_i, keep_v, device, threshold=THRESHOLD) -> Membrane:
-    return Membrane(ints(keep_i, device), ints(keep_v, device), threshold, SURROGATE)
+    return Membrane(ints(keep_i).to(device), ints(keep_v).to(device), threshold, SURROGATE)
 
 
 def forward(z, keep_i, keep_v, current, reset, device, threshold=THRESHOLD, **options):
-    state = State(ints(current, device), ints(reset, device))
+    state = State(ints(current).to(device), ints(reset).to(device))
     return gpu.neuron_forward(z, membrane_of(keep_i, keep_v, device, threshold), state, **options)
 
 
@@ -65,14 +53,14 @@ def test_leak_is_exact_for_every_decay_and_all_kinds_of_states(device):
     out = torch.empty(len(states), dtype=torch.int32, device=device)
     block = 1 << 15
     grid = (triton.cdiv(len(states), block),)
-    leak_kernel[grid](ints(states, device), ints(keeps, device), out, len(states), BLOCK=block)
+    leak_kernel[grid](ints(states).to(device), ints(keeps).to(device), out, len(states), BLOCK=block)
     np.testing.assert_array_equal(out.cpu().numpy(), oracles.trunc_product(states, keeps))
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_forward(device, sizes):
     z, keep_i, keep_v, current, reset = random_case(1, sizes)
-    trace = forward(rows(z, device), keep_i, keep_v, current, reset, device, need_current=True)
+    trace = forward(rows(z).to(device), keep_i, keep_v, current, reset, device, need_current=True)
     i, v, s, i_end, r_end = oracles.neuron(z, keep_i, keep_v, THRESHOLD, current, reset)
     assert s.any() or sizes[2] < 3
     assert trace.spikes.dtype == torch.uint8
@@ -96,14 +84,14 @@ def test_forward_of_strided_rows_without_voltage(device):
 def test_voltage_at_the_threshold_neither_fires_nor_resets(device):
     z = np.zeros((1, 3, 3), np.float32)
     z[0, :, 0] = np.array([79, 80, 81]) * 64 / 4096
-    trace = forward(rows(z, device), [0] * 3, [4096] * 3, [[0] * 3], [[0] * 3], device)
+    trace = forward(rows(z).to(device), [0] * 3, [4096] * 3, [[0] * 3], [[0] * 3], device)
     np.testing.assert_array_equal(trains(trace.spikes)[0], [[0, 0, 0], [0, 0, 0], [1, 0, 0]])
     np.testing.assert_array_equal(trains(trace.voltage)[0], np.array([[79] * 3, [80] * 3, [81, 0, 0]]) * 64)
 
 
 def test_states_far_beyond_a_float(device):
     z = np.full((1, 2, 9), 2**24 / 4096 + 0.0003, np.float32) * np.array([1, -1], np.float32)[:, None]
-    trace = forward(rows(z, device), [4000, 4095], [3001, 4093], [[7, -7]], [[5, 5]], device, NEVER)
+    trace = forward(rows(z).to(device), [4000, 4095], [3001, 4093], [[7, -7]], [[5, 5]], device, NEVER)
     expected = oracles.neuron(z, [4000, 4095], [3001, 4093], NEVER, [[7, -7]], [[5, 5]])
     assert np.abs(expected[1]).max() > 2**28
     np.testing.assert_array_equal(trains(trace.voltage), expected[1])
@@ -114,21 +102,21 @@ def test_an_input_out_of_range_is_found_by_check(device, bad):
     z = np.zeros((2, 40, 3), np.float32)
     z[1, 39, 2] = bad
     zeros = np.zeros((2, 40))
-    forward(rows(z, device), [0] * 40, [0] * 40, zeros, zeros, device)
+    forward(rows(z).to(device), [0] * 40, [0] * 40, zeros, zeros, device)
     with pytest.raises(OverflowError, match="not finite, or a current or voltage that left"):
         gpu.check()
     gpu.check()  # clear again
     z[1, 39, 2] = np.nextafter(np.float32(2**18), np.float32(0)) * np.sign(bad) if np.isfinite(bad) else 0
-    forward(rows(z, device), [0] * 40, [0] * 40, zeros, zeros, device)
+    forward(rows(z).to(device), [0] * 40, [0] * 40, zeros, zeros, device)
     gpu.check()
 
 
 @pytest.mark.parametrize("keep_i", [4096, 0])
 def test_a_state_out_of_range_is_found_by_check(device, keep_i):
     z = np.full((1, 1, 9), 2.0**16, np.float32)  # I grows to 2**30 at the fourth step; or only V does
-    forward(rows(z[..., :3], device), [keep_i], [0], [[0]], [[0]], device, NEVER)
+    forward(rows(z[..., :3]).to(device), [keep_i], [0], [[0]], [[0]], device, NEVER)
     gpu.check()
-    forward(rows(z, device), [keep_i], [4096], [[0]], [[0]], device, NEVER)
+    forward(rows(z).to(device), [keep_i], [4096], [[0]], [[0]], device, NEVER)
     with pytest.raises(OverflowError):
         gpu.check()
 
@@ -153,10 +141,10 @@ def backward_case(seed, sizes):
 
 
 def backward(given, keep_i, keep_v, current, reset, v, device, threshold=THRESHOLD, **options):
-    state = State(ints(current, device), ints(reset, device))
-    grads = OutputGradients(*(None if g is None else rows(g, device) for g in given))
+    state = State(ints(current).to(device), ints(reset).to(device))
+    grads = OutputGradients(*(None if g is None else rows(g).to(device) for g in given))
     membrane = membrane_of(keep_i, keep_v, device, threshold)
-    return gpu.neuron_backward(grads, rows(v, device, torch.int32), membrane, state, **options)
+    return gpu.neuron_backward(grads, rows(v, torch.int32).to(device), membrane, state, **options)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +173,7 @@ def test_backward_with_the_axon_in_it(device, same_lag):
     kept = (rng.random((2, 33)) < 0.7).astype(np.int64)
     found = backward(
         [grads[0], None, None], keep_i, keep_v, current, reset, v, device,
-        axon=Axon(ints(lag, device), oracles.tensor(kept, torch.uint8).to(device), 1.25),
+        axon=Axon(ints(lag).to(device), oracles.tensor(kept, torch.uint8).to(device), 1.25),
     )  # fmt: skip
     inner = oracles.shifted_back(grads[0].astype(np.float64), lag) * kept[:, :, None] * 1.25
     expected = oracles.neuron_gradient(inner, i, v, s, keep_i, keep_v, oracles.surrogate(v), current, reset)
@@ -196,11 +184,11 @@ def test_backward_with_the_axon_in_it(device, same_lag):
 
 def test_backward_without_decay_gradients_takes_strided_gradients(device):
     keep_i, keep_v, current, reset, i, v, s, grads = backward_case(5, (2, 9, 13))
-    state = State(ints(current, device), ints(reset, device))
+    state = State(ints(current).to(device), ints(reset).to(device))
     spread = oracles.tensor(grads[0]).to(device).transpose(1, 2)  # [B, T, C] by strides only
     assert not spread.is_contiguous()
     found = gpu.neuron_backward(
-        OutputGradients(spread), rows(v, device, torch.int32), membrane_of(keep_i, keep_v, device), state,
+        OutputGradients(spread), rows(v, torch.int32).to(device), membrane_of(keep_i, keep_v, device), state,
         need_decay=False,
     )  # fmt: skip
     assert found[1:] == (None, None)
@@ -218,9 +206,9 @@ def test_both_passes_agree_with_the_reference_twin(device):
     """No voltage but the one kept: current and reset state are worked out again, as in the reference."""
     z, keep_i, keep_v, current, reset = random_case(6, (2, 40, 21))
     membrane = membrane_of(keep_i, keep_v, "cpu")
-    state = State(ints(current, "cpu"), ints(reset, "cpu"))
-    plain = reference.neuron_forward(rows(z, "cpu"), membrane, state)
-    trace = forward(rows(z, device), keep_i, keep_v, current, reset, device)
+    state = State(ints(current), ints(reset))
+    plain = reference.neuron_forward(rows(z), membrane, state)
+    trace = forward(rows(z).to(device), keep_i, keep_v, current, reset, device)
     assert torch.equal(trace.voltage.cpu(), plain.voltage)
     grad = torch.randn(2, 21, 40, dtype=torch.float64)
     expected = reference.neuron_backward(OutputGradients(grad), plain.voltage, membrane, state)
