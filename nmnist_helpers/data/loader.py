@@ -12,7 +12,8 @@ from ..io import Event, PackedEvents
 from ..spikes import Spikes
 from .augmentation import IDENTITY, UNIFORMS, Augment
 from .binning import bin_edges, rasterise, time_bins
-from .dataset import flat_bins
+from .cache import MappedEvents
+from .dataset import NMNISTDataset, flat_bins
 from .device import DeviceEvents
 
 
@@ -81,8 +82,8 @@ class EventLoader:
             raise ValueError(f"seed: expected 0 or more, found {seed}")
         base, self.index = _unwrap(dataset)
         self.packed = base if isinstance(base, PackedEvents) else base.packed
-        if type(base) is PackedEvents:  # arrays of anyone's making; the package checked all others as it read them
-            base.validate()
+        if not isinstance(base, NMNISTDataset) and not isinstance(self.packed, MappedEvents):  # of anyone's making
+            self.packed.validate()
         used: Any = getattr(base, "transform", None) if transform is None else (transform or None)
         if used is not None and not callable(used):
             raise TypeError(f"transform: expected an Augment or a function, found {type(transform).__name__}")

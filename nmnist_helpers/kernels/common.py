@@ -86,7 +86,7 @@ class Trace(NamedTuple):
 class LayerTrace(NamedTuple):
     """What a layer did: the spikes that left its axons, the neurons' state, and what its backward pass needs.
 
-    `active` says, where a twin knows it, where a gradient of these spikes has an effect.
+    `active`: the places where a gradient of these spikes matters; None if the twin does not know.
     """
 
     spikes: Spikes

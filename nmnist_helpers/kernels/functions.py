@@ -232,7 +232,7 @@ class CubaLayer(torch.autograd.Function):
             rows = trace.spikes.rows()  # the caller turns them: a view made in here could not be changed in place
             rows = rows if call.window is None else rows.view(*rows.shape[:2], *shape)
         else:
-            trace.spikes.active = trace.active  # nobody but this layer reads the gradient of a stand-in
+            trace.spikes.active = trace.active  # the gradient of a stand-in need not be whole
             rows = torch.zeros((), device=v.device).expand(source.shape[0], trace.spikes.shape[2], *shape)
         return rows, trace.spikes, trace.state
 

@@ -37,8 +37,8 @@ class Spikes:
     picture : (int, int, int), optional
         Channels, height and width of a picture that C pixels are; None where they have no places.
     active : object, optional
-        Where a gradient of these spikes has an effect on the neurons that fired them, if their kernels say so; at other
-        places it may be left out.
+        Places where a gradient of `source` changes anything in the block that fired these spikes; elsewhere it may be
+        zero. None: it is needed everywhere.
 
     Raises
     ------
@@ -159,7 +159,9 @@ class Spikes:
     def dense(self) -> torch.Tensor:
         """Dense tensor [B, C, T] float32; it remembers these events, so that they need not be found again."""
         rows = self.rows() if self.source is None else _Filled.apply(self.source.reshape(self.shape), self)
-        return attach(rows.transpose(1, 2), self)
+        same = copy(self)
+        same.active = None  # whoever reads the gradient of numbers wants it whole
+        return attach(rows.transpose(1, 2), same)
 
     @classmethod
     def from_rows(cls, rows: torch.Tensor, value: float = 1.0) -> "Spikes":

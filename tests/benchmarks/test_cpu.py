@@ -16,12 +16,13 @@ import torch
 from timing import BATCH, STEPS, Contest, DenseLinear, interleaved, peak_memory, table
 from torch.utils.data import DataLoader
 
-from nmnist_helpers import EventLoader, kernels
+from nmnist_helpers import TRAINED, EventLoader, Network, kernels
+from nmnist_helpers.checkpoint import load_checkpoint
 from nmnist_helpers.classifier import Rate
 from nmnist_helpers.files import atomic
 from nmnist_helpers.kernels import cpu
 from nmnist_helpers.kernels.common import Axon, Membrane, Needs, Surrogate, zero_state
-from nmnist_helpers.kernels.cpu.product import input_gradient
+from nmnist_helpers.kernels.cpu.input_gradient import input_gradient
 from nmnist_helpers.spikes import Spikes
 from nmnist_helpers.utils import Assistant, LearningStats
 
@@ -35,10 +36,12 @@ def test_training_step(contest, benchmark):
     """Load, augment, forward, backward, Adam on 32 recordings, against the plain path and three dense layers."""
     dense = DenseLinear()
     rows = contest.batch()[0].rows()
+    trained = Contest(net=load_checkpoint(TRAINED / "best" / "network.pt", Network()), lr=0.0)  # it stays as it is
     with kernels.using("cpu"):
         seconds = interleaved(
             {
                 "engine": contest.engine_step,
+                "engine, trained network": trained.engine_step,
                 "dense linear layers": lambda: dense.step(rows),
                 "plain path": contest.reference_step,
             },

@@ -59,12 +59,12 @@ class Contest:
     twin does: a DataLoader that opens a file per recording, dense tensors, the plain kernels.
     """
 
-    def __init__(self, batch: int = BATCH, seed: int = 0):
-        torch.manual_seed(seed)
+    def __init__(self, batch: int = BATCH, net: Network | None = None, lr: float = 1e-3):
+        torch.manual_seed(0)
         self.dataset = NMNISTDataset(train=True, transform=augment)
-        self.net = Network()
+        self.net = Network() if net is None else net
         self.error = SpikeRate(0.2, 0.03)
-        self.optimizer = torch.optim.Adam(parameter_groups(self.net, 1e-3), lr=1e-3, fused=True)
+        self.optimizer = torch.optim.Adam(parameter_groups(self.net, lr), lr=lr, fused=True)
         self.events = EventLoader(self.dataset, batch, shuffle=True)
         self.files = DataLoader(NMNISTDataset(train=True, transform=augment, cache=False), batch, shuffle=True)
         self._next = 0

@@ -597,6 +597,15 @@ def test_damage_while_unpacking_leaves_nothing(tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.is_dir()]
 
 
+def test_a_bomb_is_refused(tmp_path):
+    path = tmp_path / "Train.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for n in range(12):
+            archive.writestr(f"Train/1/0000{n}.bin", bytes(10_000_000))
+    with pytest.raises(ValueError, match="expected at most 100 times its .* bytes when unpacked, .* found 120000000"):
+        unpack_archive(path, tmp_path / "Train")
+
+
 def test_a_member_longer_than_it_says_is_refused(tmp_path):
     # The size in the archive's directory is a lie: 5 bytes said, 5,000 packed.
     buffer = io.BytesIO()

@@ -270,6 +270,13 @@ def test_2d_file_there_and_back(tmp_path):
     assert (tmp_path / "a.bin").stat().st_size == 5000
 
 
+def test_an_on_only_file_stays_on(tmp_path):
+    (tmp_path / "on.bin").write_bytes(packed(3, 4, 1, 1500) + packed(5, 6, 1, 2500))
+    event = io.read_2d_spikes(tmp_path / "on.bin")
+    assert event.c.tolist() == [1, 1]
+    assert event.t.tolist() == [1.5, 2.5]
+
+
 def test_1d_file_there_and_back(tmp_path):
     (tmp_path / "a.bin").write_bytes(packed(0x12, 0x34, 1, 70_000))
     event = io.read_1d_spikes(tmp_path / "a.bin")

@@ -6,7 +6,7 @@ import torch
 from support import oracles
 from support.rows import ints, membrane_of, random_case, rows, state_of, trains
 
-from nmnist_helpers import Network, kernels
+from nmnist_helpers import Network, block, kernels
 from nmnist_helpers.kernels import cpu
 from nmnist_helpers.kernels.common import Axon, Surrogate
 from nmnist_helpers.kernels.cpu import input_gradient as module
@@ -18,21 +18,12 @@ NARROW = Surrogate(0.02, 0.3)
 
 
 def bits_of(active: np.ndarray) -> np.ndarray:
-    """Bits for neurons that are active, bool [B, C, T], counted without any trick."""
+    """The bits of `Active` for bool [B, C, T], set one by one."""
     batch, channels, steps = active.shape
     near = room(batch, steps, padded(channels)).view(np.uint32)
     for b, c, t in zip(*np.nonzero(active), strict=True):
         near[b, t // WORD, c] |= np.uint32(1 << (t % WORD // GROUP))
     return near.view(np.int32)
-
-
-def grouped(active: np.ndarray) -> np.ndarray:
-    """The same for every step: whether the neuron is active in the step's group."""
-    steps = active.shape[2]
-    out = active.copy()
-    for t in range(0, steps, GROUP):
-        out[..., t : t + GROUP] = active[..., t : t + GROUP].any(2, keepdims=True)
-    return out
 
 
 @pytest.mark.parametrize("steps", [1, 7, 8, 33, 255, 256, 257, 600])
@@ -57,7 +48,7 @@ def test_the_gradient_is_whole_where_neurons_are_active(sizes, depth, dropped, m
     batch, channels, steps = sizes
     active = rng.random(sizes) < 0.1
     active[:, :, steps // 2 :] = False
-    lag = rng.integers(0, min(13, steps - 2), channels)
+    lag = rng.integers(1, min(13, steps - 2), channels)
     kept = rng.random((batch, channels)) < 0.6 if dropped else None
     grad_z = rng.normal(size=(batch, depth, steps))
     weights = cpu.quantise(torch.from_numpy(rng.normal(size=(depth, channels)).astype(np.float32)), torch.ones(depth))
@@ -74,62 +65,108 @@ def test_the_gradient_is_whole_where_neurons_are_active(sizes, depth, dropped, m
         felt &= kept[:, :, None]
     assert felt.any()
     np.testing.assert_allclose(found[felt], whole[felt], atol=2e-5)
-    assert not found[:, :, : min(lag)].any()
     assert (found == 0).mean() > 0.3
     if kept is not None:
         assert not found[~kept].any()
 
 
-def gradients(net: Network, spikes: torch.Tensor, **options) -> list[torch.Tensor]:
+def network(tau_grad: float = 0.0003) -> Network:
+    torch.manual_seed(0)
+    return Network((130, 90), dropout=0.3, inputs=50, neuron_params={"tau_grad": tau_grad, "threshold": 0.5})
+
+
+def some_spikes() -> torch.Tensor:
+    return (torch.rand(3, 50, 300, generator=torch.Generator().manual_seed(0)) < 0.2).float()
+
+
+def one_by_one(net, spikes):
+    return net(spikes)
+
+
+def flattened(net, spikes):
+    return Network.from_blocks([net[0], block.cuba.Flatten(), *net.blocks[1:]])(spikes)
+
+
+def dense_between(net, spikes):
+    return net[2](net[1](net[0](spikes, dense=False).dense(), dense=False))
+
+
+def switched(net, spikes):
+    hidden = net[0](spikes, dense=False)
+    with kernels.using("reference"):
+        hidden = net[1](hidden, dense=False)
+    return net[2](hidden)
+
+
+def gradients(net: Network, forward) -> list[torch.Tensor]:
     net.zero_grad()
     torch.manual_seed(1)  # of dropout
-    out = net(spikes, **options)
-    SpikeRate(0.2, 0.03)(out[-1] if options else out, torch.tensor([0, 1, 2])).backward()
+    SpikeRate(0.2, 0.03)(forward(net, some_spikes()), torch.tensor([0, 1, 2])).backward()
     return [parameter.grad.clone() for parameter in net.parameters() if parameter.grad is not None]
 
 
-def test_what_is_left_out_changes_no_gradient(monkeypatch):
-    torch.manual_seed(0)
-    net = Network((130, 90), dropout=0.3, inputs=50, neuron_params={"tau_grad": 0.001, "threshold": 0.5})
-    for block in net.blocks[:2]:
-        block.delay.delay.data.uniform_(0, 40)
-    spikes = (torch.rand(3, 50, 300) < 0.2).float()
-    shares = []
+def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor], bound: float) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert other.any()
+        assert (one - other).abs().max() <= bound * other.abs().max()
+
+
+@pytest.fixture
+def shares(monkeypatch):
+    """The active shares that the layers below had when gradients were handed down to them."""
+    found = []
 
     def noted(active, steps, share=Active.share):
-        shares.append(share(active, steps))
-        return shares[-1]
+        found.append(share(active, steps))
+        return found[-1]
 
     monkeypatch.setattr(Active, "share", noted)
-    sparse = gradients(net, spikes)
-    assert (
-        0.05 < shares[0] < module.SPARSE_BELOW
-    )  # the first layer's neurons, as the second layer's gradient needs them
-    whole = gradients(net, spikes, layers=True)
+    return found
+
+
+@pytest.mark.parametrize("forward", [one_by_one, flattened, dense_between, switched])
+def test_what_is_left_out_changes_no_gradient(forward, shares):
+    net = network()
+    for layer in net.blocks[:2]:
+        layer.delay.delay.data.uniform_(0, 40)
+    found = gradients(net, forward)
+    assert len(shares) == (1 if forward in (one_by_one, flattened) else 0)
+    assert all(0.05 < share < module.SPARSE_BELOW for share in shares)
+    assert_same(found, gradients(net, lambda net, spikes: net(spikes, layers=True)[-1]), 2e-6)  # all is computed
     with kernels.using("reference"):
-        reference = gradients(net, spikes)
-    for one, other, third in zip(sparse, whole, reference, strict=True):
-        assert one.any()
-        for expected in (other, third):
-            assert (one - expected).abs().max() <= 1e-5 * expected.abs().max()
+        assert_same(found, gradients(net, one_by_one), 1e-5)
 
 
-def test_a_gradient_that_someone_reads_is_whole():
-    torch.manual_seed(0)
-    net = Network((130, 90), dropout=0.0, inputs=50, neuron_params={"tau_grad": 0.001, "threshold": 0.5})
-    spikes = (torch.rand(3, 50, 300) < 0.2).float()
-    found = {}
-    for name in ("cpu", "reference"):
-        with kernels.using(name):
-            hidden = net(spikes, layers=True)
-            hidden[0].retain_grad()
-            hidden[-1].sum().backward()
-            found[name] = hidden[0].grad
-    assert (found["reference"] != 0).float().mean() > 0.9
-    assert (found["cpu"] - found["reference"]).abs().max() <= 1e-5 * found["reference"].abs().max()
-
-
-def test_where_nobody_is_active_there_is_no_gradient():
-    weights = cpu.quantise(torch.ones(64, 3), torch.ones(64))
+def test_neurons_that_are_all_far_away_get_the_whole_gradient():
+    """Adam makes steps of the usual size of the smallest gradient."""
+    weights = cpu.quantise(torch.randn(64, 3), torch.ones(64))
     nobody = Active(room(2, 5, padded(3)), Axon(ints(np.zeros(3))))
-    assert torch.equal(input_gradient(torch.ones(2, 5, 64), weights, nobody), torch.zeros(2, 5, 3))
+    grad_z = torch.randn(2, 5, 64)
+    assert torch.equal(input_gradient(grad_z, weights, nobody), input_gradient(grad_z, weights))
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_a_gradient_that_someone_reads_is_whole(read):
+    net, found = network(), {}
+    for name in ("cpu", "reference"):
+        torch.manual_seed(1)
+        with kernels.using(name):
+            if read:
+                hidden = net[0](some_spikes(), dense=False).dense()
+                hidden.retain_grad()
+                output = net[2](net[1](hidden, dense=False))
+            else:
+                hidden, _, output = net(some_spikes(), layers=True)
+                hidden.retain_grad()
+            output.sum().backward()
+            found[name] = hidden.grad
+    assert (found["reference"] != 0).float().mean() > 0.9
+    assert_same([found["cpu"]], [found["reference"]], 1e-5)
+
+
+@pytest.mark.parametrize(("tau", "threshold"), [(1e300, 5120), (1e-30, 5120), (0.05, 2**31 - 1), (3.75, 5120)])
+def test_every_spike_is_active(tau, threshold):
+    membrane = membrane_of(np.zeros(1), np.zeros(1), threshold, Surrogate(tau, 1.0))
+    low = module.least_voltage(membrane)
+    assert isinstance(low, int)
+    assert -(2**31) <= low < threshold

@@ -1,7 +1,7 @@
 """The gradient that a convolution hands down to the picture below, on the CPU.
 
-Nothing makes it sparse: each neuron has a gradient at each step. A neuron adds its own, times the kernel, to the pixels
-of its window, line by line; the channels of a pixel lie side by side.
+Each neuron adds its gradient of each step, times the kernel, to the pixels of its window, line by line; the channels of
+a pixel lie side by side. Nothing is left out, as it is for a dense layer (`input_gradient`).
 """
 
 import numpy as np

@@ -2,10 +2,12 @@
 
 The neurons below multiply the gradient of their spikes by the surrogate derivative, which falls off exponentially on
 either side of the threshold. A trained network's neurons are far below the threshold most of the time, and the gradient
-that reaches them then is lost in rounding. Perez-Nieves and Goodman ("Sparse spiking gradient descent", NeurIPS 2021)
-call a neuron *active* where it is near enough for a gradient to matter, and leave all others out.
+that reaches them then is too small to change a sum to which any nearer step contributes. Perez-Nieves and Goodman
+("Sparse spiking gradient descent", NeurIPS 2021) call a neuron *active* where it is near enough for a gradient to
+matter, and leave all others out.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -21,12 +23,12 @@ from .layout import flat
 from .product import flat_rows, matmul
 from .weight import weight_values
 
-REACH = 17  # units of tau; the surrogate is exp(-17) < 2**-24 of its peak there, half of float32's last bit
+REACH = 24  # units of tau: a thousand steps at exp(-24) of the surrogate's peak are half of float32's last bit
 GROUP = 8  # steps that share a bit
 WORD = 32 * GROUP  # steps that share a word of bits
-ROWS = 16  # steps of a task: their gradients stay in the first-level cache
+ROWS = 16  # steps of a task: the gradients that it reads stay in the first-level cache
 SPARSE_BELOW = 0.6  # active share below which leaving out the rest is faster than the whole product
-DEEP_FROM = 64  # numbers in a sum from which it can be
+DEEP_FROM = 64  # fewest neurons of the layer above for which it pays
 
 
 class Active(NamedTuple):
@@ -41,9 +43,10 @@ class Active(NamedTuple):
     axon: Axon
 
     def share(self, steps: int) -> float:
-        """Share of neurons and groups of steps that are active, of a recording of `steps` steps."""
-        batch, _, width = self.near.shape
-        return float(np.bitwise_count(self.near.view(np.uint32)).sum()) / (batch * width * -(-steps // GROUP))
+        """Share of all pairs of a neuron and a group of steps that are active; a recording has `steps` steps."""
+        near = self.near[..., : len(self.axon.lag)]  # beyond are lanes without a neuron
+        batch, _, channels = near.shape
+        return float(np.bitwise_count(near.view(np.uint32)).sum()) / (batch * channels * -(-steps // GROUP))
 
 
 def room(batch: int, steps: int, width: int) -> np.ndarray:
@@ -52,16 +55,20 @@ def room(batch: int, steps: int, width: int) -> np.ndarray:
 
 
 def least_voltage(membrane: Membrane) -> int:
-    """The voltage, x4096, above which a neuron is active: at every spike, too, since its delay has a gradient there."""
-    return max(-(1 << 31), int(membrane.threshold - REACH * membrane.surrogate.tau * membrane.scale))
+    """A neuron is active above this voltage, x4096: below the threshold, so that all spikes count.
+
+    The gradient of a delay needs them all, however far above the threshold.
+    """
+    low = max(-(2.0**31), membrane.threshold - REACH * membrane.surrogate.tau * membrane.scale)
+    return min(membrane.threshold - 1, math.floor(low))
 
 
 @njit(inline="always")
 def _listed(near, lag, kept, b, begin, end, found):
     """Neurons that are active in what arrives from step `begin` to `end`, into `found`; how many.
 
-    The axon sent the spike of step t to step ``t + lag``. One step more is looked at, before the first: the gradient of
-    a delay compares the step at which a spike arrives with the one after it.
+    The axon sent the spike of step t to step ``t + lag``. One step further back is looked at, too: the gradient of a
+    delay is the gradient one step after a spike arrives minus the one at that step.
     """
     n = 0
     for c in range(len(lag)):
@@ -89,7 +96,7 @@ def _multiply_active(task, near, lag, kept, grad, stride, depth, weights, steps,
     n = _listed(near, lag, kept, b, begin, end, found)
     if n == 0:
         return
-    found[n], found[n + 1] = found[n - 1], found[n - 1]  # for whole threes
+    found[n], found[n + 1] = found[n - 1], found[n - 1]  # the list divides into threes
     whole, zero = depth - depth % LANES, spread(f32(0.0))
     for three in range(0, n, 3):
         c0, c1, c2 = found[three], found[three + 1], found[three + 2]
@@ -128,10 +135,8 @@ def input_gradient(grad_z: torch.Tensor, table: torch.Tensor, active: Active | N
     weights = weight_values(table)
     batch, steps, depth = grad_z.shape
     share = 1.0 if active is None or depth < DEEP_FROM else active.share(steps)
-    if share > SPARSE_BELOW:
+    if not share or share > SPARSE_BELOW:  # to neurons that are all far away, the little that there is may matter
         return matmul(grad_z, weights)
-    if not share:
-        return torch.zeros(batch, steps, weights.shape[1])
     weights = weights.t().contiguous()
     grad, stride = flat_rows(grad_z)
     out = torch.empty(batch * steps, len(weights))

@@ -32,6 +32,7 @@ DRIVE_SHIFT = 7  # 4096 / 32 = 2**7: from weight steps to state units
 SHORT_SUM = 256  # so many int8 numbers add up to an int16
 BLOCK = 32  # steps whose sums are kept; their bits of `Active` share a word
 LOWEST = -(1 << 31)
+assert (BLOCK % GROUP, WORD % BLOCK) == (0, 0)
 
 
 @njit(inline="always")

@@ -82,11 +82,11 @@ def is_sparse(spikes: Spikes | torch.Tensor) -> bool:
 
 
 def flat_rows(rows: torch.Tensor) -> tuple[np.ndarray, int]:
-    """Rows [B, T, K] as a flat array, and how far apart they begin in it; wider rows are not copied."""
+    """Rows [B, T, K] as a flat array, and the distance between their beginnings; parts of wider rows are not copied."""
     batch, steps, depth = rows.shape
     stride = rows.stride(1)
     if rows.stride() != (steps * stride, stride, 1):
-        rows, stride = rows.contiguous(), depth  # not its own stride: of a single step it may be any
+        rows, stride = rows.contiguous(), depth  # torch may report any stride for an axis of length 1
     return rows.as_strided(((batch * steps - 1) * stride + depth,), (1,)).numpy(), stride
 
 
