@@ -34,3 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if (labels[recorded.ids - 1] != recorded.labels).any():
         raise ValueError(f"{given.recordings}: expected the digits of the same numbers in MNIST, found others")
     print_table(compare(recorded, simulate(shown, given.seed, recorded.ids, recorded.labels), shown))
+
+
+if __name__ == "__main__":
+    main()

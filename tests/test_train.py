@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import runpy
 import signal
 import subprocess
 import sys
@@ -226,6 +227,16 @@ def test_help_names_every_setting_and_the_default():
         assert f"--{name.replace('_', '-')}" in page
         if isinstance(value, float | int) and not isinstance(value, bool):
             assert f"(default {value})".replace(" ", "") in page.replace("\n", "").replace(" ", "")
+
+
+@pytest.mark.filterwarnings("ignore:.* found in sys.modules")
+@pytest.mark.parametrize("name", ["calibrate", "download", "mnist", "sim2real", "train"])
+def test_the_first_versions_commands_go_on_working(monkeypatch, capsys, name):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(f"nmnist_helpers.{name}", run_name="__main__", alter_sys=True)
+    assert end.value.code == 0
+    assert "usage: python -m nmnist_helpers" in capsys.readouterr().out
 
 
 def test_commands_are_listed_and_an_unknown_one_refused(capsys):
