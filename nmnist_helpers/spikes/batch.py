@@ -159,8 +159,10 @@ class Spikes:
     def dense(self) -> torch.Tensor:
         """Dense tensor [B, C, T] float32; it remembers these events, so that they need not be found again."""
         rows = self.rows() if self.source is None else _Filled.apply(self.source.reshape(self.shape), self)
-        same = copy(self)
-        same.active = None  # whoever reads the gradient of numbers wants it whole
+        same = self
+        if self.active is not None:  # whoever reads the gradient of numbers wants it whole
+            same = copy(self)
+            same.active = None
         return attach(rows.transpose(1, 2), same)
 
     @classmethod
