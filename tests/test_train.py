@@ -182,8 +182,8 @@ def test_of_all_of_mnist_the_first_digits_are_for_validation(options, most, size
 def test_what_cannot_be_done_is_refused_before_anything_is_written(tmp_path, capsys, options, words):
     arguments = ["train", *SMALL, *options.split(), "--out", str(tmp_path / "run")]
     assert __main__.main(arguments) == 1
-    error = capsys.readouterr().err
-    assert len(error.splitlines()) == 1
+    lines = capsys.readouterr().err.splitlines()
+    (error,) = [line for line in lines if "compiling its CPU kernels" not in line]  # by whichever test comes first
     assert re.search(words, error)
     assert not (tmp_path / "run").exists()
 
