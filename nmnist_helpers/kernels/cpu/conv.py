@@ -32,7 +32,7 @@ from ..window import Window
 from .arithmetic import f32, i32, i64, leak
 from .backward import backward
 from .conv_input import input_gradient
-from .events import NONE_DROPPED, fired_to_events
+from .events import axon_arrays, fired_to_events
 from .lanes import CHUNK, LANES, bits, load, magnitude, spread, store, to_f32, where
 from .layout import by_chunks, by_lanes, flat, last_only, pad, padded, words
 from .neuron import DRIVE_SHIFT, drive_of
@@ -232,9 +232,9 @@ def conv_forward(
     if failed.any():
         raise_out_of_range()
     arrived = np.zeros_like(fired)
-    lag = axon.lag.view(-1, window.places)[:, 0].contiguous()  # one for each channel
-    kept = NONE_DROPPED if axon.kept is None else axon.kept.contiguous().numpy()
-    _sent(batch, fired=fired, lag=lag.numpy(), kept=kept, places=window.places, arrived=arrived)
+    by_channel = axon._replace(lag=axon.lag.view(-1, window.places)[:, 0])
+    lag, kept = axon_arrays(by_channel)
+    _sent(batch, fired=fired, lag=lag, kept=kept, places=window.places, arrived=arrived)
     out = Spikes.trusted(
         *fired_to_events(arrived, Axon(torch.zeros_like(axon.lag))), (batch, neurons, steps), axon.value
     )

@@ -55,6 +55,12 @@ def _fill_sent(b, fired, lag, kept, indptr, channel):
                 channel[at] = c
 
 
+def axon_arrays(axon: Axon) -> tuple[np.ndarray, np.ndarray]:
+    """Lags and dropout mask as kernels take them; the mask is empty where no neuron is dropped."""
+    kept = NONE_DROPPED if axon.kept is None else axon.kept.contiguous().numpy()
+    return axon.lag.contiguous().numpy(), kept
+
+
 def fired_to_events(fired: np.ndarray, axon: Axon) -> tuple[torch.Tensor, torch.Tensor]:
     """List the spikes that leave the axon: those of dropped neurons are left out, the others moved by their lag.
 
@@ -70,8 +76,7 @@ def fired_to_events(fired: np.ndarray, axon: Axon) -> tuple[torch.Tensor, torch.
         As from `nmnist_helpers.spikes.convert.rows_to_events`.
     """
     batch, steps, _ = fired.shape
-    lag = axon.lag.contiguous().numpy()
-    kept = NONE_DROPPED if axon.kept is None else axon.kept.contiguous().numpy()
+    lag, kept = axon_arrays(axon)
     indptr = np.zeros(batch * steps + 1, np.int32)
     _count_sent(batch, fired=fired, lag=lag, kept=kept, indptr=indptr)
     np.cumsum(indptr, out=indptr)

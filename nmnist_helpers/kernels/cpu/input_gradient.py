@@ -17,7 +17,7 @@ from ...compiled import njit
 from ...tasks import tasks
 from ..common import Axon, Membrane
 from .arithmetic import f32
-from .events import NONE_DROPPED
+from .events import axon_arrays
 from .lanes import LANES, load, spread, total
 from .layout import flat
 from .product import flat_rows, matmul
@@ -139,12 +139,13 @@ def input_gradient(grad_z: torch.Tensor, table: torch.Tensor, active: Active | N
         return matmul(grad_z, weights)
     weights = weights.t().contiguous()
     grad, stride = flat_rows(grad_z)
+    lag, kept = axon_arrays(active.axon)
     out = torch.empty(batch * steps, len(weights))
     _multiply_active(
         batch * -(-steps // ROWS),
         near=active.near,
-        lag=active.axon.lag.numpy(),
-        kept=NONE_DROPPED if active.axon.kept is None else active.axon.kept.numpy(),
+        lag=lag,
+        kept=kept,
         grad=grad,
         stride=stride,
         depth=depth,
