@@ -137,7 +137,7 @@ class _Cache(FunctionCache):
             _local.compiling[-1].enter_context(_turn(filelock.FileLock(lock)))  # a new one: none survives a fork
             found = self._read(sig, target_context)  # another process may have been faster
             if found is None:
-                say_compiling()
+                _say("compiling its CPU kernels (once per installation, about 10 s) ...")
         return found
 
     def _read(self, sig, target_context):
@@ -155,11 +155,6 @@ class _Cache(FunctionCache):
             _warn_not_stored(Path(self.cache_path), error)
 
 
-def say_compiling() -> None:
-    """Say, once per process, that kernels are compiled, and how long that takes."""
-    _say("compiling its CPU kernels (once per installation, about 10 s) ...")
-
-
 @contextmanager
 def _turn(lock: filelock.BaseFileLock) -> Iterator[None]:
     """Hold the lock of those who compile a kernel, as far as it can be had."""
@@ -168,8 +163,8 @@ def _turn(lock: filelock.BaseFileLock) -> Iterator[None]:
             try:
                 stack.enter_context(lock.acquire(timeout=0))
             except filelock.Timeout:
-                if not _said:  # this process may have started the other one (`prepare`)
-                    _say("waiting for another process that compiles the CPU kernels ...")
+                if not _said:
+                    _say("waiting for another process that compiles the CPU kernels (about 10 s) ...")
                 stack.enter_context(lock.acquire(timeout=PATIENCE))
         except (OSError, NotImplementedError, filelock.Timeout):
             pass  # without a lock the work may be done twice, which does no harm

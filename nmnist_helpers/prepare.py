@@ -20,7 +20,7 @@ from typing import Any
 import filelock
 import numba
 
-from .compiled import Noted, noting, say_compiling, storage
+from .compiled import Noted, noting, storage
 
 _config: Any = numba.config  # its settings come at run time
 CHILD = "NMNIST_PREPARES"  # an environment variable that only the second process has
@@ -69,7 +69,6 @@ def start() -> subprocess.Popen | None:
     except OSError:
         return None
     threading.Thread(target=process.wait, daemon=True).start()
-    say_compiling()
     return process
 
 

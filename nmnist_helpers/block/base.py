@@ -226,7 +226,7 @@ class Block(NoScript, torch.nn.Module):
             largest = self.synapse.weight.detach().abs().max().item()
             warnings.warn(
                 f"block.cuba.{type(self).__name__}: expected weights above {1 / WEIGHT_SCALE}, found none larger than"
-                f" {largest:.2g}: all round to zero, so that no spike passes and nothing can learn; choose a larger"
+                f" {largest:.4g}: all round to zero, so that no spike passes and nothing can learn; choose a larger"
                 " weight_scale",
                 stacklevel=4,
             )

@@ -34,9 +34,7 @@ def run(code: str, **environment) -> tuple[str, str]:
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2 and (os.cpu_count() or 1) < 2, reason="needs two processors")
 def test_the_second_process_compiles_all_that_a_step_needs(tmp_path):
     place = {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
-    out, said = run(STEP.format(wait=True, step=True), **place)
-    assert out == "done"
-    assert said.count("compiling its CPU kernels") == 1
+    assert run(STEP.format(wait=True, step=True), **place) == ("done", "")  # this process compiled nothing
     stored = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")}
     assert stored
     (done,) = tmp_path.rglob("training")
