@@ -221,9 +221,9 @@ def growth() -> dict[str, list[tuple[float, float]]]:
 
     base = {"batch": 16, "steps": 300, "width": 512, "rate": 0.0065}
     sweeps = {
-        "batch": (4, 16, 64),
-        "steps": (75, 300, 1200),
-        "width": (128, 512, 2048),
+        "batch": (1, 4, 16, 64, 256),
+        "steps": (75, 300, 1200, 3000),
+        "width": (128, 512, 2048, 8192),
         "rate": (0.001, 0.0065, 0.04, 0.1, 0.3),
     }
     measured = {}
