@@ -55,9 +55,7 @@ def test_switch_refuses_unknown_names(clean_choice):
         pass
     assert backend.resolve(CPU) == "cpu"
     clean_choice.setenv(backend.ENVIRONMENT, "slow")
-    with pytest.raises(
-        ValueError, match="environment variable NMNIST_BACKEND: expected one of .*, found 'slow'"
-    ):
+    with pytest.raises(ValueError, match="environment variable NMNIST_BACKEND: expected one of .*, found 'slow'"):
         backend.resolve(CPU)
 
 
