@@ -66,7 +66,7 @@ def least_voltage(membrane: Membrane) -> int:
 
 @njit(inline="always")
 def _active_channels(near, lag, kept, b, begin, end, found):
-    """Write to `found` the neurons whose spikes arrive from step `begin` to `end` and are active; return their number.
+    """Write to `found` the neurons active in steps whose spikes arrive from `begin` to `end`; return their number.
 
     The axon moves the spike of step t to step ``t + lag``. The step before `begin` counts as well: the gradient of a
     delay is the gradient one step after a spike arrives minus that at its arrival.
@@ -132,7 +132,10 @@ def _multiply_active(task, near, lag, kept, grad, stride, depth, weights, steps,
 
 
 def input_gradient(grad_z: torch.Tensor, table: torch.Tensor, active: Active | None = None) -> torch.Tensor:
-    """Compute `nmnist_helpers.kernels.reference.input_gradient` on the CPU, with zero for neurons that are not active."""
+    """Compute `nmnist_helpers.kernels.reference.input_gradient` on the CPU.
+
+    It is zero for neurons that are not `active`, unless too many are active for skipping to be faster.
+    """
     weights = weight_values(table)
     batch, steps, depth = grad_z.shape
     share = 1.0 if active is None or depth < DEEP_FROM else active.share(steps)
