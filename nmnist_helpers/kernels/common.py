@@ -118,7 +118,7 @@ def zero_state(batch: int, channels: int, device: torch.device) -> State:
 
 
 def check_rows(name: str, rows: torch.Tensor) -> None:
-    """Raise unless `rows` is a floating-point tensor [B, T, C] with no side empty."""
+    """Raise unless `rows` is a floating-point tensor [B, T, C] without an empty axis."""
     if rows.dim() != 3 or not rows.is_floating_point() or not rows.numel():
         raise ValueError(
             f"{name}: expected a floating-point tensor [B, T, C] with no side empty,"

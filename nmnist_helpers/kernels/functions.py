@@ -125,7 +125,7 @@ class NeuronStep(torch.autograd.Function):
 
 
 class SpikeFunction(torch.autograd.Function):
-    """Spikes 0/1 of a voltage that was computed elsewhere; the derivative is the surrogate."""
+    """The spikes (0/1) of a voltage that was computed elsewhere; the derivative is the surrogate."""
 
     @staticmethod
     def forward(ctx, voltage, threshold, surrogate):

@@ -93,11 +93,11 @@ def _backward(
             k_v = load(retain_v, first)
             a_v = to_f32(k_v) * spread(f32(1.0 / DECAY_SCALE))
             state, begin = b * width + first, b * steps * width + first
-            volts = b * of_sample + chunk * of_chunk + part
+            base = b * of_sample + chunk * of_chunk + part
             gain = load(factor, state)
             g_v, g_i, g_after = zero, zero, zero
             sum_i, sum_v, sum_d = zero, zero, zero
-            v = load(voltage, volts + (steps - 1) * of_step)
+            v = load(voltage, base + (steps - 1) * of_step)
             for t in range(steps - 1, -1, -1):
                 g = zero
                 if grad.size:
@@ -113,7 +113,7 @@ def _backward(
                 # At step t, the sums get the terms gV[t] R[t-1] and gI[t+1] I[t], with I[t] = V[t] - leak(R[t-1]).
                 # Each V is thus read only once, one step ahead.
                 if t > 0:
-                    before = load(voltage, volts + (t - 1) * of_step)
+                    before = load(voltage, base + (t - 1) * of_step)
                     r = where(before > limit, spread(i32(0)), before)
                 else:
                     before = load(reset0, state)

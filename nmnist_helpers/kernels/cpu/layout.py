@@ -35,7 +35,7 @@ def by_rows(steps: int, width: int) -> Layout:
 
 
 def by_chunks(steps: int, width: int) -> Layout:
-    """Return the layout [B, width / CHUNK, T, CHUNK]: a task writes contiguous memory, which suits caches."""
+    """Return the layout [B, width / CHUNK, T, CHUNK]: a task writes contiguous memory, for caches and page tables."""
     return np.array([steps * width, steps * CHUNK, CHUNK])
 
 

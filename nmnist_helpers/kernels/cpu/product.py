@@ -93,8 +93,8 @@ def flat_rows(rows: torch.Tensor) -> tuple[np.ndarray, int]:
 def matmul(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """Return ``rows @ matrix``, [B, T, K] times [K, N].
 
-    This is as fast as oneDNN's product and, on AMD processors, faster than MKL's. Like all other kernels, it uses the
-    threads of `nmnist_helpers.tasks`.
+    This is as fast as oneDNN's product and, on AMD processors, faster than MKL's. Like all other kernels, it shares the
+    work among threads with `nmnist_helpers.tasks`.
     """
     batch, steps, depth = rows.shape
     numbers, stride = flat_rows(rows)

@@ -87,10 +87,10 @@ def backward_kernel(
     factor = tl.full([BLOCK], 1.0, tl.float32) * gain
     if kept is not None:
         factor *= tl.load(kept + b * C + c, mask=inside, other=0).to(tl.float32)
-    reach, ahead = c, c * 0
+    offset, ahead = c, c * 0
     if lag is not None:  # the axon moves the spike of step t to step t + lag
         ahead = tl.load(lag + c, mask=inside, other=0)
-        reach = ahead.to(tl.int64) * C + c
+        offset = ahead.to(tl.int64) * C + c
     at_threshold = threshold.to(tl.float32)  # in float: NEVER would overflow 32-bit integers
     g_v = tl.zeros([BLOCK], tl.float32)
     g_i = tl.zeros([BLOCK], tl.float32)
@@ -112,7 +112,7 @@ def backward_kernel(
         t = T - 1 - back
         g = tl.zeros([BLOCK], tl.float32)
         if grad is not None:
-            g = tl.load(grad + reach, mask=inside & (t + ahead < T), other=0.0)
+            g = tl.load(grad + offset, mask=inside & (t + ahead < T), other=0.0)
             g *= factor * tl.exp(tl.abs(v.to(tl.float32) - at_threshold) * by_tau)
             grad -= C
         if grad_voltage is not None:

@@ -23,7 +23,7 @@ COLUMNS = 128
 def gather_kernel(
     indptr, index, table, out, N, stride, value, EVENTS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """``out[r] = value * sum of table[index[k]], k = indptr[r] .. indptr[r + 1]``, in the order of k."""
+    """Compute ``out[r] = value * sum_k table[index[k]]`` for k in ``indptr[r]:indptr[r + 1]``, in the order of k."""
     r = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     first, last = tl.load(indptr + r), tl.load(indptr + r + 1)

@@ -36,19 +36,19 @@ def conv_product(spikes: Spikes, weights: torch.Tensor, window: Window) -> torch
 def conv_weight_gradient(spikes: Spikes, grad_z: torch.Tensor, window: Window) -> torch.Tensor:
     """Compute ``dL/dw``, summed over all neurons that share a weight, in the layout of the weights."""
     weights = grad_z.new_zeros(window.outputs[0], window.inputs[0] // window.groups, *window.kernel)
-    by_neuron = _split_groups(grad_z, window)
+    grad_groups = _split_groups(grad_z, window)
     for pixels, w in _kernel_positions(_pad(spikes.rows(grad_z.dtype, 1.0), window), weights, window):
-        w += torch.einsum("btgoyx,btgcyx->goc", by_neuron, pixels)
+        w += torch.einsum("btgoyx,btgcyx->goc", grad_groups, pixels)
     return weights.flatten(1) * spikes.value
 
 
 def conv_input_gradient(grad_z: torch.Tensor, weights: torch.Tensor, window: Window) -> torch.Tensor:
     """Compute ``dL/ds`` [B, T, C_in, H, W]: the sum, for each pixel, over the neurons whose windows contain it."""
-    silent = grad_z.new_zeros(*grad_z.shape[:2], math.prod(window.inputs))
-    picture = _pad(silent, window)
-    by_neuron = _split_groups(grad_z, window)
+    zeros = grad_z.new_zeros(*grad_z.shape[:2], math.prod(window.inputs))
+    picture = _pad(zeros, window)
+    grad_groups = _split_groups(grad_z, window)
     for pixels, w in _kernel_positions(picture, weights, window):
-        pixels += torch.einsum("btgoyx,goc->btgcyx", by_neuron, w)
+        pixels += torch.einsum("btgoyx,goc->btgcyx", grad_groups, w)
     (top, left), (_, height, width) = window.padding, window.inputs
     return picture[..., top : top + height, left : left + width].flatten(2, 3)
 
