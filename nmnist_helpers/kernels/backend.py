@@ -43,7 +43,7 @@ def use(name: str | None) -> None:
 
 @contextmanager
 def using(name: str) -> Iterator[None]:
-    """Choose the back end within a ``with`` block, in this thread alone."""
+    """Choose the back end within a ``with`` block, for this thread only."""
     token = _block_choice.set(_check_name(name, "kernels.using"))
     try:
         yield

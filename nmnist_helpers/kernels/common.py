@@ -131,7 +131,7 @@ def _check(
 ) -> None:
     """Raise unless `x` has this type, shape, device and range.
 
-    The range is checked on the CPU alone; for another device the host would have to wait.
+    The range is checked only on the CPU; for another device the host would have to wait.
     """
     if not isinstance(x, torch.Tensor) or x.dtype != dtype or tuple(x.shape) != shape or x.device != device:
         found = f"{x.dtype} {list(x.shape)} on {x.device}" if isinstance(x, torch.Tensor) else type(x).__name__

@@ -102,7 +102,7 @@ class NeuronStep(torch.autograd.Function):
         trace = kernels.neuron_forward(z, membrane, state, need_current=need_current)
         ctx.save_for_backward(trace.voltage)
         ctx.membrane, ctx.state, ctx.kernels = membrane, state, kernels
-        # Only the decays' shapes are kept: the decays may be clamped in place before the backward pass runs.
+        # Only the decays' shapes are saved: the decays may be clamped in place before the backward pass runs.
         ctx.decay_shapes = [None if decay is None else decay.shape for decay in (current_decay, voltage_decay)]
         ctx.set_materialize_grads(False)
         current = trace.current.float().div_(membrane.scale) if need_current else None
@@ -216,7 +216,7 @@ class CubaLayer(torch.autograd.Function):
     and the neurons of a channel share its weights, decays and delay.
 
     It returns the output as rows [B, T, C_out], the same output as `Spikes`, and the final state. Without `call.dense`
-    the rows are a single zero expanded to that shape, for autograd alone.
+    the rows are a single zero expanded to that shape, which only serves autograd.
 
     For the backward pass, the forward pass saves the input's events, the weights, and what the twin needs (on the CPU
     only the voltage, int32). Everything else is computed again.
