@@ -6,7 +6,7 @@ from numba.extending import intrinsic
 
 @intrinsic
 def lowest_bit(typingctx, word):
-    """Place of the lowest set bit of a uint64, 64 where there is none."""
+    """Return the position of the lowest set bit of a uint64, or 64 if no bit is set."""
 
     def codegen(context, builder, signature, args):
         return builder.cttz(args[0], context.get_constant(types.boolean, False))
@@ -16,7 +16,7 @@ def lowest_bit(typingctx, word):
 
 @intrinsic
 def count_bits(typingctx, word):
-    """Number of set bits of a uint64."""
+    """Return the number of set bits of a uint64."""
 
     def codegen(context, builder, signature, args):
         return builder.ctpop(args[0])

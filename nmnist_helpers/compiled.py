@@ -1,4 +1,7 @@
-"""Numba's `njit` for this package: where compiled code is stored, what is printed, and which process may launch it."""
+"""Numba's `njit` for this package.
+
+It stores compiled code, prints a line when it compiles, and prevents launches that would hang or abort the process.
+"""
 
 import functools
 import hashlib
@@ -24,55 +27,57 @@ from numba.core.caching import FunctionCache
 from .paths import cache_folder
 
 PREFIX = "nmnist_helpers-"
-UNUSED_DAYS = 7  # a folder that no process has opened for so long is removed
-PATIENCE = 300  # seconds to wait for another process that compiles
+UNUSED_DAYS = 7  # folders that no process has opened for this long are removed
+LOCK_TIMEOUT = 300  # seconds to wait for another process that compiles
 
-_config: Any = numba.config  # its settings come at run time
+_config: Any = numba.config  # Numba defines its settings at run time
 _local = threading.local()
-_launches = threading.RLock()
-_said: set[str] = set()
+_launch_lock = threading.RLock()
+_reported: set[str] = set()
 _launched = _forked = False
-_notes: dict[tuple[Any, tuple], None] | None = None
+_recorded: dict[tuple[Any, tuple], None] | None = None
 
 
 def _after_fork() -> None:
     global _forked
-    _forked = _launched  # the threads that the kernels run on stay with the parent
+    _forked = _launched  # the child has none of the threads on which the parent's kernels ran
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-class Noted(Exception):
-    """A kernel was called while kernels are only noted (`noting`)."""
+class NotRun(Exception):
+    """A kernel was called, but not run, because of a `dry_run`."""
 
 
 @contextmanager
-def noting() -> Iterator[dict[tuple[Any, tuple], None]]:
-    """Note which kernels are called, with which types, in order; none is compiled or run.
+def dry_run() -> Iterator[dict[tuple[Any, tuple], None]]:
+    """Record the calls of kernels and the types of their arguments, in order, without compiling or running any.
 
-    For a process that has not run kernels yet. A kernel that starts threads returns None then, others raise `Noted`.
+    This works in a process that has not run kernels yet. A kernel that starts threads returns None, others raise
+    `NotRun`.
     """
-    global _notes
-    _notes = {}
+    global _recorded
+    _recorded = {}
     try:
-        yield _notes
+        yield _recorded
     finally:
-        _notes = None
+        _recorded = None
 
 
-def _say(line: str) -> None:
+def _print_once(line: str) -> None:
     """Print a line to stderr, once per process."""
-    if line not in _said:
-        _said.add(line)
+    if line not in _reported:
+        _reported.add(line)
         print(f"nmnist_helpers: {line}", file=sys.stderr, flush=True)
 
 
 def fingerprint() -> str:
-    """Hash of all that compiled code depends on: the package's sources, and the versions beneath (Numba adds the CPU).
+    """Return a hash of the package's sources and of the versions of Python, NumPy, Numba and llvmlite.
 
-    Numba itself compares the file of the kernel alone, not those of the functions that the kernel calls.
+    These, and the CPU, which Numba checks, determine the compiled code. Numba itself would only check the file of the
+    kernel, not the files of the functions that the kernel calls.
     """
     digest = hashlib.sha256()
     for version in (numba.__version__, llvmlite.__version__, np.__version__, platform.python_version()):
@@ -86,9 +91,9 @@ def fingerprint() -> str:
 
 @functools.cache
 def storage() -> Path | None:
-    """Folder for this version's compiled code, or None (said once) where nothing can be written.
+    """Return the folder for this version's compiled code, or None (with one warning) if it is not writable.
 
-    It lies in ``NUMBA_CACHE_DIR`` if that is set, else in the user's cache folder.
+    It is in ``NUMBA_CACHE_DIR`` if that is set, otherwise in the user's cache folder.
     """
     home = Path(_config.CACHE_DIR) if _config.CACHE_DIR else cache_folder() / "kernels"
     try:
@@ -107,10 +112,11 @@ def storage() -> Path | None:
 
 
 def _warn_not_stored(place: Path, error: Exception) -> None:
-    if "not stored" not in _said:
-        _said.add("not stored")
+    if "not stored" not in _reported:
+        _reported.add("not stored")
         warnings.warn(
-            f"{place}: expected a place for compiled kernels, found {error}; every process will compile them anew",
+            f"{place}: expected a writable folder for compiled kernels, found {error};"
+            " every process will compile them anew",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -128,22 +134,23 @@ def _remove_unused(home: Path, own: Path) -> None:
 
 
 class _Cache(FunctionCache):
-    """Numba's store of one kernel: one process compiles it, the others wait; a store that fails is done without."""
+    """Numba's cache of one kernel: one process compiles it while others wait; errors of the cache do no harm."""
 
     def load_overload(self, sig, target_context):
         found = self._read(sig, target_context)
         if found is None and getattr(_local, "compiling", None):
             lock = Path(self.cache_path, f"{self._impl.filename_base}.lock")
-            _local.compiling[-1].enter_context(_turn(filelock.FileLock(lock)))  # a new one: none survives a fork
-            found = self._read(sig, target_context)  # another process may have been faster
+            # The lock object is created here, so that no forked child inherits it.
+            _local.compiling[-1].enter_context(_hold_lock(filelock.FileLock(lock)))
+            found = self._read(sig, target_context)  # another process may have compiled it meanwhile
             if found is None:
-                _say("compiling its CPU kernels (once per installation, about 10 s) ...")
+                _print_once("compiling its CPU kernels (once per installation, about 10 s) ...")
         return found
 
     def _read(self, sig, target_context):
         try:
             return super().load_overload(sig, target_context)
-        except Exception:  # a damaged file may raise anything: begin anew
+        except Exception:  # a damaged file may raise anything: discard it
             with suppress(OSError):
                 self.flush()
             return None
@@ -156,58 +163,58 @@ class _Cache(FunctionCache):
 
 
 @contextmanager
-def _turn(lock: filelock.BaseFileLock) -> Iterator[None]:
-    """Hold the lock of those who compile a kernel, as far as it can be had."""
+def _hold_lock(lock: filelock.BaseFileLock) -> Iterator[None]:
+    """Hold the lock on compiling a kernel, or continue without it if it cannot be acquired."""
     with ExitStack() as stack:
         try:
             try:
                 stack.enter_context(lock.acquire(timeout=0))
             except filelock.Timeout:
-                if not _said:
-                    _say("waiting for another process that compiles the CPU kernels (about 10 s) ...")
-                stack.enter_context(lock.acquire(timeout=PATIENCE))
+                if not _reported:
+                    _print_once("waiting for another process that is compiling the CPU kernels (about 10 s) ...")
+                stack.enter_context(lock.acquire(timeout=LOCK_TIMEOUT))
         except (OSError, NotImplementedError, filelock.Timeout):
-            pass  # without a lock the work may be done twice, which does no harm
+            pass  # without the lock, two processes may compile the same kernel, which does no harm
         yield
 
 
-def _stored(dispatcher, function: Callable) -> None:
-    """Let a dispatcher read and write its compiled code in `storage`, and say when it compiles."""
+def _enable_cache(dispatcher, function: Callable) -> None:
+    """Make a dispatcher use the cache in `storage`, report when it compiles, and respect `dry_run`."""
     folder = storage()
     if folder is not None:
-        chosen = _config.CACHE_DIR
+        original = _config.CACHE_DIR
         _config.CACHE_DIR = str(folder)
         try:
             cache = _Cache(function)
             if Path(cache.cache_path).is_relative_to(folder):
                 dispatcher._cache = cache
-        except (OSError, RuntimeError) as error:  # Numba's way to say that it found no place
+        except (OSError, RuntimeError) as error:  # Numba found no folder to write to
             _warn_not_stored(folder, error)
         finally:
-            _config.CACHE_DIR = chosen
+            _config.CACHE_DIR = original
     compile_one = dispatcher.compile
 
     @functools.wraps(compile_one)
-    def compile_said(signature):
-        if _notes is not None:
-            _notes[dispatcher, tuple(signature)] = None
-            raise Noted
+    def compile_and_report(signature):
+        if _recorded is not None:
+            _recorded[dispatcher, tuple(signature)] = None
+            raise NotRun
         with ExitStack() as stack:
             if not hasattr(_local, "compiling"):
                 _local.compiling = []
             _local.compiling.append(stack)
             try:
                 if not isinstance(dispatcher._cache, _Cache):
-                    _say("compiling its CPU kernels (in every process, about 10 s) ...")
+                    _print_once("compiling its CPU kernels (in every process, about 10 s) ...")
                 return compile_one(signature)
             finally:
                 _local.compiling.pop()
 
-    dispatcher.compile = compile_said
+    dispatcher.compile = compile_and_report
 
 
-def _one_at_a_time() -> bool:
-    """Whether launches must not overlap: Numba's own thread pool aborts the process if two threads use it."""
+def _needs_launch_lock() -> bool:
+    """Return whether launches must not overlap: Numba's own thread pool aborts the process if two threads use it."""
     try:
         return numba.threading_layer() == "workqueue"
     except ValueError:  # not known before the first launch
@@ -220,7 +227,7 @@ def check_process() -> None:
     Raises
     ------
     RuntimeError
-        The child has the parent's memory but not its threads: a parallel kernel would wait for them for ever.
+        In such a child. It has the parent's memory but not its threads, so a kernel would wait for them forever.
     """
     if _forked:
         raise RuntimeError(
@@ -230,15 +237,15 @@ def check_process() -> None:
 
 
 def njit(*, threads: bool = False, **options) -> Callable:
-    """Compile a function with Numba: its ``njit``, with the compiled code stored per version of this package.
+    """Compile a function with Numba's ``njit``, and store the compiled code for this version of the package.
 
     Parameters
     ----------
     threads : bool
-        Whether it starts threads. Then it is called from Python alone; such functions run one at a time where Numba's
-        thread pool demands it, and refuse to run where it is gone (`check_process`).
+        Whether the function starts threads. It must then be called from Python, not from another kernel. Such functions
+        run one at a time if Numba's thread pool requires it, and raise in a forked child (`check_process`).
     **options
-        Numba's.
+        Options of Numba's ``njit``.
 
     Returns
     -------
@@ -252,7 +259,7 @@ def njit(*, threads: bool = False, **options) -> Callable:
         if not hasattr(dispatcher, "_cache"):  # NUMBA_DISABLE_JIT
             return dispatcher
         if store:
-            _stored(dispatcher, function)
+            _enable_cache(dispatcher, function)
         if not threads:
             return dispatcher
 
@@ -261,7 +268,7 @@ def njit(*, threads: bool = False, **options) -> Callable:
             global _launched
             check_process()
             _launched = True
-            with suppress(Noted), _launches if _one_at_a_time() else nullcontext():
+            with suppress(NotRun), _launch_lock if _needs_launch_lock() else nullcontext():
                 return dispatcher(*arguments, **named)
 
         launch.dispatcher = dispatcher  # type: ignore[attr-defined]  # functions take attributes

@@ -1,10 +1,10 @@
-"""A second process that compiles the kernels of a training step while the first one imports, reads and compiles, too.
+"""A second process that compiles the kernels of a training step while the first imports, reads and compiles as well.
 
-Numba compiles with one thread of a process. Where code for this version is not stored yet, `start` starts a process
-that goes through the step's kernels from the last to the first; whoever trains needs them from the first to the last.
-They meet in the middle: each kernel is compiled by one of them and waited for by the other (`compiled`).
+Numba compiles in only one thread of a process. If the code for this version is not stored yet, `start` starts a second
+process that compiles the step's kernels from the last to the first. The process that trains needs them from the first
+to the last. The two meet in the middle: one process compiles a kernel while the other waits for it (`compiled`).
 
-Nothing depends on the second process. Without it the first compiles all kernels itself.
+Nothing depends on the second process. Without it, the first compiles all kernels itself.
 """
 
 import functools
@@ -20,17 +20,17 @@ from typing import Any
 import filelock
 import numba
 
-from .compiled import Noted, noting, storage
+from .compiled import NotRun, dry_run, storage
 
-_config: Any = numba.config  # its settings come at run time
-CHILD = "NMNIST_PREPARES"  # an environment variable that only the second process has
+_config: Any = numba.config  # Numba defines its settings at run time
+CHILD = "NMNIST_PREPARES"  # environment variable that is set in the second process only
 CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from nmnist_helpers import prepare; prepare.main()"
-DONE = "training"  # a file beside the stored code: all kernels of a step are there
+DONE = "training"  # file beside the stored code, which exists once all kernels of a step are stored
 
 
 @functools.cache
-def _first(folder: Path) -> filelock.BaseFileLock | None:
-    """A lock that one process holds until it ends, for all others of this machine; None for the others."""
+def _acquire_lock(folder: Path) -> filelock.BaseFileLock | None:
+    """Return a lock that this process then holds until it ends, or None if another process holds it."""
     lock = filelock.FileLock(folder / "training.lock")
     try:
         lock.acquire(timeout=0)
@@ -41,19 +41,19 @@ def _first(folder: Path) -> filelock.BaseFileLock | None:
 
 @functools.cache
 def start() -> subprocess.Popen | None:
-    """Start the second process where it is of use, once; it ends with this one.
+    """Start the second process if it is useful, once; it ends with this process.
 
     Returns
     -------
     subprocess.Popen or None
-        None where the kernels are stored, nothing can be stored, another process has started one, or there is but
-        one processor (`numba.config.NUMBA_NUM_THREADS`).
+        None if the kernels are stored already, if they cannot be stored, if another process has started one, if there
+        is only one processor (`numba.config.NUMBA_NUM_THREADS`), or if Python cannot be started.
     """
     no_python = not sys.executable or getattr(sys, "frozen", False)
     if _config.DISABLE_JIT or _config.NUMBA_NUM_THREADS < 2 or CHILD in os.environ or no_python:
         return None
     folder = storage()
-    if folder is None or (folder / DONE).exists() or _first(folder) is None:
+    if folder is None or (folder / DONE).exists() or _acquire_lock(folder) is None:
         return None
     environment = os.environ | {CHILD: "1", "NUMBA_CACHE_DIR": str(folder.parent)}
     command = [sys.executable, "-c", CODE, json.dumps([str(place) for place in sys.path])]
@@ -73,7 +73,7 @@ def start() -> subprocess.Popen | None:
 
 
 def main() -> None:
-    """What the second process does."""
+    """Compile the kernels of a training step (the program of the second process)."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for dispatcher, types in reversed(list(step_kernels())):
         dispatcher.compile(types)
@@ -83,18 +83,18 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    os.read(0, 1)  # nothing comes, until the other end is closed
+    os.read(0, 1)  # the parent writes nothing, so this returns only when it has ended
     os._exit(0)
 
 
 def step_kernels() -> list[tuple]:
-    """The kernels of a training step of the tutorial's network, in the order in which they are called.
+    """Return the kernels of a training step of the tutorial's network, in the order of their calls.
 
-    A step is taken in which no kernel runs.
+    They are recorded in a dry run of the step.
 
     Returns
     -------
-    list of (dispatcher, types of the arguments)
+    list of (dispatcher, types of its arguments)
     """
     import numpy as np
     import torch
@@ -105,13 +105,13 @@ def step_kernels() -> list[tuple]:
     from .network import Network
     from .spikes import Spikes
 
-    some = {name: np.zeros(1, kind) for name, kind in (("x", "u1"), ("y", "u1"), ("p", "u1"), ("t", "i4"))}
-    recordings = PackedEvents(**some, offsets=np.array([0, 1]), labels=np.zeros(1, int), ids=np.ones(1, int))
+    event = {name: np.zeros(1, kind) for name, kind in (("x", "u1"), ("y", "u1"), ("p", "u1"), ("t", "i4"))}
+    recordings = PackedEvents(**event, offsets=np.array([0, 1]), labels=np.zeros(1, int), ids=np.ones(1, int))
     net = Network()
-    with noting() as notes:
-        with suppress(Noted):
+    with dry_run() as calls:
+        with suppress(NotRun):
             EventLoader(recordings).batch(0)
         indptr, channel = torch.zeros(301, dtype=torch.int32), torch.zeros(0, dtype=torch.int32)
         out = net(Spikes(indptr, channel, (1, 2312, 300)))
         SpikeRate(0.2, 0.03)(out, torch.zeros(1, dtype=torch.long)).backward()
-    return list(notes)
+    return list(calls)

@@ -1,4 +1,4 @@
-"""Kernels that run as many small tasks, shared among the threads while they run."""
+"""Kernels that consist of many small tasks: each thread takes the next task when it is free."""
 
 import functools
 import inspect
@@ -22,17 +22,17 @@ from .compiled import njit
 CGROUP = Path("/sys/fs/cgroup")
 LONG, POINTER = ir.IntType(64), ir.IntType(8).as_pointer()
 ZERO, ONE, NONE = ir.Constant(LONG, 0), ir.Constant(LONG, 1), ir.Constant(POINTER, None)
-ON_EACH = ir.FunctionType(ir.VoidType(), [POINTER] * 4)
+THREAD_FUNCTION = ir.FunctionType(ir.VoidType(), [POINTER] * 4)
 PARALLEL_FOR = ir.FunctionType(ir.VoidType(), [POINTER] * 5 + [LONG] * 3)
-_config: Any = numba.config  # its settings come at run time
+_config: Any = numba.config  # Numba defines its settings at run time
 
 
 def respect_quota() -> None:
-    """Use no more threads than a container may use processors, unless an environment variable says how many."""
+    """Limit the threads to a container's quota of processors, unless an environment variable sets their number."""
     try:
-        most, period = (CGROUP / "cpu.max").read_text().split()
-        processors = max(1, -(-int(most) // int(period)))
-    except (OSError, ValueError):  # no such limit: "max 100000"
+        quota, period = (CGROUP / "cpu.max").read_text().split()
+        processors = max(1, -(-int(quota) // int(period)))
+    except (OSError, ValueError):  # no quota: no such file, or "max 100000"
         return
     if processors < torch.get_num_threads() and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(processors)
@@ -40,33 +40,35 @@ def respect_quota() -> None:
         numba.set_num_threads(processors)
 
 
-def _sharing(function: Callable, options: dict) -> Callable:
-    """An intrinsic ``share(tasks, threads, arguments)``: threads call ``function(task, *arguments)`` for all tasks.
+def _make_share(function: Callable, options: dict) -> Callable:
+    """Return an intrinsic ``share(number, threads, arguments)``, which runs ``function(task, *arguments)`` on threads.
 
-    It returns 1 if a task raised an exception, which cannot leave its thread, else 0.
+    It runs the tasks 0 to ``number - 1``. It returns 1 if a task raised an exception, which cannot leave its thread,
+    and 0 otherwise.
 
-    Numba's ``prange`` would do, but compiles a loop's body three times, and compilation is most of the time before the
-    first training step. This compiles it once. It runs on the same threads: ``numba_parallel_for`` is what Numba itself
-    calls for ``prange``. It calls a function of four pointers on each thread, of which the last is ours.
+    Numba's ``prange`` would also work, but it compiles a loop's body three times, and most of the time before the first
+    training step is spent on compilation. Here the body is compiled once. It runs on the same threads
+    as ``prange``, through Numba's ``numba_parallel_for``: on each thread, this calls a function with four pointers, the
+    last of which is free for our use.
     """
     flags = Flags()
     cpu_target.options.parse_as_flags(flags, options)
 
     def share(typingctx, number, threads, arguments):
-        of_body = types.none(types.int64, *arguments.types)
+        body_type = types.none(types.int64, *arguments.types)
 
         def codegen(context, builder, sig, given):
             number, threads, arguments = given
-            body = context.compile_subroutine(builder, function, of_body, flags=flags, caching=False)
+            body = context.compile_subroutine(builder, function, body_type, flags=flags, caching=False)
             shared = [ZERO, ZERO, number, *cgutils.unpack_tuple(builder, arguments)]
             data = cgutils.alloca_once(builder, ir.LiteralStructType([value.type for value in shared]))
             for i, value in enumerate(shared):
                 builder.store(value, cgutils.gep_inbounds(builder, data, 0, i))
-            on_each = ir.Function(builder.module, ON_EACH, f"{builder.function.name}.on_each")
+            on_each = ir.Function(builder.module, THREAD_FUNCTION, f"{builder.function.name}.on_each")
             on_each.linkage = "internal"
-            _take_tasks(context, on_each, data.type, body.fndesc, of_body)
+            _write_thread_code(context, on_each, data.type, body.fndesc, body_type)
             launch = cgutils.get_or_insert_function(builder.module, PARALLEL_FOR, "numba_parallel_for")
-            calls = cgutils.alloca_once_value(builder, threads)  # one of each thread
+            calls = cgutils.alloca_once_value(builder, threads)  # one call per thread
             on_each, calls, given = (builder.bitcast(pointer, POINTER) for pointer in (on_each, calls, data))
             builder.call(launch, [on_each, NONE, calls, NONE, given, ZERO, ZERO, threads])
             return builder.load(cgutils.gep_inbounds(builder, data, 0, 1))
@@ -76,10 +78,10 @@ def _sharing(function: Callable, options: dict) -> Callable:
     return intrinsic(share)
 
 
-def _take_tasks(context, on_each: ir.Function, shared: ir.Type, body, of_body) -> None:
-    """Write what a thread does: count the shared counter up, and call the body with the number that it had.
+def _write_thread_code(context, on_each: ir.Function, shared: ir.Type, body, body_type) -> None:
+    """Write the code of a thread: repeatedly take a task number from the shared counter and call the body with it.
 
-    `shared` is the counter, whether a task failed, the number of tasks, and the arguments.
+    `shared` points to the counter, the flag for a failed task, the number of tasks, and the arguments.
     """
     builder = ir.IRBuilder(on_each.append_basic_block("entry"))
     data = builder.bitcast(on_each.args[3], shared)
@@ -89,10 +91,10 @@ def _take_tasks(context, on_each: ir.Function, shared: ir.Type, body, of_body) -
     take, run, end = map(on_each.append_basic_block, ("take", "run", "end"))
     builder.branch(take)
     builder.position_at_end(take)
-    task = builder.atomic_rmw("add", counter, ONE, "monotonic")  # no two threads get the same
+    task = builder.atomic_rmw("add", counter, ONE, "monotonic")  # no two threads get the same number
     builder.cbranch(builder.icmp_signed("<", task, number), run, end)
     builder.position_at_end(run)
-    status, _ = context.call_internal_no_propagate(builder, body, of_body, [task, *arguments])
+    status, _ = context.call_internal_no_propagate(builder, body, body_type, [task, *arguments])
     with cgutils.if_unlikely(builder, status.is_error):
         builder.store(ONE, failed)
     builder.branch(take)
@@ -105,37 +107,37 @@ def _launch(number, threads, *arguments):
 
 
 def tasks(**options) -> Callable:
-    """Compile a function ``f(task, ...)`` and let threads share its tasks.
+    """Compile a function ``f(task, ...)`` whose tasks are shared among threads.
 
-    Whichever thread is free takes the next task. With a fixed share for each, all threads wait for the one whose core
-    another program uses. A task writes to places of its own, so that results do not depend on who runs it.
+    A thread that is free takes the next task. With a fixed share for each thread, all would wait for the one whose core
+    is busy with another program. A task must write to memory of its own; results then do not depend on the thread.
 
     Parameters
     ----------
     **options
-        As for `njit`.
+        Options of `njit`.
 
     Returns
     -------
     callable
-        The decorator. What it returns is called as ``f(number_of_tasks, argument=..., ...)``. It raises RuntimeError if
-        a task raised an exception.
+        The decorator. The function is then called as ``f(number_of_tasks, argument=..., ...)``. It raises RuntimeError
+        if a task raised an exception.
     """
 
     def decorate(function: Callable) -> Callable:
         name = f"{function.__module__}.{function.__qualname__}"
-        copy = FunctionType(_launch.__code__, {**globals(), "share": _sharing(function, options)}, name)
+        copy = FunctionType(_launch.__code__, {**globals(), "share": _make_share(function, options)}, name)
         copy.__module__, copy.__qualname__ = __name__, name  # the name under which the compiled code is stored
         launch = njit(threads=True, nogil=True, **options)(copy)
         names = list(inspect.signature(function).parameters)[1:]
 
         @functools.wraps(function)
         def run(number: int, **arguments: Any) -> None:
-            most = get_num_threads()
-            threads = max(1, min(number, most))  # more would be woken for nothing
+            available = get_num_threads()
+            threads = max(1, min(number, available))  # more threads would be woken in vain
             failed = launch(number, threads, *(arguments[given] for given in names))
-            if threads < most:  # Numba takes the number of a launch for that of all later ones
-                numba.set_num_threads(most)
+            if threads < available:  # Numba would use this launch's number for all later ones
+                numba.set_num_threads(available)
             if failed:
                 raise RuntimeError(f"{name}: expected every task to end, found one that failed; is the memory full?")
 

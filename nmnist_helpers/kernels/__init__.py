@@ -1,7 +1,7 @@
-"""The kernels under the network: three twins with one signature and equal results.
+"""The network's compute kernels in three implementations ("twins") with the same interface.
 
-`reference` is the plain version to read, `cpu` runs on Numba, `gpu` on Triton. `use` chooses; `functions` makes
-them differentiable.
+`reference` is plain PyTorch, written to be read; `cpu` uses Numba and `gpu` uses Triton. All three compute the same
+spikes, bit for bit. `use` and `using` choose a twin; `functions` makes the kernels differentiable.
 """
 
 from .backend import use, using

@@ -1,4 +1,4 @@
-"""The one switch that says which twin of the kernels runs: reference, cpu (Numba) or gpu (Triton)."""
+"""The choice of the twin that runs the kernels: reference, cpu (Numba) or gpu (Triton)."""
 
 import importlib.util
 import os
@@ -13,56 +13,56 @@ from ..compiled import check_process
 CHOICES = ("auto", "reference", "cpu", "gpu")
 ENVIRONMENT = "NMNIST_BACKEND"
 
-_chosen: str | None = None  # by `use`, for the whole process
-_within: ContextVar[str | None] = ContextVar("nmnist_backend", default=None)  # by `using`, for one thread's block
+_process_choice: str | None = None  # set by `use`, for the whole process
+_block_choice: ContextVar[str | None] = ContextVar("nmnist_backend", default=None)  # set by `using`, for one thread
 
 
-def _checked(name: str, source: str) -> str:
+def _check_name(name: str, source: str) -> str:
     if name not in CHOICES:
-        raise ValueError(f"{source}: expected a back end of {', '.join(CHOICES)}, found {name!r}")
+        raise ValueError(f"{source}: expected one of {', '.join(CHOICES)}, found {name!r}")
     return name
 
 
 def use(name: str | None) -> None:
-    """Choose the back end of every kernel from now on.
+    """Choose the back end of all kernels from now on.
 
     Parameters
     ----------
     name : {'auto', 'reference', 'cpu', 'gpu'} or None
-        'auto' takes Triton for CUDA tensors and Numba for CPU tensors. None goes back to what the
-        environment variable ``NMNIST_BACKEND`` says ('auto' if it says nothing).
+        'auto' selects Triton for CUDA tensors and Numba for CPU tensors. None restores the choice of the
+        environment variable ``NMNIST_BACKEND``, or 'auto' if it is not set.
 
     Raises
     ------
     ValueError
-        If the name is not one of these.
+        If `name` is anything else.
     """
-    global _chosen
-    _chosen = None if name is None else _checked(name, "kernels.use")
+    global _process_choice
+    _process_choice = None if name is None else _check_name(name, "kernels.use")
 
 
 @contextmanager
 def using(name: str) -> Iterator[None]:
-    """Choose the back end for the length of a ``with`` block, in this thread alone."""
-    token = _within.set(_checked(name, "kernels.using"))
+    """Choose the back end within a ``with`` block, for this thread only."""
+    token = _block_choice.set(_check_name(name, "kernels.using"))
     try:
         yield
     finally:
-        _within.reset(token)
+        _block_choice.reset(token)
 
 
 def triton_interpreted() -> bool:
-    """Whether Triton runs its kernels on the CPU (``TRITON_INTERPRET=1``), as the tests do."""
+    """Return whether Triton interprets its kernels on the CPU (``TRITON_INTERPRET=1``), as in the tests."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
 def resolve(device: torch.device) -> str:
-    """The twin that serves tensors on `device`.
+    """Return the name of the twin that serves tensors on `device`.
 
     Parameters
     ----------
     device : torch.device
-        Where the tensors live.
+        Device of the tensors.
 
     Returns
     -------
@@ -72,12 +72,12 @@ def resolve(device: torch.device) -> str:
     Raises
     ------
     RuntimeError
-        If a back end was chosen by name that cannot serve this device: a choice is never replaced
-        behind the user's back. In a child of ``os.fork`` too, where the threads of the kernels are missing.
+        If the back end that was chosen by name cannot serve this device; no other is used silently in its place.
+        Also in a child that ``os.fork`` made after the parent had run kernels (`compiled.check_process`).
     """
-    name = _within.get() or _chosen
+    name = _block_choice.get() or _process_choice
     if name is None:
-        name = _checked(os.environ.get(ENVIRONMENT, "auto"), f"environment variable {ENVIRONMENT}")
+        name = _check_name(os.environ.get(ENVIRONMENT, "auto"), f"environment variable {ENVIRONMENT}")
     cuda = device.type == "cuda"
     if device.type == "cpu":
         check_process()

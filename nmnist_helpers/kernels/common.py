@@ -9,14 +9,14 @@ from .constants import DECAY_SCALE, MAX_STATE, STATE_SCALE
 
 
 class State(NamedTuple):
-    """Neuron state between two calls: current and voltage after reset, int32 [B, C], x4096."""
+    """The state of neurons between two calls: current, and voltage after the reset, int32 [B, C], x4096."""
 
     current: torch.Tensor
     voltage: torch.Tensor
 
 
 class Surrogate(NamedTuple):
-    """The spike function's surrogate derivative ``gain * exp(-|V - threshold| / tau)``.
+    """The surrogate derivative of the spike function, ``gain * exp(-|V - threshold| / tau)``.
 
     `tau` is in real voltage units; ``gain = scale / (2 * tau)`` (SLAYER, Shrestha and Orchard, 2018).
     """
@@ -26,11 +26,11 @@ class Surrogate(NamedTuple):
 
 
 class Membrane(NamedTuple):
-    """A neuron's constants.
+    """The constants of a layer's neurons.
 
-    current_retention, voltage_retention : int32 [C], what a state retains of 4096 in one step (4096 minus the decay);
-    threshold : in units of the states, a voltage exactly at it does not fire;
-    surrogate : shape of the spike function's derivative;
+    current_retention, voltage_retention : int32 [C], what is left of a state of 4096 after a step (4096 minus decay);
+    threshold : in the integer units of the states; a voltage equal to it does not fire;
+    surrogate : the derivative of the spike function;
     scale : integer units of the states per real unit.
     """
 
@@ -42,11 +42,11 @@ class Membrane(NamedTuple):
 
 
 class Axon(NamedTuple):
-    """An axon's constants.
+    """The constants of a layer's axons.
 
-    lag : int32 [C], steps from 0 by which each channel is moved: shift plus whole delay;
-    kept : uint8 [B, C], 0 where dropout silences a neuron; None without dropout;
-    value : what a spike is worth.
+    lag : int32 [C], steps (0 or more) by which each channel is delayed: the shift plus the floor of the learned delay;
+    kept : uint8 [B, C], 0 for the neurons that dropout silences, 1 for the others; None without dropout;
+    value : the value of a spike, 1 or dropout's 1/(1-p).
     """
 
     lag: torch.Tensor
@@ -55,7 +55,7 @@ class Axon(NamedTuple):
 
 
 class OutputGradients(NamedTuple):
-    """Gradients of what a neuron returned, float [B, T, C], real units; None where there is none."""
+    """Gradients of a neuron's outputs, float [B, T, C] in real units; None for an output without a gradient."""
 
     spikes: torch.Tensor | None = None
     voltage: torch.Tensor | None = None
@@ -63,7 +63,7 @@ class OutputGradients(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """Which gradients of a layer are asked for."""
+    """Which gradients of a layer are needed."""
 
     input: bool = True
     weights: bool = True
@@ -75,7 +75,10 @@ EVERYTHING = Needs()
 
 
 class Trace(NamedTuple):
-    """What a neuron did: spikes uint8, voltage and (if asked for) current int32 x4096, all [B, T, C]."""
+    """The output of a layer's neurons, and their final state.
+
+    Spikes are uint8; voltage and current (None unless needed) are int32, x4096; all are [B, T, C].
+    """
 
     spikes: torch.Tensor
     voltage: torch.Tensor
@@ -84,9 +87,9 @@ class Trace(NamedTuple):
 
 
 class LayerTrace(NamedTuple):
-    """What a layer did: the spikes that left its axons, the neurons' state, and what its backward pass needs.
+    """The spikes that leave a layer's axons, its neurons' final state, and what the backward pass needs (`saved`).
 
-    `active`: the places where a gradient of these spikes matters; None if the twin does not know.
+    `active` says where a gradient of these spikes has an effect; None if the twin does not compute it.
     """
 
     spikes: Spikes
@@ -96,10 +99,10 @@ class LayerTrace(NamedTuple):
 
 
 class LayerGradients(NamedTuple):
-    """Gradients of a layer; None where nobody asked.
+    """Gradients of a layer; None for those that are not needed.
 
-    input : [B, T, C_in]; weights : in the layout of the twin's weights; the others [C_out], by the parameters as
-    they are stored (decays x4096, delays in steps).
+    `input` is [B, T, C_in], `weights` has the layout of the twin's weights. The others are [C_out], with respect to
+    the parameters as they are stored (decays x4096, delays in steps).
     """
 
     input: torch.Tensor | None
@@ -110,12 +113,12 @@ class LayerGradients(NamedTuple):
 
 
 def zero_state(batch: int, channels: int, device: torch.device) -> State:
-    """The state of neurons at rest."""
+    """Return the state of neurons at rest."""
     return State(*torch.zeros(2, batch, channels, dtype=torch.int32, device=device))
 
 
 def check_rows(name: str, rows: torch.Tensor) -> None:
-    """Raise unless `rows` is a floating-point tensor [B, T, C] with no side empty."""
+    """Raise unless `rows` is a floating-point tensor [B, T, C] without an empty axis."""
     if rows.dim() != 3 or not rows.is_floating_point() or not rows.numel():
         raise ValueError(
             f"{name}: expected a floating-point tensor [B, T, C] with no side empty,"
@@ -126,7 +129,10 @@ def check_rows(name: str, rows: torch.Tensor) -> None:
 def _check(
     name: str, x: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...], least: int, most: int, device: torch.device
 ) -> None:
-    """Raise unless `x` is such a tensor; its numbers are looked at on the CPU alone, elsewhere the host would wait."""
+    """Raise unless `x` has this type, shape, device and range.
+
+    The range is checked only on the CPU; for another device the host would have to wait.
+    """
     if not isinstance(x, torch.Tensor) or x.dtype != dtype or tuple(x.shape) != shape or x.device != device:
         found = f"{x.dtype} {list(x.shape)} on {x.device}" if isinstance(x, torch.Tensor) else type(x).__name__
         raise ValueError(f"{name}: expected {dtype} {list(shape)} on {device}, found {found}")
@@ -137,7 +143,7 @@ def _check(
 
 
 def check_neuron(membrane: Membrane, state: State, batch: int, channels: int, device: torch.device) -> None:
-    """Raise unless constants and state fit each other and the kernels: what compiled code sees was checked."""
+    """Raise unless constants and state are valid: compiled code does not check its arguments."""
     for name, x in (("current", membrane.current_retention), ("voltage", membrane.voltage_retention)):
         _check(f"retention of the {name}", x, torch.int32, (channels,), 0, DECAY_SCALE, device)
     for name, x in (("current", state.current), ("voltage", state.voltage)):
@@ -145,21 +151,21 @@ def check_neuron(membrane: Membrane, state: State, batch: int, channels: int, de
 
 
 def check_axon(axon: Axon, batch: int, channels: int, device: torch.device) -> None:
-    """Raise unless the axon's constants fit the layer; `lag_of` makes lags that no sum with a step can wrap."""
+    """Raise unless the axon's constants are valid; within their range the sum of a lag and a step fits 32 bits."""
     _check("axon lag", axon.lag, torch.int32, (channels,), 0, MAX_STATE, device)
     if axon.kept is not None:
         _check("dropout mask", axon.kept, torch.uint8, (batch, channels), 0, 1, device)
 
 
 def raise_not_a_number(name: str) -> None:
-    """The error of every twin for parameters that hold NaN, which integers would silently turn into numbers."""
+    """Raise the error for a parameter that holds NaN, which a conversion to integers would hide."""
     raise OverflowError(
         f"{name}: expected finite numbers, found NaN; training has diverged, or a damaged checkpoint was loaded"
     )
 
 
 def raise_out_of_range() -> None:
-    """The error of every twin for an input or a state that the fixed-point neuron cannot hold."""
+    """Raise the error for an input or a state that fixed-point numbers cannot represent."""
     raise OverflowError(
         "neuron: expected a finite input and fixed-point states with |value| < 262144, found an input that is not"
         " finite, or a current or voltage that left the range of the fixed-point states; check the weights and the"

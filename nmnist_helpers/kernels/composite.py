@@ -1,6 +1,6 @@
-"""A whole layer, forward and back, from a twin's parts: product, neuron and axon, one after the other.
+"""A whole layer, forward and backward, composed of a twin's kernels for product, neuron and axon.
 
-`reference` and `gpu` take their layer from here; `cpu` has a fused one of its own.
+`reference` and `gpu` use these functions; `cpu` has a fused layer of its own.
 """
 
 from types import ModuleType
@@ -21,20 +21,20 @@ def layer_forward(
     axon: Axon,
     need_grad: bool = True,
 ) -> LayerTrace:
-    """Let spikes pass a layer.
+    """Compute the output spikes of a layer.
 
-    The spikes that come out stay 0/1 bytes. On a GPU, the length of a list is known on the device only; waiting for
-    it would stop the queue at every layer and forbid recording a step as a CUDA graph.
+    They stay 0/1 bytes. If they were a list on a GPU, only the device would know its length; waiting for it would
+    stall the queue at every layer and make it impossible to record a step as a CUDA graph.
 
     Parameters
     ----------
     parts : module
-        The twin: its `product`, `neuron_forward`, `axon_forward`.
+        The twin, with its `product`, `neuron_forward` and `axon_forward`.
     spikes : Spikes of shape (B, C_in, T), or float rows [B, T, C_in]
     weights
         From `quantise`.
     membrane, state, axon
-        Constants of the neurons, where they begin, constants of their axons.
+        The neurons' constants, their initial state, and their axons' constants.
     need_grad : bool
         Whether `layer_backward` may follow.
 
@@ -45,9 +45,9 @@ def layer_forward(
     Raises
     ------
     OverflowError
-        As `neuron_forward`.
+        Where `neuron_forward` raises it.
     """
-    return _send(parts, parts.product(spikes, weights), membrane, state, axon, need_grad)
+    return _run_neurons(parts, parts.product(spikes, weights), membrane, state, axon, need_grad)
 
 
 def layer_backward(
@@ -61,26 +61,26 @@ def layer_backward(
     axon: Axon,
     need: Needs = EVERYTHING,
 ) -> LayerGradients:
-    """Gradients of `layer_forward`.
+    """Compute the gradients of `layer_forward`.
 
     Parameters
     ----------
     parts : module
-        The twin: its `neuron_backward`, `weight_gradient`, `input_gradient`, `delay_gradient`.
+        The twin, with its `neuron_backward`, `weight_gradient`, `input_gradient` and `delay_gradient`.
     grad : float tensor [B, T, C_out]
         Gradient of the layer's output.
     saved
         From `layer_forward`.
     spikes, weights, membrane, state, axon
-        As they came into `layer_forward`.
+        The arguments of `layer_forward`.
     need : Needs
-        Which gradients are asked for; the others may be None.
+        Which gradients are needed; the others may be None.
 
     Returns
     -------
     LayerGradients
     """
-    z, found = _back(parts, grad, saved, membrane, state, axon, need)
+    z, found = _backpropagate(parts, grad, saved, membrane, state, axon, need)
     return found._replace(
         input=parts.input_gradient(z, weights) if need.input else None,
         weights=parts.weight_gradient(spikes, z) if need.weights else None,
@@ -97,11 +97,12 @@ def conv_forward(
     axon: Axon,
     need_grad: bool = True,
 ) -> LayerTrace:
-    """As `layer_forward`, by the twin's `conv_product`, for the C_out * H' * W' neurons of `window`.
+    """Compute the output spikes of a convolution, as `layer_forward` does for a dense layer.
 
-    `spikes` are of shape (B, C_in * H * W, T), `weights` from `quantise` of [C_out, C_in / groups * height * width].
+    The product is the twin's `conv_product`. `spikes` have the shape (B, C_in * H * W, T), `weights` come from
+    `quantise` of [C_out, C_in / groups * height * width], and the layer has the C_out * H' * W' neurons of `window`.
     """
-    return _send(parts, parts.conv_product(spikes, weights, window), membrane, state, axon, need_grad)
+    return _run_neurons(parts, parts.conv_product(spikes, weights, window), membrane, state, axon, need_grad)
 
 
 def conv_backward(
@@ -116,28 +117,28 @@ def conv_backward(
     axon: Axon,
     need: Needs = EVERYTHING,
 ) -> LayerGradients:
-    """As `layer_backward`, by the twin's `conv_weight_gradient` and `conv_input_gradient`.
+    """Compute the gradients of `conv_forward`, with the twin's `conv_weight_gradient` and `conv_input_gradient`.
 
-    `grad` and the gradient of the input are pictures, [B, T, C_out, H', W'] and [B, T, C_in, H, W]; decays and delays
-    have a gradient for every neuron.
+    `grad` and the gradient of the input are pictures, [B, T, C_out, H', W'] and [B, T, C_in, H, W]. The gradients of
+    decays and delays have one number per neuron.
     """
-    z, found = _back(parts, grad.flatten(2), saved, membrane, state, axon, need)
+    z, found = _backpropagate(parts, grad.flatten(2), saved, membrane, state, axon, need)
     return found._replace(
         input=parts.conv_input_gradient(z, weights, window) if need.input else None,
         weights=parts.conv_weight_gradient(spikes, z, window) if need.weights else None,
     )
 
 
-def _send(
+def _run_neurons(
     parts: ModuleType, z: torch.Tensor, membrane: Membrane, state: State, axon: Axon, need_grad: bool
 ) -> LayerTrace:
-    """From the sums of a product to the spikes that arrive."""
+    """Compute the spikes that leave the axons, from the dendrite input z."""
     trace = parts.neuron_forward(z, membrane, state, need_voltage=need_grad)
     out = parts.axon_forward(trace.spikes, axon)
     return LayerTrace(DenseSpikes(out, value=axon.value), trace.state, (trace.voltage, out) if need_grad else ())
 
 
-def _back(
+def _backpropagate(
     parts: ModuleType,
     rows: torch.Tensor,
     saved: tuple[torch.Tensor, ...],
@@ -146,12 +147,12 @@ def _back(
     axon: Axon,
     need: Needs,
 ) -> tuple[torch.Tensor, LayerGradients]:
-    """From the gradient of what `_send` gave, as rows, to that of the sums, and those of decays and delays."""
+    """Compute the gradients of z, decays and delays, from the gradient of the output of `_run_neurons`, as rows."""
     voltage, out = saved
-    z, by_current, by_voltage = parts.neuron_backward(
+    z, grad_current_decay, grad_voltage_decay = parts.neuron_backward(
         OutputGradients(rows), voltage, membrane, state, axon, need_decay=need.decay
     )
-    by_delay = parts.delay_gradient(rows, out, axon.value) if need.delay else None
+    grad_delay = parts.delay_gradient(rows, out, axon.value) if need.delay else None
     return z, LayerGradients(
-        input=None, weights=None, current_decay=by_current, voltage_decay=by_voltage, delay=by_delay
+        input=None, weights=None, current_decay=grad_current_decay, voltage_decay=grad_voltage_decay, delay=grad_delay
     )

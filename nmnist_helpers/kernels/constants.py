@@ -9,9 +9,9 @@ WEIGHT_SCALE = 64
 #: Quantised weights are multiples of 1/32, so that one byte holds them as ``value x 32``, from -4 to 127/32.
 WEIGHT_STEPS = 32
 LOWEST_STEP, HIGHEST_STEP = -128, 127
-#: Longest learned delay in time steps, what the spike buffers of the hardware hold.
+#: Longest learned delay in time steps: the capacity of the hardware's spike buffers.
 MAX_DELAY = 62
-#: States are kept in 32 bits, with one bit to spare: a sum of two cannot wrap.
+#: Largest magnitude of a state. States are stored in 32 bits; this leaves one bit, so that a sum of two cannot wrap.
 MAX_STATE = 2**30 - 1
-#: A threshold that no voltage can pass: no spike, no reset.
+#: A threshold that no voltage can exceed: the neuron never spikes and is never reset.
 NEVER = 2**31 - 1

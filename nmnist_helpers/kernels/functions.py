@@ -1,7 +1,7 @@
 """The kernels as differentiable functions: a neuron, an axon, and a whole layer in one step.
 
-Each asks `backend.resolve` which twin serves its tensors; everything else is the same for all of them. Inputs of any
-floating-point type are computed in float32; autograd turns their gradients back into the type that came in.
+The neuron and the layer run on the twin that `backend.resolve` names for their device. Inputs of any floating-point
+type are computed in float32, and autograd converts their gradients back to the type of the input.
 """
 
 import functools
@@ -17,32 +17,36 @@ from ..spikes import Spikes
 from . import backend
 from .common import Axon, Membrane, Needs, OutputGradients, State, raise_not_a_number
 from .constants import DECAY_SCALE
-from .reference.axon import delay_gradient, moved
+from .reference.axon import delay_gradient, shift_rows
 from .window import Window
 
 
 def twin(device: torch.device) -> ModuleType:
-    """The package of kernels that serves `device`: `reference`, `cpu` or `gpu`."""
+    """Return the package of kernels that serves `device`: `reference`, `cpu` or `gpu`."""
     return importlib.import_module(f".{backend.resolve(device)}", __package__)
 
 
 def retention_of(decay: torch.Tensor, channels: int, places: int = 1) -> torch.Tensor:
-    """What a state retains of 4096 in one step, int32 [C * places]: ``4096 - round(clamp(decay, 0, 4096))``."""
+    """Return what is left of a state of 4096 after one step: ``4096 - round(clamp(decay, 0, 4096))``.
+
+    The result is int32 [C * places]. `decay` holds one number, or one for each of the C channels; the neurons of a
+    channel, one for each of its `places`, share its number.
+    """
     if decay.numel() not in (1, channels) or not decay.is_floating_point():
         raise ValueError(
-            f"decay: expected a floating-point tensor with one number or {channels},"
+            f"decay: expected a floating-point tensor with 1 or {channels} elements,"
             f" found {decay.dtype} {list(decay.shape)}"
         )
-    _check_number("decay", decay)
+    _check_not_nan("decay", decay)
     retention = (DECAY_SCALE - torch.round(decay.detach().flatten().clamp(0, DECAY_SCALE))).to(torch.int32)
     return retention.expand(channels)[:, None].expand(-1, places).flatten().contiguous()
 
 
 def lag_of(delay: torch.Tensor | None, shift: int, channels: int, steps: int, device: torch.device) -> torch.Tensor:
-    """Steps by which the axon moves each channel, int32 [C]: shift plus ``floor(delay)``.
+    """Return the steps by which the axon delays each channel: ``shift + floor(delay)``, int32 [C].
 
-    Whoever leaves the recording at one end is as far out with `steps` as with any larger number, and the sum of that
-    and a step fits 32 bits whatever the delay.
+    The result is clamped to -`steps`..`steps`. Either limit already moves every spike out of the recording, and the
+    sum of a lag and a time step then fits 32 bits.
     """
     shift = max(-steps, min(steps, int(shift)))
     if delay is None:
@@ -51,24 +55,24 @@ def lag_of(delay: torch.Tensor | None, shift: int, channels: int, steps: int, de
         raise ValueError(
             f"delay: expected a floating-point tensor [{channels}], found {delay.dtype} {list(delay.shape)}"
         )
-    _check_number("delay", delay)
+    _check_not_nan("delay", delay)
     whole = torch.floor(delay.detach()).nan_to_num(0, steps, -steps).clamp(-steps, steps).to(torch.int32)
     return (whole + shift).clamp_(-steps, steps)
 
 
-def _check_number(name: str, parameter: torch.Tensor) -> None:
-    """Raise where a parameter on the CPU holds NaN (on a GPU the host would have to wait for the device)."""
+def _check_not_nan(name: str, parameter: torch.Tensor) -> None:
+    """Raise if a parameter on the CPU holds NaN; on a GPU the check would make the host wait for the device."""
     if parameter.device.type == "cpu" and torch.isnan(parameter.detach()).any():
         raise_not_a_number(name)
 
 
-def as_parameter(grad: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:
-    """Gradient by neurons folded to the parameter's own shape: summed over the neurons that share a number."""
+def sum_to_shape(grad: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:
+    """Sum a gradient over the neurons that share a parameter, and return it in the parameter's `shape`."""
     return None if grad is None else grad.reshape(shape.numel(), -1).sum(1).reshape(shape)
 
 
-def first_derivative(backward: Callable) -> Callable:
-    """Guard a backward pass: refuse to be differentiated again, and compute in float32 under autocast too."""
+def once_differentiable(backward: Callable) -> Callable:
+    """Decorate a backward pass: raise if it is to be differentiated again, and compute in float32 under autocast."""
 
     @functools.wraps(backward)
     def call(ctx, *grads):
@@ -85,11 +89,11 @@ def first_derivative(backward: Callable) -> Callable:
 
 
 class NeuronStep(torch.autograd.Function):
-    """A neuron.
+    """A layer of CUBA neurons.
 
-    ``apply(z, current_decay, voltage_decay, membrane, state, need_current)`` takes rows z [B, T, C] to spikes, voltage
-    and current (None unless asked for), float32 [B, T, C] in real units, and the state at the end. The decays are
-    those that `membrane` was made from, here for their gradients alone: None for one that does not learn.
+    ``apply(z, current_decay, voltage_decay, membrane, state, need_current)`` takes the dendrite input z [B, T, C]. It
+    returns spikes, voltage and current (None unless `need_current`), float32 [B, T, C] in real units, and the final
+    state. `membrane` already contains the decays; as arguments they only receive gradients, and may be None.
     """
 
     @staticmethod
@@ -98,30 +102,30 @@ class NeuronStep(torch.autograd.Function):
         trace = kernels.neuron_forward(z, membrane, state, need_current=need_current)
         ctx.save_for_backward(trace.voltage)
         ctx.membrane, ctx.state, ctx.kernels = membrane, state, kernels
-        # of the decays only the shapes: they are clamped in place, also between a forward and its backward
+        # Only the decays' shapes are saved: the decays may be clamped in place before the backward pass runs.
         ctx.decay_shapes = [None if decay is None else decay.shape for decay in (current_decay, voltage_decay)]
         ctx.set_materialize_grads(False)
         current = trace.current.float().div_(membrane.scale) if need_current else None
         return trace.spikes.float(), trace.voltage.float().div_(membrane.scale), current, trace.state
 
     @staticmethod
-    @first_derivative
+    @once_differentiable
     def backward(ctx, grad_spikes, grad_voltage, grad_current, _):
         (voltage,) = ctx.saved_tensors
         grads = OutputGradients(grad_spikes, grad_voltage, grad_current)
         if all(grad is None for grad in grads):
             return (None,) * 6
         need = ctx.needs_input_grad[1:3]
-        grad_z, *by_decay = ctx.kernels.neuron_backward(grads, voltage, ctx.membrane, ctx.state, need_decay=any(need))
-        by_decay = [
-            as_parameter(grad, shape) if needed else None
-            for grad, shape, needed in zip(by_decay, ctx.decay_shapes, need, strict=True)
+        grad_z, *grad_decay = ctx.kernels.neuron_backward(grads, voltage, ctx.membrane, ctx.state, need_decay=any(need))
+        grad_decay = [
+            sum_to_shape(grad, shape) if needed else None
+            for grad, shape, needed in zip(grad_decay, ctx.decay_shapes, need, strict=True)
         ]
-        return grad_z, *by_decay, None, None, None
+        return grad_z, *grad_decay, None, None, None
 
 
 class SpikeFunction(torch.autograd.Function):
-    """Voltage to spikes, for whoever computed the voltage elsewhere; the derivative is the surrogate."""
+    """The spikes (0/1) of a voltage that was computed elsewhere; the derivative is the surrogate."""
 
     @staticmethod
     def forward(ctx, voltage, threshold, surrogate):
@@ -130,7 +134,7 @@ class SpikeFunction(torch.autograd.Function):
         return (voltage > threshold).to(voltage.dtype)
 
     @staticmethod
-    @first_derivative
+    @once_differentiable
     def backward(ctx, grad):
         (voltage,) = ctx.saved_tensors
         distance = (voltage - ctx.threshold).abs()
@@ -138,31 +142,31 @@ class SpikeFunction(torch.autograd.Function):
 
 
 class AxonDelay(torch.autograd.Function):
-    """Rows [B, T, C] moved by whole steps: a fixed shift plus the floor of a learned delay."""
+    """Rows [B, T, C] delayed by whole steps: a fixed shift plus the floor of a learned delay."""
 
     @staticmethod
     def forward(ctx, rows, delay, shift):
         lag = lag_of(delay, shift, rows.shape[2], rows.shape[1], rows.device)
-        out = moved(rows, lag)
+        out = shift_rows(rows, lag)
         ctx.save_for_backward(out if ctx.needs_input_grad[1] else None, lag)
         return out
 
     @staticmethod
-    @first_derivative
+    @once_differentiable
     def backward(ctx, grad):
         out, lag = ctx.saved_tensors
-        return moved(grad, -lag), delay_gradient(grad, out) if ctx.needs_input_grad[1] else None, None
+        return shift_rows(grad, -lag), delay_gradient(grad, out) if ctx.needs_input_grad[1] else None, None
 
 
 class LayerCall(NamedTuple):
-    """What `CubaLayer` needs beside its tensors.
+    """The arguments of `CubaLayer` that receive no gradient.
 
-    spikes : the input as events, None where only a dense product will do;
-    membrane, state, axon : the neurons' constants, where they begin, and their axons' constants;
+    spikes : the input as events; None if its spikes differ in value, so that only a dense product will do;
+    membrane, state, axon : the neurons' constants, their initial state, and their axons' constants;
     need_grad : whether a backward pass may follow;
-    dense : whether to write the output's numbers, or only a tensor that stands for them;
-    window : the geometry of a convolution, None for a layer where all inputs meet all neurons;
-    weights : the weights as `quantise_all` made them before, for calls that no backward pass follows.
+    dense : whether to return the output as numbers; otherwise a placeholder for autograd is returned;
+    window : the geometry of a convolution; None for a dense layer;
+    weights : weights that `quantise_all` has quantised before, for calls without a backward pass.
     """
 
     spikes: Spikes | None
@@ -176,7 +180,10 @@ class LayerCall(NamedTuple):
 
 
 class Quantised(NamedTuple):
-    """Weights for the kernels, and what their gradient needs: v as a matrix, g / |v|, and |v| (None without g)."""
+    """Quantised weights in the twin's layout (`table`), and what their gradient needs.
+
+    `flat` is v as a matrix, `factor` is ``g / ||v||`` (ones without g), `norm` is ``||v||`` (None without g).
+    """
 
     table: torch.Tensor
     flat: torch.Tensor
@@ -185,13 +192,13 @@ class Quantised(NamedTuple):
 
 
 def quantise_all(v: torch.Tensor, g: torch.Tensor | None) -> Quantised:
-    """Normalise the weights v [C_out, C_in, ...] to lengths g [C_out, 1, ...] where given, and round them."""
+    """Scale the weights v [C_out, C_in, ...] to the lengths g [C_out, 1, ...], if given, and quantise them."""
     channels = v.shape[0]
     flat = v.detach().reshape(channels, -1).float()
     norm, factor = None, torch.ones(channels, device=v.device)
     if g is not None:
         length = g.detach().float().view(channels, 1)
-        # the very norm that torch's weight norm divides by: `norm_except_dim` differs in the last bit
+        # the norm that torch's weight norm divides by; that of `norm_except_dim` can differ in the last bit
         norm = torch._weight_norm_interface(flat, length, 0)[1].flatten()
         factor = length.flatten() / norm
     return Quantised(twin(v.device).quantise(flat, factor), flat, factor, norm)
@@ -200,18 +207,19 @@ def quantise_all(v: torch.Tensor, g: torch.Tensor | None) -> Quantised:
 class CubaLayer(torch.autograd.Function):
     """Synapse, neuron, dropout, shift and learned delay as one differentiable step.
 
-    ``apply(x, v, g, current_decay, voltage_decay, delay, call)``: x dense [B, C_in, T] or None (then `call.spikes` is
-    the input), v [C_out, C_in, ...] and g [C_out, 1, ...] (None without weight norm), delay [C_out] or None. Decays
-    and delay are those that `call.membrane` and `call.axon` were made from, here for their gradients alone.
+    ``apply(x, v, g, current_decay, voltage_decay, delay, call)`` takes the dense input x [B, C_in, T], the weights v
+    [C_out, C_in, ...], their lengths g [C_out, 1, ...] (None without weight norm), and the delay [C_out] or None. If
+    `call.spikes` is given, it is the input, and x (which may be None) only receives the gradient. The same holds for
+    decays and delay: `call.membrane` and `call.axon` already contain them.
 
-    With `call.window` the layer is a convolution: x is [B, C_in, H, W, T] or None, rows are pictures
-    [B, T, C_out, H', W'], and the neurons of a channel share its weights, decays and delay.
+    With `call.window` the layer is a convolution: x is [B, C_in, H, W, T], the rows are pictures [B, T, C_out, H', W'],
+    and the neurons of a channel share its weights, decays and delay.
 
-    Returns dense spikes as rows [B, T, C_out] (without `call.dense`, a zero that was expanded to that shape, for
-    autograd alone), the same spikes as `Spikes`, and the state at the end.
+    It returns the output as rows [B, T, C_out], the same output as `Spikes`, and the final state. Without `call.dense`
+    the rows are a single zero expanded to that shape, which only serves autograd.
 
-    Saved for the backward pass: what the twin asks for (the CPU's the voltage alone, int32), and the input's
-    events. Everything else is computed again.
+    For the backward pass, the forward pass saves the input's events, the weights, and what the twin needs (on the CPU
+    only the voltage, int32). Everything else is computed again.
     """
 
     @staticmethod
@@ -229,38 +237,39 @@ class CubaLayer(torch.autograd.Function):
         ctx.shapes = v.shape, None if g is None else g.shape, current_decay.shape, voltage_decay.shape
         shape = v.shape[:1] if call.window is None else call.window.outputs
         if call.dense:
-            rows = trace.spikes.rows()  # the caller turns them: a view made in here could not be changed in place
+            # The caller transposes the rows: autograd would forbid in-place changes of a view that is made here.
+            rows = trace.spikes.rows()
             rows = rows if call.window is None else rows.view(*rows.shape[:2], *shape)
         else:
-            trace.spikes.active = trace.active  # the gradient of a stand-in need not be whole
+            trace.spikes.active = trace.active  # only a placeholder's gradient may be incomplete
             rows = torch.zeros((), device=v.device).expand(source.shape[0], trace.spikes.shape[2], *shape)
         return rows, trace.spikes, trace.state
 
     @staticmethod
-    @first_derivative
+    @once_differentiable
     def backward(ctx, grad, *_):
         x, flat, factor, norm, table, *saved = ctx.saved_tensors
         call, kernels = ctx.call, ctx.kernels
-        of_x, of_v, of_g, of_current, of_voltage, of_delay, _ = ctx.needs_input_grad
+        need_x, need_v, need_g, need_current_decay, need_voltage_decay, need_delay, _ = ctx.needs_input_grad
         source = call.spikes if call.spikes is not None else x.transpose(1, 2)
         constants = call.membrane, call.state, call.axon
-        need = Needs(of_x, of_v or of_g, of_current or of_voltage, of_delay)
+        need = Needs(need_x, need_v or need_g, need_current_decay or need_voltage_decay, need_delay)
         if call.window is None:
             found = kernels.layer_backward(grad, saved, source, table, *constants, need)
         else:
             found = kernels.conv_backward(grad, saved, source, table, call.window, *constants, need)
-        by_v = by_g = None
+        grad_v = grad_g = None
         v_shape, g_shape, current_shape, voltage_shape = ctx.shapes
         if found.weights is not None:
-            by_v, by_g = kernels.quantise_gradient(flat, factor, norm, found.weights)
-            by_v = by_v.view(v_shape)
-            by_g = None if by_g is None else by_g.view(g_shape)
+            grad_v, grad_g = kernels.quantise_gradient(flat, factor, norm, found.weights)
+            grad_v = grad_v.view(v_shape)
+            grad_g = None if grad_g is None else grad_g.view(g_shape)
         return (
             None if found.input is None else found.input.movedim(1, -1),
-            by_v,
-            by_g,
-            as_parameter(found.current_decay, current_shape) if of_current else None,
-            as_parameter(found.voltage_decay, voltage_shape) if of_voltage else None,
-            as_parameter(found.delay, flat.shape[:1]) if of_delay else None,
+            grad_v,
+            grad_g,
+            sum_to_shape(found.current_decay, current_shape) if need_current_decay else None,
+            sum_to_shape(found.voltage_decay, voltage_shape) if need_voltage_decay else None,
+            sum_to_shape(found.delay, flat.shape[:1]) if need_delay else None,
             None,
         )

@@ -1,4 +1,4 @@
-"""How the neurons of a convolution look at the picture below: the geometry that the twins share."""
+"""The geometry of a convolution: which pixels of the picture below each neuron receives."""
 
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ Pair = tuple[int, int]  # height, width
 class Window(NamedTuple):
     """The geometry of a convolution.
 
-    inputs, outputs : channels, height and width of the picture below and of the neurons;
+    inputs, outputs : channels, height and width of the picture below and of the layer's neurons;
     kernel, stride, padding : height and width, in pixels of the picture below;
-    groups : blocks of connected channels; pooling has a block for each channel.
+    groups : number of groups of connected channels; pooling has one group per channel.
     """
 
     inputs: Picture
@@ -25,17 +25,17 @@ class Window(NamedTuple):
 
     @property
     def places(self) -> int:
-        """Neurons of one channel."""
+        """Number of neurons of one channel."""
         return self.outputs[1] * self.outputs[2]
 
     @property
     def neurons(self) -> int:
-        """Neurons of all channels."""
+        """Number of neurons of all channels."""
         return self.outputs[0] * self.places
 
     @property
     def around(self) -> tuple[int, int, int, int]:
-        """Zeros left, right, above and below the picture, as far as the windows reach: what `F.pad` takes."""
+        """Zeros to add left, right, above and below the picture, so that all windows lie inside (as for `F.pad`)."""
         (top, left), (_, height, width) = self.padding, self.inputs
         below, right = (
             max(0, (out - 1) * step + size - side - before)
@@ -46,5 +46,5 @@ class Window(NamedTuple):
         return left, right, top, below
 
     def kernels(self, weights: torch.Tensor) -> torch.Tensor:
-        """Weights [C_out, n], n one after the other as torch has them, as [C_out, C_in / groups, height, width]."""
+        """Reshape weights [C_out, n] to [C_out, C_in / groups, height, width]."""
         return weights.reshape(self.outputs[0], -1, *self.kernel)

@@ -10,7 +10,7 @@ from nmnist_helpers import Network, block, kernels
 from nmnist_helpers.kernels import cpu
 from nmnist_helpers.kernels.common import Axon, Surrogate
 from nmnist_helpers.kernels.cpu import input_gradient as module
-from nmnist_helpers.kernels.cpu.input_gradient import GROUP, REACH, WORD, Active, input_gradient, room
+from nmnist_helpers.kernels.cpu.input_gradient import GROUP, REACH, WORD, Active, input_gradient, zero_bits
 from nmnist_helpers.kernels.cpu.layout import padded
 from nmnist_helpers.loss import SpikeRate
 
@@ -20,7 +20,7 @@ NARROW = Surrogate(0.02, 0.3)
 def bits_of(active: np.ndarray) -> np.ndarray:
     """The bits of `Active` for bool [B, C, T], set one by one."""
     batch, channels, steps = active.shape
-    near = room(batch, steps, padded(channels)).view(np.uint32)
+    near = zero_bits(batch, steps, padded(channels)).view(np.uint32)
     for b, c, t in zip(*np.nonzero(active), strict=True):
         near[b, t // WORD, c] |= np.uint32(1 << (t % WORD // GROUP))
     return near.view(np.int32)
@@ -140,7 +140,7 @@ def test_what_is_left_out_changes_no_gradient(forward, shares):
 def test_neurons_that_are_all_far_away_get_the_whole_gradient():
     """Adam makes steps of the usual size of the smallest gradient."""
     weights = cpu.quantise(torch.randn(64, 3), torch.ones(64))
-    nobody = Active(room(2, 5, padded(3)), Axon(ints(np.zeros(3))))
+    nobody = Active(zero_bits(2, 5, padded(3)), Axon(ints(np.zeros(3))))
     grad_z = torch.randn(2, 5, 64)
     assert torch.equal(input_gradient(grad_z, weights, nobody), input_gradient(grad_z, weights))
 

@@ -98,7 +98,7 @@ def test_where_nothing_can_be_written_it_compiles_all_the_same(small, why):
         place.write_text("")
     answer, said = run(ASK, small, XDG_CACHE_HOME=str(place))
     assert answer == "2"
-    assert said.count("expected a place for compiled kernels, found") == 1
+    assert said.count("expected a writable folder for compiled kernels, found") == 1
     assert not list(small.rglob("*.nbi"))
 
 

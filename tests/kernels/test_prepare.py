@@ -63,12 +63,12 @@ def test_where_it_is_of_no_use_none_is_started(why, monkeypatch, tmp_path):
     assert prepare.start.__wrapped__() is None
 
 
-def test_a_call_that_is_noted_does_not_run():
+def test_a_call_in_a_dry_run_does_not_run():
     @compiled.njit()
     def function(x):
         return x + 1
 
-    with compiled.noting() as notes, pytest.raises(compiled.Noted):
+    with compiled.dry_run() as calls, pytest.raises(compiled.NotRun):
         function(1)
-    assert list(notes) == [(function, (numba.int64,))]
+    assert list(calls) == [(function, (numba.int64,))]
     assert function(1) == 2

@@ -1,4 +1,4 @@
-"""The CPU twin: Numba kernels, parallel over samples and blocks of channels, no compiler needed."""
+"""The CPU twin: Numba kernels that run in parallel over samples and blocks of channels; they need no C compiler."""
 
 from .conv import conv_backward, conv_forward
 from .layer import layer_backward, layer_forward

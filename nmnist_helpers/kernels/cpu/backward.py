@@ -1,4 +1,4 @@
-"""Back through axon, neuron and weights in one pass over time, against its direction."""
+"""The backward pass through axon, neuron and weights, as one loop backwards through time."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,15 @@ from ...tasks import tasks
 from ..common import Axon, Membrane, OutputGradients, State
 from ..constants import DECAY_SCALE
 from .arithmetic import LOG2_E, exp2_negative, f32, i32, i64, leak
-from .lanes import CHUNK, LANES, distance, load, spread, store, to_f32, where
+from .lanes import CHUNK, LANES, abs_f32, load, spread, store, to_f32, where
 from .layout import Layout, flat, pad
 
 
 class Gradients(NamedTuple):
-    """What `backward` finds: by the rows z [B, T, P], the table of weights [C_in, P], and by channel [C]."""
+    """The gradients that `backward` returns: z [B, T, P], table of weights [C_in, P], decays and delay [C].
+
+    P is the number of channels C, padded to a whole number of chunks.
+    """
 
     z: torch.Tensor | None
     table: torch.Tensor | None
@@ -26,36 +29,36 @@ class Gradients(NamedTuple):
 
 
 @njit(inline="always")
-def _read_where_sent(grad, lag, first, row, width, steps, out):
-    """Gradient rows of a sample as seen before the axon, which sent the spike of step t to step ``t + lag``."""
-    nearest, farthest = i64(lag[first]), i64(lag[first])
+def _undo_lags(grad, lag, first, row, width, steps, out):
+    """Copy the gradient of a sample's chunk to `out`, moved back in time: axons move spikes from t to ``t + lag``."""
+    shortest, longest = i64(lag[first]), i64(lag[first])
     for c in range(1, CHUNK):
-        nearest, farthest = min(nearest, i64(lag[first + c])), max(farthest, i64(lag[first + c]))
-    # Most delays are equal: rows are copied whole, and the others of their numbers replaced. Places are unsigned, since
-    # Numba checks of every signed index whether it counts from the end.
-    other, reach = np.empty(CHUNK, np.uint64), np.empty(CHUNK, np.uint64)
-    others = np.uint64(0)
+        shortest, longest = min(shortest, i64(lag[first + c])), max(longest, i64(lag[first + c]))
+    # Often most channels have the shortest lag: whole rows are copied with it, then the other channels are replaced.
+    # Indices are unsigned, because Numba tests every signed index for a negative value (one that counts from the end).
+    replaced, source = np.empty(CHUNK, np.uint64), np.empty(CHUNK, np.uint64)
+    count = np.uint64(0)
     for c in range(CHUNK):
-        if lag[first + c] != nearest:
-            other[others], reach[others] = np.uint64(c), np.uint64(row + lag[first + c] * width + c)
-            others += np.uint64(1)
+        if lag[first + c] != shortest:
+            replaced[count], source[count] = np.uint64(c), np.uint64(row + lag[first + c] * width + c)
+            count += np.uint64(1)
     for t in range(steps):
         begin, to = np.uint64(t * width), np.uint64(t * CHUNK)
         for part in range(0, CHUNK, LANES):
-            at = row + (t + nearest) * width + part
-            store(out, t * CHUNK + part, load(grad, at) if t + nearest < steps else spread(f32(0.0)))
-        if t + farthest < steps:
-            for k in range(others):
-                out[to + other[k]] = grad[begin + reach[k]]
+            at = row + (t + shortest) * width + part
+            store(out, t * CHUNK + part, load(grad, at) if t + shortest < steps else spread(f32(0.0)))
+        if t + longest < steps:
+            for k in range(count):
+                out[to + replaced[k]] = grad[begin + source[k]]
         else:
-            for k in range(others):
-                inside = t + lag[np.uint64(first) + other[k]] < steps
-                out[to + other[k]] = grad[begin + reach[k]] if inside else f32(0.0)
+            for k in range(count):
+                inside = t + lag[np.uint64(first) + replaced[k]] < steps
+                out[to + replaced[k]] = grad[begin + source[k]] if inside else f32(0.0)
 
 
 @njit(inline="always")
-def _add_rows(indptr, channel, rows, table, row, steps):
-    """Add the gradient of each step to the weights of the inputs that spiked in it."""
+def _add_weight_gradient(indptr, channel, rows, table, row, steps):
+    """Add the gradient of each step to the table rows of the inputs that spiked in that step."""
     k = np.uint64(indptr[row])
     for t in range(steps):
         last = np.uint64(indptr[row + t + 1])
@@ -71,46 +74,46 @@ def _backward(
     task, grad, grad_voltage, grad_current, voltage, layout, retain_i, retain_v, threshold, current0, reset0,
     by_tau, factor, lag, steps, channels, indptr, channel, value, grad_z, grad_table, sums,
 ):  # fmt: skip
-    """A chunk of neurons of one sample; of all samples in order where the task adds to the weights of the chunk."""
+    """Process a chunk of neurons in one sample; in all samples, in order, if the weights' gradient is summed too."""
     width = len(lag)
     batch, chunks = len(factor) // width, width // CHUNK
     of_sample, of_chunk, of_step = layout
     inputs = len(grad_table) // width
     sample, chunk = divmod(task, chunks)
-    sent = np.empty(steps * CHUNK if grad.size else 0, np.float32)
+    grad_spikes = np.empty(steps * CHUNK if grad.size else 0, np.float32)
     rows = np.empty(steps * CHUNK if inputs else 0, np.float32)
     table = np.zeros(inputs * CHUNK, np.float32)
     limit, zero = spread(i32(threshold)), spread(f32(0.0))
     for b in range(0 if inputs else sample, batch if inputs else sample + 1):
         if grad.size:
-            _read_where_sent(grad, lag, chunk * CHUNK, b * steps * width + chunk * CHUNK, width, steps, sent)
+            _undo_lags(grad, lag, chunk * CHUNK, b * steps * width + chunk * CHUNK, width, steps, grad_spikes)
         for part in range(0, min(CHUNK, channels - chunk * CHUNK), LANES):
             first = chunk * CHUNK + part
             a_i = to_f32(load(retain_i, first)) * spread(f32(1.0 / DECAY_SCALE))
             k_v = load(retain_v, first)
             a_v = to_f32(k_v) * spread(f32(1.0 / DECAY_SCALE))
             state, begin = b * width + first, b * steps * width + first
-            volts = b * of_sample + chunk * of_chunk + part
+            base = b * of_sample + chunk * of_chunk + part
             gain = load(factor, state)
             g_v, g_i, g_after = zero, zero, zero
             sum_i, sum_v, sum_d = zero, zero, zero
-            v = load(voltage, volts + (steps - 1) * of_step)
+            v = load(voltage, base + (steps - 1) * of_step)
             for t in range(steps - 1, -1, -1):
                 g = zero
                 if grad.size:
-                    g_s = load(sent, t * CHUNK + part)
-                    # The delayed train jumps up at a spike and down one step later.
+                    g_s = load(grad_spikes, t * CHUNK + part)
+                    # The delayed spike train rises at a spike and falls one step later.
                     sum_d = sum_d + where(v > limit, g_after - g_s, zero)
                     g_after = g_s
-                    away = distance(to_f32(v) - to_f32(limit))  # in float: with NEVER, 32 bits would wrap
+                    away = abs_f32(to_f32(v) - to_f32(limit))  # in float: NEVER would overflow 32-bit integers
                     g = g_s * gain * exp2_negative(away * spread(f32(by_tau)))
                 if grad_voltage.size:
                     g = g + load(grad_voltage, begin + t * width)
                 g_v = a_v * g_v + g
-                # Both sums take what stands here at step t, so that V is read once and one step ahead:
-                # gV[t] R[t-1], and gI[t+1] I[t] with I[t] = V[t] - leak(R[t-1]).
+                # At step t, the sums get the terms gV[t] R[t-1] and gI[t+1] I[t], with I[t] = V[t] - leak(R[t-1]).
+                # Each V is thus read only once, one step ahead.
                 if t > 0:
-                    before = load(voltage, volts + (t - 1) * of_step)
+                    before = load(voltage, base + (t - 1) * of_step)
                     r = where(before > limit, spread(i32(0)), before)
                 else:
                     before = load(reset0, state)
@@ -130,7 +133,7 @@ def _backward(
             store(sums, batch * width + state, sum_v)
             store(sums, 2 * batch * width + state, sum_d)
         if inputs:
-            _add_rows(indptr, channel, rows, table, b * steps, steps)
+            _add_weight_gradient(indptr, channel, rows, table, b * steps, steps)
     for c in range(inputs):
         for part in range(0, CHUNK, LANES):
             to = c * width + chunk * CHUNK + part
@@ -148,20 +151,20 @@ def backward(
     events: Spikes | None = None,
     need_z: bool = True,
 ) -> Gradients:
-    """Gradients of a neuron's input, of its decays, of its axon's delays, and of its weights where `events` came in.
+    """Compute the gradients of the neurons' input z, decays and delays, and of the weights if `events` is given.
 
     Parameters
     ----------
     grads, membrane, state, axon
         As in `nmnist_helpers.kernels.reference.neuron_backward`.
     voltage : int32 tensor
-        From the forward pass, a whole number of lanes wide.
+        From the forward pass, padded to a whole number of chunks.
     layout : Layout
-        How the voltage lies.
+        Memory layout of the voltage.
     events : Spikes of shape (B, C_in, T), optional
-        The block's input. Its weights' gradient is added up while the rows of z are still in the cache.
+        The layer's input. The weights' gradient is summed while the gradient of z is still in the cache.
     need_z : bool
-        Whether to write the gradient of z; a network's first block needs none.
+        Whether to return the gradient of z; a network's first block does not need it.
     """
     batch, steps, channels = next(grad for grad in grads if grad is not None).shape
     width = voltage.numel() // (batch * steps)
@@ -200,7 +203,7 @@ def backward(
     )
     if axon.kept is not None:
         sums[2, :, :channels] *= axon.kept
-    totals = sums[..., :channels].numpy().sum(1, dtype=np.float64)  # a sixth of the time that torch takes for it
+    totals = sums[..., :channels].numpy().sum(1, dtype=np.float64)  # takes a sixth of the time of torch's sum
     per_decay = -1.0 / (DECAY_SCALE * membrane.scale)
     totals *= np.array([[per_decay], [per_decay], [axon.value]])
     return Gradients(z, table, *torch.from_numpy(totals).float())

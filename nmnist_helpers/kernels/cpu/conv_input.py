@@ -1,7 +1,7 @@
-"""The gradient that a convolution hands down to the picture below, on the CPU.
+"""The gradient of a convolution's input, on the CPU.
 
-Each neuron adds its gradient of each step, times the kernel, to the pixels of its window, line by line; the channels of
-a pixel lie side by side. Nothing is left out, as it is for a dense layer (`input_gradient`).
+In each time step, every neuron adds its gradient times the kernel to the pixels of its window, line by line. The
+channels of a pixel lie side by side. All gradients are computed; a dense layer leaves some out (`input_gradient`).
 """
 
 import numpy as np
@@ -16,11 +16,11 @@ from .layout import flat, pad
 
 
 @tasks(error_model="numpy")
-def _collect(b, grad_z, width, table, sizes, starts, next_line, begin, room, out):
-    """One sample. `sizes`: lines of a window, chunks of a line, channels of a place."""
+def _add_windows(b, grad_z, width, table, sizes, starts, next_line, begin, room, out):
+    """Process one sample. `sizes` are the lines of a window, the chunks of a line, and the channels of a place."""
     _, steps, height, across = out.shape
     lines, chunks, features = sizes
-    picture = np.empty(room, np.float32)  # with as much around it as windows reach
+    picture = np.empty(room, np.float32)  # padded so that all windows lie inside
     for t in range(steps):
         picture[:] = f32(0.0)
         row = (b * steps + t) * width
@@ -41,12 +41,12 @@ def _collect(b, grad_z, width, table, sizes, starts, next_line, begin, room, out
 
 
 def input_gradient(grad_z: torch.Tensor, kernels: torch.Tensor, window: Window) -> torch.Tensor:
-    """As `nmnist_helpers.kernels.reference.conv_input_gradient`.
+    """Compute `nmnist_helpers.kernels.reference.conv_input_gradient` on the CPU.
 
     Parameters
     ----------
     grad_z : float tensor [B, T, P]
-        Neurons by place, the channels of a place side by side; beyond the last neuron anything.
+        Ordered by place, the channels of a place side by side; the padding may hold any values.
     kernels : int8 tensor [C_in, height, width, C_out]
         Weights x32, with zeros between groups.
     window : Window
@@ -63,7 +63,7 @@ def input_gradient(grad_z: torch.Tensor, kernels: torch.Tensor, window: Window) 
     table = table.unflatten(2, (-1, CHUNK)).transpose(1, 2).contiguous()
     y, x = np.meshgrid(np.arange(rows) * window.stride[0], np.arange(columns) * window.stride[1], indexing="ij")
     out = torch.empty(batch, steps, height, across * channels)
-    _collect(
+    _add_windows(
         batch,
         grad_z=flat(grad_z),
         width=width,
@@ -72,7 +72,7 @@ def input_gradient(grad_z: torch.Tensor, kernels: torch.Tensor, window: Window) 
         starts=(y * next_line + x * channels).ravel().astype(i64),
         next_line=next_line,
         begin=top * next_line + left * channels,
-        room=(top + height + below) * next_line + table.shape[1] * CHUNK,  # a line's last chunk may reach beyond
+        room=(top + height + below) * next_line + table.shape[1] * CHUNK,  # a line's last chunk may extend past it
         out=out.numpy(),
     )
     return out.unflatten(3, (across, channels)).permute(0, 1, 4, 2, 3)

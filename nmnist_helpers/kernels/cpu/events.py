@@ -1,4 +1,4 @@
-"""From the neurons' firing bits to the list of the spikes that leave the axons (CSR over rows b * T + t)."""
+"""Conversion of the neurons' firing bits to the list of spikes that leave the axons (CSR over rows b * T + t)."""
 
 import numpy as np
 import torch
@@ -9,12 +9,12 @@ from ...tasks import tasks
 from ..common import Axon
 from .lanes import CHUNK
 
-NONE_DROPPED = np.empty((0, 0), np.uint8)
+NO_DROPOUT = np.empty((0, 0), np.uint8)
 
 
 @njit(inline="always")
-def _sent(fired, lag, kept, b, t, chunk, steps, found):
-    """Channels of a chunk that fire at step t and whose spikes arrive, into `found`; how many."""
+def _arriving_channels(fired, lag, kept, b, t, chunk, steps, found):
+    """Write to `found` the channels of a chunk whose spikes of step t arrive in time, and return their number."""
     n = 0
     word = fired[b, t, chunk]
     while word:
@@ -27,59 +27,59 @@ def _sent(fired, lag, kept, b, t, chunk, steps, found):
 
 
 @tasks(error_model="numpy")
-def _count_sent(b, fired, lag, kept, indptr):
+def _count_spikes(b, fired, lag, kept, indptr):
     _, steps, chunks = fired.shape
     found = np.empty(CHUNK, np.int32)
     for t in range(steps):
         for chunk in range(chunks):
-            for k in range(_sent(fired, lag, kept, b, t, chunk, steps, found)):
+            for k in range(_arriving_channels(fired, lag, kept, b, t, chunk, steps, found)):
                 indptr[b * steps + t + lag[found[k]] + 1] += 1
 
 
 @tasks(error_model="numpy")
-def _fill_sent(b, fired, lag, kept, indptr, channel):
+def _fill_channels(b, fired, lag, kept, indptr, channel):
     _, steps, chunks = fired.shape
     found = np.empty(CHUNK, np.int32)
     free = indptr[b * steps : (b + 1) * steps].copy()
     for t in range(steps):
         for chunk in range(chunks):
-            for k in range(_sent(fired, lag, kept, b, t, chunk, steps, found)):
+            for k in range(_arriving_channels(fired, lag, kept, b, t, chunk, steps, found)):
                 c = found[k]
                 arrival = t + lag[c]
                 at = free[arrival]
                 free[arrival] = at + 1
                 begin = indptr[b * steps + arrival]
-                while at > begin and channel[at - 1] > c:  # where lags differ, spikes arrive out of order
+                while at > begin and channel[at - 1] > c:  # sort: with different lags, spikes arrive out of order
                     channel[at] = channel[at - 1]
                     at -= 1
                 channel[at] = c
 
 
 def axon_arrays(axon: Axon) -> tuple[np.ndarray, np.ndarray]:
-    """Lags and dropout mask as kernels take them; the mask is empty where no neuron is dropped."""
-    kept = NONE_DROPPED if axon.kept is None else axon.kept.contiguous().numpy()
+    """Return lags and dropout mask as arrays for the kernels; without dropout the mask is empty."""
+    kept = NO_DROPOUT if axon.kept is None else axon.kept.contiguous().numpy()
     return axon.lag.contiguous().numpy(), kept
 
 
 def fired_to_events(fired: np.ndarray, axon: Axon) -> tuple[torch.Tensor, torch.Tensor]:
-    """List the spikes that leave the axon: those of dropped neurons are left out, the others moved by their lag.
+    """List the spikes that leave the axons: those of dropped neurons are omitted, the others delayed by their lag.
 
     Parameters
     ----------
     fired : uint64 array [B, T, chunks]
-        A bit for every neuron, as `nmnist_helpers.kernels.cpu.neuron.run` writes them.
+        One bit for each neuron and step, as `nmnist_helpers.kernels.cpu.neuron.run` writes them.
     axon : Axon
 
     Returns
     -------
     indptr, channel
-        As from `nmnist_helpers.spikes.convert.rows_to_events`.
+        The list, in the form of `nmnist_helpers.spikes.convert.rows_to_events`.
     """
     batch, steps, _ = fired.shape
     lag, kept = axon_arrays(axon)
     indptr = np.zeros(batch * steps + 1, np.int32)
-    _count_sent(batch, fired=fired, lag=lag, kept=kept, indptr=indptr)
+    _count_spikes(batch, fired=fired, lag=lag, kept=kept, indptr=indptr)
     np.cumsum(indptr, out=indptr)
     channel = np.empty(indptr[-1], np.int32)
-    _fill_sent(batch, fired=fired, lag=lag, kept=kept, indptr=indptr, channel=channel)
+    _fill_channels(batch, fired=fired, lag=lag, kept=kept, indptr=indptr, channel=channel)
     return torch.from_numpy(indptr), torch.from_numpy(channel)

@@ -1,14 +1,14 @@
 """Vector values (several numbers side by side) for Numba kernels.
 
-Numba leaves it to LLVM to turn a loop over channels into vector code, and LLVM gives up silently where it cannot
-prove that two arrays do not overlap. Here a kernel says what it means, as a Triton kernel does: it loads `LANES`
-neighbouring channels as one value, computes with it, and stores it. State then lives in registers through all of
-time. LLVM cuts the values into whatever vectors the processor has (AVX-512, AVX2, NEON): nothing depends on one.
+Numba relies on LLVM to vectorise a loop over channels, and LLVM silently gives up where it cannot prove that two
+arrays do not overlap. Here a kernel states its vectors explicitly, as a Triton kernel does: it loads `LANES`
+neighbouring channels as one value, computes with it, and stores it. The neurons' state then stays in registers
+through all time steps. LLVM splits the values into the processor's own vectors (AVX-512, AVX2 or NEON).
 
-`F32`, `I32` and `MASK` are the kinds of values with `LANES` elements. `F32_CHUNK` and `I16_CHUNK` have `CHUNK`, for
-sums that need few registers. Operators take two values of the same kind; a scalar is made a value by `spread` or
-`spread_chunk`. Arrays are flat and C-contiguous, and places in them are counted in elements; nothing checks that they
-lie inside.
+`F32`, `I32` and `MASK` are the types of values with `LANES` elements. `F32_CHUNK` and `I16_CHUNK` have `CHUNK`
+elements, for sums that need few registers. Operators take two values of the same type; `spread` and `spread_chunk`
+convert a scalar to a value. Arrays must be flat and C-contiguous. Positions in them are counted in elements, without
+bounds checks.
 """
 
 import operator
@@ -20,16 +20,16 @@ from numba.core import cgutils, types
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-CHUNK = 64  # channels that a task takes together; a mask of so many fits one machine word
-# A neuron needs some ten values at once. With 16 lanes they stay in the 16 registers of AVX2, whose vectors have 8
-# lanes; AVX-512 has 32 registers of 16 lanes.
+CHUNK = 64  # channels that a task processes together; one machine word holds a mask of them
+# Chosen so that a neuron's values, about ten at once, stay in registers: AVX2 has 16 registers of 8 lanes, AVX-512 has
+# 32 registers of 16 lanes.
 LANES = CHUNK if llvmlite.binding.get_host_cpu_features().get("avx512f") else 16
 
 _BIT, _BYTE, _SHORT, _INT, _LONG, _FLOAT = (*map(ir.IntType, (1, 8, 16, 32, 64)), ir.FloatType())
 
 
 class Lanes(types.Type):
-    """Numba's type of several elements side by side."""
+    """The Numba type of a value that consists of several elements."""
 
     def __init__(self, name: str, element: ir.Type, count: int = LANES):
         super().__init__(name=f"{name}x{count}")
@@ -47,35 +47,35 @@ F32_CHUNK = F32 if LANES == CHUNK else Lanes("f32", _FLOAT, CHUNK)
 I16_CHUNK = Lanes("i16", _SHORT, CHUNK)
 
 
-def _operator(symbol: Callable, result: Lanes, kind: Lanes, emit: Callable) -> None:
-    """Compile ``symbol(a, b)`` of two values of `kind` to what `emit` writes."""
+def _define_operator(symbol: Callable, result: Lanes, kind: Lanes, emit: Callable) -> None:
+    """Define ``symbol(a, b)`` for two values of type `kind`; `emit` writes its LLVM code."""
     template = type(symbol.__name__, (ConcreteTemplate,), {"cases": [signature(result, kind, kind)]})
     infer_global(symbol)(template)
     lower_builtin(symbol, kind, kind)(lambda context, builder, sig, args: emit(builder, *args))
 
 
-_FUSED = ("contract",)  # a product and a sum may become one instruction with one rounding; nothing is reordered
+_FUSED = ("contract",)  # LLVM may fuse a product and a sum into one instruction with one rounding, but not reorder
 for _kind in {F32, F32_CHUNK}:
-    _operator(operator.add, _kind, _kind, lambda builder, a, b: builder.fadd(a, b, flags=_FUSED))
-    _operator(operator.mul, _kind, _kind, lambda builder, a, b: builder.fmul(a, b, flags=_FUSED))
-_operator(operator.sub, F32, F32, lambda builder, a, b: builder.fsub(a, b, flags=_FUSED))
-_operator(operator.lt, MASK, F32, lambda builder, a, b: builder.fcmp_ordered("<", a, b))  # False for NaN
-_operator(operator.ne, MASK, F32, lambda builder, a, b: builder.fcmp_unordered("!=", a, b))  # True for NaN
+    _define_operator(operator.add, _kind, _kind, lambda builder, a, b: builder.fadd(a, b, flags=_FUSED))
+    _define_operator(operator.mul, _kind, _kind, lambda builder, a, b: builder.fmul(a, b, flags=_FUSED))
+_define_operator(operator.sub, F32, F32, lambda builder, a, b: builder.fsub(a, b, flags=_FUSED))
+_define_operator(operator.lt, MASK, F32, lambda builder, a, b: builder.fcmp_ordered("<", a, b))  # False for NaN
+_define_operator(operator.ne, MASK, F32, lambda builder, a, b: builder.fcmp_unordered("!=", a, b))  # True for NaN
 for _kind in (I32, I16_CHUNK):
-    _operator(operator.add, _kind, _kind, lambda builder, a, b: builder.add(a, b))
-_operator(operator.sub, I32, I32, lambda builder, a, b: builder.sub(a, b))
-_operator(operator.mul, I32, I32, lambda builder, a, b: builder.mul(a, b))
-_operator(operator.and_, I32, I32, lambda builder, a, b: builder.and_(a, b))
-_operator(operator.or_, I32, I32, lambda builder, a, b: builder.or_(a, b))
-_operator(operator.lshift, I32, I32, lambda builder, a, b: builder.shl(a, b))
-_operator(operator.rshift, I32, I32, lambda builder, a, b: builder.ashr(a, b))  # keeps the sign
-_operator(operator.lt, MASK, I32, lambda builder, a, b: builder.icmp_signed("<", a, b))
-_operator(operator.gt, MASK, I32, lambda builder, a, b: builder.icmp_signed(">", a, b))
-_operator(operator.or_, MASK, MASK, lambda builder, a, b: builder.or_(a, b))
+    _define_operator(operator.add, _kind, _kind, lambda builder, a, b: builder.add(a, b))
+_define_operator(operator.sub, I32, I32, lambda builder, a, b: builder.sub(a, b))
+_define_operator(operator.mul, I32, I32, lambda builder, a, b: builder.mul(a, b))
+_define_operator(operator.and_, I32, I32, lambda builder, a, b: builder.and_(a, b))
+_define_operator(operator.or_, I32, I32, lambda builder, a, b: builder.or_(a, b))
+_define_operator(operator.lshift, I32, I32, lambda builder, a, b: builder.shl(a, b))
+_define_operator(operator.rshift, I32, I32, lambda builder, a, b: builder.ashr(a, b))  # keeps the sign
+_define_operator(operator.lt, MASK, I32, lambda builder, a, b: builder.icmp_signed("<", a, b))
+_define_operator(operator.gt, MASK, I32, lambda builder, a, b: builder.icmp_signed(">", a, b))
+_define_operator(operator.or_, MASK, MASK, lambda builder, a, b: builder.or_(a, b))
 
 
-def _function(name: str, kind: Lanes, result: object, emit: Callable) -> Callable:
-    """A function of one value of `kind`."""
+def _make_function(name: str, kind: Lanes, result: object, emit: Callable) -> Callable:
+    """Return a function of one value of type `kind`; `emit` writes its LLVM code."""
 
     def typing(typingctx, x):
         return result(kind), lambda context, builder, sig, args: emit(builder, args[0])
@@ -84,8 +84,8 @@ def _function(name: str, kind: Lanes, result: object, emit: Callable) -> Callabl
     return intrinsic(typing)
 
 
-def _library(name: str) -> Callable:
-    """A call of LLVM's function `name` on float lanes."""
+def _call_emitter(name: str) -> Callable:
+    """Return an emitter that calls LLVM's function `name` on float lanes."""
 
     def emit(builder, x):
         kind = ir.FunctionType(x.type, [x.type])
@@ -94,14 +94,14 @@ def _library(name: str) -> Callable:
     return emit
 
 
-def _int_magnitude(builder, x):
+def _abs_i32(builder, x):
     zero = ir.Constant(x.type, [0] * LANES)
     return builder.select(builder.icmp_signed("<", x, zero), builder.sub(zero, x), x)
 
 
 def _total(builder, x):
     count = LANES
-    while count > 1:  # halves are added until one number is left: always in the same order
+    while count > 1:  # add the halves until one number is left: the order of the sum is fixed
         count //= 2
         low, high = (
             builder.shuffle_vector(x, x, ir.Constant(ir.VectorType(_INT, count), list(range(at, at + count))))
@@ -116,26 +116,26 @@ def _word(builder, mask):
     return word if LANES == 64 else builder.zext(word, _LONG)
 
 
-magnitude = _function("magnitude", I32, I32, _int_magnitude)  # of an int
-distance = _function("distance", F32, F32, _library("fabs"))  # magnitude of a float
-nearest = _function("nearest", F32, F32, _library("rint"))  # half to even, as torch.round
-to_f32 = _function("to_f32", I32, F32, lambda builder, x: builder.sitofp(x, F32.vector))
-to_i32 = _function("to_i32", F32, I32, lambda builder, x: builder.fptosi(x, I32.vector))  # toward zero
-f32_to_bits = _function("f32_to_bits", F32, I32, lambda builder, x: builder.bitcast(x, I32.vector))
-bits_to_f32 = _function("bits_to_f32", I32, F32, lambda builder, x: builder.bitcast(x, F32.vector))
-total = _function("total", F32, types.float32, _total)  # sum of all lanes
-bits = _function("bits", MASK, types.uint64, _word)  # lane 0 lowest
+abs_i32 = _make_function("abs_i32", I32, I32, _abs_i32)
+abs_f32 = _make_function("abs_f32", F32, F32, _call_emitter("fabs"))
+nearest = _make_function("nearest", F32, F32, _call_emitter("rint"))  # rounds half to even, as torch.round
+to_f32 = _make_function("to_f32", I32, F32, lambda builder, x: builder.sitofp(x, F32.vector))
+to_i32 = _make_function("to_i32", F32, I32, lambda builder, x: builder.fptosi(x, I32.vector))  # toward zero
+f32_to_bits = _make_function("f32_to_bits", F32, I32, lambda builder, x: builder.bitcast(x, I32.vector))
+bits_to_f32 = _make_function("bits_to_f32", I32, F32, lambda builder, x: builder.bitcast(x, F32.vector))
+total = _make_function("total", F32, types.float32, _total)  # sum of all lanes
+bits = _make_function("bits", MASK, types.uint64, _word)  # a bit for each lane; lane 0 is the lowest bit
 
 
 @intrinsic
 def where(typingctx, mask, a, b):
-    """Lanes of `a` where `mask` is set, else of `b`."""
+    """Return the lanes of `a` where `mask` is set, else those of `b`."""
     if mask is MASK and a is b:
         return a(mask, a, b), lambda context, builder, sig, args: builder.select(*args)
 
 
-def _spread(name: str, kinds: dict[types.Type, Lanes]) -> Callable:
-    """A function that makes a scalar a value of the kind that `kinds` names for its type."""
+def _make_spread(name: str, kinds: dict[types.Type, Lanes]) -> Callable:
+    """Return a function that copies a scalar to all lanes; `kinds` maps the scalar's type to the value's."""
 
     def typing(typingctx, x):
         kind = kinds.get(x)
@@ -154,18 +154,18 @@ def _spread(name: str, kinds: dict[types.Type, Lanes]) -> Callable:
     return intrinsic(typing)
 
 
-spread = _spread("spread", {types.float32: F32, types.int32: I32})
-spread_chunk = _spread("spread_chunk", {types.float32: F32_CHUNK, types.int16: I16_CHUNK})
+spread = _make_spread("spread", {types.float32: F32, types.int32: I32})
+spread_chunk = _make_spread("spread_chunk", {types.float32: F32_CHUNK, types.int16: I16_CHUNK})
 
 
-def _place(context, builder, array_type, array, at, vector):
-    """Pointer to `vector` at element `at` of a flat array."""
+def _pointer(context, builder, array_type, array, at, vector):
+    """Return a pointer to a value of type `vector` at element `at` of a flat array."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [at]), vector.as_pointer())
 
 
-def _load(name: str, kinds: dict[types.Type, Lanes]) -> Callable:
-    """A function that loads a value from a flat array, of the kind that `kinds` names for its elements."""
+def _make_load(name: str, kinds: dict[types.Type, Lanes]) -> Callable:
+    """Return a function that loads a value from a flat array; `kinds` maps the array's element type to the value's."""
 
     def typing(typingctx, array, at):
         if not isinstance(array, types.Array) or array.layout != "C" or array.ndim != 1 or array.dtype not in kinds:
@@ -174,7 +174,7 @@ def _load(name: str, kinds: dict[types.Type, Lanes]) -> Callable:
         stored = kind.vector if width > 8 else ir.VectorType(_BYTE, kind.vector.count)
 
         def codegen(context, builder, sig, args):
-            lanes = builder.load(_place(context, builder, sig.args[0], *args, stored), align=width // 8)
+            lanes = builder.load(_pointer(context, builder, sig.args[0], *args, stored), align=width // 8)
             return lanes if width > 8 else builder.sext(lanes, kind.vector)
 
         return kind(array, types.int64), codegen
@@ -183,41 +183,41 @@ def _load(name: str, kinds: dict[types.Type, Lanes]) -> Callable:
     return intrinsic(typing)
 
 
-load = _load("load", {types.float32: F32, types.int32: I32})
-load_chunk = _load("load_chunk", {types.float32: F32_CHUNK, types.int8: I16_CHUNK})
+load = _make_load("load", {types.float32: F32, types.int32: I32})
+load_chunk = _make_load("load_chunk", {types.float32: F32_CHUNK, types.int8: I16_CHUNK})
 
 
 @intrinsic
-def gather(typingctx, array, at, apart):
-    """Load the elements ``at``, ``at + apart``, ... of a flat float32 array."""
+def gather(typingctx, array, at, stride):
+    """Load the elements ``at``, ``at + stride``, ... of a flat float32 array."""
     if not isinstance(array, types.Array) or array.layout != "C" or array.ndim != 1 or array.dtype != types.float32:
         return None
 
     def codegen(context, builder, sig, args):
-        array, place, apart = args
+        array, place, stride = args
         data = context.make_array(sig.args[0])(context, builder, array).data
         lanes = ir.Constant(F32.vector, ir.Undefined)
         for lane in range(LANES):
             one = builder.load(builder.gep(data, [place]))
             lanes = builder.insert_element(lanes, one, ir.Constant(_INT, lane))
-            place = builder.add(place, apart)
+            place = builder.add(place, stride)
         return lanes
 
     return F32(array, types.int64, types.int64), codegen
 
 
 @intrinsic
-def scatter(typingctx, array, at, apart, lanes):
-    """Write lanes to the elements ``at``, ``at + apart``, ... of a flat float32 array."""
+def scatter(typingctx, array, at, stride, lanes):
+    """Write lanes to the elements ``at``, ``at + stride``, ... of a flat float32 array."""
     if not isinstance(array, types.Array) or array.layout != "C" or array.ndim != 1 or lanes is not F32:
         return None
 
     def codegen(context, builder, sig, args):
-        array, place, apart, lanes = args
+        array, place, stride, lanes = args
         data = context.make_array(sig.args[0])(context, builder, array).data
         for lane in range(LANES):
             builder.store(builder.extract_element(lanes, ir.Constant(_INT, lane)), builder.gep(data, [place]))
-            place = builder.add(place, apart)
+            place = builder.add(place, stride)
         return context.get_dummy_value()
 
     return types.none(array, types.int64, types.int64, lanes), codegen
@@ -225,7 +225,7 @@ def scatter(typingctx, array, at, apart, lanes):
 
 @intrinsic
 def store(typingctx, array, at, lanes):
-    """Write to ``array[at:]``: F32 into float32, I32 into int32 or int8, I16 into int32, MASK as 0/1 into uint8."""
+    """Write lanes to ``array[at:]``: F32 as float32, I32 as int32 or int8, I16 as int32, MASK as 0/1 in uint8."""
     fits = {F32: types.float32, F32_CHUNK: types.float32, I32: types.int32, I16_CHUNK: types.int32, MASK: types.uint8}
     if not isinstance(array, types.Array) or array.layout != "C" or array.ndim != 1:
         return None
@@ -241,7 +241,7 @@ def store(typingctx, array, at, lanes):
             value = builder.sext(value, ir.VectorType(_INT, CHUNK))
         if narrow:
             value = builder.trunc(value, ir.VectorType(_BYTE, LANES))
-        place = _place(context, builder, sig.args[0], array, at, value.type)
+        place = _pointer(context, builder, sig.args[0], array, at, value.type)
         builder.store(value, place, align=sig.args[0].dtype.bitwidth // 8)
         return context.get_dummy_value()
 

@@ -1,4 +1,4 @@
-"""A whole layer on the CPU: weights, neurons and axons in one pass over time in each direction."""
+"""A dense layer on the CPU: weights, neurons and axons, fused into one pass over time in each direction."""
 
 import torch
 from numba import get_num_threads
@@ -19,13 +19,13 @@ from ..common import (
 )
 from .backward import backward
 from .events import fired_to_events
-from .input_gradient import Active, input_gradient, room
+from .input_gradient import Active, input_gradient, zero_bits
 from .lanes import CHUNK
-from .layout import by_chunks, last_only, padded, words
+from .layout import by_chunks, last_only, padded, zero_words
 from .neuron import run
 from .product import dense_product, is_sparse, weight_gradient
 
-MAX_INPUTS = (1 << 16) - 1  # inputs x 128 x 128 must stay below 2**30
+MAX_INPUTS = (1 << 16) - 1  # inputs x 128 (largest weight in steps) x 128 (state units per step) must stay below 2**30
 
 
 def layer_forward(
@@ -36,7 +36,7 @@ def layer_forward(
     axon: Axon,
     need_grad: bool = True,
 ) -> LayerTrace:
-    """As `nmnist_helpers.kernels.composite.layer_forward`."""
+    """Compute `nmnist_helpers.kernels.composite.layer_forward` on the CPU."""
     sparse = is_sparse(spikes)
     batch, outputs, steps = _sizes(spikes, table)
     check_neuron(membrane, state, batch, outputs, table.device)
@@ -44,8 +44,8 @@ def layer_forward(
     width = padded(outputs)
     layout = by_chunks(steps, width) if need_grad else last_only(width)
     voltage = torch.empty(batch * layout[0], dtype=torch.int32)
-    fired = words(batch, steps, width)
-    near = room(batch, steps, width) if need_grad else None
+    fired = zero_words(batch, steps, width)
+    near = zero_bits(batch, steps, width) if need_grad else None
     end = run(
         spikes if sparse else dense_product(spikes, table), table if sparse else None, membrane, state, voltage, layout,
         fired, near=near,
@@ -55,12 +55,12 @@ def layer_forward(
 
 
 def _sizes(spikes: Spikes | torch.Tensor, table: torch.Tensor) -> tuple[int, int, int]:
-    """(B, C_out, T), or an error that says why there is no product."""
-    listed = isinstance(spikes, Spikes)
-    if not listed:
+    """Return (B, C_out, T), or raise if the shapes or types do not fit."""
+    has_events = isinstance(spikes, Spikes)
+    if not has_events:
         check_rows("input", spikes)
-    batch, inputs, steps = spikes.shape if listed else spikes.transpose(1, 2).shape
-    if listed and inputs > MAX_INPUTS:
+    batch, inputs, steps = spikes.shape if has_events else spikes.transpose(1, 2).shape
+    if has_events and inputs > MAX_INPUTS:
         raise ValueError(f"event product: expected at most {MAX_INPUTS} inputs, found {inputs}")
     if 0 in (batch, inputs, steps) or inputs != len(table) or table.dtype != torch.int8:
         raise ValueError(
@@ -80,20 +80,23 @@ def layer_backward(
     axon: Axon,
     need: Needs = EVERYTHING,
 ) -> LayerGradients:
-    """As `nmnist_helpers.kernels.composite.layer_backward`; decays and delays cost nothing more, asked for or not."""
+    """Compute `nmnist_helpers.kernels.composite.layer_backward` on the CPU.
+
+    The gradients of decays and delays are always computed, at no extra cost.
+    """
     batch, steps, outputs = grad.shape
     width = padded(outputs)
-    # A task holds a chunk of the weights. Where there are more threads than chunks, two passes keep them all busy; a
-    # single chunk is too little work to be worth a second pass.
+    # In one pass, each task sums the gradient of one chunk of weights. With more threads than chunks, some would idle,
+    # so a second pass computes the weights' gradient; for a single chunk that is not worthwhile.
     chunks = width // CHUNK
-    together = need.weights and is_sparse(spikes) and (chunks == 1 or get_num_threads() <= chunks)
+    one_pass = need.weights and is_sparse(spikes) and (chunks == 1 or get_num_threads() <= chunks)
     found = backward(
         OutputGradients(grad), saved[0], by_chunks(steps, width), membrane, state, axon,
-        events=spikes if together else None, need_z=need.input or (need.weights and not together),
+        events=spikes if one_pass else None, need_z=need.input or (need.weights and not one_pass),
     )  # fmt: skip
     z = None if found.z is None else found.z[..., :outputs]
     weights = None if found.table is None else found.table[:, :outputs]
-    if need.weights and not together:
+    if need.weights and not one_pass:
         weights = weight_gradient(spikes, z)
-    by_input = input_gradient(z, table, spikes.active if isinstance(spikes, Spikes) else None) if need.input else None
-    return LayerGradients(by_input, weights, found.current_decay, found.voltage_decay, found.delay)
+    grad_input = input_gradient(z, table, spikes.active if isinstance(spikes, Spikes) else None) if need.input else None
+    return LayerGradients(grad_input, weights, found.current_decay, found.voltage_decay, found.delay)

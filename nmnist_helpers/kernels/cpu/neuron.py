@@ -1,4 +1,4 @@
-"""The CUBA neuron on the CPU: a chunk of channels of one sample per task, all of time inside, state in registers."""
+"""The CUBA neuron on the CPU: a task runs a chunk of channels of one sample through time, its state in registers."""
 
 import numpy as np
 import torch
@@ -14,11 +14,11 @@ from .input_gradient import GROUP, WORD, least_voltage
 from .lanes import (
     CHUNK,
     LANES,
+    abs_f32,
+    abs_i32,
     bits,
-    distance,
     load,
     load_chunk,
-    magnitude,
     spread,
     spread_chunk,
     store,
@@ -26,26 +26,26 @@ from .lanes import (
     to_i32,
     where,
 )
-from .layout import NOTHING, Layout, by_lanes, by_rows, flat, pad, padded, words
+from .layout import EMPTY, Layout, by_lanes, by_rows, flat, pad, padded, zero_words
 
 DRIVE_SHIFT = 7  # 4096 / 32 = 2**7: from weight steps to state units
-SHORT_SUM = 256  # so many int8 numbers add up to an int16
-BLOCK = 32  # steps whose sums are kept; their bits of `Active` share a word
+SHORT_SUM = 256  # the sum of this many int8 numbers fits int16
+BLOCK = 32  # steps whose sums are computed together; their bits in `Active` share a word
 LOWEST = -(1 << 31)
 assert (BLOCK % GROUP, WORD % BLOCK) == (0, 0)
 
 
 @njit(inline="always")
 def drive_of(x, scale):
-    """``trunc(scale * x)``, and -1 in the lanes where that is not a number or out of range."""
+    """Return ``trunc(scale * x)``, and -1 in the lanes where it is NaN or out of range (and replaced by 0)."""
     y = x * scale
-    inside = distance(y) < spread(f32(MAX_STATE + 1))  # False for NaN too
+    inside = abs_f32(y) < spread(f32(MAX_STATE + 1))  # False for NaN too
     return to_i32(where(inside, y, spread(f32(0.0)))), where(inside, spread(i32(0)), spread(i32(-1)))
 
 
 @njit(inline="always")
 def _add_weights(indptr, channel, table, width, row, end, first, sums):
-    """Sums of the rows of a chunk of `table` that the spikes of each row from `row` to `end` meet."""
+    """Write to `sums`, for each row from `row` to `end`, the sum of a chunk of the weights of the inputs that spike."""
     k = np.uint64(indptr[row])
     for r in range(row, end):
         last = np.uint64(indptr[r + 1])
@@ -66,10 +66,10 @@ def _forward(
     task, z, indptr, channel, table, scale, retain_i, retain_v, threshold, current, reset,
     steps, width, channels, voltage, layout, fired, spikes, currents, low, near, failed,
 ):  # fmt: skip
-    """A chunk of neurons of one sample, from dendrite inputs `z`, or from events where `z` is empty, to spikes.
+    """Compute the spikes of a chunk of neurons in one sample, from dendrite inputs `z`, or from events if `z` is empty.
 
-    With events, product and neuron are one: the input spikes add rows of the `table` of weights, the sums of a few
-    steps stay in the first-level cache, and the dendrite input never reaches memory.
+    With events, product and neuron are fused: each input spike adds its row of the `table` of weights, the sums of a
+    few steps stay in the first-level cache, and the dendrite input is never stored.
     """
     b, chunk = divmod(task, width // CHUNK)
     of_sample, of_chunk, of_step = layout
@@ -82,23 +82,23 @@ def _forward(
             first = chunk * CHUNK + part
             state, out = b * width + first, b * of_sample + chunk * of_chunk + part
             k_i, k_v, limit = load(retain_i, first), load(retain_v, first), spread(i32(threshold))
-            i, r, seen = load(current, state), load(reset, state), spread(i32(0))
+            i, r, magnitudes = load(current, state), load(reset, state), spread(i32(0))
             top, active = spread(i32(LOWEST)), spread(i32(0))
             for t in range(begin, end):
                 row = (b * steps + t) * width + first
                 if z.size:
                     drive, bad = drive_of(load(z, row), spread(f32(scale)))
-                    seen = seen | bad
+                    magnitudes = magnitudes | bad
                 else:
                     drive = load(sums, (t - begin) * CHUNK + part) << spread(i32(DRIVE_SHIFT))
-                    if scale != f32(1.0):  # it multiplies the exact sum, one rounding, as a float product would
+                    if scale != f32(1.0):  # applied to the exact sum, with one rounding, as in a float product
                         drive, bad = drive_of(to_f32(drive), spread(f32(scale)))
-                        seen = seen | bad
+                        magnitudes = magnitudes | bad
                 i = leak(i, k_i) + drive
                 v = leak(r, k_v) + i
                 spike = v > limit
                 r = where(spike, spread(i32(0)), v)
-                seen = seen | magnitude(i) | magnitude(v)  # the bits of all magnitudes
+                magnitudes = magnitudes | abs_i32(i) | abs_i32(v)  # bitwise or: too large if any of them is
                 fired[np.uint64(row) // np.uint64(LANES)] = bits(spike)
                 store(voltage, out + t * of_step, v)
                 if spikes.size:
@@ -116,7 +116,7 @@ def _forward(
             if near.size:
                 word = b * (near.size * width // len(current)) + begin // WORD * width + first
                 store(near, word, load(near, word) | active)
-            if bits((seen > spread(i32(MAX_STATE))) | (seen < spread(i32(0)))):
+            if bits((magnitudes > spread(i32(MAX_STATE))) | (magnitudes < spread(i32(0)))):
                 failed[task] = 1
 
 
@@ -132,47 +132,47 @@ def run(
     currents: torch.Tensor | None = None,
     near: np.ndarray | None = None,
 ) -> State:
-    """Run neurons through time.
+    """Run a layer's neurons through time.
 
     Parameters
     ----------
     source : float tensor [B, T, C], or Spikes with `table`
-        Dendrite inputs, or the input's spikes.
+        Dendrite inputs, or the layer's input spikes.
     table : int8 tensor [C_in, C], optional
-        Weights x32.
+        Weights x32; None for dendrite inputs.
     membrane, state
         As in `nmnist_helpers.kernels.reference.neuron_forward`.
     voltage : int32 tensor
-        Takes the voltage, in `layout`.
+        Receives the voltage, in the memory layout `layout`.
     fired : uint64 array [B, T, chunks]
-        Takes a bit for every neuron and step.
+        Receives one bit for each neuron and step.
     spikes, currents : uint8 and int32 tensors [B, T, width], optional
-        Take what their names say.
+        Receive spikes (0/1) and currents (x4096).
     near : int32 array, optional
-        Takes the bits of `nmnist_helpers.kernels.cpu.input_gradient.Active`.
+        Receives the bits of `nmnist_helpers.kernels.cpu.input_gradient.Active`.
 
     Returns
     -------
     State
-        At the end.
+        The final state.
 
     Raises
     ------
     OverflowError
-        If the input is not finite or a state left its range.
+        If the input is not finite or a state leaves its range.
     """
-    listed = isinstance(source, Spikes)
+    has_events = isinstance(source, Spikes)
     channels = membrane.current_retention.numel()
     end = State(pad(state.current, copy=True), pad(state.voltage, copy=True))
     batch, steps, chunks = fired.shape
     failed = np.zeros(batch * chunks, np.uint8)
     _forward(
         len(failed),
-        z=flat(None if listed else pad(source.float())),
-        indptr=flat(source.indptr if listed else None, np.int32),
-        channel=flat(source.channel if listed else None, np.int32),
-        table=flat(pad(table) if listed else None, np.int8),
-        scale=f32(source.value if listed else membrane.scale),
+        z=flat(None if has_events else pad(source.float())),
+        indptr=flat(source.indptr if has_events else None, np.int32),
+        channel=flat(source.channel if has_events else None, np.int32),
+        table=flat(pad(table) if has_events else None, np.int8),
+        scale=f32(source.value if has_events else membrane.scale),
         retain_i=flat(pad(membrane.current_retention)),
         retain_v=flat(pad(membrane.voltage_retention)),
         threshold=i32(membrane.threshold),
@@ -187,7 +187,7 @@ def run(
         spikes=flat(spikes, np.uint8),
         currents=flat(currents, np.int32),
         low=i32(least_voltage(membrane)),
-        near=NOTHING[np.int32] if near is None else near.reshape(-1),
+        near=EMPTY[np.int32] if near is None else near.reshape(-1),
         failed=failed,
     )
     if failed.any():
@@ -203,7 +203,7 @@ def neuron_forward(
     need_current: bool = False,
     need_voltage: bool = True,
 ) -> Trace:
-    """As `nmnist_helpers.kernels.reference.neuron_forward`."""
+    """Compute `nmnist_helpers.kernels.reference.neuron_forward` on the CPU."""
     check_rows("z", z)
     batch, steps, channels = z.shape
     check_neuron(membrane, state, batch, channels, z.device)
@@ -211,7 +211,7 @@ def neuron_forward(
     voltage = torch.empty(batch, steps, width, dtype=torch.int32)
     spikes = torch.empty(batch, steps, width, dtype=torch.uint8)
     current = torch.empty(batch, steps, width, dtype=torch.int32) if need_current else None
-    fired = words(batch, steps, width)
+    fired = zero_words(batch, steps, width)
     end = run(z, None, membrane, state, voltage, by_rows(steps, width), fired, spikes, current)
     own = slice(channels)
     return Trace(spikes[..., own], voltage[..., own], current[..., own] if need_current else None, end)
@@ -226,7 +226,7 @@ def neuron_backward(
     *,
     need_decay: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """As `nmnist_helpers.kernels.reference.neuron_backward`, with the axon's backward fused in."""
+    """Compute `nmnist_helpers.kernels.reference.neuron_backward` on the CPU, fused with the axon's backward pass."""
     channels = voltage.shape[2]
     voltage = pad(voltage)
     found = backward(grads, voltage, by_rows(*voltage.shape[1:]), membrane, state, axon)

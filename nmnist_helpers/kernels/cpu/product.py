@@ -1,4 +1,4 @@
-"""The products that stand apart from the neuron: dense ones, and the gradient of weights."""
+"""The products that are not fused with the neuron: dense products, and the gradient of the weights."""
 
 import numpy as np
 import torch
@@ -12,11 +12,11 @@ from .lanes import LANES, load, spread, store
 from .layout import flat, pad
 from .weight import weight_values
 
-BLOCK = 128  # columns of weights per task: their sums stay in the second-level cache
-DENSE_FROM = 0.2  # share of set bins from which a dense product is the faster one (tests/benchmarks/test_cpu.py)
+BLOCK = 128  # columns of weights per task, whose sums stay in the second-level cache
+DENSE_FROM = 0.2  # share of set bins from which a dense product is faster (tests/benchmarks/test_cpu.py)
 DEPTH = 256  # rows of a panel that stay in the first-level cache
-TALL, FLAT = 96, 6  # rows of a product per task: many for panels that fill the cache, few for those that all fit in it
-CACHE = 1 << 13  # numbers in panels that fit into the first-level cache
+TALL, FLAT = 96, 6  # rows per task: many for panels that exceed the cache, few for panels that all fit into it
+CACHE = 1 << 13  # float32 numbers that fit into the first-level cache
 
 
 @tasks(error_model="numpy", fastmath={"contract"})
@@ -24,7 +24,7 @@ def _weight_gradient(task, indptr, channel, grad_z, value, block, out):
     batch, steps, channels = grad_z.shape
     first = task * block
     last = min(first + block, channels)
-    # Rows of a block side by side: at a stride of 2 kB they would fall into the same few cache sets.
+    # A contiguous array: at the stride of `out`, say 2 kB, the rows would compete for the same few cache sets.
     own = np.zeros((out.shape[0], last - first), np.float32)
     for b in range(batch):
         for t in range(steps):
@@ -43,9 +43,9 @@ def _add(out, to, total, begin):
 
 @tasks(error_model="numpy")
 def _multiply(task, tall, rows, stride, depth, panels, width, out):
-    """`tall` rows of a product with panels of `LANES` columns: six rows at once, their sums in registers."""
+    """Multiply `tall` rows by panels of `LANES` columns, six rows at a time, with the sums in registers."""
     last = min((task + 1) * tall, len(out) // width)
-    s = np.uint64(stride)  # unsigned places, since Numba checks of every signed one whether it counts from the end
+    s = np.uint64(stride)  # unsigned, because Numba tests every signed index for a negative value
     for begin in range(0, depth, DEPTH):
         end = min(begin + DEPTH, depth)
         for first in range(0, width, LANES):
@@ -77,12 +77,12 @@ def _multiply(task, tall, rows, stride, depth, panels, width, out):
 
 
 def is_sparse(spikes: Spikes | torch.Tensor) -> bool:
-    """Whether a product goes spike by spike, which is the faster way for the few that there mostly are."""
+    """Return whether to add weights spike by spike, which is faster than a dense product if there are few spikes."""
     return isinstance(spikes, Spikes) and spikes.density <= DENSE_FROM
 
 
 def flat_rows(rows: torch.Tensor) -> tuple[np.ndarray, int]:
-    """Rows [B, T, K] as a flat array, and the distance between their beginnings; parts of wider rows are not copied."""
+    """Return rows [B, T, K] as a flat array, and the stride between rows; slices of wider rows are not copied."""
     batch, steps, depth = rows.shape
     stride = rows.stride(1)
     if rows.stride() != (steps * stride, stride, 1):
@@ -91,10 +91,10 @@ def flat_rows(rows: torch.Tensor) -> tuple[np.ndarray, int]:
 
 
 def matmul(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """``rows @ matrix``, [B, T, K] by [K, N].
+    """Return ``rows @ matrix``, [B, T, K] times [K, N].
 
-    As fast as oneDNN's product and, on AMD processors, faster than MKL's; and its threads share the work as those of
-    all other kernels do (`nmnist_helpers.tasks`).
+    This is as fast as oneDNN's product and, on AMD processors, faster than MKL's. Like all other kernels, it shares the
+    work among threads with `nmnist_helpers.tasks`.
     """
     batch, steps, depth = rows.shape
     numbers, stride = flat_rows(rows)
@@ -116,21 +116,21 @@ def matmul(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
 
 
 def dense_product(spikes: Spikes | torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """As `nmnist_helpers.kernels.reference.product`, with weights int8 [C_in, C_out]."""
+    """Compute `nmnist_helpers.kernels.reference.product` as a dense product on the CPU; weights int8 [C_in, C_out]."""
     rows, value = _rows(spikes)
     z = matmul(rows, weight_values(table).t())
     return z if value == 1.0 else z * value
 
 
 def _rows(spikes: Spikes | torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Dense float32 rows [B, T, C_in] and the factor that is left for after the product."""
+    """Return dense float32 rows [B, T, C_in], and the factor that is to be applied after the product."""
     return (spikes.rows(value=1.0), spikes.value) if isinstance(spikes, Spikes) else (spikes.float(), 1.0)
 
 
 def weight_gradient(spikes: Spikes | torch.Tensor, grad_z: torch.Tensor) -> torch.Tensor:
-    """As `nmnist_helpers.kernels.reference.weight_gradient`, but [C_in, C_out] like the weights here.
+    """Compute `nmnist_helpers.kernels.reference.weight_gradient` on the CPU, as [C_in, C_out].
 
-    Each thread computes a block of columns alone, so nothing is added twice at once and the sum's order is fixed.
+    Each task computes its own block of columns, so no two threads add to the same number and the order is fixed.
     """
     outputs = grad_z.shape[2]
     if not is_sparse(spikes):

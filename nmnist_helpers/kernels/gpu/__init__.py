@@ -1,7 +1,7 @@
 """The GPU twin: Triton kernels.
 
-What the other twins raise on the spot, an input or a state that left its range, is kept on the device here
-until `check` asks for it.
+The other twins raise immediately if an input or a state leaves its range. Here the device only sets a flag, and
+`check` raises the error later.
 """
 
 import sys

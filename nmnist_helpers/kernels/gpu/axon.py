@@ -7,13 +7,13 @@ import triton.language as tl
 from ..common import Axon, check_axon
 from .launch import on, shape_for
 
-ROWS = 16  # steps of time per program: moving needs no order, so that time is spread over programs too
+ROWS = 16  # time steps per program: steps are independent here, so several programs share them
 COLUMNS = 128
 
 
 @triton.jit(do_not_specialize=["T"])
 def axon_kernel(spikes, lag, kept, out, T, C, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """``out[t] = kept * spikes[t - lag]``, zeros from outside; `kept` may be None."""
+    """Compute ``out[t] = kept * spikes[t - lag]``, with zeros from outside; `kept` may be None."""
     blocks = tl.cdiv(T, ROWS)
     b = (tl.program_id(0) // blocks).to(tl.int64)
     t = tl.program_id(0) % blocks * ROWS + tl.arange(0, ROWS)[:, None]
@@ -47,7 +47,7 @@ def delay_gradient_kernel(grad, out, sums, T, C, BLOCK: tl.constexpr, STAGES: tl
 
 
 def axon_forward(spikes: torch.Tensor, axon: Axon) -> torch.Tensor:
-    """As `nmnist_helpers.kernels.reference.axon_forward`."""
+    """Compute `nmnist_helpers.kernels.reference.axon_forward` on a GPU."""
     check_axon(axon, spikes.shape[0], spikes.shape[2], spikes.device)
     spikes = spikes.contiguous()
     batch, steps, channels = spikes.shape
@@ -60,7 +60,7 @@ def axon_forward(spikes: torch.Tensor, axon: Axon) -> torch.Tensor:
 
 
 def delay_gradient(grad: torch.Tensor, out: torch.Tensor, value: float = 1.0) -> torch.Tensor:
-    """As `nmnist_helpers.kernels.reference.delay_gradient`; sums in a fixed order."""
+    """Compute `nmnist_helpers.kernels.reference.delay_gradient` on a GPU, summed in a fixed order."""
     grad, out = grad.float().contiguous(), out.contiguous()
     batch, steps, channels = grad.shape
     sums = torch.empty(batch, channels, dtype=torch.float32, device=grad.device)

@@ -1,7 +1,7 @@
 """Convolutions of spikes with quantised weights on a GPU: patches of bytes, multiplied on tensor cores.
 
-A neuron's patch is a row of 0/1 bytes, a quarter of the memory of numbers. The rows go through the product of
-`matmul`, which is exact for them. Groups are weights with zeros between.
+A neuron's patch is a row of 0/1 bytes, which takes a quarter of the memory of float32. `matmul` multiplies the rows
+exactly. Groups of channels become one matrix of weights with zeros between the groups.
 """
 
 import torch
@@ -14,7 +14,7 @@ from .weight import weight_values
 
 
 def _patches(spikes: Spikes, window: Window) -> torch.Tensor:
-    """What every neuron's place sees, uint8 [B * T * H' * W', C_in * height * width]."""
+    """Return the pixels of every place's window, uint8 [B * T * H' * W', C_in * height * width]."""
     pictures = spikes.rows(torch.uint8, 1).reshape(-1, *window.inputs)
     pictures = F.pad(pictures, window.around)
     for axis in range(2):
@@ -23,8 +23,8 @@ def _patches(spikes: Spikes, window: Window) -> torch.Tensor:
     return pictures.permute(0, 2, 3, 1, 4, 5).reshape(-1, window.inputs[0] * window.kernel[0] * window.kernel[1])
 
 
-def _for_all_inputs(weights: torch.Tensor, window: Window) -> torch.Tensor:
-    """Weights [C_out, C_in / groups * n] as [C_out, C_in * n], with zeros between groups."""
+def _expand_groups(weights: torch.Tensor, window: Window) -> torch.Tensor:
+    """Expand weights [C_out, C_in / groups * n] to [C_out, C_in * n], with zeros between groups."""
     if window.groups == 1:
         return weights
     blocks = weights.unflatten(0, (window.groups, -1)).unbind(0)
@@ -32,14 +32,14 @@ def _for_all_inputs(weights: torch.Tensor, window: Window) -> torch.Tensor:
 
 
 def conv_product(spikes: Spikes, weights: torch.Tensor, window: Window) -> torch.Tensor:
-    """As `nmnist_helpers.kernels.reference.conv_product`, with weights from `quantise` here."""
+    """Compute `nmnist_helpers.kernels.reference.conv_product` on a GPU, with weights from the GPU's `quantise`."""
     batch, _, steps = spikes.shape
-    z = matmul(_patches(spikes, window), _for_all_inputs(weights, window).t(), spikes.value)
+    z = matmul(_patches(spikes, window), _expand_groups(weights, window).t(), spikes.value)
     return z.view(batch, steps, window.places, -1).transpose(2, 3).reshape(batch, steps, window.neurons)
 
 
 def conv_weight_gradient(spikes: Spikes, grad_z: torch.Tensor, window: Window) -> torch.Tensor:
-    """As `nmnist_helpers.kernels.reference.conv_weight_gradient`."""
+    """Compute `nmnist_helpers.kernels.reference.conv_weight_gradient` on a GPU."""
     features, groups = window.outputs[0], window.groups
     by_place = grad_z.unflatten(2, (features, -1)).movedim(2, 0).reshape(features, -1)
     found = matmul(by_place, _patches(spikes, window), spikes.value)
@@ -48,9 +48,9 @@ def conv_weight_gradient(spikes: Spikes, grad_z: torch.Tensor, window: Window) -
 
 
 def conv_input_gradient(grad_z: torch.Tensor, weights: torch.Tensor, window: Window) -> torch.Tensor:
-    """As `nmnist_helpers.kernels.reference.conv_input_gradient`; torch's transposed convolution does it."""
+    """Compute `nmnist_helpers.kernels.reference.conv_input_gradient` with torch's transposed convolution."""
     sides = zip(window.inputs[1:], window.outputs[1:], window.stride, window.padding, window.kernel, strict=True)
-    # Pixels beyond the last window get zero; those that pooling adds at the far edge are cut off.
+    # Pixels after the last window get zero; pixels that pooling has added at the far edge are cut off.
     rest = [max(0, side - (out - 1) * step + 2 * around - size) for side, out, step, around, size in sides]
     images, kernels = grad_z.unflatten(2, window.outputs).flatten(0, 1), window.kernels(weight_values(weights))
     found = F.conv_transpose2d(images, kernels, None, window.stride, window.padding, rest, window.groups)

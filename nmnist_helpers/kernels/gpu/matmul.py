@@ -1,10 +1,10 @@
-"""The one dense product, on tensor cores: bfloat16 times bfloat16, added up in float32.
+"""The dense product of all GPU kernels, on tensor cores: bfloat16 times bfloat16, summed in float32.
 
-Spikes (0 or 1) and quantised weights (multiples of 1/32 with eight significant bits) are bfloat16 numbers, a
-product of two of them is exact in float32, and so is every partial sum of a layer: a multiple of 1/32 far below
-2**24 / 32. So the order in which tensor cores add does not matter, and the result equals the other twins' bit
-for bit. A float32 factor (a gradient) goes in as two bfloat16 terms, its leading eight bits and the next eight:
-what is cut off is below 2**-16 of each element.
+Spikes (0 or 1) and quantised weights (multiples of 1/32 with eight significant bits) are exact in bfloat16. The
+product of two of them is exact in float32, and so is every partial sum of a layer, a multiple of 1/32 far below
+2**24 / 32. The order in which tensor cores add therefore does not matter, and the result equals that of the other twins
+bit for bit. A float32 factor (a gradient) is split into two bfloat16 terms, its leading eight bits and the next eight;
+the error is below 2**-16 of each element.
 """
 
 import torch
@@ -14,18 +14,18 @@ import triton.language as tl
 from ..backend import triton_interpreted
 from .launch import on
 
-# NumPy, under the interpreter, has no bfloat16. The operands have eight significant bits by then, so float32
-# gives the same products.
+# Triton's interpreter uses NumPy, which has no bfloat16. The operands have eight significant bits in any case, so
+# float32 gives the same products.
 OPERAND = tl.float32 if triton_interpreted() else tl.bfloat16
-GROUP = 8  # row blocks that share a column block's data in the second-level cache
-PROGRAMS = 256  # fewer tiles than this share out the inner dimension too; fixed, so that every GPU adds alike
+GROUP = 8  # blocks of rows that share a block of columns in the second-level cache
+PROGRAMS = 256  # with fewer tiles, the inner dimension is split too; fixed, so that every GPU adds in the same order
 
 
 @triton.jit
 def eight_bits(x):
-    """`x` rounded to eight significant bits (what bfloat16 holds), still float32."""
+    """Return `x` rounded to eight significant bits, as many as bfloat16 has, but still as float32."""
     bits = (x.to(tl.int32, bitcast=True) + 0x8000) & -0x10000
-    return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)  # adding could turn NaN into a number
+    return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)  # the addition could turn NaN into a number
 
 
 @triton.jit
@@ -34,7 +34,7 @@ def matmul_kernel(
     TWO_TERMS: tl.constexpr, OPERAND: tl.constexpr, WHOLE: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """``out[part] = value * a[:, k of part] @ b[k of part]``; `share` of the inner dimension is one part's."""
+    """Compute ``out[part] = value * a[:, k of part] @ b[k of part]``, where each part has `share` values of k."""
     rows, columns = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
     tile, part = tl.program_id(0), tl.program_id(1)
     group = tile // (GROUP * columns)  # tiles go down GROUP rows before the next column
@@ -72,9 +72,9 @@ def matmul_kernel(
 
 
 def tiling(m: int, n: int, two_terms: bool) -> dict[str, int]:
-    """Launch options of a product [m, ...] @ [..., n].
+    """Return the launch options of a product [m, ...] @ [..., n].
 
-    Chosen so that nothing spills from registers (`tests/test_gpu_compile.py`); not measured yet.
+    They are chosen so that no registers spill (`tests/kernels/test_gpu_compile.py`), not measured yet.
     """
     block_m, block_n = (min(128, max(16, triton.next_power_of_2(size))) for size in (m, n))
     return {
@@ -87,23 +87,23 @@ def tiling(m: int, n: int, two_terms: bool) -> dict[str, int]:
 
 
 def matmul(a: torch.Tensor, b: torch.Tensor, value: float = 1.0, inner: int | None = None) -> torch.Tensor:
-    """``value * a @ b`` in float32.
+    """Compute ``value * a @ b`` in float32.
 
     Parameters
     ----------
     a : tensor [M, K]
-        uint8 or bfloat16 (exact), or float32 (as two terms).
+        uint8 or bfloat16 (exact), or float32 (split into two terms).
     b : tensor [K, N]
         uint8 or bfloat16.
     value : float
-        Multiplies the finished sums.
+        Factor of the finished sums.
     inner : int, optional
-        Sum over this many k instead of K, where the caller knows that both are stored with zeros beyond K.
+        Sum over this many k instead of K; the caller knows that both tensors are stored with zeros after K.
 
     Returns
     -------
     float32 tensor [M, N]
-        Its rows begin at multiples of 16 numbers. The sum's order depends on the sizes only.
+        Its rows start at multiples of 16 elements. The order of the sums depends only on the sizes.
     """
     (m, k), n = a.shape, b.shape[1]
     k = inner or k

@@ -1,4 +1,4 @@
-"""The CUBA neuron on a GPU: one program takes a block of channels of one sample through all of time."""
+"""The CUBA neuron on a GPU: one program runs a block of channels of one sample through all time steps."""
 
 import torch
 import triton
@@ -6,17 +6,17 @@ import triton.language as tl
 
 from ..common import Axon, Membrane, OutputGradients, State, Trace, check_neuron, check_rows
 from ..constants import DECAY_SCALE, MAX_STATE
-from .launch import check_if_asked, flag_of, on, shape_for
+from .launch import check_if_requested, flag_of, on, shape_for
 
 LIMIT = tl.constexpr(MAX_STATE)
 
 
 @triton.jit
 def leak(state, retention):
-    """``trunc(state * retention / 4096)``, exact without 64-bit products.
+    """Return ``trunc(state * retention / 4096)``, exactly and without 64-bit products.
 
-    ``state = 4096 * hi + lo`` with 0 <= lo < 4096, so the quotient is ``hi * retention + lo * retention / 4096``. A
-    right shift rounds down; below zero, adding 4095 first rounds up, which there is toward zero.
+    With ``state = 4096 * hi + lo`` and 0 <= lo < 4096, the quotient is ``hi * retention + lo * retention / 4096``. A
+    right shift rounds down. For a negative state, 4095 is added first, so that it rounds up, toward zero.
     """
     hi, lo = state >> 12, state & 4095
     return hi * retention + ((lo * retention + ((state >> 31) & 4095)) >> 12)
@@ -27,16 +27,16 @@ def forward_kernel(
     z, retain_i, retain_v, current0, voltage0, current1, voltage1, voltage, spikes, current, flag,
     T, C, threshold, scale, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """`voltage` and `current` may be None: then they are not written."""
+    """Run one block of neurons through time; `voltage` and `current` are not written if they are None."""
     blocks = tl.cdiv(C, BLOCK)
-    b = (tl.program_id(0) // blocks).to(tl.int64)  # B * T * C may pass 2**31
+    b = (tl.program_id(0) // blocks).to(tl.int64)  # B * T * C may exceed 2**31
     c = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     inside = c < C
     r_i = tl.load(retain_i + c, mask=inside, other=0)
     r_v = tl.load(retain_v + c, mask=inside, other=0)
     i = tl.load(current0 + b * C + c, mask=inside, other=0)
     r = tl.load(voltage0 + b * C + c, mask=inside, other=0)
-    seen = tl.zeros([BLOCK], tl.int32)  # the bits of all magnitudes
+    magnitudes = tl.zeros([BLOCK], tl.int32)  # bitwise or of all: too large if any of them is
     first = b * T * C
     z += first
     spikes += first
@@ -44,14 +44,14 @@ def forward_kernel(
         voltage += first
     if current is not None:
         current += first
-    for _ in tl.range(0, T, num_stages=STAGES):  # z[t] does not wait for the state: STAGES rows are under way
+    for _ in tl.range(0, T, num_stages=STAGES):  # z does not depend on the state: STAGES rows are prefetched
         x = tl.load(z + c, mask=inside, other=0.0) * scale
         good = tl.abs(x) < LIMIT + 1  # False for NaN too
         i = leak(i, r_i) + tl.where(good, x, 0.0).to(tl.int32)
         v = leak(r, r_v) + i
         fired = v > threshold
         r = tl.where(fired, 0, v)
-        seen |= tl.abs(i) | tl.abs(v) | tl.where(good, 0, -1)
+        magnitudes |= tl.abs(i) | tl.abs(v) | tl.where(good, 0, -1)
         tl.store(spikes + c, fired.to(tl.uint8), mask=inside)
         z += C
         spikes += C
@@ -63,8 +63,8 @@ def forward_kernel(
             current += C
     tl.store(current1 + b * C + c, i, mask=inside)
     tl.store(voltage1 + b * C + c, r, mask=inside)
-    bad = tl.max(((seen > LIMIT) | (seen < 0)).to(tl.int32), 0)
-    tl.store(flag, bad, mask=bad != 0)  # whoever writes, writes 1
+    bad = tl.max(((magnitudes > LIMIT) | (magnitudes < 0)).to(tl.int32), 0)
+    tl.store(flag, bad, mask=bad != 0)  # all writers write 1, so they need no order
 
 
 @triton.jit(do_not_specialize=["T", "threshold"])
@@ -72,9 +72,10 @@ def backward_kernel(
     grad, grad_voltage, grad_current, voltage, retain_i, retain_v, current0, voltage0, lag, kept, grad_z, sums,
     T, C, threshold, by_tau, gain, sum_stride, BLOCK: tl.constexpr, STAGES: tl.constexpr, DECAY: tl.constexpr,
 ):  # fmt: skip
-    """The gradients, `lag`, `kept` and `sums` may be None: then they are not there, or not asked for.
+    """Run one block of neurons backwards through time.
 
-    `sums` takes the sums of the current's decay, and those of the voltage's `sum_stride` numbers later.
+    The output gradients, `lag`, `kept` and `sums` may be None. `sums` receives the sums for the current's decay, and
+    `sum_stride` elements later those for the voltage's decay.
     """
     blocks = tl.cdiv(C, BLOCK)
     b = (tl.program_id(0) // blocks).to(tl.int64)
@@ -86,11 +87,11 @@ def backward_kernel(
     factor = tl.full([BLOCK], 1.0, tl.float32) * gain
     if kept is not None:
         factor *= tl.load(kept + b * C + c, mask=inside, other=0).to(tl.float32)
-    reach, ahead = c, c * 0
-    if lag is not None:  # the axon sent the spike of step t to step t + lag
+    offset, ahead = c, c * 0
+    if lag is not None:  # the axon moves the spike of step t to step t + lag
         ahead = tl.load(lag + c, mask=inside, other=0)
-        reach = ahead.to(tl.int64) * C + c
-    at_threshold = threshold.to(tl.float32)  # the distance is taken in float: with NEVER, 32 bits would wrap
+        offset = ahead.to(tl.int64) * C + c
+    at_threshold = threshold.to(tl.float32)  # in float: NEVER would overflow 32-bit integers
     g_v = tl.zeros([BLOCK], tl.float32)
     g_i = tl.zeros([BLOCK], tl.float32)
     sums_i = tl.zeros([BLOCK], tl.float32)
@@ -111,7 +112,7 @@ def backward_kernel(
         t = T - 1 - back
         g = tl.zeros([BLOCK], tl.float32)
         if grad is not None:
-            g = tl.load(grad + reach, mask=inside & (t + ahead < T), other=0.0)
+            g = tl.load(grad + offset, mask=inside & (t + ahead < T), other=0.0)
             g *= factor * tl.exp(tl.abs(v.to(tl.float32) - at_threshold) * by_tau)
             grad -= C
         if grad_voltage is not None:
@@ -121,8 +122,8 @@ def backward_kernel(
         voltage -= C
         before = tl.load(voltage + c, mask=inside & (t >= 1), other=0)  # V[t-1]
         if sums is not None:
-            # Both sums take what stands here at step t, so that V is read once and one step ahead:
-            # gV[t] R[t-1], and gI[t+1] I[t] with I[t] = V[t] - leak(R[t-1]).
+            # At step t, the sums get the terms gV[t] R[t-1] and gI[t+1] I[t], with I[t] = V[t] - leak(R[t-1]).
+            # Each V is thus read only once, one step ahead.
             r = tl.where(t >= 1, tl.where(before > threshold, 0, before), r0)
             sums_v += g_v * r.to(tl.float32)
             sums_i += g_i * (v - leak(r, r_v)).to(tl.float32)
@@ -147,9 +148,9 @@ def neuron_forward(
     need_current: bool = False,
     need_voltage: bool = True,
 ) -> Trace:
-    """As `nmnist_helpers.kernels.reference.neuron_forward`, but an overflow shows in `check` only.
+    """Compute `nmnist_helpers.kernels.reference.neuron_forward` on a GPU; only `check` reports an overflow.
 
-    `need_voltage` False leaves the voltage out (its time axis is empty then).
+    Without `need_voltage`, the voltage is omitted (its time axis is empty).
     """
     check_rows("z", z)
     z = z.float().contiguous()
@@ -169,7 +170,7 @@ def neuron_forward(
             T=steps, C=channels, threshold=membrane.threshold, scale=float(membrane.scale),
             BLOCK=shape.block, STAGES=shape.stages, num_warps=shape.warps,
         )  # fmt: skip
-    check_if_asked()
+    check_if_requested()
     return Trace(spikes, voltage, current, end)
 
 
@@ -182,17 +183,17 @@ def neuron_backward(
     *,
     need_decay: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """As `nmnist_helpers.kernels.reference.neuron_backward`, with the axon's backward fused in.
+    """Compute `nmnist_helpers.kernels.reference.neuron_backward` on a GPU, fused with the axon's backward pass.
 
-    Every neuron adds up its own decay gradients, and the sums are added in a fixed order: two runs agree bit
-    for bit.
+    Every neuron sums its own decay gradients, and these sums are added in a fixed order, so two runs agree bit for
+    bit.
     """
     batch, steps, channels = voltage.shape
     grads = OutputGradients(*(None if g is None else g.float().contiguous() for g in grads))
     grad_z = torch.empty(voltage.shape, dtype=torch.float32, device=voltage.device)
     sums = torch.empty(2, batch, channels, dtype=torch.float32, device=voltage.device) if need_decay else None
     shape = shape_for(batch, channels)
-    worth = membrane.surrogate.gain * (axon.value if axon else 1.0)
+    gain = membrane.surrogate.gain * (axon.value if axon else 1.0)
     with on(voltage):
         backward_kernel[(batch * triton.cdiv(channels, shape.block),)](
             grad=grads.spikes, grad_voltage=grads.voltage, grad_current=grads.current, voltage=voltage,
@@ -200,7 +201,7 @@ def neuron_backward(
             current0=state.current.contiguous(), voltage0=state.voltage.contiguous(),
             lag=axon.lag if axon else None, kept=axon.kept if axon else None, grad_z=grad_z, sums=sums,
             T=steps, C=channels, threshold=membrane.threshold,
-            by_tau=-1.0 / (membrane.scale * membrane.surrogate.tau), gain=worth, sum_stride=batch * channels,
+            by_tau=-1.0 / (membrane.scale * membrane.surrogate.tau), gain=gain, sum_stride=batch * channels,
             BLOCK=shape.block, STAGES=shape.stages, DECAY=DECAY_SCALE, num_warps=shape.warps,
         )  # fmt: skip
     if sums is None:

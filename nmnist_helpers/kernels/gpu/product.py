@@ -1,8 +1,7 @@
 """Products of spikes with quantised weights on a GPU: dense on tensor cores, or over lists of events.
 
-Dense is what runs by default: the spikes of a layer stay 0/1 bytes on the GPU (`DenseSpikes`), since the host
-would have to wait for the length of a list. Spikes that come as a list (`Spikes`) are gathered where they are
-few enough.
+Dense products are the default: the spikes of a layer stay 0/1 bytes on the GPU (`DenseSpikes`), since the host would
+have to wait for the length of a list. For a list with few spikes (`Spikes`), rows of weights are gathered and summed.
 """
 
 import torch
@@ -14,9 +13,9 @@ from .launch import on
 from .matmul import matmul
 from .weight import padded, weight_values
 
-DENSE_FROM = 0.01  # share of set bins from which tensor cores should be the faster way; estimated, not measured
-MAX_INPUTS = 1 << 17  # so many weights of 128/32 add up to 2**24 / 32: beyond, a float32 sum would round
-EVENTS = 16  # events whose rows are on their way at once
+DENSE_FROM = 0.01  # share of set bins from which tensor cores should be faster; estimated, not measured
+MAX_INPUTS = 1 << 17  # this many weights of 128/32 add up to 2**24 / 32; a larger float32 sum would be rounded
+EVENTS = 16  # events whose rows are loaded at once
 COLUMNS = 128
 
 
@@ -24,7 +23,7 @@ COLUMNS = 128
 def gather_kernel(
     indptr, index, table, out, N, stride, value, EVENTS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """``out[r] = value * sum of table[index[k]], k = indptr[r] .. indptr[r + 1]``, in the order of k."""
+    """Compute ``out[r] = value * sum_k table[index[k]]`` for k in ``indptr[r]:indptr[r + 1]``, in the order of k."""
     r = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     first, last = tl.load(indptr + r), tl.load(indptr + r + 1)
@@ -39,7 +38,7 @@ def gather_kernel(
 
 
 def _gather(indptr: torch.Tensor, index: torch.Tensor, table: torch.Tensor, value: float) -> torch.Tensor:
-    """Sum rows of `table` [X, N] for every row of a CSR list: float32 [len(indptr) - 1, N]."""
+    """Sum the rows of `table` [X, N] that each row of a CSR list names: float32 [len(indptr) - 1, N]."""
     rows, columns = len(indptr) - 1, table.shape[1]
     out = torch.empty(rows, columns, dtype=torch.float32, device=table.device)
     with on(table):
@@ -50,58 +49,58 @@ def _gather(indptr: torch.Tensor, index: torch.Tensor, table: torch.Tensor, valu
     return out
 
 
-def _bytes(spikes: Spikes) -> torch.Tensor:
-    """Spikes as 0/1 bytes [B * T, P], with P >= C_in and zeros beyond C_in."""
+def _as_bytes(spikes: Spikes) -> torch.Tensor:
+    """Return spikes as 0/1 bytes [B * T, P], with P >= C_in and zeros from column C_in on."""
     width = padded(spikes.shape[1])
     if not isinstance(spikes, DenseSpikes):
         spikes = DenseSpikes.from_events(spikes, width)
-    elif spikes.data.shape[2] % 16:  # rows that begin anywhere would be read byte by byte; kept for the backward
+    elif spikes.data.shape[2] % 16:  # unaligned rows are read byte by byte; stored for the backward pass
         spikes.data = torch.nn.functional.pad(spikes.data, (0, width - spikes.data.shape[2]))
     return spikes.data.reshape(-1, spikes.data.shape[2])
 
 
-def _by_channel(spikes: Spikes) -> tuple[torch.Tensor, torch.Tensor]:
-    """The list turned around: for every channel (indptr [C + 1]) its rows in increasing order."""
+def _sort_by_channel(spikes: Spikes) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the list sorted by channel: `indptr` [C + 1], and the rows of each channel in increasing order."""
     row = row_of_spike(spikes.indptr, spikes.count).to(torch.int32)
     channel, order = torch.sort(spikes.channel, stable=True)
     ends = torch.searchsorted(channel, torch.arange(spikes.shape[1] + 1, dtype=channel.dtype, device=spikes.device))
     return ends.to(torch.int32), row[order]
 
 
-def _listed(spikes: Spikes | torch.Tensor) -> bool:
+def _is_sparse(spikes: Spikes | torch.Tensor) -> bool:
     return isinstance(spikes, Spikes) and not isinstance(spikes, DenseSpikes) and spikes.density < DENSE_FROM
 
 
 def product(spikes: Spikes | torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """As `nmnist_helpers.kernels.reference.product`, with weights from `quantise` here."""
-    if not isinstance(spikes, Spikes):  # graded: no bfloat16 numbers, so float32 throughout
+    """Compute `nmnist_helpers.kernels.reference.product` on a GPU, with weights from the GPU's `quantise`."""
+    if not isinstance(spikes, Spikes):  # graded spikes are not exact in bfloat16: float32 throughout
         return spikes.float() @ weight_values(weights).t()
     batch, inputs, steps = spikes.shape
     if inputs > MAX_INPUTS:
         raise ValueError(f"product: expected at most {MAX_INPUTS} inputs, found {inputs}")
-    if _listed(spikes):
+    if _is_sparse(spikes):
         z = _gather(spikes.indptr, spikes.channel, weights.t().contiguous(), spikes.value)
     else:
-        rows = _bytes(spikes)
-        # Both are stored with zeros up to the same width: no masks then.
+        rows = _as_bytes(spikes)
+        # If both are padded with zeros to the same width, the product needs no masks.
         inner = rows.shape[1] if weights.stride() == (rows.shape[1], 1) else inputs
         z = matmul(rows[:, :inputs], weights.t(), spikes.value, inner)
     return z.view(batch, steps, -1)
 
 
 def weight_gradient(spikes: Spikes | torch.Tensor, grad_z: torch.Tensor) -> torch.Tensor:
-    """As `nmnist_helpers.kernels.reference.weight_gradient`: [C_out, C_in], summed in a fixed order."""
+    """Compute `nmnist_helpers.kernels.reference.weight_gradient` on a GPU, [C_out, C_in], summed in a fixed order."""
     outputs = grad_z.shape[2]
     grad = grad_z.reshape(-1, outputs)
     if not isinstance(spikes, Spikes):
         return grad.t() @ spikes.float().reshape(-1, spikes.shape[2])
-    if _listed(spikes):
-        indptr, row = _by_channel(spikes)
+    if _is_sparse(spikes):
+        indptr, row = _sort_by_channel(spikes)
         return _gather(indptr, row, grad.contiguous(), spikes.value).t()
-    return matmul(grad.t(), _bytes(spikes)[:, : spikes.shape[1]], spikes.value)
+    return matmul(grad.t(), _as_bytes(spikes)[:, : spikes.shape[1]], spikes.value)
 
 
 def input_gradient(grad_z: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """As `nmnist_helpers.kernels.reference.input_gradient`."""
+    """Compute `nmnist_helpers.kernels.reference.input_gradient` on a GPU."""
     batch, steps, outputs = grad_z.shape
     return matmul(grad_z.reshape(-1, outputs), weights).view(batch, steps, -1)

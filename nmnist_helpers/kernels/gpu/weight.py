@@ -1,6 +1,6 @@
 """Weight normalisation and 8-bit quantisation on a GPU, and their gradient.
 
-Quantised weights are multiples of 1/32 in -4..127/32: eight significant bits, so that bfloat16 holds them
+Quantised weights are multiples of 1/32 in -4..127/32. They have eight significant bits, so bfloat16 represents them
 exactly and tensor cores multiply them exactly.
 """
 
@@ -12,13 +12,13 @@ from ..constants import HIGHEST_STEP, LOWEST_STEP
 from .launch import on
 
 LOWEST, HIGHEST = tl.constexpr(float(LOWEST_STEP)), tl.constexpr(float(HIGHEST_STEP))
-TO_WHOLE = tl.constexpr(1.5 * 2**23)  # a float32 this large has no fraction: adding it rounds half to even
+TO_WHOLE = tl.constexpr(1.5 * 2**23)  # float32 numbers this large have no fraction: adding it rounds half to even
 COLUMNS = 1024
-ROW_MULTIPLE = 64  # rows are padded with zeros to whole tiles, which spares the products their masks
+ROW_MULTIPLE = 64  # rows are padded with zeros to whole tiles, so that products need no masks
 
 
 def padded(columns: int) -> int:
-    """Stored length of a row of `columns` numbers."""
+    """Return the stored length of a row of `columns` numbers."""
     return -(-columns // ROW_MULTIPLE) * ROW_MULTIPLE
 
 
@@ -26,10 +26,10 @@ def padded(columns: int) -> int:
 def quantise_kernel(v, factor, weights, C, stride, BLOCK: tl.constexpr):
     o = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    # The product with the factor is rounded once, as torch rounds it; times 32 is exact, fused or not.
+    # The product with the factor is rounded once, as in torch; the product with 32 is exact, fused or not.
     steps = tl.load(v + o * C + i, mask=i < C, other=0.0) * tl.load(factor + o) * 32.0
-    # Clamped first: the ends are whole numbers, so rounding cannot cross them. NaN stays NaN, for the neuron
-    # step to find.
+    # Clamped before rounding: the limits are integers, so rounding cannot exceed them. NaN stays NaN, and the
+    # neuron step detects it.
     steps = tl.maximum(steps, LOWEST, propagate_nan=tl.PropagateNan.ALL)
     steps = tl.minimum(steps, HIGHEST, propagate_nan=tl.PropagateNan.ALL)
     whole = (steps + TO_WHOLE) - TO_WHOLE
@@ -38,7 +38,7 @@ def quantise_kernel(v, factor, weights, C, stride, BLOCK: tl.constexpr):
 
 @triton.jit
 def gradient_kernel(v, factor, norm, grad, grad_v, grad_g, C, stride, BLOCK: tl.constexpr):
-    """One program per row: the row's dot product first, then its gradient (the row is still in the cache).
+    """Compute a row per program: first its dot product, then its gradient while the row is still in the cache.
 
     `norm` and `grad_g` are None without weight normalisation.
     """
@@ -55,7 +55,7 @@ def gradient_kernel(v, factor, norm, grad, grad_v, grad_g, C, stride, BLOCK: tl.
             i = first + tl.arange(0, BLOCK)
             x = tl.load(v + i, mask=i < C, other=0.0)
             steps = x * f * 32.0
-            inside = (steps >= LOWEST - 0.5) & (steps < HIGHEST + 0.5)  # rounds to a step within the ends
+            inside = (steps >= LOWEST - 0.5) & (steps < HIGHEST + 0.5)  # rounds to a step within the limits
             g = tl.load(grad + i, mask=(i < C) & inside, other=0.0)
             total += g * x
         dot = tl.sum(total, 0)
@@ -73,9 +73,9 @@ def gradient_kernel(v, factor, norm, grad, grad_v, grad_g, C, stride, BLOCK: tl.
 
 
 def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """As `nmnist_helpers.kernels.reference.quantise`, in bfloat16.
+    """Compute `nmnist_helpers.kernels.reference.quantise` on a GPU, in bfloat16.
 
-    The rows are `padded` with zeros: what comes back is a view of their first C_in columns.
+    The rows are stored with zeros up to `padded` columns; the result is a view of the first C_in columns.
     """
     v, factor = v.float().contiguous(), factor.float().contiguous()
     outputs, inputs = v.shape
@@ -88,14 +88,14 @@ def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def weight_values(weights: torch.Tensor) -> torch.Tensor:
-    """The quantised weights as float [C_out, C_in]."""
+    """Return the quantised weights as float [C_out, C_in]."""
     return weights.float()
 
 
 def quantise_gradient(
     v: torch.Tensor, factor: torch.Tensor, norm: torch.Tensor | None, grad: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """As `nmnist_helpers.kernels.reference.quantise_gradient`."""
+    """Compute `nmnist_helpers.kernels.reference.quantise_gradient` on a GPU."""
     v, factor = v.float().contiguous(), factor.float().contiguous()
     grad = grad if grad.stride(1) == 1 else grad.contiguous()
     outputs, inputs = v.shape

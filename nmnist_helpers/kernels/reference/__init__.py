@@ -1,4 +1,4 @@
-"""The plain twin: loops over time, integers, nothing clever. The fast twins are checked against it."""
+"""The reference twin: plain PyTorch, integers, a loop over time. The fast twins are tested against it."""
 
 import sys
 from functools import partial

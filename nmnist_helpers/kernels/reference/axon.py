@@ -1,12 +1,12 @@
-"""What happens to a spike on its way out: dropout, the one-step shift, a learned delay per channel."""
+"""The axon, through which spikes leave a layer: dropout, one-step shift, and a learned delay per channel."""
 
 import torch
 
 from ..common import Axon, check_axon
 
 
-def moved(rows: torch.Tensor, lag: torch.Tensor) -> torch.Tensor:
-    """Rows [B, T, C] read `lag` [C] steps earlier (negative: later), zeros from outside."""
+def shift_rows(rows: torch.Tensor, lag: torch.Tensor) -> torch.Tensor:
+    """Return rows [B, T, C] moved `lag` [C] steps later (negative: earlier), with zeros from outside."""
     steps = rows.shape[1]
     source = torch.arange(steps, device=rows.device)[:, None] - lag.to(torch.int64)  # [T, C]
     inside = (source >= 0) & (source < steps)
@@ -15,33 +15,33 @@ def moved(rows: torch.Tensor, lag: torch.Tensor) -> torch.Tensor:
 
 
 def axon_forward(spikes: torch.Tensor, axon: Axon) -> torch.Tensor:
-    """Drop neurons and delay the others.
+    """Remove the spikes of dropped neurons and delay those of the others.
 
     Parameters
     ----------
     spikes : uint8 tensor [B, T, C]
-        0/1, straight from the neuron.
+        0/1, the output of the neuron.
     axon : Axon
 
     Returns
     -------
     uint8 tensor [B, T, C]
-        0/1: what a spike is worth is left for later.
+        0/1; the value of a spike is applied later.
     """
     check_axon(axon, spikes.shape[0], spikes.shape[2], spikes.device)
     if axon.kept is not None:
         spikes = spikes * axon.kept[:, None]
-    return moved(spikes, axon.lag)
+    return shift_rows(spikes, axon.lag)
 
 
 def axon_backward(grad: torch.Tensor, axon: Axon) -> torch.Tensor:
-    """Gradient of the neuron's spikes: `grad` [B, T, C] moved back by the lags, dropped and scaled."""
-    back = moved(grad, -axon.lag) * axon.value
+    """Return the gradient of the neuron's spikes: `grad` [B, T, C] moved back by the lags, masked and scaled."""
+    back = shift_rows(grad, -axon.lag) * axon.value
     return back if axon.kept is None else back * axon.kept[:, None]
 
 
 def delay_gradient(grad: torch.Tensor, out: torch.Tensor, value: float = 1.0) -> torch.Tensor:
-    """Gradient of the delays: ``sum_bt grad[b,t,c] * (y[b,t-1,c] - y[b,t,c])``, y the delayed output.
+    """Return the gradient of the delays: ``sum_bt grad[b,t,c] * (y[b,t-1,c] - y[b,t,c])``, with the delayed output y.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def delay_gradient(grad: torch.Tensor, out: torch.Tensor, value: float = 1.0) ->
     out : uint8 tensor [B, T, C]
         The delayed output, 0/1.
     value : float
-        What a spike is worth.
+        The value of a spike.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Convolutions of spikes with quantised weights: one place of the window after the other."""
+"""Convolutions of spikes with quantised weights, as a sum over the positions in the kernel."""
 
 import math
 from collections.abc import Iterator
@@ -11,7 +11,9 @@ from ..window import Window
 
 
 def conv_product(spikes: Spikes, weights: torch.Tensor, window: Window) -> torch.Tensor:
-    """``z[b, t, o, y, x] = sum_cij w[o, c, i, j] s[b, t, c, y * stride + i - padding, x * stride + j - padding]``.
+    """Compute the dendrite input of a convolution.
+
+    ``z[b, t, o, y, x] = sum_cij w[o, c, i, j] s[b, t, c, y * stride + i - padding, x * stride + j - padding]``
 
     Parameters
     ----------
@@ -25,46 +27,46 @@ def conv_product(spikes: Spikes, weights: torch.Tensor, window: Window) -> torch
     float tensor [B, T, C_out * H' * W']
     """
     z: torch.Tensor | float = 0.0
-    for seen, w in _places(_padded(spikes.rows(value=1.0), window), weights, window):
-        z = z + torch.einsum("btgcyx,goc->btgoyx", seen, w)
-    assert isinstance(z, torch.Tensor)  # a window has at least one place
+    for pixels, w in _kernel_positions(_pad(spikes.rows(value=1.0), window), weights, window):
+        z = z + torch.einsum("btgcyx,goc->btgoyx", pixels, w)
+    assert isinstance(z, torch.Tensor)  # a kernel has at least one position
     return z.flatten(2) * spikes.value
 
 
 def conv_weight_gradient(spikes: Spikes, grad_z: torch.Tensor, window: Window) -> torch.Tensor:
-    """``dL/dw``, the sum over all neurons that share a weight, in the layout of the weights."""
+    """Compute ``dL/dw``, summed over all neurons that share a weight, in the layout of the weights."""
     weights = grad_z.new_zeros(window.outputs[0], window.inputs[0] // window.groups, *window.kernel)
-    by_neuron = _by_group(grad_z, window)
-    for seen, w in _places(_padded(spikes.rows(grad_z.dtype, 1.0), window), weights, window):
-        w += torch.einsum("btgoyx,btgcyx->goc", by_neuron, seen)
+    grad_groups = _split_groups(grad_z, window)
+    for pixels, w in _kernel_positions(_pad(spikes.rows(grad_z.dtype, 1.0), window), weights, window):
+        w += torch.einsum("btgoyx,btgcyx->goc", grad_groups, pixels)
     return weights.flatten(1) * spikes.value
 
 
 def conv_input_gradient(grad_z: torch.Tensor, weights: torch.Tensor, window: Window) -> torch.Tensor:
-    """``dL/ds`` [B, T, C_in, H, W]: every pixel collects from the neurons that see it."""
-    silent = grad_z.new_zeros(*grad_z.shape[:2], math.prod(window.inputs))
-    picture = _padded(silent, window)
-    by_neuron = _by_group(grad_z, window)
-    for seen, w in _places(picture, weights, window):
-        seen += torch.einsum("btgoyx,goc->btgcyx", by_neuron, w)
+    """Compute ``dL/ds`` [B, T, C_in, H, W]: the sum, for each pixel, over the neurons whose windows contain it."""
+    zeros = grad_z.new_zeros(*grad_z.shape[:2], math.prod(window.inputs))
+    picture = _pad(zeros, window)
+    grad_groups = _split_groups(grad_z, window)
+    for pixels, w in _kernel_positions(picture, weights, window):
+        pixels += torch.einsum("btgoyx,goc->btgcyx", grad_groups, w)
     (top, left), (_, height, width) = window.padding, window.inputs
     return picture[..., top : top + height, left : left + width].flatten(2, 3)
 
 
-def _padded(rows: torch.Tensor, window: Window) -> torch.Tensor:
-    """Rows [B, T, C * H * W] as pictures [B, T, groups, C / groups, H, W] with zeros as far around as windows reach."""
+def _pad(rows: torch.Tensor, window: Window) -> torch.Tensor:
+    """Reshape rows [B, T, C * H * W] to [B, T, groups, C / groups, H, W], padded with zeros for the outer windows."""
     return F.pad(rows.unflatten(2, (window.groups, -1, *window.inputs[1:])), window.around)
 
 
-def _by_group(rows: torch.Tensor, window: Window) -> torch.Tensor:
-    """Neurons [B, T, C * H * W] as [B, T, groups, C / groups, H, W]."""
+def _split_groups(rows: torch.Tensor, window: Window) -> torch.Tensor:
+    """Reshape neurons [B, T, C * H * W] to [B, T, groups, C / groups, H, W]."""
     return rows.unflatten(2, (window.groups, -1, *window.outputs[1:]))
 
 
-def _places(
+def _kernel_positions(
     pictures: torch.Tensor, weights: torch.Tensor, window: Window
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """For each place of the window, what all neurons see there, and their weights, both by group."""
+    """Yield, for each position in the kernel, the pixels of all neurons' windows and the weights, both by group."""
     kernels = window.kernels(weights).unflatten(0, (window.groups, -1))
     (down, across), (_, height, width) = window.stride, window.outputs
     for i in range(window.kernel[0]):

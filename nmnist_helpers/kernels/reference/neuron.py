@@ -1,4 +1,4 @@
-"""The CUBA neuron, computed one time step after the other."""
+"""The CUBA neuron, computed one time step at a time."""
 
 import torch
 
@@ -8,7 +8,7 @@ from .axon import axon_backward
 
 
 def leak(state: torch.Tensor, retention: torch.Tensor) -> torch.Tensor:
-    """What is left of an integer state after one step: ``trunc(state * retention / 4096)``, toward zero."""
+    """Return what is left of an integer state after one step: ``trunc(state * retention / 4096)``."""
     return torch.sign(state) * ((state.abs() * retention) >> 12)  # a shift is much faster than an integer division
 
 
@@ -20,9 +20,9 @@ def neuron_forward(
     need_current: bool = False,
     need_voltage: bool = True,
 ) -> Trace:
-    """Integrate `z` in a current, the current in a voltage, fire and reset.
+    """Integrate `z` into a current and the current into a voltage, fire, and reset.
 
-    For every step t::
+    In every step t, with ``trunc`` rounding toward zero::
 
         I[t] = trunc(I[t-1] * current_retention / 4096) + trunc(scale * z[t])
         V[t] = trunc(R[t-1] * voltage_retention / 4096) + I[t]
@@ -32,15 +32,15 @@ def neuron_forward(
     Parameters
     ----------
     z : float tensor [B, T, C]
-        Dendrite input, real units.
+        Dendrite input in real units.
     membrane : Membrane
         The neurons' constants.
     state : State
-        Where to begin.
+        The initial state.
     need_current : bool
-        Whether to return the current too.
+        Whether to return the current as well.
     need_voltage : bool
-        Without, a twin may leave the voltage out.
+        If False, a twin may omit the voltage.
 
     Returns
     -------
@@ -92,29 +92,29 @@ def neuron_backward(
     *,
     need_decay: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """Gradients of `neuron_forward`, SLAYER's way: the integrators are linear filters.
+    """Compute the gradients of `neuron_forward` as SLAYER does, with the integrators as linear filters.
 
-    The spike function's derivative is the surrogate; reset and truncation are passed over. Only the
-    voltage was saved: the current follows from it, ``I[t] = V[t] - trunc(R[t-1] * voltage_retention / 4096)``.
+    The derivative of the spike function is the surrogate; reset and truncation are ignored. Only the voltage
+    was saved; the current follows from it: ``I[t] = V[t] - trunc(R[t-1] * voltage_retention / 4096)``.
 
     Parameters
     ----------
     grads : OutputGradients
-        Of spikes, voltage and current; at least one.
+        Gradients of spikes, voltage and current; at least one is given.
     voltage : int32 tensor [B, T, C]
         From the forward pass.
     membrane, state
-        As they came into the forward pass.
+        The arguments of the forward pass.
     axon : Axon, optional
-        If there, ``grads.spikes`` is the gradient of what leaves it (`axon_backward`).
+        If given, ``grads.spikes`` is the gradient of the axon's output, to be passed through `axon_backward`.
     need_decay : bool
-        Whether the gradients of the decays are asked for.
+        Whether to compute the gradients of the decays.
 
     Returns
     -------
     grad_z : float tensor [B, T, C]
     grad_current_decay, grad_voltage_decay : float tensors [C] or None
-        True derivatives by the decays as they are stored, x4096.
+        True derivatives with respect to the decays as they are stored, x4096.
     """
     dtype = next(g for g in grads if g is not None).dtype
     threshold, surrogate, scale = membrane[2:]

@@ -1,4 +1,4 @@
-"""Quantised weights and their products, dense and plain."""
+"""Quantised weights and their products with spikes, as plain dense matrix products."""
 
 import torch
 
@@ -8,7 +8,7 @@ from ..constants import HIGHEST_STEP, LOWEST_STEP, WEIGHT_STEPS
 
 
 def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """``clamp(round(32 * v * factor) / 32, -4, 254/64)``, round half to even.
+    """Return quantised weights ``clamp(round(32 * v * factor) / 32, -4, 254/64)``, rounding half to even.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     float tensor [C_out, C_in]
-        What this twin multiplies with (the other twins keep the same numbers in other layouts).
+        The quantised weights. The other twins store the same numbers in other layouts.
 
     Raises
     ------
@@ -34,14 +34,14 @@ def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def weight_values(weights: torch.Tensor) -> torch.Tensor:
-    """The quantised weights as float [C_out, C_in], whatever layout the twin keeps them in."""
+    """Return the quantised weights as float [C_out, C_in], whatever the layout of the twin."""
     return weights
 
 
 def quantise_gradient(
     v: torch.Tensor, factor: torch.Tensor, norm: torch.Tensor | None, grad: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Gradients of v and g: straight through the rounding, zero outside the clamp.
+    """Compute the gradients of v and g: straight through the rounding, zero outside the clamp.
 
     With ``w = g v / ||v||``: ``dL/dg = <dL/dw, v> / ||v||`` and
     ``dL/dv = g / ||v|| * (dL/dw - v <dL/dw, v> / ||v||**2)`` (Salimans and Kingma, 2016, equation 3).
@@ -49,11 +49,11 @@ def quantise_gradient(
     Parameters
     ----------
     v, factor
-        As given to `quantise`.
+        The arguments of `quantise`.
     norm : float tensor [C_out] or None
         ``||v||``, None without weight normalisation.
     grad : float tensor [C_out, C_in]
-        As `weight_gradient` returns it.
+        Gradient of the quantised weights, from `weight_gradient`.
 
     Returns
     -------
@@ -69,15 +69,15 @@ def quantise_gradient(
 
 
 def _rows(spikes: Spikes | torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Dense rows [B, T, C_in] and the factor that is left for after the product."""
+    """Return dense rows [B, T, C_in], and the factor that is to be applied after the product."""
     return (spikes.rows(value=1.0), spikes.value) if isinstance(spikes, Spikes) else (spikes, 1.0)
 
 
 def product(spikes: Spikes | torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Dendrite input ``z[b, t, o] = sum_i w[o, i] s[b, i, t]``.
+    """Compute the dendrite input ``z[b, t, o] = sum_i w[o, i] s[b, i, t]``.
 
     Sums of 0/1 spikes times multiples of 1/32 are exact in float32 in any order; that is why all twins
-    agree bit for bit. A spike's worth other than 1 is applied after the sum.
+    agree bit for bit. A spike value other than 1 is applied after the sum.
 
     Parameters
     ----------
@@ -95,12 +95,12 @@ def product(spikes: Spikes | torch.Tensor, weights: torch.Tensor) -> torch.Tenso
 
 
 def weight_gradient(spikes: Spikes | torch.Tensor, grad_z: torch.Tensor) -> torch.Tensor:
-    """``dL/dw[o, i] = sum_bt grad_z[b, t, o] s[b, i, t]``, in the layout of the twin's weights."""
+    """Compute ``dL/dw[o, i] = sum_bt grad_z[b, t, o] s[b, i, t]``, in the layout of the twin's weights."""
     rows, value = _rows(spikes)
     grad = grad_z.reshape(-1, grad_z.shape[2]).t() @ rows.reshape(-1, rows.shape[2])
     return grad if value == 1.0 else grad * value
 
 
 def input_gradient(grad_z: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """``dL/ds[b, t, i] = sum_o grad_z[b, t, o] w[o, i]``: rows [B, T, C_in]."""
+    """Compute ``dL/ds[b, t, i] = sum_o grad_z[b, t, o] w[o, i]``, as rows [B, T, C_in]."""
     return grad_z @ weights
