@@ -5,10 +5,9 @@ arrays do not overlap. Here a kernel states its vectors explicitly, as a Triton 
 neighbouring channels as one value, computes with it, and stores it. The neurons' state then stays in registers
 through all time steps. LLVM splits the values into the processor's own vectors (AVX-512, AVX2 or NEON).
 
-`F32`, `I32` and `MASK` are the types of values with `LANES` elements. `F32_CHUNK` and `I16_CHUNK` have `CHUNK`
-elements, for sums that need few registers. Operators take two values of the same type; `spread` and `spread_chunk`
-convert a scalar to a value. Arrays must be flat and C-contiguous. Positions in them are counted in elements, without
-bounds checks.
+`F32`, `I32` and `MASK` are the types of values with `LANES` elements. `I16_CHUNK` has `CHUNK` elements, for sums that
+need few registers. Operators take two values of the same type; `spread` and `spread_chunk` convert a scalar to a
+value. Arrays must be flat and C-contiguous. Positions in them are counted in elements, without bounds checks.
 """
 
 import operator
@@ -43,7 +42,6 @@ class _LanesModel(models.PrimitiveModel):
 
 
 F32, I32, MASK = Lanes("f32", _FLOAT), Lanes("i32", _INT), Lanes("mask", _BIT)
-F32_CHUNK = F32 if LANES == CHUNK else Lanes("f32", _FLOAT, CHUNK)
 I16_CHUNK = Lanes("i16", _SHORT, CHUNK)
 
 
@@ -55,9 +53,8 @@ def _define_operator(symbol: Callable, result: Lanes, kind: Lanes, emit: Callabl
 
 
 _FUSED = ("contract",)  # LLVM may fuse a product and a sum into one instruction with one rounding, but not reorder
-for _kind in {F32, F32_CHUNK}:
-    _define_operator(operator.add, _kind, _kind, lambda builder, a, b: builder.fadd(a, b, flags=_FUSED))
-    _define_operator(operator.mul, _kind, _kind, lambda builder, a, b: builder.fmul(a, b, flags=_FUSED))
+_define_operator(operator.add, F32, F32, lambda builder, a, b: builder.fadd(a, b, flags=_FUSED))
+_define_operator(operator.mul, F32, F32, lambda builder, a, b: builder.fmul(a, b, flags=_FUSED))
 _define_operator(operator.sub, F32, F32, lambda builder, a, b: builder.fsub(a, b, flags=_FUSED))
 _define_operator(operator.lt, MASK, F32, lambda builder, a, b: builder.fcmp_ordered("<", a, b))  # False for NaN
 _define_operator(operator.ne, MASK, F32, lambda builder, a, b: builder.fcmp_unordered("!=", a, b))  # True for NaN
@@ -155,7 +152,7 @@ def _make_spread(name: str, kinds: dict[types.Type, Lanes]) -> Callable:
 
 
 spread = _make_spread("spread", {types.float32: F32, types.int32: I32})
-spread_chunk = _make_spread("spread_chunk", {types.float32: F32_CHUNK, types.int16: I16_CHUNK})
+spread_chunk = _make_spread("spread_chunk", {types.int16: I16_CHUNK})
 
 
 def _pointer(context, builder, array_type, array, at, vector):
@@ -184,7 +181,7 @@ def _make_load(name: str, kinds: dict[types.Type, Lanes]) -> Callable:
 
 
 load = _make_load("load", {types.float32: F32, types.int32: I32})
-load_chunk = _make_load("load_chunk", {types.float32: F32_CHUNK, types.int8: I16_CHUNK})
+load_chunk = _make_load("load_chunk", {types.int8: I16_CHUNK})
 
 
 @intrinsic
@@ -226,7 +223,7 @@ def scatter(typingctx, array, at, stride, lanes):
 @intrinsic
 def store(typingctx, array, at, lanes):
     """Write lanes to ``array[at:]``: F32 as float32, I32 as int32 or int8, I16 as int32, MASK as 0/1 in uint8."""
-    fits = {F32: types.float32, F32_CHUNK: types.float32, I32: types.int32, I16_CHUNK: types.int32, MASK: types.uint8}
+    fits = {F32: types.float32, I32: types.int32, I16_CHUNK: types.int32, MASK: types.uint8}
     if not isinstance(array, types.Array) or array.layout != "C" or array.ndim != 1:
         return None
     narrow = lanes is I32 and array.dtype == types.int8
