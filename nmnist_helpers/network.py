@@ -215,7 +215,7 @@ class ConvNetwork(Network):
         with_dropout = {**params, "dropout": Dropout(p=dropout)}
         first, second = channels
         options: dict[str, Any] = {"weight_norm": True, "delay": True}
-        # Neurons of a convolution have few synapses. Twice the usual weights make them fire about as often as dense ones.
+        # Neurons of a convolution have few synapses; twice the usual weights make them fire about as often as others.
         conv_options: dict[str, Any] = {**options, "weight_scale": 2}
         self.blocks = torch.nn.ModuleList(
             [

@@ -180,7 +180,7 @@ def test_wrong_input_is_named(spikes, message):
 def test_spikes_worth_more_than_one_are_refused():
     spikes = Spikes.from_dense(torch.ones(1, 12, 3))
     spikes.value = 2.0
-    with pytest.raises(ValueError, match=r"expected spikes worth 1, found 2\.0"):
+    with pytest.raises(ValueError, match=r"expected spikes of value 1, found 2\.0"):
         netx.Net(small(np.random.default_rng(5)))(spikes)
 
 
@@ -193,7 +193,7 @@ def test_a_state_that_could_overflow_is_refused():
     layer = LayerSpec("dense", np.full((1, 1 << 20), 254), None, 0, 0, 131071)
     net = netx.Net([layer])
     net._check_range(100)
-    with pytest.raises(ValueError, match="layer 0: expected a state within 64 bits, found that 5000 steps"):
+    with pytest.raises(ValueError, match="layer 0: expected states within 64 bits, found that 5000 steps"):
         net._check_range(5000)
 
 
@@ -661,6 +661,6 @@ def test_a_normalisation_goes_there_and_back(tmp_path):
     with h5py.File(tmp_path / "a.net", "a") as file:
         file["layer/0/neuron/weight_exp"][()] = 2
     with pytest.raises(
-        NetFileError, match="/layer/0/neuron/weight_exp: expected 0, the only value known here, found another"
+        NetFileError, match="/layer/0/neuron/weight_exp: expected 0, the only supported value, found another"
     ):
         netx.load(tmp_path / "a.net")
