@@ -94,7 +94,7 @@ class Delay(torch.nn.Module):
         self.delay.uniform_(0, 1)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        # The first input does not draw loaded delays again, as it does in lava-dl.
+        # Keep loaded delays at the first input, unlike lava-dl, which draws new ones.
         if not self.sized and prefix + "delay" in state_dict:
             self.draw(state_dict[prefix + "delay"].numel())
         super()._load_from_state_dict(state_dict, prefix, *args)

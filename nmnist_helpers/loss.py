@@ -125,7 +125,7 @@ class SpikeRate(torch.nn.Module):
         self.window = None if moving_window is None else MovingWindow(moving_window)
 
     def forward(self, input: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """Return the loss of spikes [B, C, T] for labels [B], or also [B, T] with a moving window."""
+        """Return the loss of spikes [B, C, T] for labels [B]; with a moving window, also for labels [B, T]."""
         rate, label = _rates("SpikeRate", input, label, self.window)
         # Classes are the last axis of the one-hot code, but axis 1 of the rates.
         one_hot = F.one_hot(label, rate.shape[1]).movedim(-1, 1).to(rate.dtype)
@@ -166,7 +166,7 @@ class SpikeMax(torch.nn.Module):
         self.window = None if moving_window is None else MovingWindow(moving_window)
 
     def forward(self, input: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """Return the loss of spikes [B, C, T] for labels [B], or also [B, T] with a moving window."""
+        """Return the loss of spikes [B, C, T] for labels [B]; with a moving window, also for labels [B, T]."""
         rate, label = _rates("SpikeMax", input, label, self.window)
         if self.mode != "probability":
             likelihood = confidence_of(rate, "logsoftmax")

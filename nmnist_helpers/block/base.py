@@ -51,7 +51,7 @@ class Block(NoScript, torch.nn.Module):
         Return (spikes, share of bins that hold a spike) instead of the spikes alone.
     """
 
-    frozen: dict[tuple, _Constants] | None = None  # cached constants; only in `Network.frozen`
+    frozen: dict[tuple, _Constants] | None = None  # cached constants; only within `Network.frozen`
 
     def __init__(
         self,

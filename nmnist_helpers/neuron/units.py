@@ -6,7 +6,7 @@ _WRITES = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
 
 
 class InUnits(torch.Tensor):
-    """A tensor with the values `owner` times `unit`, whose in-place changes are written back to `owner`.
+    """A tensor whose values are `owner` times `unit`, and whose in-place changes are written back to `owner`.
 
     It can be used in computations like any tensor, and gradients flow through it to `owner`. In-place changes
     (``fill_``, ``x[0] = ...``, ``x.data.clamp_()``) and assignments to ``x.grad`` and ``x.requires_grad`` apply to
