@@ -282,8 +282,8 @@ class Pool(Synapse):
     def forward(self, spikes: torch.Tensor) -> torch.Tensor:
         """Return the dendrite input [B, C, H', W', T].
 
-        If a side is no multiple of the kernel, its remainder is also the number of zeros appended at the right or lower
-        edge, as in lava-dl. With the default stride, a remainder of at least half a window thus fills one more
+        If a side is not a multiple of the kernel, its remainder is also the number of zeros appended at the right or
+        lower edge, as in lava-dl. With the default stride, a remainder of at least half a window thus fills one more
         window, and a smaller remainder is ignored.
         """
         self.check(spikes.shape)

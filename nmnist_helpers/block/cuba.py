@@ -23,7 +23,7 @@ def from_specs(layers: Iterable[LayerSpec], neuron_params: dict) -> Iterator[tor
     ------
     ValueError
         If no block can represent a layer: an input layer, pooling with a decay or delay per channel, or a bias that is
-        no quantised mean.
+        not a quantised mean.
     """
     before = None
     for index, layer in enumerate(layers):

@@ -30,7 +30,7 @@ KINDS = {
 
 
 class NetFileError(ValueError):
-    """Raised for a `.net` file that is no valid network; the message states the location and the reason."""
+    """Raised for a `.net` file that is not a valid network; the message states the location and the reason."""
 
 
 @dataclass

@@ -44,7 +44,7 @@ def load_checkpoint(
     FileNotFoundError
         If there is no such file.
     CheckpointError
-        If the file is damaged, is no checkpoint, or does not fit. In the last case, the message lists the keys and
+        If the file is damaged, is not a checkpoint, or does not fit. In the last case, the message lists the keys and
         shapes that differ.
 
     Warns

@@ -40,7 +40,7 @@ def load(path: str | os.PathLike, in_shape: tuple[int, int, int] | None = None) 
     FileNotFoundError
         If there is no such file.
     NetFileError
-        If the file is no valid network. The message states the file, the layer and the field.
+        If the file is not a valid network. The message states the file, the layer and the field.
 
     Examples
     --------

@@ -47,7 +47,7 @@ def read_network(path: str | os.PathLike, in_shape: tuple[int, int, int] | None 
     FileNotFoundError
         If there is no such file.
     NetFileError
-        If the file is no valid network. The message states the file, the layer and the field.
+        If the file is not a valid network. The message states the file, the layer and the field.
     """
     path = Path(path)
     size = size_of(path, ".net", MAX_FILE, NetFileError)

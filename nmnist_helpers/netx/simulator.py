@@ -120,8 +120,8 @@ def _drives(layer: LayerSpec, events: Events) -> Iterable[np.ndarray]:
         for (y, x), weight in weights.items():
             rows = slice(y * dilation[0], y * dilation[0] + stride[0] * (height - 1) + 1, stride[0])
             columns = slice(x * dilation[1], x * dilation[1] + stride[1] * (width - 1) + 1, stride[1])
-            inside = picture[:, :, rows, columns].transpose(1, 0, 2, 3).reshape(groups, inputs, -1).swapaxes(1, 2)
-            total += inside[..., active] @ weight[:, active]
+            patch = picture[:, :, rows, columns].transpose(1, 0, 2, 3).reshape(groups, inputs, -1).swapaxes(1, 2)
+            total += patch[..., active] @ weight[:, active]
         total = total.reshape(groups, len(picture), height, width, -1).transpose(1, 0, 4, 2, 3)
         yield total.reshape(len(picture), -1).astype(np.int64)
 
@@ -184,7 +184,10 @@ def run_fast(layers: list[LayerSpec], events: Events) -> list[np.ndarray]:
 
 
 def _weights_by_input(layer: LayerSpec) -> np.ndarray:
-    """Return rows ``(c * height + y) * width + x``: weights from input c at (y, x) to each output of its group."""
+    """Return the weights as a matrix with a column for each output channel of a group.
+
+    Row ``(c * height + y) * width + x`` belongs to input channel c and kernel position (y, x).
+    """
     out, inputs, *size = layer.kernel.shape
     kernel = layer.kernel.reshape(layer.kernel_groups, -1, inputs, *size)
     return np.ascontiguousarray(kernel.transpose(0, 2, 3, 4, 1)).reshape(-1, out // layer.kernel_groups)
