@@ -1,20 +1,20 @@
-"""N-MNIST with spiking networks: the package under the notebooks, and a successor of lava-dl's SLAYER.
+"""Classification of N-MNIST with spiking networks: the notebooks' package, and a successor of lava-dl's SLAYER.
 
-``import nmnist_helpers as slayer`` and the names of lava-dl's tutorial are where its users expect them:
+After ``import nmnist_helpers as slayer``, the names of lava-dl's tutorial work as its users expect:
 `slayer.block.cuba.Dense`, `slayer.neuron.Dropout`, `slayer.loss.SpikeRate`, `slayer.utils.Assistant`, ...
 
-The parts, from the user down to the hardware: `data` (from recordings to batches) and `camera` (a simulated event
-camera) bring the spikes; `network`, `block`, `synapse`, `dendrite`, `neuron` and `axon` compute; `loss`, `classifier`,
-`utils` and `train` train; `netx`, `nir`, `checkpoint` and `cost` export, exchange, save and count; `pictures` shows;
-`kernels` does the arithmetic underneath.
+The parts of the package: `data` (from recordings to batches) and `camera` (a simulated event camera) provide input
+spikes. `network`, `block`, `synapse`, `dendrite`, `neuron` and `axon` form the network. `loss`, `classifier`, `utils`
+and `train` are for training. `netx`, `nir`, `checkpoint` and `cost` export, exchange and save a network and count its
+operations. `pictures` draws the figures. `kernels` contains the arithmetic of all layers.
 """
 
 import importlib
 import os
 
-# Threads of torch that wait for work. If they spin for long, they take the cores from other programs, and from the
-# threads of the kernels (`tasks`). If they sleep at once, waking them costs a lone training 5 %. Hence a spin of some
-# microseconds. It counts for what is loaded after these lines, and only where nobody has chosen otherwise.
+# How torch's threads wait for work. Threads that spin for long block cores for other programs and for the kernels'
+# threads (`tasks`). Threads that sleep at once slow down a single training run by 5 %. Hence they spin for some
+# microseconds. The setting affects only libraries loaded after these lines, and it never overrides the user's choice.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -33,12 +33,12 @@ respect_quota()
 
 __version__ = "1.1.0"
 
-_LATER = ("camera", "checkpoint", "cost", "data", "lava", "netx", "nir", "pictures", "sim2real", "train")
+_LAZY_MODULES = ("camera", "checkpoint", "cost", "data", "lava", "netx", "nir", "pictures", "sim2real", "train")
 
 
 def __getattr__(name: str):
-    """Load optional modules at first use: ``slayer.netx``."""
-    if name in _LATER:
+    """Import optional modules at first use, such as ``slayer.netx``."""
+    if name in _LAZY_MODULES:
         return importlib.import_module(f".{name}", __name__)
     return absent(__name__)(name)
 

@@ -1,4 +1,4 @@
-"""Axons: the one-step shift between layers and learned delays."""
+"""Axons: the one-step shift between layers, and learned delays."""
 
 import math
 
@@ -10,49 +10,49 @@ from .lava import absent
 from .tools import exact
 
 
-def _apply(spikes: torch.Tensor, delay: torch.Tensor | None, shift: int) -> torch.Tensor:
+def _apply_delay(spikes: torch.Tensor, delay: torch.Tensor | None, shift: int) -> torch.Tensor:
     rows = spikes.reshape(spikes.shape[0], -1, spikes.shape[-1]).transpose(1, 2)
     return AxonDelay.apply(rows, delay, shift).transpose(1, 2).reshape(spikes.shape)
 
 
 def delay(input: torch.Tensor, delay_val: int = 1, sampling_time: int = 1) -> torch.Tensor:
-    """Shift a signal by whole steps; what leaves at the end is lost, zeros come in at the start.
+    """Shift a signal by whole time steps; zeros enter at the start, and values shifted past the end are lost.
 
     Parameters
     ----------
     input : float tensor [B, C, ..., T]
         Any signal over time.
     delay_val : int
-        Steps (ms at a sampling time of 1 ms).
+        Shift in ms.
     sampling_time : int
-        ms in a step.
+        Length of a time step in ms.
 
     Returns
     -------
     float tensor [B, C, ..., T]
-        Its gradient is shifted back.
+        The shifted signal. Its gradient is shifted back.
     """
-    return _apply(input, None, int(delay_val // sampling_time))
+    return _apply_delay(input, None, int(delay_val // sampling_time))
 
 
 class Delay(torch.nn.Module):
-    """A learned delay per channel: floored in the forward pass, learned through a finite difference in time.
+    """A learned delay per channel, rounded down in the forward pass and trained by a finite difference in time.
 
     Parameters
     ----------
     num_features : int, optional
-        Number of channels. If it is not given, the first input or a loaded state says it.
+        Number of channels. By default it is taken from a loaded state or the first input.
     sampling_time : float
-        ms in a step.
+        Length of a time step in ms.
     max_delay : int, optional
-        Longest delay in ms; None for no limit.
+        Longest delay in ms; None means no limit.
     grad_scale : float
         Factor on the delay's gradient.
 
     Attributes
     ----------
     delay : Parameter [C]
-        ms, at first drawn from U(0, 1).
+        Delays in ms, initially drawn from U(0, 1).
 
     Notes
     -----
@@ -84,32 +84,32 @@ class Delay(torch.nn.Module):
 
     @property
     def shape(self) -> torch.Size | None:
-        """Shape of the delays, [C]; None while it is not known."""
+        """Shape of the delays, [C]; None while the number of channels is not known."""
         return self.delay.shape if self.sized else None
 
     @torch.no_grad()
     def draw(self, channels: int) -> None:
-        """Draw the delays of so many channels."""
-        self.delay.materialize((channels,))  # in place: an optimiser that has the parameter goes on with it
+        """Draw initial delays for `channels` channels."""
+        self.delay.materialize((channels,))  # in place, so that an optimiser keeps the parameter
         self.delay.uniform_(0, 1)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        # Unlike lava-dl's, delays that were loaded are never drawn again by the first input.
+        # Keep loaded delays at the first input, unlike lava-dl, which draws new ones.
         if not self.sized and prefix + "delay" in state_dict:
             self.draw(state_dict[prefix + "delay"].numel())
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def clamp(self) -> None:
-        """Bring the delays back into 0..max_delay where a step of the optimiser left it."""
+        """Clamp the delays to 0..max_delay in place, in case an optimiser step left this range."""
         with torch.no_grad():
             self.delay.clamp_(0, self.max_delay)
 
     def steps(self) -> torch.Tensor:
-        """The delays in steps, clamped, before the floor; carries the gradient."""
+        """Return the clamped delays in time steps, not yet rounded down, with gradients."""
         if self.training:
             self.clamp()
         stored = self.delay.detach()
-        clamped = stored.clamp(0, self.max_delay) + (self.delay - stored)  # the second is zero, with a gradient
+        clamped = stored.clamp(0, self.max_delay) + (self.delay - stored)  # the second term only passes the gradient
         if self.sampling_time != 1:
             clamped = clamped / self.sampling_time
         if self.grad_scale != 1:
@@ -118,7 +118,7 @@ class Delay(torch.nn.Module):
 
     @exact
     def forward(self, spikes: torch.Tensor) -> torch.Tensor:
-        """Delay every channel of spikes [B, C, ..., T] by its own whole number of steps."""
+        """Delay each channel of spikes [B, C, ..., T] by its own delay, rounded down to whole time steps."""
         if not self.sized and spikes.dim() >= 3:
             self.draw(spikes.shape[1])
         if not self.sized or spikes.dim() < 3 or spikes.shape[1] != len(self.delay):
@@ -128,7 +128,7 @@ class Delay(torch.nn.Module):
             )
         steps = self.steps()
         inner = math.prod(spikes.shape[2:-1])
-        return _apply(spikes, steps if inner == 1 else steps.repeat_interleave(inner), 0)
+        return _apply_delay(spikes, steps if inner == 1 else steps.repeat_interleave(inner), 0)
 
     def extra_repr(self) -> str:
         return f"num_features={len(self.delay) if self.sized else None}, max_delay={self.max_delay}"

@@ -1,30 +1,35 @@
-"""From output spikes to a class: by rate over the whole sample, or over a moving window."""
+"""Classifiers: from output spikes to a class, by rate over the whole sample or over a moving window."""
 
 import numbers
 
 import torch
 
 MODES = ("probability", "softmax", "logsoftmax")
-EPSILON = 1e-6  # keeps silent outputs from dividing by zero
+EPSILON = 1e-6  # avoids a division by zero if all outputs are silent
 
 
-def flat(name: str, spike: torch.Tensor) -> torch.Tensor:
-    """Spikes [B, C, ..., T] as [B, C', T]: axes between batch and time count as one."""
+def flatten_channels(name: str, spike: torch.Tensor) -> torch.Tensor:
+    """Reshape spikes [B, C, ..., T] to [B, C', T] by merging the axes between batch and time."""
     if spike.dim() < 3 or spike.shape[-1] == 0:
         raise ValueError(f"{name}: expected spikes [B, C, T], found {list(spike.shape)}")
     return spike if spike.dim() == 3 else spike.flatten(1, -2)
 
 
 def confidence_of(rate: torch.Tensor, mode: str = "probability", eps: float = EPSILON) -> torch.Tensor:
-    """Confidence in every class, axis 1 of `rate`.
+    """Return the confidence in each class.
 
     Parameters
     ----------
     rate : float tensor [B, C, ...]
+        Spike rates of the C classes.
     mode : {'probability', 'softmax', 'logsoftmax'}
-        ``r / (sum r + eps)``, softmax or its logarithm.
+        Formula: ``r / (sum r + eps)``, the softmax of r, or its logarithm.
     eps : float
-        See above.
+        Avoids a division by zero in mode 'probability'.
+
+    Returns
+    -------
+    float tensor [B, C, ...]
     """
     if mode == "probability":
         return rate / (rate.sum(1, keepdim=True) + eps)
@@ -36,7 +41,7 @@ def confidence_of(rate: torch.Tensor, mode: str = "probability", eps: float = EP
 
 
 class Rate(torch.nn.Module):
-    """The class whose neuron spikes most often.
+    """Classifier that chooses the class whose neuron spikes most often.
 
     Examples
     --------
@@ -46,33 +51,33 @@ class Rate(torch.nn.Module):
 
     @staticmethod
     def rate(spike: torch.Tensor) -> torch.Tensor:
-        """Mean of spikes [B, C, T] over time: [B, C]."""
-        return flat("Rate", spike).mean(-1)
+        """Return the mean [B, C] of spikes [B, C, T] over time."""
+        return flatten_channels("Rate", spike).mean(-1)
 
     @staticmethod
     def confidence(spike: torch.Tensor, mode: str = "probability", eps: float = EPSILON) -> torch.Tensor:
-        """Confidence [B, C] in every class; see `confidence_of`."""
+        """Return the confidence [B, C] in each class; see `confidence_of`."""
         return confidence_of(Rate.rate(spike), mode, eps)
 
     @staticmethod
     def predict(spike: torch.Tensor) -> torch.Tensor:
-        """Class [B] of spikes [B, C, T]; of equal rates the first wins."""
+        """Return the class [B] of spikes [B, C, T]; among equal rates, the first class."""
         return Rate.rate(spike).argmax(1)
 
     def forward(self, spike: torch.Tensor) -> torch.Tensor:
-        """As `predict`."""
+        """Return the same as `predict`."""
         return self.predict(spike)
 
 
 class MovingWindow(torch.nn.Module):
-    """The class whose neuron spiked most often within the last steps, at every step.
+    """Classifier that chooses, at every time step, the class whose neuron spiked most often in the last steps.
 
     Parameters
     ----------
     time_window : int
-        Steps in the window; before it is full, the steps so far count, over the full length.
+        Length of the window in time steps. In the first steps, the missing ones count as silent.
     mode : {'probability', 'softmax', 'logsoftmax'}
-        Of the confidence.
+        Formula of the confidence; see `confidence_of`.
     eps : float
         See `confidence_of`.
     """
@@ -90,22 +95,22 @@ class MovingWindow(torch.nn.Module):
         self.time_window, self.mode, self.eps = int(time_window), mode, eps
 
     def rate(self, spike: torch.Tensor) -> torch.Tensor:
-        """Spikes [B, C, T] averaged over the last `time_window` steps at every step: [B, C, T]."""
-        spike = flat("MovingWindow", spike)
+        """Return the mean of spikes [B, C, T] over the last `time_window` steps, at every step: [B, C, T]."""
+        spike = flatten_channels("MovingWindow", spike)
         total = spike.cumsum(-1)  # sums of 0/1 spikes are exact
         before = torch.nn.functional.pad(total, (self.time_window, 0))[..., : spike.shape[-1]]
         return (total - before) / self.time_window
 
     def confidence(self, spike: torch.Tensor, mode: str | None = None) -> torch.Tensor:
-        """Confidence [B, C, T] in every class at every step; `mode` is by default the window's own."""
+        """Return the confidence [B, C, T] in each class at every step; `mode` is by default `self.mode`."""
         return confidence_of(self.rate(spike), mode or self.mode, self.eps)
 
     def predict(self, spike: torch.Tensor) -> torch.Tensor:
-        """Class [B, T] at every step."""
+        """Return the class [B, T] at every step."""
         return self.rate(spike).argmax(1)
 
     def forward(self, spike: torch.Tensor) -> torch.Tensor:
-        """As `predict`."""
+        """Return the same as `predict`."""
         return self.predict(spike)
 
 

@@ -1,14 +1,14 @@
-"""Dendrites: what happens to weighted spikes before the neuron sees them.
+"""Dendrites: processing of weighted spikes before they reach the neuron.
 
-Accumulation is part of the product (`synapse`), normalisation part of the neuron (`neuron.norm`); what is
-left here is the sum over several inputs.
+The sum over synapses is part of the product (`synapse`), and normalisation is part of the neuron (`neuron.norm`). Only
+the running sum over time is defined here.
 """
 
 import torch
 
 
 class Sigma(torch.nn.Module):
-    """Running sum over time: the dendrite of neurons that send changes instead of values.
+    """Running sum over time, for inputs that encode changes instead of values.
 
     Examples
     --------
@@ -17,5 +17,5 @@ class Sigma(torch.nn.Module):
     """
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """Cumulative sum of z [B, C, ..., T] over its last axis."""
+        """Return the cumulative sum of z [B, C, ..., T] over its last axis."""
         return torch.cumsum(z, dim=-1)

@@ -1,4 +1,4 @@
-"""lava-dl's names and their counterparts here: one table for error messages, documentation and tests.
+"""lava-dl's names and their counterparts here: a single table for error messages, documentation and tests.
 
 ``python -m nmnist_helpers lava`` prints it.
 """
@@ -9,9 +9,9 @@ from typing import NamedTuple
 class Name(NamedTuple):
     """One name of lava-dl's SLAYER.
 
-    parameters : those of lava-dl, in order, None for what is not called;
+    parameters : lava-dl's parameter names in order; None if the object is not callable or out of scope;
     status : 'works', 'differs' (on purpose) or 'out' (of scope);
-    note : how and why it differs; for names out of scope, a sentence on what to use instead.
+    note : how it differs; for names out of scope, what to use instead.
     """
 
     parameters: str | None
@@ -36,7 +36,7 @@ _OTHER_NEURON = "use nmnist_helpers.neuron.cuba, the one neuron model here"
 _UNPOOL = "use torch.repeat_interleave over height and width"
 _DETECTION = "use lava-dl itself: this package detects no objects"
 
-#: Name below ``lava.lib.dl.slayer`` -> what became of it.
+#: Name within ``lava.lib.dl.slayer`` -> its counterpart here.
 NAMES = {
     "block.cuba.Dense": Name(_DENSE, "works"),
     "block.cuba.Conv": Name(_CONV, "works"),
@@ -154,7 +154,7 @@ NAMES = {
 
 
 def absent(module: str):
-    """Make the ``__getattr__`` of a module: for lava-dl's names out of scope, its error says what to use instead."""
+    """Return a module's ``__getattr__``, whose error for lava-dl's names out of scope states what to use instead."""
     room = module.partition(".")[2]
 
     def __getattr__(name: str):
@@ -167,7 +167,7 @@ def absent(module: str):
 
 
 def table() -> str:
-    """Write the table in Markdown: lava-dl's name, whether it works here, and how it differs."""
+    """Return the table in Markdown: each name of lava-dl, whether it works here, and how it differs."""
     words = {"works": "works", "differs": "differs on purpose", "out": "out of scope"}
     rows = ["| lava-dl | here | how it differs, or what to use instead |", "|---|---|---|"]
     for name, (_, status, note) in NAMES.items():
@@ -176,7 +176,7 @@ def table() -> str:
 
 
 def main(options: list[str] | None = None) -> None:
-    """Print lava-dl's names and what became of each: it works, it differs on purpose, or it is out of scope."""
+    """Print lava-dl's names and the status of each: it works, it differs on purpose, or it is out of scope."""
     import argparse
 
     argparse.ArgumentParser(prog="python -m nmnist_helpers lava", description=main.__doc__).parse_args(options)

@@ -1,9 +1,9 @@
-"""Losses on spike trains: by spike times, by rates, and by the likelihood of the class."""
+"""Losses on spike trains: by spike times, by spike rates, and by the likelihood of the true class."""
 
 import torch
 import torch.nn.functional as F
 
-from .classifier import EPSILON, MODES, MovingWindow, Rate, confidence_of, flat
+from .classifier import EPSILON, MODES, MovingWindow, Rate, confidence_of, flatten_channels
 from .lava import absent
 
 REDUCTIONS = ("sum", "mean")
@@ -17,15 +17,15 @@ def _check_reduction(name: str, reduction: str) -> None:
 def _rates(
     name: str, spike: torch.Tensor, label: torch.Tensor, window: MovingWindow | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rates [B, C] and int64 labels [B] on their device; with a window, rates [B, C, T] and labels [B, 1 or T]."""
-    spike = flat(name, spike)
+    """Return rates [B, C] and int64 labels [B]; with a window, rates [B, C, T] and labels [B, 1] or [B, T]."""
+    spike = flatten_channels(name, spike)
     batch, classes, time = spike.shape
     if label.shape != (batch,) and (window is None or label.shape != (batch, time)):
         wanted = f"[{batch}]" if window is None else f"[{batch}] or [{batch}, {time}]"
         raise ValueError(f"{name}: expected labels {wanted}, found {list(label.shape)}")
     if label.is_floating_point() or label.dtype == torch.bool:
         raise ValueError(f"{name}: expected whole numbers as labels, found {label.dtype}")
-    # Labels on a GPU are not read: that would make the program wait for it.
+    # Labels on a GPU are not checked, because reading them would synchronise host and device.
     if label.device.type == "cpu" and label.numel() and not (0 <= label.min() and label.max() < classes):
         raise ValueError(f"{name}: expected labels in 0..{classes - 1}, found {label.min()}..{label.max()}")
     label = label.to(spike.device, torch.int64)
@@ -34,26 +34,26 @@ def _rates(
     return window.rate(spike), label[:, None] if label.dim() == 1 else label
 
 
-def _reduced(values: torch.Tensor, reduction: str) -> torch.Tensor:
+def _reduce(values: torch.Tensor, reduction: str) -> torch.Tensor:
     return values.sum() if reduction == "sum" else values.mean()
 
 
 class SpikeTime(torch.nn.Module):
-    """Squared distance of two spike trains after a causal filter (van Rossum, 2001).
+    """Squared distance between two spike trains after a causal filter (van Rossum, 2001).
 
-    The filter is ``h[k] = exp(-k / time_constant)`` for k = 0 .. length-1; order n convolves it with itself
-    n-1 times and cuts it at `length`.
+    The filter is ``h[k] = exp(-k / time_constant)`` for k = 0 .. length-1. A filter of order n is h convolved with
+    itself n-1 times and truncated to `length`.
 
     Parameters
     ----------
     time_constant : float
-        Steps.
+        Time constant in time steps.
     length : int
-        Steps of the filter that are kept.
+        Length of the filter in time steps.
     filter_order : int
-        How often the filter is applied.
+        Number of times that the filter is applied.
     reduction : {'sum', 'mean'}
-        Over batch, channels and time.
+        Reduction over batch, channels and time.
     """
 
     def __init__(self, time_constant: float = 5, length: int = 100, filter_order: int = 1, reduction: str = "sum"):
@@ -74,10 +74,10 @@ class SpikeTime(torch.nn.Module):
         self.register_buffer("response", response.float(), persistent=False)
 
     def filter(self, spike: torch.Tensor) -> torch.Tensor:
-        """A spike train [B, C, ..., T] after the causal filter.
+        """Apply the causal filter to a spike train [B, C, ..., T].
 
-        The product of two spectra gives what a convolution gives, within rounding, and its cost does not grow with
-        the filter's length. Both are padded so that no end reaches the other.
+        The convolution is computed as a product of spectra, which is equal within rounding and whose cost hardly
+        depends on the length of the filter. Zero padding avoids wrap-around.
         """
         steps = spike.shape[-1]
         padded = 1 << (steps + self.length - 2).bit_length()
@@ -86,26 +86,27 @@ class SpikeTime(torch.nn.Module):
         return torch.fft.irfft(spectrum, padded)[..., :steps].to(spike.dtype)
 
     def forward(self, input: torch.Tensor, desired: torch.Tensor) -> torch.Tensor:
-        """Loss of the trains `input` against those `desired`, both [B, C, ..., T]."""
+        """Return the loss of the spike trains `input` against the trains `desired`, both [B, C, ..., T]."""
         if input.shape != desired.shape:
             raise ValueError(
                 f"SpikeTime: expected trains of one shape, found {list(input.shape)} and {list(desired.shape)}"
             )
-        # The filter is linear: the distance of the filtered trains is that of the filtered difference.
-        return _reduced(self.filter(input - desired) ** 2, self.reduction)
+        # The filter is linear, so one filtering of the difference is enough.
+        return _reduce(self.filter(input - desired) ** 2, self.reduction)
 
 
 class SpikeRate(torch.nn.Module):
-    """Squared error of the output rates against a high rate for the true class and a low one for the others.
+    """Squared error of the output rates against a high rate for the true class and a low rate for the others.
 
     Parameters
     ----------
     true_rate, false_rate : float
-        Spikes per step, 0..1.
+        Target rates in spikes per time step, 0..1.
     moving_window : int, optional
-        Compare the rate over the last steps, at every step; by default the rate over the whole sample.
+        Length of a window in time steps: use the rate over the last steps, at every step. By default, use the rate over
+        the whole sample.
     reduction : {'sum', 'mean'}
-        Over batch and classes (and steps, with a moving window).
+        Reduction over batch and classes (and time steps, with a moving window).
 
     Examples
     --------
@@ -124,29 +125,30 @@ class SpikeRate(torch.nn.Module):
         self.window = None if moving_window is None else MovingWindow(moving_window)
 
     def forward(self, input: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """Loss of spikes [B, C, T] for labels [B], or [B, T] with a moving window."""
+        """Return the loss of spikes [B, C, T] for labels [B]; with a moving window, also for labels [B, T]."""
         rate, label = _rates("SpikeRate", input, label, self.window)
-        # The classes of the one-hot code come last; in rates they are axis 1.
+        # Classes are the last axis of the one-hot code, but axis 1 of the rates.
         one_hot = F.one_hot(label, rate.shape[1]).movedim(-1, 1).to(rate.dtype)
         target = self.true_rate * one_hot + self.false_rate * (1 - one_hot)
-        return _reduced((rate - target) ** 2, self.reduction)
+        return _reduce((rate - target) ** 2, self.reduction)
 
 
 class SpikeMax(torch.nn.Module):
-    """Negative log likelihood of the true class; no rates to choose.
+    """Negative log likelihood of the true class, which needs no target rates.
 
     Parameters
     ----------
     moving_window : int, optional
-        Use the rate over the last steps, at every step.
+        Length of a window in time steps: use the rate over the last steps, at every step. By default, use the rate over
+        the whole sample.
     mode : str
-        How rates become likelihoods. In 'probability' the likelihood is ``(r + eps) / sum(r + eps)``, so that
-        the loss stays finite where the true class is silent. In 'softmax' and 'logsoftmax', which mean the same
-        here, the loss takes the log-softmax of the rates.
+        How likelihoods are computed from rates. In mode 'probability', the likelihood is ``(r + eps) / sum(r + eps)``,
+        which keeps the loss finite if the true class is silent. In modes 'softmax' and 'logsoftmax', which are
+        equivalent here, the log likelihood is the log-softmax of the rates.
     reduction : {'sum', 'mean'}
-        Over the batch (and steps, with a moving window).
+        Reduction over the batch (and time steps, with a moving window).
     eps : float
-        See above.
+        Small number added to each rate in mode 'probability'.
     """
 
     def __init__(
@@ -164,7 +166,7 @@ class SpikeMax(torch.nn.Module):
         self.window = None if moving_window is None else MovingWindow(moving_window)
 
     def forward(self, input: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """Loss of spikes [B, C, T] for labels [B], or [B, T] with a moving window."""
+        """Return the loss of spikes [B, C, T] for labels [B]; with a moving window, also for labels [B, T]."""
         rate, label = _rates("SpikeMax", input, label, self.window)
         if self.mode != "probability":
             likelihood = confidence_of(rate, "logsoftmax")

@@ -1,4 +1,4 @@
-"""The tutorial's network, 2312-512-512-10 CUBA neurons with learned delays and decays, and a convolutional sibling."""
+"""The tutorial's network of 2312-512-512-10 CUBA neurons with learned delays and decays, and a convolutional one."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,22 +22,23 @@ NEURON_PARAMS = {
     "scale_grad": 3,
     "requires_grad": True,
 }
-UNSAID = {name: NEURON_PARAMS[name] for name in ("tau_grad", "scale_grad", "requires_grad")}  # by an exported file
+# Parameters that an exported file does not contain.
+TRAINING_PARAMS = {name: NEURON_PARAMS[name] for name in ("tau_grad", "scale_grad", "requires_grad")}
 
 
 class Network(NoScript, torch.nn.Module):
-    """Two hidden layers with dropout and delays, one output layer.
+    """A dense network: by default, two hidden layers with dropout and learned delays, and an output layer.
 
     Parameters
     ----------
     hidden : int or sequence of int
-        Neurons in the hidden layers.
+        Number of neurons in each hidden layer.
     dropout : float
-        Probability with which a hidden neuron is silenced for a sample.
+        Probability with which a hidden neuron is silenced for a whole sample.
     inputs, outputs : int
-        Input channels and classes.
+        Number of input channels and of classes.
     neuron_params : dict, optional
-        Changes to `NEURON_PARAMS`.
+        Values that override those of `NEURON_PARAMS`.
 
     Examples
     --------
@@ -68,7 +69,7 @@ class Network(NoScript, torch.nn.Module):
 
     @classmethod
     def from_blocks(cls, blocks: Iterable[torch.nn.Module]) -> "Network":
-        """A network of given blocks, from input to output."""
+        """Return a network of the given blocks, ordered from input to output."""
         net = cls.__new__(cls)
         torch.nn.Module.__init__(net)
         net.blocks = torch.nn.ModuleList(blocks)
@@ -76,23 +77,23 @@ class Network(NoScript, torch.nn.Module):
 
     @classmethod
     def from_layers(cls, layers: Iterable[LayerSpec], **neuron_params) -> "Network":
-        """Trainable blocks that quantise to exactly the integers of `layers`.
+        """Return a trainable network whose blocks quantise to exactly the integers of `layers`.
 
         Parameters
         ----------
         layers : iterable of LayerSpec
             From input to output.
         **neuron_params
-            What the layers do not say: ``tau_grad``, ``scale_grad``, ``requires_grad``, ``dropout``, ... The defaults
-            are the tutorial's.
+            Neuron arguments that layers do not contain: ``tau_grad``, ``scale_grad``, ``requires_grad``, ``dropout``...
+            The defaults are those of the tutorial.
 
         Returns
         -------
         Network
-            Without weight norm: the layers do not tell g from v. Delays get half a step on top, which ``floor`` takes
-            off again, so that a first small update moves no spike by itself.
+            A network without weight normalisation, because layers do not store g and v separately. Half a time step is
+            added to each delay, which ``floor`` removes again, so that a first small update moves no spike.
         """
-        return cls.from_blocks(block.cuba.from_specs(layers, {**UNSAID, **neuron_params}))
+        return cls.from_blocks(block.cuba.from_specs(layers, {**TRAINING_PARAMS, **neuron_params}))
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -104,11 +105,11 @@ class Network(NoScript, torch.nn.Module):
         return self.blocks[index]
 
     def forward(self, spikes: torch.Tensor | Spikes, layers: bool = False):
-        """Spikes [B, 2312, T], dense or `Spikes`, to output spikes [B, 10, T].
+        """Return output spikes [B, 10, T] for input spikes [B, 2312, T], either dense or `Spikes`.
 
-        A network that begins with a convolution takes them for the picture that they are, and also takes pictures.
-        With `layers`, a list of every block's output spikes instead, all dense. Without, hidden blocks hand on
-        `Spikes`, unless a hook sits on the block or on the one that follows: hooks see tensors.
+        A network that begins with a convolution reshapes its input to a picture; it also accepts pictures directly.
+        With `layers`, return a list of the output spikes of every block instead, all dense. Without it, hidden blocks
+        exchange `Spikes`, unless the sending or the receiving block has a hook, because hooks expect tensors.
         """
         first, outputs = self.blocks[0], []
         if isinstance(first, block.cuba.OfPicture) and first.input_shape is not None and len(spikes.shape) == 3:
@@ -127,10 +128,10 @@ class Network(NoScript, torch.nn.Module):
 
     @contextmanager
     def frozen(self) -> Iterator["Network"]:
-        """Answer faster while the parameters stay as they are: weights are rounded once, not for every recording.
+        """Speed up inference within a ``with`` block: weights are quantised only once, not in every forward pass.
 
-        For recordings that come one by one. Within, gradients are off. The results are the same, unless someone changes
-        a weight, a decay or a delay: the blocks notice that only outside.
+        This is useful for recordings that arrive one by one. Gradients are disabled. Results stay the same, but a
+        change of a weight, decay or delay within the ``with`` block has no effect until its end.
 
         Examples
         --------
@@ -151,7 +152,7 @@ class Network(NoScript, torch.nn.Module):
                 part.frozen = kept
 
     def grad_flow(self, path: str | os.PathLike | None = None) -> list[float]:
-        """Gradient norm of every block's weights; with `path`, a folder, also a picture ``gradFlow.png`` there."""
+        """Return the gradient norm of each block's weights; with a folder `path`, also plot it as ``gradFlow.png``."""
         grad = [cast(Any, b).synapse.grad_norm for b in self.blocks if hasattr(b, "synapse")]
         if path is not None:
             import matplotlib.pyplot as plt
@@ -167,30 +168,30 @@ class Network(NoScript, torch.nn.Module):
         return grad
 
     def export_hdf5(self, filename: str | os.PathLike) -> None:
-        """Write the network for hardware; see `nmnist_helpers.block.hdf5.write_network`."""
+        """Write the network as a `.net` file; see `nmnist_helpers.block.hdf5.write_network`."""
         from .block.hdf5 import write_network  # h5py is needed for this alone
 
         write_network(filename, self)
 
 
 class ConvNetwork(Network):
-    """The convolutional sibling: two layers of convolution, one hidden dense layer, one output layer.
+    """A convolutional network: two convolutional layers, a hidden dense layer and an output layer.
 
-    The first layer looks at the 34 x 34 pixels of both polarities through windows of 5 x 5 pixels, three pixels apart;
-    the second looks at the first through windows of 3 x 3, two neurons apart. All but the last have dropout and delays.
+    The first layer convolves the 34 x 34 pixels of both polarities with 5 x 5 kernels and stride 3. The second layer
+    convolves the output of the first with 3 x 3 kernels and stride 2. All layers but the last have dropout and delays.
 
     Parameters
     ----------
     channels : (int, int)
-        Channels of the two layers of convolution.
+        Number of channels of the two convolutional layers.
     hidden : int
-        Neurons of the hidden dense layer.
+        Number of neurons of the hidden dense layer.
     dropout : float
-        Probability with which a hidden neuron is silenced for a sample.
+        Probability with which a hidden neuron is silenced for a whole sample.
     outputs : int
-        Classes.
+        Number of classes.
     neuron_params : dict, optional
-        Changes to `NEURON_PARAMS`.
+        Values that override those of `NEURON_PARAMS`.
 
     Examples
     --------
@@ -214,15 +215,15 @@ class ConvNetwork(Network):
         with_dropout = {**params, "dropout": Dropout(p=dropout)}
         first, second = channels
         options: dict[str, Any] = {"weight_norm": True, "delay": True}
-        # Windows have few synapses. At twice the usual weights their neurons fire about as often as dense ones.
-        of_picture: dict[str, Any] = {**options, "weight_scale": 2}
+        # Neurons of a convolution have few synapses; twice the usual weights make them fire about as often as others.
+        conv_options: dict[str, Any] = {**options, "weight_scale": 2}
         self.blocks = torch.nn.ModuleList(
             [
-                block.cuba.Conv(with_dropout, self.PICTURE[0], first, 5, stride=3, **of_picture),  # to 10 x 10
-                block.cuba.Conv(with_dropout, first, second, 3, stride=2, **of_picture),  # to 4 x 4
+                block.cuba.Conv(with_dropout, self.PICTURE[0], first, 5, stride=3, **conv_options),  # to 10 x 10
+                block.cuba.Conv(with_dropout, first, second, 3, stride=2, **conv_options),  # to 4 x 4
                 block.cuba.Flatten(),
                 block.cuba.Dense(with_dropout, second * 4 * 4, hidden, **options),
                 block.cuba.Dense(params, hidden, outputs, weight_norm=True),
             ]
         )
-        cast(Any, self.blocks[0]).input_shape = self.PICTURE  # so that it can be exported before it has run
+        cast(Any, self.blocks[0]).input_shape = self.PICTURE  # allows an export before the first forward pass

@@ -1,4 +1,4 @@
-"""Synapses: weights, weight normalisation, 8-bit quantisation, and their product with spikes."""
+"""Synapses: weights, their normalisation and 8-bit quantisation, and their product with spikes."""
 
 import math
 from collections.abc import Callable
@@ -12,18 +12,18 @@ from .tools import exact
 
 
 class Synapse(torch.nn.Module):
-    """Weights with optional weight normalisation ``w = g v / ||v||`` and a hook (usually quantisation).
+    """Weights with optional weight normalisation ``w = g v / ||v||`` and an optional hook (usually quantisation).
 
     Parameters
     ----------
     shape : tuple of int
-        (out, in, height, width, 1).
+        Shape of the weights, (out, in, height, width, 1).
     weight_scale : float
-        Factor on the initial weights, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+        Factor on the initial weights, which are drawn from U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
     weight_norm : bool
-        Keep direction `weight_v` and length `weight_g` instead of `weight`.
+        Store the parameters `weight_v` (direction) and `weight_g` (length) instead of `weight`.
     pre_hook_fx : callable, optional
-        Applied to the weights before every product.
+        Function applied to the weights before every product.
     """
 
     def __init__(self, shape: tuple[int, ...], weight_scale: float, weight_norm: bool, pre_hook_fx: Callable | None):
@@ -43,7 +43,7 @@ class Synapse(torch.nn.Module):
 
     @property
     def direction(self) -> torch.nn.Parameter:
-        """The parameter that has the weights' full shape: `weight_v` under weight normalisation, else `weight`."""
+        """The parameter with the full shape of the weights: `weight_v` with weight normalisation, else `weight`."""
         return self.weight_v if self.weight_norm_enabled else self.weight
 
     @property
@@ -53,17 +53,17 @@ class Synapse(torch.nn.Module):
 
     @property
     def grad_norm(self) -> float:
-        """Length of the weights' gradient over their number, to watch the gradient flow; 0 before a backward.
+        """Norm of the weights' gradient divided by the number of weights; 0 before the first backward pass.
 
-        Under weight normalisation it is that of `weight_g`, as lava-dl has it.
+        With weight normalisation, the gradient is that of `weight_g`, as in lava-dl.
         """
         parameter = self.weight_g if self.weight_norm_enabled else self.weight
         return 0.0 if parameter.grad is None else parameter.grad.norm().item() / parameter.numel()
 
     def enable_weight_norm(self) -> None:
-        """Split `weight` into length and direction; the product stays the same.
+        """Split `weight` into length and direction without changing the product.
 
-        A neuron whose weights are all zero gets a random direction of length zero.
+        A neuron whose weights are all zero gets a random direction and length zero.
         """
         if not self.weight_norm_enabled:
             w, learns = self.weight.detach(), self.weight.requires_grad
@@ -83,12 +83,12 @@ class Synapse(torch.nn.Module):
             self.weight = torch.nn.Parameter(w, requires_grad=learns)
 
     def hooked_weight(self) -> torch.Tensor:
-        """The weights as the product uses them: normalised, then through the hook. Carries gradients."""
+        """Return the weights for the product: normalised, then passed through the hook, with gradients."""
         return self.weight if self.pre_hook_fx is None else self.pre_hook_fx(self.weight)
 
     @torch.no_grad()
     def quantised_weight(self) -> torch.Tensor:
-        """`hooked_weight` without gradients, as [out, in, ...]; the module is left untouched."""
+        """Return `hooked_weight`, [out, in, height, width, 1], without gradients."""
         return self.hooked_weight()
 
 
@@ -98,11 +98,11 @@ class Dense(Synapse):
     Parameters
     ----------
     in_neurons : int or (width, height) or (width, height, channels)
-        Number of inputs; a tuple means that the input is [B, C, H, W, T] and is flattened.
+        Number of inputs. With a tuple, the input is [B, C, H, W, T] and is flattened.
     out_neurons : int
         Number of outputs.
     weight_scale, weight_norm, pre_hook_fx
-        As in `Synapse`.
+        See `Synapse`.
 
     Examples
     --------
@@ -126,7 +126,7 @@ class Dense(Synapse):
             )
         if len(inner) == 1:
             kernel = (inner[0], 1, 1)
-        else:  # (width, height, channels) as lava-dl orders them
+        else:  # (width, height, channels), lava-dl's order
             kernel = (inner[2] if len(inner) == 3 else 1, inner[1], inner[0])
         super().__init__((out_neurons, *kernel, 1), weight_scale, weight_norm, pre_hook_fx)
         self.in_channels = kernel[0]
@@ -134,7 +134,7 @@ class Dense(Synapse):
         self.out_channels = out_neurons
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise unless a tensor of this shape, [B, C, T] or [B, C, H, W, T], can be the input."""
+        """Raise unless `shape`, [B, C, T] or [B, C, H, W, T], is a valid input shape."""
         if len(shape) not in (3, 5) or math.prod(shape[1:-1]) != self.in_neurons:
             raise ValueError(
                 f"synapse.Dense: expected input [B, C, T] or [B, C, H, W, T] with {self.in_neurons} neurons,"
@@ -143,7 +143,7 @@ class Dense(Synapse):
 
     @exact
     def forward(self, spikes: torch.Tensor | Spikes) -> torch.Tensor:
-        """Dendrite input [B, out, T] (or [B, out, 1, 1, T] for a five-axis input)."""
+        """Return the dendrite input [B, out, T], or [B, out, 1, 1, T] for an input with five axes."""
         self.check(spikes.shape)
         if isinstance(spikes, Spikes):
             spikes = spikes.dense()
@@ -151,7 +151,7 @@ class Dense(Synapse):
         flat = spikes.reshape(spikes.shape[0], -1, spikes.shape[-1]).to(weight.dtype)
         events = Spikes.from_dense(flat)
         value = 1.0 if events is None else events.value
-        # spikes worth 1/(1-p) go in as ones and the factor comes after: only then is the sum exact
+        # Spikes of value 1/(1-p) enter the sum as ones, and the factor is applied afterwards: this keeps the sum exact.
         rows = (flat if value == 1.0 else flat / value).transpose(1, 2)
         z = F.linear(rows, weight).transpose(1, 2)
         z = z if value == 1.0 else z * value
@@ -170,10 +170,10 @@ def _pair(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def _ones(spikes: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Spikes that are all worth the same, as ones, and their worth; graded spikes as they are.
+def _unit_spikes(spikes: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Return spikes of one common value as ones, with that value; return other spikes unchanged, with 1.
 
-    The factor comes after the product: sums of ones times quantised weights are exact.
+    The caller applies the value after the product, because sums of quantised weights are exact.
     """
     value = spikes.detach().amax().item() if spikes.numel() else 1.0
     if value in (0.0, 1.0) or not ((spikes == value) | (spikes == 0)).all():
@@ -182,18 +182,18 @@ def _ones(spikes: torch.Tensor) -> tuple[torch.Tensor, float]:
 
 
 class Conv(Synapse):
-    """Convolution over height and width, the same at every step of time; input [B, C, H, W, T].
+    """Convolution over height and width, applied at every time step; input [B, C, H, W, T].
 
     Parameters
     ----------
     in_features, out_features : int
-        Channels.
+        Number of input and output channels.
     kernel_size, stride, padding, dilation : int or (int, int)
-        Height and width.
+        One number for height and width, or one for each.
     groups : int
-        Blocks of connected channels.
+        Number of groups; each connects its own input and output channels.
     weight_scale, weight_norm, pre_hook_fx
-        As in `Synapse`.
+        See `Synapse`.
     """
 
     def __init__(
@@ -209,44 +209,44 @@ class Conv(Synapse):
         weight_norm: bool = False,
         pre_hook_fx: Callable | None = None,
     ):
-        self_kernel = _pair("kernel_size", kernel_size)
-        shape = (out_features, in_features // groups, *self_kernel, 1)
+        kernel = _pair("kernel_size", kernel_size)
+        shape = (out_features, in_features // groups, *kernel, 1)
         super().__init__(shape, weight_scale, weight_norm, pre_hook_fx)
         self.in_channels, self.out_channels, self.groups = in_features, out_features, groups
-        self.kernel_size = (*self_kernel, 1)
+        self.kernel_size = (*kernel, 1)
         self.stride = (*_pair("stride", stride), 1)
         self.padding = (*_pair("padding", padding), 0)
         self.dilation = (*_pair("dilation", dilation), 1)
 
     def edge(self, sides: tuple[int, ...]) -> tuple[int, int]:
-        """Rows and columns of zeros that follow at the lower and right edge: none."""
+        """Return the number of zero rows and columns appended at the lower and right edge: none."""
         return 0, 0
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise unless a tensor of this shape can be the input."""
+        """Raise unless `shape` is a valid input shape."""
         if len(shape) != 5 or shape[1] != self.in_channels:
             raise ValueError(f"synapse.Conv: expected input [B, {self.in_channels}, H, W, T], found {list(shape)}")
 
     @exact
     def forward(self, spikes: torch.Tensor) -> torch.Tensor:
-        """Dendrite input [B, out, H', W', T]."""
+        """Return the dendrite input [B, out, H', W', T]."""
         self.check(spikes.shape)
         weight = self.hooked_weight()
-        spikes, value = _ones(spikes.to(weight.dtype))
+        spikes, value = _unit_spikes(spikes.to(weight.dtype))
         return F.conv3d(spikes, weight, None, self.stride, self.padding, self.dilation, self.groups) * value
 
 
 class Pool(Synapse):
-    """Sum over windows of height and width, each channel by itself, with one fixed weight; input [B, C, H, W, T].
+    """Weighted sum over windows, separately for each channel, with one fixed weight; input [B, C, H, W, T].
 
     Parameters
     ----------
     kernel_size, stride, padding, dilation : int or (int, int)
-        Height and width; the stride is the kernel size if not given.
+        One number for height and width, or one for each. The stride is the kernel size by default.
     weight_scale : float
         The weight of every synapse.
     weight_norm, pre_hook_fx
-        As in `Synapse`.
+        See `Synapse`.
     """
 
     def __init__(
@@ -270,25 +270,26 @@ class Pool(Synapse):
         self.dilation = (*_pair("dilation", dilation), 1)
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise unless a tensor of this shape can be the input."""
+        """Raise unless `shape` is a valid input shape."""
         if len(shape) != 5:
             raise ValueError(f"synapse.Pool: expected input [B, C, H, W, T], found {list(shape)}")
 
     def edge(self, sides: tuple[int, ...]) -> tuple[int, int]:
-        """Rows and columns of zeros that follow at the lower and right edge."""
+        """Return the number of zero rows and columns appended at the lower and right edge."""
         return sides[0] % self.kernel_size[0], sides[1] % self.kernel_size[1]
 
     @exact
     def forward(self, spikes: torch.Tensor) -> torch.Tensor:
-        """Dendrite input [B, C, H', W', T].
+        """Return the dendrite input [B, C, H', W', T].
 
-        Where a side is no multiple of the kernel, as many zeros as the division leaves over follow at the right and
-        lower edge, as in lava-dl: a rest of more than half a window is seen whole, a smaller one in part or not at all.
+        If a side is not a multiple of the kernel, its remainder is also the number of zeros appended at the right or
+        lower edge, as in lava-dl. With the default stride, a remainder of at least half a window thus fills one more
+        window, and a smaller remainder is ignored.
         """
         self.check(spikes.shape)
         height, width = self.edge(spikes.shape[2:4])
         weight = self.hooked_weight()
-        spikes, value = _ones(F.pad(spikes.to(weight.dtype), (0, 0, 0, width, 0, height)))
+        spikes, value = _unit_spikes(F.pad(spikes.to(weight.dtype), (0, 0, 0, width, 0, height)))
         z = F.conv3d(spikes.flatten(0, 1)[:, None], weight, None, self.stride, self.padding, self.dilation) * value
         return z.reshape(*spikes.shape[:2], *z.shape[2:])
 

@@ -1,4 +1,4 @@
-"""PyTorch's tools around a network: what runs unchanged, what is switched off, and what is refused."""
+"""Support for PyTorch's tools: some work unchanged, some are disabled inside layers, and some raise an error."""
 
 import functools
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import torch
 
 
 def hooked(module: torch.nn.Module | None) -> bool:
-    """Whether a hook, or a `forward` set on the instance, observes or changes the calls of `module`."""
+    """Return whether calls of `module` are intercepted, by a hook or by a `forward` that is set on the instance."""
     if module is None:
         return False
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
@@ -15,12 +15,12 @@ def hooked(module: torch.nn.Module | None) -> bool:
 
 
 def refuse(name: str) -> None:
-    """Raise where a tool is at work that cannot see what a layer computes.
+    """Raise if a tool is active that cannot trace or transform what the layer `name` computes.
 
     Raises
     ------
     RuntimeError
-        Under `torch.jit.trace`, `torch.export` (and ONNX with it), `torch.func` transforms and forward-mode
+        Within `torch.jit.trace`, `torch.export` (and ONNX with it), `torch.func` transforms and forward-mode
         differentiation.
     """
     if torch.jit.is_tracing():
@@ -37,10 +37,10 @@ def refuse(name: str) -> None:
 
 
 def exact(forward: Callable) -> Callable:
-    """Let a `forward` run as it is written, in float32, whatever surrounds it.
+    """Decorate a `forward` so that it always runs as written, in float32.
 
-    `torch.compile` compiles what is around it, `torch.autocast` changes nothing in it, and what cannot work is
-    refused at once.
+    `torch.compile` compiles only the code around it, `torch.autocast` does not apply to it, and tools that cannot work
+    raise an error at once; see `refuse`.
     """
 
     @functools.wraps(forward)
@@ -58,7 +58,7 @@ def exact(forward: Callable) -> Callable:
 
 
 class NoScript:
-    """A module that TorchScript cannot have."""
+    """Mixin for modules that TorchScript cannot compile: `torch.jit.script` raises an error."""
 
     def __prepare_scriptable__(self):
         raise RuntimeError(

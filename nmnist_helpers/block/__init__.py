@@ -1,4 +1,4 @@
-"""Blocks: synapse, dendrite, neuron and axon in one module."""
+"""Blocks, which combine synapse, dendrite, neuron and axon in one module."""
 
 from ..lava import absent
 from . import cuba

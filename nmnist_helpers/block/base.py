@@ -1,4 +1,4 @@
-"""The block: synapse, neuron, dropout, one-step shift and learned delay, one after the other."""
+"""The base class of all blocks: synapse, neuron, dropout, one-step shift and learned delay, in this order."""
 
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
 
 
 class _Constants(NamedTuple):
-    """What follows from a block's parameters: those that `CubaLayer` takes, and what the kernels need of them."""
+    """Values that depend on a block's parameters alone, not on its input."""
 
-    parameters: tuple
+    parameters: tuple  # tensor arguments of `CubaLayer`, from the weights to the delays
     membrane: Membrane
-    lag: torch.Tensor
-    weights: torch.Tensor | None  # where the block is frozen
+    lag: torch.Tensor  # int32 [neurons]: shift plus whole delay, in time steps
+    weights: torch.Tensor | None  # quantised weights; only in a frozen block
 
 
 class Block(NoScript, torch.nn.Module):
-    """Synapse, neuron, dropout, one-step shift and learned delay, one after the other.
+    """A synapse, a neuron, dropout, a one-step shift and a learned delay, applied in this order.
 
     Parameters
     ----------
     neuron_params : dict
         Arguments of `nmnist_helpers.neuron.cuba.Neuron`.
     synapses : Synapse
-        The weights; 8-bit quantisation becomes their hook unless they bring one of their own.
+        The weights. If they have no hook, the neuron's 8-bit quantisation becomes their hook.
     channels : int, optional
-        Number of output channels, for the neuron's and the delay's parameters; None where the input says it.
+        Number of output channels, which sizes the parameters of neuron and delay; None if the first input decides it.
     delay : bool
-        Learn a delay per channel, 0..62 steps.
+        Learn one delay per channel, 0..62 time steps.
     delay_shift : bool
-        Shift the output by one step, as a spike on the chip arrives one step later.
+        Shift the output by one time step, because a spike on the chip arrives one step after it is fired.
     count_log : bool
-        Return (spikes, share of bins that spiked) instead of the spikes alone.
+        Return (spikes, share of bins that hold a spike) instead of the spikes alone.
     """
 
-    frozen: dict[tuple, _Constants] | None = None  # constants by sizes, device and twin, within `Network.frozen`
+    frozen: dict[tuple, _Constants] | None = None  # cached constants; only within `Network.frozen`
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Block(NoScript, torch.nn.Module):
             params.setdefault("num_neurons", channels)
         self.neuron = cuba.Neuron(**params)
         self.delay = Delay(channels, max_delay=MAX_DELAY) if delay else None
-        self.synapse = synapses  # after the delay: the order in which lava-dl lists the parameters
+        self.synapse = synapses  # set after the delay, so that parameters come in lava-dl's order
         self.quantised = synapses.pre_hook_fx is None
         self.input_shape: tuple[int, ...] | None = None  # (channels, height, width), known after a forward pass
         if self.synapse.pre_hook_fx is None:
@@ -79,23 +79,24 @@ class Block(NoScript, torch.nn.Module):
         self.weights_seen = False
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "frozen"}  # nobody would thaw a copy
+        # A copy starts without cached constants: leaving `Network.frozen` clears only the original's.
+        return {name: value for name, value in self.__dict__.items() if name != "frozen"}
 
     @exact
     def forward(self, spikes: torch.Tensor | Spikes):
-        """Spikes in, spikes out: [B, C, T] or [B, C, H, W, T]."""
-        self._look_at_weights()
+        """Return the output spikes for input spikes; both are [B, C, T] or [B, C, H, W, T]."""
+        self._warn_if_weights_vanish()
         self.input_shape = tuple(spikes.shape[1:-1])
-        return self._counted(self._axon(self.neuron(self.synapse(spikes))))
+        return self._add_rate(self._apply_axon(self.neuron(self.synapse(spikes))))
 
     @property
     def fused(self) -> bool:
-        """Whether the whole block runs as one step, without calls of its parts."""
+        """Whether the whole block runs as one fused step that calls none of its parts."""
         neuron = self.neuron
         parts = self.synapse, neuron, neuron.drop, self.delay
         return (
             self.quantised
-            and not neuron.persistent_state  # spikes on their way would have to enter
+            and not neuron.persistent_state  # the fused step cannot take delayed spikes from the last call
             and type(neuron) is cuba.Neuron
             and not any(map(hooked, parts))
             and neuron.norm is None
@@ -103,85 +104,85 @@ class Block(NoScript, torch.nn.Module):
             and (neuron.drop is None or isinstance(neuron.drop, Dropout))
         )
 
-    def _step(
+    def _run_fused(
         self, spikes: torch.Tensor | Spikes, events: Spikes | None, channels: int, window: Window | None, dense: bool
     ):
-        """The whole block as one step; `events` are the spikes as events, None where they have no common value."""
-        self._look_at_weights()
+        """Run the block as one fused step; `events` lists the same spikes, or is None if their values differ."""
+        self._warn_if_weights_vanish()
         neuron, batch, device = self.neuron, spikes.shape[0], self.synapse.direction.device
         places = 1 if window is None else window.places
-        now = self._constants(channels, places, spikes.shape[-1], device)
+        constants = self._constants(channels, places, spikes.shape[-1], device)
         kept, value = None, 1.0
         drop = cast(Dropout | None, neuron.drop)
         if drop is not None:
             kept, value = drop.draw(batch, channels * places, device), drop.value
         call = LayerCall(
             spikes=events,
-            membrane=now.membrane,
+            membrane=constants.membrane,
             state=neuron.start(batch, channels * places),
-            axon=Axon(now.lag, kept, value),
-            need_grad=torch.is_grad_enabled(),  # inside the function it would always be off
+            axon=Axon(constants.lag, kept, value),
+            need_grad=torch.is_grad_enabled(),  # inside an autograd function gradients always appear disabled
             dense=dense or self.count_log,
             window=window,
-            weights=now.weights,
+            weights=constants.weights,
         )
-        given = spikes.source if isinstance(spikes, Spikes) else spikes
-        rows, out, end = CubaLayer.apply(given, *now.parameters, call)
+        source = spikes.source if isinstance(spikes, Spikes) else spikes
+        rows, out, end = CubaLayer.apply(source, *constants.parameters, call)
         neuron.store(end)
         out.picture = None if window is None else window.outputs
         rows = rows.movedim(1, -1)
         if call.dense:
-            return self._counted(attach(rows, out))
+            return self._add_rate(attach(rows, out))
         out.source = rows
         return out
 
     def _constants(self, channels: int, places: int, steps: int, device: torch.device) -> "_Constants":
-        """What a step computes from the parameters alone; a frozen block computes it once."""
-        lasting = None if torch.is_grad_enabled() else self.frozen
-        key = channels, places, steps, device, twin(device)  # each twin has a form of its own for weights
-        if lasting is not None and key in lasting:
-            return lasting[key]
+        """Compute what depends on the parameters alone; a frozen block does this only once."""
+        cache = None if torch.is_grad_enabled() else self.frozen
+        key = channels, places, steps, device, twin(device)  # each back end lays its weights out in its own way
+        if cache is not None and key in cache:
+            return cache[key]
         synapses, neuron = self.synapse, self.neuron
         direction: torch.Tensor = synapses.direction
         length: torch.Tensor | None = synapses.weight_g if synapses.weight_norm_enabled else None
-        if len(direction) != channels:  # pooling: one kernel for all channels
+        if len(direction) != channels:  # pooling has one kernel for all channels
             direction = direction.expand(channels, *direction.shape[1:])
             length = None if length is None else length.expand(channels, *length.shape[1:])
         decays = neuron.decays()
         if self.delay is not None and not self.delay.sized:
             self.delay.draw(channels)
         delays = None if self.delay is None else self.delay.steps()
-        membrane = neuron.membrane(decays, channels, places)  # a channel's neurons share its constants
+        membrane = neuron.membrane(decays, channels, places)  # all neurons of a channel share its constants
         lag = lag_of(delays, self.delay_shift, channels, steps, device)
         lag = lag.repeat_interleave(places) if places > 1 else lag
-        weights = None if lasting is None else quantise_all(direction, length).table
-        found = _Constants((direction, length, *decays, delays), membrane, lag, weights)
-        if lasting is not None:
-            lasting[key] = found
-        return found
+        weights = None if cache is None else quantise_all(direction, length).table
+        constants = _Constants((direction, length, *decays, delays), membrane, lag, weights)
+        if cache is not None:
+            cache[key] = constants
+        return constants
 
     @property
     def shape(self) -> torch.Size | None:
-        """Shape of the output without batch and time; None before the first input."""
+        """Shape of the output without batch and time; None before the first forward pass."""
         return self.neuron.shape
 
     @property
     def grad_norm(self) -> float:
-        """As `nmnist_helpers.synapse.Synapse.grad_norm`."""
+        """Norm of the weights' gradient; see `nmnist_helpers.synapse.Synapse.grad_norm`."""
         return self.synapse.grad_norm
 
     def layer_spec(self, in_shape: tuple[int, int, int] | None = None) -> LayerSpec:
-        """The block in hardware units: what `nmnist_helpers.netx` writes.
+        """Return the block in hardware units, as `nmnist_helpers.netx` writes it.
 
         Parameters
         ----------
         in_shape : (int, int, int), optional
-            Channels, height and width of the input; those of the last forward pass if not given.
+            Channels, height and width of the input; by default those of the last forward pass.
 
         Raises
         ------
         ValueError
-            For a block that does what the file cannot say, or a convolution whose input is not known yet.
+            If the file format cannot describe the block, or if the input shape of a convolution is not known yet.
         """
         name, neuron = f"block.cuba.{type(self).__name__}", self.neuron
         if not self.quantised or neuron.w_scale != WEIGHT_SCALE:
@@ -204,21 +205,21 @@ class Block(NoScript, torch.nn.Module):
         )
 
     def _geometry(self, in_shape: tuple[int, ...] | None) -> dict[str, Any]:
-        """What a picture's layer has beyond a dense one's."""
+        """Return the fields of `LayerSpec` that describe the geometry of a convolution or pooling layer."""
         if in_shape is None:
-            raise ValueError(f"block.cuba.{type(self).__name__}: expected a forward pass before, found no input yet")
+            raise ValueError(f"block.cuba.{type(self).__name__}: expected a forward pass before the export, found none")
         synapses = self.synapse
         pairs = {name: getattr(synapses, name)[:2] for name in ("stride", "padding", "dilation")}
         return {"in_shape": in_shape, "groups": getattr(synapses, "groups", 1), **pairs}
 
     def export_hdf5(self, handle: "h5py.Group") -> None:
-        """Write the block into an open HDF5 group, as lava's netx reads it; the block stays as it is."""
+        """Write the block into an open HDF5 group in the layout of lava's netx, without changing the block."""
         from .hdf5 import write_layer  # h5py is needed for this alone
 
         write_layer(handle, self.layer_spec())
 
-    def _look_at_weights(self) -> None:
-        """Warn, once in training, where all weights round to zero."""
+    def _warn_if_weights_vanish(self) -> None:
+        """Warn if all weights round to zero; check only once, at the first forward pass in training mode."""
         if not self.training or self.weights_seen:
             return
         self.weights_seen = True
@@ -226,29 +227,29 @@ class Block(NoScript, torch.nn.Module):
             largest = self.synapse.weight.detach().abs().max().item()
             warnings.warn(
                 f"block.cuba.{type(self).__name__}: expected weights above {1 / WEIGHT_SCALE}, found none larger than"
-                f" {largest:.4g}: all round to zero, so that no spike passes and nothing can learn; choose a larger"
+                f" {largest:.4g}: all round to zero, so no spike passes and nothing can learn; choose a larger"
                 " weight_scale",
                 stacklevel=4,
             )
 
-    def _axon(self, spikes: torch.Tensor) -> torch.Tensor:
-        """Shift and delay; with persistent state, spikes that were on their way when the last call ended arrive."""
+    def _apply_axon(self, spikes: torch.Tensor) -> torch.Tensor:
+        """Shift and delay the spikes; with persistent state, also deliver those pending from the last call."""
         longest = int(self.delay_shift) + (0 if self.delay is None else MAX_DELAY)
         if not self.neuron.persistent_state or not longest:
-            return self._moved(spikes)
+            return self._shift_and_delay(spikes)
         before = self.neuron.on_the_way
         if before is None or before.shape[:-1] != spikes.shape[:-1]:
             before = spikes.new_zeros(*spikes.shape[:-1], longest)
         spikes = torch.cat([before, spikes], -1)
         self.neuron.on_the_way = spikes[..., -longest:].detach()
-        return self._moved(spikes)[..., longest:]
+        return self._shift_and_delay(spikes)[..., longest:]
 
-    def _moved(self, spikes: torch.Tensor) -> torch.Tensor:
+    def _shift_and_delay(self, spikes: torch.Tensor) -> torch.Tensor:
         if self.delay_shift:
             spikes = shift(spikes, 1)
         return spikes if self.delay is None else self.delay(spikes)
 
-    def _counted(self, spikes: torch.Tensor):
+    def _add_rate(self, spikes: torch.Tensor):
         if not self.count_log:
             return spikes
         return spikes, (spikes.detach() > 0).float().mean()

@@ -1,4 +1,4 @@
-"""Blocks for pictures: convolution, pooling, and the flattening before a dense block."""
+"""Blocks whose input is a picture [C, H, W] at each time step: convolution, pooling and flattening."""
 
 import math
 from collections.abc import Callable
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 
 class OfPicture(Block):
-    """What convolution and pooling share: neurons in the places of a picture.
+    """Base class of convolution and pooling, whose neurons form a picture [C', H', W'].
 
-    With the built-in quantisation and no norm, product, neuron and axon run as one fused step over the events,
-    otherwise one after the other. Both give the same. Dilated kernels and graded spikes take the second way.
+    With the built-in quantisation and without `norm`, product, neuron and axon run as one fused step over the events.
+    Otherwise they run one after the other, also for dilated kernels and graded spikes. The results are identical.
     """
 
     synapse: synapse.Conv | synapse.Pool
 
     @property
     def fused(self) -> bool:
-        """Whether the whole block runs as one step, without calls of its parts."""
+        """Whether the whole block runs as one fused step that calls none of its parts."""
         return super().fused and type(self.synapse) in (synapse.Conv, synapse.Pool)
 
     @exact
     def forward(self, spikes: torch.Tensor | Spikes, dense: bool = True):
-        """Spikes [B, C, H, W, T] (dense, or `Spikes` of a picture) to spikes [B, C', H', W', T].
+        """Return spikes [B, C', H', W', T] for spikes [B, C, H, W, T], either dense or `Spikes` with a `picture`.
 
-        With `dense` False the output may come as `Spikes` of a picture. Gradients flow through them as through a
+        With `dense=False` the output may also be `Spikes` with a `picture`. Gradients flow through them as through a
         tensor.
         """
         shape: tuple[int, ...] = tuple(spikes.shape[1:-1])
@@ -42,7 +42,7 @@ class OfPicture(Block):
         if isinstance(spikes, Spikes):
             shape, events = spikes.picture or shape, spikes
         self.synapse.check((spikes.shape[0], *shape, spikes.shape[-1]))
-        picture = cast(Picture, shape)  # checked
+        picture = cast(Picture, shape)  # `check` has made sure of three axes
         window = self._window(picture) if self.fused else None
         if window is not None and not isinstance(spikes, Spikes):
             spikes = spikes.float()
@@ -50,10 +50,10 @@ class OfPicture(Block):
         if window is None or events is None:
             return super().forward(spikes.dense().unflatten(1, picture) if isinstance(spikes, Spikes) else spikes)
         self.input_shape, self.neuron.shape = picture, torch.Size(window.outputs)
-        return self._step(spikes, events, window.outputs[0], window, dense)
+        return self._run_fused(spikes, events, window.outputs[0], window, dense)
 
     def _window(self, picture: Picture) -> Window | None:
-        """The geometry over a picture, None where there is no fused step for it."""
+        """Return the geometry of the fused step for a picture, or None if there is no fused step for it."""
         synapses = self.synapse
         stride, padding, dilation, kernel = (
             getattr(synapses, name)[:2] for name in ("stride", "padding", "dilation", "kernel_size")
@@ -66,7 +66,7 @@ class OfPicture(Block):
             for side, around, size, step in zip(sides, padding, kernel, stride, strict=True)
         )
         if height < 1 or width < 1:
-            return None  # torch says what is wrong
+            return None  # torch raises the error
         pool = isinstance(synapses, synapse.Pool)
         channels, groups = (picture[0],) * 2 if pool else (synapses.out_channels, synapses.groups)
         return Window(picture, (channels, height, width), kernel, stride, padding, groups)
@@ -80,9 +80,9 @@ class Conv(OfPicture):
     neuron_params : dict
         Arguments of `nmnist_helpers.neuron.cuba.Neuron`.
     in_features, out_features, kernel_size, stride, padding, dilation, groups
-        As in `nmnist_helpers.synapse.Conv`.
+        See `nmnist_helpers.synapse.Conv`.
     weight_scale, weight_norm, pre_hook_fx, delay, delay_shift, count_log
-        As in `Dense`; delays are per channel.
+        See `Dense`; there is one delay per channel.
     """
 
     def __init__(
@@ -110,16 +110,16 @@ class Conv(OfPicture):
 
 
 class Pool(OfPicture):
-    """Pooling CUBA block: sums over windows, then neurons; input [B, C, H, W, T].
+    """Pooling CUBA block: neurons driven by the spike sums over windows; input [B, C, H, W, T].
 
     Parameters
     ----------
     neuron_params : dict
-        Arguments of `nmnist_helpers.neuron.cuba.Neuron`; `norm` is left out.
+        Arguments of `nmnist_helpers.neuron.cuba.Neuron`; `norm` is ignored.
     kernel_size, stride, padding, dilation
-        As in `nmnist_helpers.synapse.Pool`.
+        See `nmnist_helpers.synapse.Pool`.
     weight_scale, weight_norm, pre_hook_fx, delay, delay_shift, count_log
-        As in `Dense`; delays are per channel.
+        See `Dense`; there is one delay per channel.
     """
 
     def __init__(
@@ -142,12 +142,12 @@ class Pool(OfPicture):
 
 
 class Flatten(torch.nn.Module):
-    """[B, C, H, W, T] to [B, C * H * W, T].
+    """Reshape spikes [B, C, H, W, T] to [B, C * H * W, T].
 
     Parameters
     ----------
     count_log : bool
-        Return (spikes, None), to stand among blocks that count.
+        Return (spikes, None), to match the output of blocks with `count_log`.
     """
 
     def __init__(self, count_log: bool = False):
@@ -156,18 +156,18 @@ class Flatten(torch.nn.Module):
         self.shape: list[int] | None = None  # known after a forward pass
 
     def forward(self, spikes: torch.Tensor | Spikes):
-        """Flatten all axes but batch and time; `Spikes` stay `Spikes`."""
+        """Flatten all axes between batch and time; return `Spikes` for `Spikes`."""
         self.shape = [math.prod(spikes.shape[1:-1]), 1, 1]
         flat = spikes.as_picture(None) if isinstance(spikes, Spikes) else spikes.flatten(1, -2)
         return (flat, None) if self.count_log else flat
 
     def layer_spec(self, in_shape: tuple[int, ...] | None = None) -> None:
-        """Return None: the block has no neurons, and the shapes of the layers around it say all."""
+        """Return None: the block has no neurons, and the neighbouring layers define its shapes."""
 
     def export_hdf5(self, handle: "h5py.Group") -> None:
-        """Write the block into an open HDF5 group, as lava's netx reads it."""
+        """Write the block into an open HDF5 group in the layout of lava's netx."""
         from .hdf5 import write_shape  # h5py is needed for this alone
 
         if self.shape is None:
-            raise ValueError("block.cuba.Flatten: expected a forward pass before, found no input yet")
+            raise ValueError("block.cuba.Flatten: expected a forward pass before the export, found none")
         write_shape(handle, "flatten", tuple(self.shape))

@@ -1,4 +1,4 @@
-"""Blocks of CUBA neurons under lava-dl's names, and the conversion of integer layers back into blocks."""
+"""The CUBA blocks under lava-dl's names, and the conversion of integer layers into blocks."""
 
 from collections.abc import Iterable, Iterator
 
@@ -15,13 +15,15 @@ from .spec import LayerSpec
 
 
 def from_specs(layers: Iterable[LayerSpec], neuron_params: dict) -> Iterator[torch.nn.Module]:
-    """Blocks that quantise to exactly the integers of `layers`; `neuron_params` say what the layers do not.
+    """Yield blocks that quantise to exactly the integers of `layers`.
+
+    `neuron_params` supplies the neuron arguments that the layers do not contain.
 
     Raises
     ------
     ValueError
-        For a layer that no block can be: an input layer, pooling with decays or delays of its own for each channel,
-        a bias that is no quantised mean.
+        If no block can represent a layer: an input layer, pooling with a decay or delay per channel, or a bias that is
+        not a quantised mean.
     """
     before = None
     for index, layer in enumerate(layers):
@@ -39,7 +41,7 @@ def _from_spec(layer: LayerSpec, neuron_params: dict) -> Block:
     params = {
         **neuron_params,
         "threshold": layer.v_th_mant / WEIGHT_SCALE,
-        "current_decay": 0.0,  # both follow below, in whole steps
+        "current_decay": 0.0,  # placeholders; the integers are copied in below
         "voltage_decay": 0.0,
         "shared_param": np.ndim(layer.i_decay) == 0 and np.ndim(layer.v_decay) == 0,
     }
@@ -56,7 +58,7 @@ def _from_spec(layer: LayerSpec, neuron_params: dict) -> Block:
     elif layer.type == "pool" and layer.bias is None:
         block = Pool(params, layer.weight.shape[2:], **pairs, delay=delay)
     else:
-        raise ValueError(f"type: expected a layer for which there is a block, found {layer.type!r}")
+        raise ValueError(f"type: expected a layer type that has a block, found {layer.type!r}")
     if layer.type != "dense":
         block.input_shape = layer.in_shape
     synapses, neuron = block.synapse, block.neuron
@@ -64,12 +66,12 @@ def _from_spec(layer: LayerSpec, neuron_params: dict) -> Block:
     for parameter, decay in ((neuron.current_decay, layer.i_decay), (neuron.voltage_decay, layer.v_decay)):
         parameter.copy_(torch.as_tensor(np.asarray(decay), dtype=torch.float32).expand(parameter.shape))
     if block.delay is not None:
-        # Half a step on top, away from the edges of floor(): the first small update moves no spike by itself.
+        # Half a step more keeps the delay off the edges of floor(), so that a small update moves no spike.
         block.delay.delay.copy_(torch.from_numpy(layer.delay) + 0.5)
     if layer.bias is not None:
         neuron.norm.running_mean.copy_(torch.from_numpy(-layer.bias / WEIGHT_SCALE))
         if not np.array_equal(neuron.norm.bias.cpu().numpy(), layer.bias):
-            raise ValueError("bias: expected even integers in -254..256, found values that no normalisation has")
+            raise ValueError("bias: expected even integers in -254..256, found values that no normalisation yields")
     return block
 
 

@@ -19,23 +19,23 @@ class Dense(Block):
     neuron_params : dict
         Arguments of `nmnist_helpers.neuron.cuba.Neuron`.
     in_neurons : int or tuple of int
-        Number of inputs; (width, height, channels) for inputs [B, C, H, W, T].
+        Number of inputs, or (width, height, channels) for inputs [B, C, H, W, T].
     out_neurons : int
         Number of neurons.
     weight_scale : float
         Factor on the initial weights.
     weight_norm : bool
-        Learn length and direction of each neuron's weights apart.
+        Learn length and direction of each neuron's weight vector separately.
     pre_hook_fx : callable, optional
-        Replaces the 8-bit quantisation of the weights.
+        Function that replaces the 8-bit quantisation of the weights.
     delay : bool
-        Learn a delay per neuron, 0..62 steps.
+        Learn one delay per neuron, 0..62 time steps.
     delay_shift : bool
-        Shift the output by one step.
+        Shift the output by one time step.
     mask : bool tensor [out, in], optional
-        False removes a synapse.
+        False removes the synapse.
     count_log : bool
-        Also return the share of bins that spiked.
+        Also return the share of bins that hold a spike.
 
     Examples
     --------
@@ -45,8 +45,8 @@ class Dense(Block):
 
     Notes
     -----
-    With the built-in quantisation and no norm, product, neuron and axon run as one fused step
-    (`nmnist_helpers.kernels.functions.CubaLayer`); otherwise one after the other. Both give the same.
+    With the built-in quantisation and without `norm` and `mask`, product, neuron and axon run as one fused step
+    (`nmnist_helpers.kernels.functions.CubaLayer`). Otherwise they run one after the other. The results are identical.
     """
 
     synapse: Synapses
@@ -77,31 +77,31 @@ class Dense(Block):
         self.register_buffer("mask", mask)
         if mask is not None:
             self.unmasked_hook = cast(Callable, self.synapse.pre_hook_fx)
-            self.synapse.pre_hook_fx = self._masked  # a method, so that a copy of the block uses its own mask
+            self.synapse.pre_hook_fx = self._masked  # a bound method, so that a copy of the block uses its own mask
 
     def _masked(self, weight: torch.Tensor, **options) -> torch.Tensor:
-        """The weights' hook of a block with a mask."""
+        """Mask the weights, then apply the hook that they would have without a mask."""
         return self.unmasked_hook(weight * cast(torch.Tensor, self.mask), **options)
 
     @property
     def fused(self) -> bool:
-        """Whether the whole block runs as one step, without calls of its parts."""
+        """Whether the whole block runs as one fused step that calls none of its parts."""
         return super().fused and self.mask is None and type(self.synapse) is Synapses
 
     @exact
     def forward(self, spikes: torch.Tensor | Spikes, dense: bool = True):
-        """Spikes [B, in, T] (dense or `Spikes`) to spikes [B, out, T].
+        """Return spikes [B, out, T] for spikes [B, in, T], either dense or `Spikes`.
 
-        With `dense` False the output may come as `Spikes`: the next block needs no more, and the numbers, nearly all
-        of them zero, are never written. Gradients flow through them as through a tensor.
+        With `dense=False` the output may also be `Spikes`. The next block needs only these, so the dense tensor, which
+        is nearly all zeros, is never written. Gradients flow through `Spikes` as through a tensor.
         """
         self.synapse.check(spikes.shape)
         if not self.fused or len(spikes.shape) == 5:
             return super().forward(spikes)
         if isinstance(spikes, Spikes):
-            return self._step(spikes, spikes, self.synapse.out_channels, None, dense)
+            return self._run_fused(spikes, spikes, self.synapse.out_channels, None, dense)
         spikes = spikes.float()
-        return self._step(spikes, Spikes.from_dense(spikes), self.synapse.out_channels, None, dense)
+        return self._run_fused(spikes, Spikes.from_dense(spikes), self.synapse.out_channels, None, dense)
 
     def _geometry(self, in_shape: tuple[int, ...] | None) -> dict:
         return {"weight_shape": (self.synapse.out_channels, -1)}

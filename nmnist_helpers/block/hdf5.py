@@ -1,27 +1,27 @@
-"""Writing a network as the HDF5 `.net` file that lava's netx reads.
+"""Write networks as the HDF5 `.net` files that lava's netx reads.
 
-The layout, for each layer i under ``/layer/<i>/``, is lava-dl's:
+The layout is lava-dl's. Each layer i is a group ``/layer/<i>/`` with these members:
 
 ================  =============  ==============================================================
 ``type``          S10 (1,)       ``dense``, ``conv``, ``pool``, ``flatten`` or ``input``
-``shape``         int64          [neurons] of a dense layer, else [channels, height, width]
-``weight``        float32        weight x 64: even integers, -256..254; [out, in] of a dense
-                                 layer, [out, in / groups, height, width] of a convolution,
-                                 [1, 1, height, width] of pooling
-``delay``         float32        [channels], whole steps, 0..62; only where the block has delays
-``bias``          float32        [channels], x 64; only after a mean-only normalisation
-``neuron/``       group          ``type`` (S10 ``CUBA``), ``iDecay``, ``vDecay`` (of 4096), ``vThMant``,
+``shape``         int64          [neurons] in a dense layer, else [channels, height, width]
+``weight``        float32        weight x 64: even integers, -256..254; [out, in] in a dense
+                                 layer, [out, in / groups, height, width] in a convolution,
+                                 [1, 1, height, width] in pooling
+``delay``         float32        [channels], whole time steps, 0..62; only if the block has delays
+``bias``          float32        [channels], x 64; only if the block has a mean-only normalisation
+``neuron/``       group          ``type`` (S10 ``CUBA``), ``iDecay``, ``vDecay`` (both x 4096), ``vThMant``,
                                  ``refDelay`` (int64) and ``gradedSpike`` (bool)
 ================  =============  ==============================================================
 
-A dense layer also has ``inFeatures`` and ``outFeatures``; a convolution ``inChannels``, ``outChannels`` and
-``groups``; convolution and pooling ``kernelSize``, ``stride``, ``padding`` and ``dilation``, height before width.
-``flatten`` stands between a picture and a dense layer and holds its ``shape`` alone, as does ``input`` without
-neurons: it says how large the first convolution's input is.
+A dense layer also has ``inFeatures`` and ``outFeatures``. A convolution also has ``inChannels``, ``outChannels`` and
+``groups``. Convolution and pooling have ``kernelSize``, ``stride``, ``padding`` and ``dilation``, height before width.
+A ``flatten`` layer precedes the first dense layer after a convolution and contains only its type and ``shape``. So does
+an ``input`` layer without neurons, which gives the input size of the first convolution.
 
-netx decodes both types from ASCII bytes and turns ``weight`` into integers. In a dense layer it applies ``delay``
-(its ``DelayDense``), and its output needs no shift: it equals ours step by step. In a convolution it passes over
-``delay``, and pooling it does not build at all; lava-dl's blocks and `nmnist_helpers.netx` do both.
+netx decodes both types from ASCII bytes and converts ``weight`` to integers. In a dense layer it applies ``delay``
+(its ``DelayDense``), and its output equals ours at every step. In a convolution it ignores ``delay``, and it cannot
+build pooling layers at all. lava-dl's blocks and `nmnist_helpers.netx` support both.
 """
 
 import math
@@ -34,16 +34,16 @@ import numpy as np
 from ..files import atomic
 from .spec import LayerSpec, as_specs
 
-PACKED = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
+COMPRESSION = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
 
 
 def write_shape(group: h5py.Group, kind: str, shape: tuple[int, ...]) -> None:
-    """Write a layer's type and shape into an empty group: all that a layer without neurons has.
+    """Write a layer's type and shape into an empty group; a layer without neurons has nothing else.
 
     Raises
     ------
     ValueError
-        If the group holds something already.
+        If the group is not empty.
     """
     if len(group):
         raise ValueError(f"group {group.name}: expected an empty group, found {sorted(group)} in it")
@@ -57,14 +57,14 @@ def write_layer(group: h5py.Group, spec: LayerSpec) -> None:
     Parameters
     ----------
     group : h5py.Group
-        For instance ``file.create_group("layer/0")``.
+        An empty group, such as ``file.create_group("layer/0")``.
     spec : LayerSpec
-        The layer; its rules are checked again before anything is written.
+        The layer. It is validated again before anything is written.
 
     Raises
     ------
     ValueError
-        If a rule is broken, or the group holds something already.
+        If the layer is invalid, or if the group is not empty.
     """
     spec.check()
     dense = spec.type == "dense"
@@ -80,10 +80,10 @@ def write_layer(group: h5py.Group, spec: LayerSpec) -> None:
     for name, value in numbers.items():
         group.create_dataset(name, data=np.array(value, dtype=np.int64))
     weight = spec.weight.reshape(1) if spec.type == "input" else spec.weight
-    group.create_dataset("weight", data=weight.astype(np.float32), **PACKED)
+    group.create_dataset("weight", data=weight.astype(np.float32), **COMPRESSION)
     for name in ("delay", "bias"):
         if getattr(spec, name) is not None:
-            group.create_dataset(name, data=getattr(spec, name).astype(np.float32), **PACKED)
+            group.create_dataset(name, data=getattr(spec, name).astype(np.float32), **COMPRESSION)
     neuron = group.create_group("neuron")
     neuron.create_dataset("type", data=np.array("CUBA", dtype="S10"))
     for name, decay in (("iDecay", spec.i_decay), ("vDecay", spec.v_decay)):
@@ -94,14 +94,14 @@ def write_layer(group: h5py.Group, spec: LayerSpec) -> None:
 
 
 def write_network(path: str | os.PathLike, network) -> Path:
-    """Write a whole network; the file appears complete or not at all.
+    """Write a network to a `.net` file, completely or not at all.
 
     Parameters
     ----------
     path : path-like
-        The ``.net`` file; one that exists is replaced. Its folder is made if it is missing.
+        The ``.net`` file. An existing file is replaced, and a missing folder is created.
     network : module with ``.blocks``, or iterable
-        Blocks (anything with ``layer_spec()``) or `LayerSpec`, from input to output.
+        Blocks (objects with ``layer_spec()``) or `LayerSpec` objects, from input to output.
 
     Returns
     -------
@@ -111,21 +111,21 @@ def write_network(path: str | os.PathLike, network) -> Path:
     Raises
     ------
     ValueError
-        For a layer that breaks a rule or does not fit the one before; no file is touched then.
+        If a layer is invalid or does not fit the previous layer. The file is not touched in that case.
     """
     specs = as_specs(network)
     with atomic(path) as temporary, h5py.File(temporary, "w") as file:
         layers = file.create_group("layer")
 
-        def following() -> h5py.Group:
+        def next_group() -> h5py.Group:
             return layers.create_group(str(len(layers)))
 
         before = None
         for spec in specs:
             if before is None and spec.type in ("conv", "pool"):
-                write_shape(following(), "input", spec.in_shape)
+                write_shape(next_group(), "input", spec.in_shape)
             if before is not None and spec.type == "dense" and before.type != "dense":
-                write_shape(following(), "flatten", (math.prod(before.out_shape), 1, 1))
-            write_layer(following(), spec)
+                write_shape(next_group(), "flatten", (math.prod(before.out_shape), 1, 1))
+            write_layer(next_group(), spec)
             before = spec
     return Path(path)

@@ -1,4 +1,4 @@
-"""What a `.net` file may hold: one layer as plain integers, and the rules that these integers obey."""
+"""The contents of a `.net` file: a layer as plain integers, and the validation of these integers."""
 
 import math
 from collections.abc import Mapping
@@ -8,19 +8,19 @@ import numpy as np
 
 from ..kernels.constants import DECAY_SCALE, HIGHEST_STEP, LOWEST_STEP, MAX_DELAY
 
-# The chip's number ranges, and with them the file's. A weight is stored as value x 64 in steps of two:
-# 8 bits and a sign that is part of them. Decays are parts of 4096. The threshold counts in 1/64 and is
-# compared with a state 64 times finer.
+# Number ranges of the chip, which are also those of the file. A weight is stored as value x 64, in steps of two:
+# a signed 8-bit number times two. Decays are stored x 4096. The threshold is stored x 64, and the state that it is
+# compared with is stored x 4096.
 WEIGHT_MIN, WEIGHT_MAX = 2 * LOWEST_STEP, 2 * HIGHEST_STEP
 BIAS_MIN, BIAS_MAX = -4096, 4095
 THRESHOLD_MAX = (1 << 17) - 1
 
-# Sizes beyond these are taken for damage, not for a network (a whole Loihi 2 chip has about 2**20 neurons).
+# A file with larger sizes than these is treated as damaged (a whole Loihi 2 chip has about 2**20 neurons).
 MAX_LAYERS = 256
 MAX_FEATURES = 1 << 20
 MAX_WEIGHTS = 1 << 26
 
-# Axes of the weights of each kind of layer.
+# Axes of the weight array for each type of layer.
 KINDS = {
     "dense": "[out, in]",
     "conv": "[out, in / groups, height, width]",
@@ -30,45 +30,45 @@ KINDS = {
 
 
 class NetFileError(ValueError):
-    """A `.net` file that cannot be read as a network; the message says where and why."""
+    """Raised for a `.net` file that is not a valid network; the message states the location and the reason."""
 
 
 @dataclass
 class LayerSpec:
-    """One layer of CUBA neurons in the integers of the chip: all that a `.net` file says of it.
+    """One layer of CUBA neurons as integers of the chip, exactly as a `.net` file describes it.
 
-    The rules are checked when the object is made, so a `LayerSpec` at hand is a valid layer.
+    The fields are validated when the object is created, so every `LayerSpec` is a valid layer.
 
     Parameters
     ----------
     type : {'dense', 'conv', 'pool', 'input'}
-        Kind of layer. Pooling is a convolution of each channel by itself with one kernel for all; an input layer has
-        a neuron for each input, which may be a number other than 0 and 1.
+        Type of the layer. Pooling is a convolution of each channel on its own with a single kernel for all channels.
+        An input layer has one neuron per input, and its inputs may be numbers other than 0 and 1.
     weight : int16 array
-        Weight x 64: even integers in -256..254. Any numeric array of such values is accepted. Axes as in `KINDS`.
+        Weight x 64: even integers in -256..254, with axes as in `KINDS`. Any numeric array of such values is accepted.
     delay : int64 array [channels] or None
-        Learned axonal delay in time steps, 0..62, on top of the one step that every block takes;
-        None where the block has none. A dense layer has a channel for each neuron.
+        Learned axonal delay in time steps, 0..62, in addition to the one-step delay of every block. None if the block
+        has no learned delay. In a dense layer each neuron is a channel.
     i_decay, v_decay : int or int64 array [channels]
-        Decay of current and voltage per step, x4096: 0..4096. One for all neurons, or one for each channel.
+        Decay of current and voltage per time step, x 4096: 0..4096. One number for all neurons, or one per channel.
     v_th_mant : int
         Threshold x 64: 0..131071. A neuron fires when its state exceeds ``v_th_mant * 64``.
     ref_delay : int
-        Refractory time in steps; only 1 (none beyond the reset) is known.
+        Refractory time in time steps; only 1 is supported (no refractory time after the reset).
     bias : int64 array [channels] or None
-        Constant input x 64, -4096..4095: to the voltage, what a mean-only normalisation leaves behind; in an input
-        layer to the current.
+        Constant input x 64, -4096..4095. It is added to the voltage at every time step, and it represents a mean-only
+        normalisation. In an input layer it is added to the current instead.
     in_shape : (int, int, int)
-        Channels, height and width of the input; a dense layer finds its own.
+        Channels, height and width of the input. Dense layers derive it from `weight`.
     stride, padding, dilation : (int, int)
-        Of a convolution or pooling: height and width.
+        Geometry of a convolution or pooling, height before width.
     groups : int
-        Blocks of connected channels in a convolution.
+        Number of groups of a convolution; each group connects its own input and output channels.
 
     Raises
     ------
     ValueError
-        For a value outside its rule; the message gives the field, what was expected and what was found.
+        If a field is invalid. The message states the field, the expected and the found value.
     """
 
     type: str
@@ -89,7 +89,7 @@ class LayerSpec:
         self.check()
 
     def check(self) -> None:
-        """Apply the rules again, for arrays that were changed in place since."""
+        """Validate all fields again, in case an array was changed in place."""
         if self.type not in KINDS:
             raise ValueError(f"type: expected one of {sorted(KINDS)}, found {self.type!r}")
         weight = _integers("weight", self.weight, WEIGHT_MIN, WEIGHT_MAX, even=True)
@@ -104,7 +104,7 @@ class LayerSpec:
         if max(self.in_features, self.out_features) > MAX_FEATURES or self.out_features < 1:
             raise ValueError(
                 f"weight: expected 1 to {MAX_FEATURES} neurons and inputs, found {self.out_features} neurons, "
-                f"as the shape is {weight.shape} for inputs {self.in_shape}"
+                f"because weight has shape {weight.shape} and in_shape is {self.in_shape}"
             )
         self.i_decay, self.v_decay = self._decay("i_decay", self.i_decay), self._decay("v_decay", self.v_decay)
         if self.delay is not None:
@@ -137,7 +137,7 @@ class LayerSpec:
 
     @property
     def channels(self) -> int:
-        """Channels of the output; a dense layer has one for each neuron."""
+        """Number of output channels; in a dense layer, the number of neurons."""
         return len(self.weight) if self.type in ("dense", "conv") else self.in_shape[0]
 
     @property
@@ -147,34 +147,34 @@ class LayerSpec:
         sizes = []
         for side, kernel, stride, padding, dilation in sides:
             if self.type == "pool":
-                side += side % kernel  # what lava-dl adds at the far edge
+                side += side % kernel  # zeros that lava-dl appends at the far edge
             sizes.append(max(0, (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1))
         return (self.channels, *sizes)
 
     @property
     def kernel(self) -> np.ndarray:
-        """The weights as those of a convolution with `kernel_groups` groups, [out, in / groups, height, width]."""
+        """Weights of the equivalent convolution with `kernel_groups` groups, [out, in / groups, height, width]."""
         if self.type == "dense":
-            return self.weight[:, :, None, None]  # over a picture of one pixel
+            return self.weight[:, :, None, None]  # a convolution over a picture of one pixel
         return self.weight if self.type == "conv" else np.repeat(self.weight, self.in_shape[0], axis=0)
 
     @property
     def kernel_groups(self) -> int:
-        """Groups of `kernel`."""
+        """Number of groups of `kernel`."""
         return self.in_shape[0] if self.type in ("pool", "input") else self.groups
 
     @property
     def out_features(self) -> int:
-        """Neurons of this layer."""
+        """Number of neurons of this layer."""
         return math.prod(self.out_shape)
 
     @property
     def in_features(self) -> int:
-        """Inputs of this layer."""
+        """Number of inputs of this layer."""
         return math.prod(self.in_shape)
 
     def per_neuron(self, value) -> np.ndarray:
-        """A value for each channel, or one for all, as an int64 array [out_features]."""
+        """Expand a value per channel, or one for all channels, to an int64 array [out_features]."""
         inner = math.prod(self.out_shape[1:])
         return np.repeat(np.broadcast_to(np.asarray(value, np.int64), self.channels), inner)
 
@@ -198,26 +198,26 @@ class LayerSpec:
 
 
 def _integers(name: str, value, low: int, high: int, even: bool = False) -> np.ndarray:
-    """`value` as an array whose numbers all obey the rule; it may still be of a float type."""
+    """Return `value` as an array of integers in low..high; its type may still be a float type."""
     array = np.asarray(value)
     expected = f"{'even ' if even else ''}integers in {low}..{high}"
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{name}: expected {expected}, found values of type {array.dtype}")
-    with np.errstate(invalid="ignore"):  # the next lines find NaN
+    with np.errstate(invalid="ignore"):  # NaN fails the comparisons below
         good = (array >= low) & (array <= high)
         good &= (np.remainder(array, 2) == 0) if even else (np.remainder(array, 1) == 0)
     if not good.all():
         where = tuple(int(i) for i in np.argwhere(~good)[0])
         raise ValueError(
             f"{name}: expected {expected}, found {array[where]} at {list(where)} "
-            f"({np.count_nonzero(~good)} such of {array.size})"
+            f"({np.count_nonzero(~good)} of {array.size} are invalid)"
         )
     return array
 
 
 def _one_integer(name: str, value, low: int, high: int) -> int:
     array = np.asarray(value)
-    expected = f"an integer in {low}..{high}" if low != high else f"{low}, the only value known here"
+    expected = f"an integer in {low}..{high}" if low != high else f"{low}, the only supported value"
     if array.size != 1 or array.dtype.kind not in "iuf":
         raise ValueError(f"{name}: expected {expected}, found {value!r}")
     number = array.reshape(()).item()
@@ -227,25 +227,25 @@ def _one_integer(name: str, value, low: int, high: int) -> int:
 
 
 def as_specs(network) -> list[LayerSpec]:
-    """The layers of `network` as a list of valid `LayerSpec` that fit onto each other.
+    """Return the layers of `network` as a list of valid `LayerSpec` objects, each of which fits the previous one.
 
     Parameters
     ----------
     network : module with ``.blocks``, or iterable
-        What it holds may be `LayerSpec`, a mapping of its fields, or a block with ``layer_spec(in_shape)``. A
-        convolution that comes first knows the size of its input once it has run.
+        Each layer may be a `LayerSpec`, a mapping of its fields, or a block with ``layer_spec(in_shape)``. The
+        input size of a convolution at the beginning is known only after its first forward pass.
 
     Raises
     ------
     ValueError
-        For a layer that breaks a rule or does not fit the one before; the message starts with its index.
+        If a layer is invalid or does not fit the previous layer. The message starts with the index of the layer.
     """
     specs: list[LayerSpec] = []
     for index, item in enumerate(getattr(network, "blocks", network)):
         try:
             if hasattr(item, "layer_spec"):
                 item = item.layer_spec(specs[-1].out_shape if specs else None)
-                if item is None:  # a block that changes the shape alone
+                if item is None:  # the block only changes the shape
                     continue
             if not isinstance(item, LayerSpec | Mapping):
                 raise ValueError(f"expected a block (one with layer_spec()), found a {type(item).__name__}")
@@ -263,10 +263,10 @@ def as_specs(network) -> list[LayerSpec]:
 
 def _check_fit(before: LayerSpec, spec: LayerSpec) -> None:
     if spec.type == "input":
-        raise ValueError("type: expected 'input' as the first layer only, found it behind another")
+        raise ValueError("type: expected 'input' only as the first layer, found it after another layer")
     if spec.type == "dense" and spec.in_features != before.out_features:
         raise ValueError(
-            f"weight: expected {before.out_features}, the neurons of the layer before, found {spec.in_features} inputs"
+            f"weight: expected {before.out_features} inputs from the layer before, found {spec.in_features}"
         )
     if spec.type != "dense" and spec.in_shape != before.out_shape:
-        raise ValueError(f"in_shape: expected {before.out_shape}, the shape of the layer before, found {spec.in_shape}")
+        raise ValueError(f"in_shape: expected {before.out_shape} from the layer before, found {spec.in_shape}")

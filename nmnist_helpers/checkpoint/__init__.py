@@ -1,4 +1,4 @@
-"""Saving and loading tensors: `network.pt`, ours or lava-dl's, and the checkpoints of a run."""
+"""Checkpoints: save and load tensors in `.pt` files, such as the `network.pt` of this package or of lava-dl."""
 
 from .archive import CheckpointError, load_tree, save_tree
 from .load import load_checkpoint

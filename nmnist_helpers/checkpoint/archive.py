@@ -1,9 +1,9 @@
-"""Trees of tensors and plain values in one `.pt` file, checked before torch reads it.
+"""Save and load trees of tensors and plain values as `.pt` files, with a check before torch reads a file.
 
-A `.pt` file is a zip archive: one pickle, which describes the tensors, and one uncompressed record for each
-tensor's numbers. A record that is damaged, compressed or missing is refused, and so is a pickle that names anything but
-tensors and plain values. (`torch.load` alone does not compare the records with their checksums: it loads a damaged file
-with other numbers in it.)
+A `.pt` file is a zip archive with one pickle, which describes the tensors, and one uncompressed record per tensor with
+its numbers. A file is rejected if a record is damaged, compressed or missing, or if the pickle refers to anything but
+tensors and plain values. (`torch.load` alone does not verify the checksums of the records, so it loads wrong numbers
+from a damaged file.)
 """
 
 import io
@@ -23,7 +23,7 @@ from ..files import atomic, size_of
 MAX_FILE = 1 << 30  # bytes
 MAX_PICKLE = 1 << 20
 MAX_TENSORS = 1000
-MAX_VALUES = 100_000  # tensors, plain values and what holds them
+MAX_VALUES = 100_000  # tensors, plain values and containers
 MAX_DEPTH = 32
 _STORAGES = {
     "Float": torch.float32,
@@ -37,7 +37,7 @@ _STORAGES = {
     "Byte": torch.uint8,
     "Bool": torch.bool,
 }
-# All that tensors in dictionaries need. torch's own safe list is longer, and has ways to ask for much memory.
+# All globals that dictionaries of tensors need. torch's list of safe globals is longer and allows huge allocations.
 PICKLE_GLOBALS = {
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
@@ -48,34 +48,34 @@ PICKLE_GLOBALS = {
 
 
 class CheckpointError(ValueError):
-    """A `.pt` file that cannot be loaded; the message says what was expected and what was found."""
+    """Raised for a `.pt` file that cannot be loaded; the message states what was expected and what was found."""
 
 
 def save_tree(path: str | os.PathLike, tree) -> None:
-    """Write tensors and plain values to one file, complete or not at all.
+    """Write a tree of tensors and plain values to a file, completely or not at all.
 
     Parameters
     ----------
     path : path-like
-        The ``.pt`` file; one that exists is replaced.
+        The ``.pt`` file. An existing file is replaced.
     tree : dict, list, tuple, tensor, str, int, float, bool or None
-        Dictionaries (keys: str or int), lists and tuples may hold each other. A state_dict is such a tree. Every
-        tensor is written from its values alone, whatever device, storage or graph it belongs to, so equal trees give
-        equal bytes.
+        Dictionaries (with keys of type str or int), lists and tuples may be nested. A state_dict is such a tree. Only
+        the values of a tensor are written, independent of its device, storage and graph, so equal trees give equal
+        files.
 
     Raises
     ------
     CheckpointError
-        If the tree holds anything else, or more than `load_tree` accepts.
+        If the tree contains other types, or more values than `load_tree` accepts.
 
     Notes
     -----
-    ``torch.load(path, weights_only=True)`` reads the file too, without comparing the checksums.
+    ``torch.load(path, weights_only=True)`` can read the file too, but does not verify the checksums.
     """
     try:
         _check_tree(tree, MAX_FILE)
-        buffer = io.BytesIO()  # a file's name would be stored inside
-        torch.save(_copied(tree), buffer)
+        buffer = io.BytesIO()  # torch.save would store the name of a file in the archive
+        torch.save(_copy_tree(tree), buffer)
         _check_archive(buffer, buffer.tell())
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
@@ -84,39 +84,39 @@ def save_tree(path: str | os.PathLike, tree) -> None:
 
 
 def load_tree(path: str | os.PathLike):
-    """Read what `save_tree`, or `torch.save` of such a tree, wrote. Tensors arrive on the CPU.
+    """Return the tree in a file written by `save_tree` or by `torch.save`, with all tensors on the CPU.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     CheckpointError
-        If the file is damaged, is no such file, or holds anything but tensors and plain values.
+        If the file is damaged, is not a `.pt` file, or contains anything but tensors and plain values.
     """
     path = Path(path)
     size = size_of(path, ".pt", MAX_FILE, CheckpointError)
     try:
         with open(path, "rb") as file:
             _check_archive(file, size)
-        # Mapped, tensors cannot reach beyond the file, whatever sizes the pickle claims.
+        # With mmap, no tensor can extend beyond the file, whatever size the pickle declares.
         tree = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
         _check_tree(tree, size)
-        return _copied(tree)
+        return _copy_tree(tree)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    except Exception as error:  # damage makes zipfile, pickle and torch raise almost anything
+    except Exception as error:  # zipfile, pickle and torch may raise almost any exception
         found = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         raise CheckpointError(f"{path}: expected a checkpoint, found an unreadable file: {found}") from error
 
 
 def _nodes(tree, where: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
-    """Everything in the tree with the names that lead to it."""
+    """Yield the path and the value of every node of the tree."""
     if depth > MAX_DEPTH:
         raise CheckpointError(f"expected at most {MAX_DEPTH} levels, found more under {where[:80]!r}")
     yield where, tree
     if isinstance(tree, dict):
         children = list(tree.items())
-        if hasattr(tree, "_metadata"):  # what modules add to a state_dict about themselves
+        if hasattr(tree, "_metadata"):  # what modules store about themselves in a state_dict
             children.append(("_metadata", tree._metadata))
         for key, _ in children:
             if not isinstance(key, str | int):
@@ -128,7 +128,7 @@ def _nodes(tree, where: str = "", depth: int = 0) -> Iterator[tuple[str, object]
 
 
 def _check_tree(tree, most: int) -> None:
-    """Refuse what is neither tensor nor plain value, and tensors of more than `most` bytes altogether."""
+    """Raise unless all values are tensors or plain values, and all tensors together have at most `most` bytes."""
     size = 0
     for count, (where, value) in enumerate(_nodes(tree)):
         if count == MAX_VALUES:
@@ -136,7 +136,7 @@ def _check_tree(tree, most: int) -> None:
         if isinstance(value, torch.Tensor):
             if value.layout is not torch.strided or value.dtype not in _STORAGES.values():
                 raise CheckpointError(f"expected a plain tensor under {where!r}, found a {value.type()}")
-            # A tensor may repeat its few numbers by strides of zero: small in the file, large to work with.
+            # With strides of zero, a tensor that is small in the file can be large in memory.
             size += value.numel() * value.element_size()
             if size > most:
                 raise CheckpointError(f"expected at most {most} bytes, found shape {list(value.shape)} under {where!r}")
@@ -144,29 +144,29 @@ def _check_tree(tree, most: int) -> None:
             raise CheckpointError(f"expected tensors and plain values, found {type(value).__name__} under {where!r}")
 
 
-def _copied(tree):
-    """The tree anew, of plain types: nothing shared, nothing mapped. Equal trees then pickle to equal bytes."""
+def _copy_tree(tree):
+    """Return a copy of plain types, without shared or mapped memory, so that equal trees pickle to equal bytes."""
     if isinstance(tree, torch.Tensor):
         plain = tree.detach().as_subclass(torch.Tensor).cpu()
         return plain.clone(memory_format=torch.contiguous_format)
     if isinstance(tree, dict):
-        copied = {_copied(key): _copied(value) for key, value in tree.items()}
+        copied = {_copy_tree(key): _copy_tree(value) for key, value in tree.items()}
         if hasattr(tree, "_metadata"):
             copied = OrderedDict(copied)
-            copied._metadata = _copied(tree._metadata)
+            copied._metadata = _copy_tree(tree._metadata)
         return copied
     if isinstance(tree, list | tuple):
-        items = [_copied(value) for value in tree]
+        items = [_copy_tree(value) for value in tree]
         return items if isinstance(tree, list) else tuple(items)
     if isinstance(tree, str):
-        return sys.intern(str(tree))  # pickle writes the same object once, an equal one again
+        return sys.intern(str(tree))  # pickle writes one object once, but equal objects twice
     if tree is None or isinstance(tree, bool):
         return tree
     return int(tree) if isinstance(tree, int) else float(tree)
 
 
 def _check_archive(file: IO[bytes], size: int) -> None:
-    """Refuse an archive that is not what torch.save writes, before torch reads it."""
+    """Raise if the archive differs in structure from those of torch.save; runs before torch reads it."""
     if not zipfile.is_zipfile(file):
         raise CheckpointError("expected a file that torch.save wrote (torch 1.6 or later), found no zip archive")
     with zipfile.ZipFile(file) as archive:
@@ -182,19 +182,19 @@ def _check_archive(file: IO[bytes], size: int) -> None:
             raise CheckpointError("expected a state_dict, found a TorchScript program")
         for record in records:
             if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
-                raise CheckpointError(f"expected every record stored as it is, found {record.filename} compressed")
+                raise CheckpointError(f"expected uncompressed records, found {record.filename} compressed")
         if sum(record.file_size for record in records) > size:
-            raise CheckpointError(f"expected records of {size} bytes at most, found more")
+            raise CheckpointError(f"expected records of at most {size} bytes in total, found more")
         if pickles[0].file_size > MAX_PICKLE:
             raise CheckpointError(f"expected a pickle of at most {MAX_PICKLE} bytes, found {pickles[0].file_size}")
         damaged = archive.testzip()
         if damaged is not None:
-            raise CheckpointError(f"expected every record as it was written, found {damaged} damaged")
+            raise CheckpointError(f"expected undamaged records, found {damaged} damaged")
         _check_pickle(archive.read(pickles[0]))
 
 
 def _check_pickle(data: bytes) -> None:
-    """Refuse a pickle that names more than tensors and dictionaries, or nests without end."""
+    """Raise if the pickle refers to anything but tensors and dictionaries, or if its nesting is too deep."""
     expected = "expected tensors and plain values only"
     tuples = 0
     for opcode, argument, _ in pickletools.genops(data):
@@ -203,5 +203,5 @@ def _check_pickle(data: bytes) -> None:
         if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
             raise CheckpointError(f"{expected}, found the pickle operation {opcode.name}")
         tuples += opcode.name.startswith("TUPLE")
-        if tuples > 6 * MAX_TENSORS:  # deep ones would overflow the stack
+        if tuples > 6 * MAX_TENSORS:  # deeply nested tuples would overflow the stack
             raise CheckpointError(f"expected at most {MAX_TENSORS} tensors, found a pickle with more")

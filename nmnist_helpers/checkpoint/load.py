@@ -1,4 +1,4 @@
-"""Load a `network.pt`, ours or lava-dl's, into a given network or into one that is built from the file."""
+"""Load a `network.pt` of this package or of lava-dl, into a given network or into one built from the file."""
 
 import os
 import re
@@ -9,31 +9,30 @@ import torch
 
 from .archive import CheckpointError, load_tree
 
-# What a file of ours says of a neuron beside its tensors.
+# Neuron constants that our files contain in addition to the tensors.
 CONSTANTS = ("threshold", "tau_grad", "scale_grad", "requires_grad")
-# State that older versions stored: it belongs to the last batch, not to the network.
+# Keys of older files that are ignored: the state after the last batch does not belong to the network.
 IGNORED = ("neuron.current_state", "neuron.voltage_state")
 
 
 def load_checkpoint(
     path: str | os.PathLike, net: torch.nn.Module | None = None, neuron_params: dict | None = None
 ) -> torch.nn.Module:
-    """Load the network that lava-dl or this package saved with ``torch.save(net.state_dict(), path)``.
+    """Load a network that this package or lava-dl saved with ``torch.save(net.state_dict(), path)``.
 
     Parameters
     ----------
     path : path-like
         The ``.pt`` file.
     net : torch.nn.Module, optional
-        Where to load it. Every key of the file must be in it and the other way round, with the same shape.
-        These differences of form are bridged: weights with and without weight normalisation, flat or with
-        the axes of a convolution; delays and decays of a network that was saved before its first forward,
-        where lava-dl stores one number for all channels. `net` changes only if all of the file fits.
-        Without `net`, dense CUBA blocks are built from the shapes in the file.
+        Network to load the file into. Its keys and shapes must equal those in the file, with these exceptions. Weights
+        may be stored with or without weight normalisation, and flat or with the axes of a convolution. Delays and
+        decays may be single numbers, as lava-dl stores them before the first forward pass. `net` is changed only if
+        the whole file fits. Without `net`, dense CUBA blocks are built from the shapes in the file.
     neuron_params : dict, optional
-        For the blocks that are built: ``threshold``, ``tau_grad``, ``scale_grad``, ... The tensors do not tell them.
-        If not given, they are what the file says beside its tensors; lava-dl's files say nothing, and then they are
-        the tutorial's, with a warning.
+        Neuron arguments for blocks that are built: ``threshold``, ``tau_grad``, ``scale_grad``, ... The tensors do not
+        contain them. The defaults are taken from the metadata in the file. lava-dl's files have no such metadata; for
+        them, the values of the tutorial are used, with a warning.
 
     Returns
     -------
@@ -45,14 +44,14 @@ def load_checkpoint(
     FileNotFoundError
         If there is no such file.
     CheckpointError
-        If the file is damaged or not a checkpoint, or does not fit; then all keys and shapes that differ are
-        listed.
+        If the file is damaged, is not a checkpoint, or does not fit. In the last case, the message lists the keys and
+        shapes that differ.
 
     Warns
     -----
     UserWarning
-        If the threshold had to be assumed, or the one of `net` differs from what the file says: weights answer
-        wrongly at another threshold than they were trained with.
+        If the threshold had to be assumed, or if the threshold of `net` differs from that in the file: with another
+        threshold than in training, a network gives wrong answers.
 
     Examples
     --------
@@ -62,11 +61,11 @@ def load_checkpoint(
     tree = load_tree(path)
     found, constants = _state(tree, path), _constants(tree)
     if net is None:
-        net = _build(found, neuron_params or {}, constants, path)
+        net = _build_network(found, neuron_params or {}, constants, path)
     _fill(net, found, path)
     if "threshold" not in (neuron_params or {}):
         own = {name: getattr(module, "threshold", None) for name, module in net.named_modules()}
-        other = {name: said["threshold"] for name, said in constants.items() if own.get(name) != said["threshold"]}
+        other = {name: saved["threshold"] for name, saved in constants.items() if own.get(name) != saved["threshold"]}
         if other:
             found_there = {name: own.get(name) for name in other}
             warnings.warn(f"{path}: expected the thresholds {other}, found {found_there} in the network", stacklevel=2)
@@ -74,47 +73,46 @@ def load_checkpoint(
 
 
 def _state(tree, path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """The tree as a state_dict: float32 tensors by name, all finite."""
+    """Return the tree as a state_dict of float32 tensors; raise unless it is one and all numbers are finite."""
     if not isinstance(tree, dict) or not tree:
         raise CheckpointError(f"{path}: expected a state_dict, tensors by name, found a {type(tree).__name__}")
     checked = {}
     for key, tensor in tree.items():
         if not isinstance(key, str):
-            raise CheckpointError(f"{path}: expected names, found the key {key!r:.80}")
+            raise CheckpointError(f"{path}: expected keys of type str, found {key!r:.80}")
         if not isinstance(tensor, torch.Tensor):
             raise CheckpointError(
-                f"{path}: expected a tensor under {key!r}, found {type(tensor).__name__}: "
-                "save net.state_dict(), or pass on the part that is one"
+                f"{path}: expected a tensor under {key!r}, found {type(tensor).__name__}: save net.state_dict() alone"
             )
         if not tensor.is_floating_point():
             raise CheckpointError(f"{path}: expected floating-point numbers under {key!r}, found {tensor.dtype}")
         tensor = tensor.to(torch.float32)
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: expected finite numbers under {key!r}, found NaN or infinite ones")
-        checked[key.removeprefix("module.")] = tensor  # DataParallel's prefix
+        checked[key.removeprefix("module.")] = tensor  # prefix of DataParallel
     return checked
 
 
 def _constants(tree) -> dict[str, dict]:
-    """What our own files say of their neurons: constructor arguments by the neuron's name."""
+    """Return the neuron arguments in the metadata of our own files, as a dict by the name of the neuron."""
     found = {}
     for name, about in getattr(tree, "_metadata", {}).items():
-        said = about.get("neuron_params") if isinstance(about, dict) else None
-        if isinstance(said, dict) and all(isinstance(v, int | float) for v in said.values()) and "threshold" in said:
-            found[str(name).removeprefix("module.")] = {n: said[n] for n in CONSTANTS if n in said}
+        saved = about.get("neuron_params") if isinstance(about, dict) else None
+        if isinstance(saved, dict) and all(isinstance(v, int | float) for v in saved.values()) and "threshold" in saved:
+            found[str(name).removeprefix("module.")] = {n: saved[n] for n in CONSTANTS if n in saved}
     return found
 
 
 @torch.no_grad()
 def _fill(net: torch.nn.Module, found: dict[str, torch.Tensor], path: str | os.PathLike) -> None:
-    """Copy the tensors into the network, all or none."""
+    """Copy all tensors into the network; raise and copy none if they do not fit."""
     expected = net.state_dict()
-    found = _same_norm({k: v for k, v in found.items() if k in expected or not k.endswith(IGNORED)}, expected)
+    found = _match_weight_norm({k: v for k, v in found.items() if k in expected or not k.endswith(IGNORED)}, expected)
     lines = [f"missing: {k} {list(expected[k].shape)}" for k in expected if k not in found]
     lines += [f"not in the network: {k} {list(v.shape)}" for k, v in found.items() if k not in expected]
     fitted = {}
     for key in expected.keys() & found.keys():
-        fitted[key] = _fitted(key, found[key], expected[key].shape)
+        fitted[key] = _reshape(key, found[key], expected[key].shape)
         if fitted[key] is None:
             lines.append(f"shape: {key}: expected {list(expected[key].shape)}, found {list(found[key].shape)}")
     if lines:
@@ -124,21 +122,21 @@ def _fill(net: torch.nn.Module, found: dict[str, torch.Tensor], path: str | os.P
         expected[key].copy_(tensor)
 
 
-def _fitted(key: str, tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor | None:
-    """The tensor in the shape wanted, or None where that would be more than another way to write it."""
+def _reshape(key: str, tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor | None:
+    """Return the tensor in the given shape, or None if the shapes are not different forms of the same parameter."""
     if tensor.shape == shape:
         return tensor
     weight = key.rpartition(".")[2] in ("weight", "weight_v", "weight_g")
     if weight and tensor.dim() and tensor.shape[0] == shape[0] and tensor.numel() == shape.numel():
-        return tensor.reshape(shape)  # [out, in] or [out, C, H, W, 1] for [out, in, 1, 1, 1]
+        return tensor.reshape(shape)  # such as [out, in] or [out, C, H, W, 1] to [out, in, 1, 1, 1]
     lazy = key.endswith(("delay.delay", "neuron.current_decay", "neuron.voltage_decay"))
     if lazy and tensor.numel() == 1 and len(shape) == 1:
         return tensor.reshape(1).expand(shape)
     return None
 
 
-def _same_norm(found: dict[str, torch.Tensor], expected: Mapping) -> dict[str, torch.Tensor]:
-    """Weights as the network keeps them: length and direction apart, or multiplied out."""
+def _match_weight_norm(found: dict[str, torch.Tensor], expected: Mapping) -> dict[str, torch.Tensor]:
+    """Convert the weights to the form that the network expects, with or without weight normalisation."""
     found = dict(found)
     for key in expected:
         prefix, _, name = key.rpartition(".")
@@ -147,30 +145,30 @@ def _same_norm(found: dict[str, torch.Tensor], expected: Mapping) -> dict[str, t
             direction, length = found.pop(v), found.pop(g)
             length = length.reshape(-1, *[1] * (direction.dim() - 1))
             if direction.dim() and len(length) == len(direction):
-                found[plain] = torch._weight_norm(direction, length, 0)  # the product that training used
+                found[plain] = torch._weight_norm(direction, length, 0)  # the same function as in training
         elif name == "weight_v" and plain in found and not {v, g} & found.keys():
-            found[v], found[g] = _apart(found.pop(plain))
+            found[v], found[g] = _split_weight(found.pop(plain))
     return found
 
 
-def _apart(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Direction and length whose product quantises as `weight` does.
+def _split_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a direction and a length whose product quantises to the same values as `weight`.
 
-    The product may differ from the weight in the last bit, which decides where a weight lies half-way between two
-    quantisation steps (of 1/32): such a weight first moves a thousandth of the way to the step that it goes to.
+    The product may differ from the weight in the last bit. This could change the rounding of a weight half-way between
+    two quantisation steps (of 1/32). Such a weight is first moved by a thousandth of its distance to the rounded value.
     """
     step = torch.round(weight * 32) / 32
     half_way = (weight - step).abs() * 32 > 0.499
     direction = torch.where(half_way, weight + 1e-3 * (step - weight), weight)
     length = torch.norm_except_dim(direction, 2, 0)
-    # A neuron without weights has no direction: any will do, of length zero.
+    # If all weights of a neuron are zero, any direction is valid, with length zero.
     return torch.where(length == 0, torch.ones_like(direction), direction), length
 
 
-def _build(
+def _build_network(
     found: dict[str, torch.Tensor], neuron_params: dict, constants: dict[str, dict], path: str | os.PathLike
 ) -> torch.nn.Module:
-    """Dense CUBA blocks of the sizes in the file, under the names that it uses."""
+    """Return a network of dense CUBA blocks with the sizes and names in the file."""
     from ..block import cuba
     from ..network import NEURON_PARAMS, Network
     from ..neuron.norm import MeanOnlyBatchNorm
@@ -188,17 +186,17 @@ def _build(
     sizes = [(len(weights[index]), weights[index][0].numel()) for index in range(len(weights))]
     if any(out != inputs for (out, _), (_, inputs) in zip(sizes, sizes[1:], strict=False)):
         raise CheckpointError(
-            f"{path}: expected dense blocks that fit onto each other, found (neurons, inputs) {sizes}; "
-            "a network with other blocks must be given"
+            f"{path}: expected dense blocks of matching sizes, found (neurons, inputs) {sizes}; "
+            "a network with other blocks must be passed as net"
         )
     blocks, assumed = [], False
     for index, (out, inputs) in enumerate(sizes):
         prefix = f"blocks.{index}."
         decays = [found.get(f"{prefix}neuron.{name}_decay") for name in ("current", "voltage")]
         shared = all(decay is None or decay.numel() == 1 for decay in decays)
-        said = constants.get(f"{prefix}neuron", {})
-        assumed |= "threshold" not in {**said, **neuron_params}
-        params = {**NEURON_PARAMS, **said, **neuron_params, "shared_param": shared}
+        saved = constants.get(f"{prefix}neuron", {})
+        assumed |= "threshold" not in {**saved, **neuron_params}
+        params = {**NEURON_PARAMS, **saved, **neuron_params, "shared_param": shared}
         if f"{prefix}neuron.norm.running_mean" in found:
             params["norm"] = MeanOnlyBatchNorm
         normed = f"{prefix}synapse.weight_v" in found

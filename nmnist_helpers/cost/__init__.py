@@ -1,8 +1,8 @@
-"""The cost of an inference on spiking hardware: operations, memory, and the answer over time.
+"""Cost of an inference on spiking hardware: operations, memory, and the predicted class over time.
 
-Counted on the integer network, from the spikes of real recordings. A spike that arrives at a layer costs one
-synaptic operation (an addition) for each neuron that it reaches, so the work follows the spikes; a dense
-network multiplies every weight at every step, spikes or not.
+Operations are counted on the integer network, for the spikes of real recordings. Each spike that arrives at a layer
+costs one synaptic operation (an addition) per neuron that it reaches, so the cost depends on the number of spikes. A
+dense network multiplies every weight at every time step, with or without spikes.
 
 >>> from nmnist_helpers import cost, netx
 >>> exported = netx.load("Trained/network.net")

@@ -1,4 +1,4 @@
-"""Memory that the parameters of a network take on the chip."""
+"""Memory that the parameters of a network need on the chip."""
 
 import math
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from ..table import Table
 
 @dataclass
 class LayerMemory:
-    """Bytes that one layer's parameters take.
+    """Memory in bytes that the parameters of one layer need.
 
     Attributes
     ----------
     weights : int
-        Weights at 8 bits each.
+        All weights, with 8 bits each.
     nonzero : int
-        Those that are not zero.
+        Non-zero weights, with 8 bits each.
     float32 : int
-        The same weights as they are trained.
+        All weights in float32, as in training.
     delays : int
-        Delays at 6 bits, rounded up to bytes.
+        Delays, with 6 bits each, rounded up to bytes.
     decays : int
-        Decays at 12 bits, shared ones once, rounded up to bytes.
+        Decays, with 12 bits each, rounded up to bytes. A shared decay counts once.
     """
 
     name: str
@@ -37,18 +37,18 @@ class LayerMemory:
 
 @dataclass
 class Memory(Table):
-    """Memory of a network's parameters, layer by layer."""
+    """Memory of the parameters of a network, layer by layer, as a table that can be printed."""
 
     layers: list[LayerMemory]
     title: str = "memory of the parameters, bytes"
 
     @property
     def total(self) -> int:
-        """Bytes of all parameters."""
+        """Bytes of all parameters: 8-bit weights, delays and decays."""
         return sum(layer.weights + layer.delays + layer.decays for layer in self.layers)
 
     def rows(self) -> list[dict[str, str]]:
-        """The listing, the last line for the whole network."""
+        """Return one row per layer and a last row for the whole network."""
         names = ("weights", "nonzero", "float32", "delays", "decays")
         total = LayerMemory("all", **{name: sum(getattr(layer, name) for layer in self.layers) for name in names})
         return [
@@ -65,7 +65,7 @@ class Memory(Table):
 
 
 def count_memory(network) -> Memory:
-    """Memory that the parameters of `network` (as for `count_operations`) take on the chip."""
+    """Compute the memory that the parameters of `network` need on the chip; `network` is as for `count_operations`."""
     return Memory([_layer_memory(str(i), spec) for i, spec in enumerate(as_specs(network), 1)])
 
 

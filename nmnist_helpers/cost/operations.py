@@ -1,4 +1,4 @@
-"""Operations of an inference, counted from the spikes of real recordings."""
+"""Number of operations of an inference, counted for the spikes of real recordings."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,20 +14,20 @@ from ..table import Table
 
 @dataclass
 class LayerOperations:
-    """Work of one layer, mean per recording.
+    """Operations of one layer, as means per recording.
 
     Attributes
     ----------
     spikes_in, spikes_out : float
-        Spikes that arrive at the layer within the recording, and that it sends on.
+        Number of input and output spikes of the layer.
     synaptic : float
-        Synaptic operations: arriving spikes times neurons reached.
+        Synaptic operations: the sum over all input spikes of the number of neurons that the spike reaches.
     synaptic_nonzero : float
-        The same without the synapses of weight zero, which the chip need not store.
+        The same, without synapses of weight zero, which the chip does not need to store.
     dense : float
-        Multiply-accumulates of the same layer run densely: inputs x neurons x steps.
+        Multiply-accumulates of the layer in dense computation: synapses x time steps.
     updates : float
-        Neuron updates: neurons x steps. Both ways have them.
+        Neuron updates: neurons x time steps, in spiking and in dense computation.
     """
 
     name: str
@@ -43,7 +43,7 @@ class LayerOperations:
 
 @dataclass
 class Operations(Table):
-    """Work of a network, layer by layer; `print` it, or leave it at the end of a notebook cell."""
+    """Operations of a network, layer by layer, as a table that can be printed or shown in a notebook."""
 
     layers: list[LayerOperations]
     recordings: int
@@ -64,7 +64,7 @@ class Operations(Table):
         return sum(layer.dense for layer in self.layers)
 
     def rows(self) -> list[dict[str, str]]:
-        """The listing, the last line for the whole network."""
+        """Return one row per layer and a last row for the whole network."""
         total = LayerOperations("all", self.layers[0].inputs, sum(layer.neurons for layer in self.layers))
         total.spikes_in, total.spikes_out = self.layers[0].spikes_in, self.layers[-1].spikes_out
         for name in ("synaptic", "synaptic_nonzero", "dense", "updates"):
@@ -87,14 +87,14 @@ class Operations(Table):
 
 
 def count_operations(network, spikes) -> Operations:
-    """Count the operations of each layer on real spikes.
+    """Count the operations of each layer for given input spikes.
 
     Parameters
     ----------
     network : Net, or anything `netx.write_network` takes
-        The network; blocks are quantised for it and stay as they are.
+        The network. Blocks are quantised for the count, without changing them.
     spikes : array, tensor or Spikes, or an iterable of such (or of tuples that begin with one)
-        Input spikes [B, in, T] or [B, C, H, W, T], 0 and 1; a DataLoader will do.
+        Input spikes of 0 and 1, [B, in, T] or [B, C, H, W, T]. A DataLoader is accepted too.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def count_operations(network, spikes) -> Operations:
     Raises
     ------
     ValueError
-        If there is no recording, or the spikes do not fit the network.
+        If there is no recording, or if the spikes do not fit the network.
 
     Examples
     --------
@@ -112,18 +112,18 @@ def count_operations(network, spikes) -> Operations:
     """
     net = network if isinstance(network, Net) else Net(network)
     layers = [LayerOperations(str(i), spec.in_features, spec.out_features) for i, spec in enumerate(net, 1)]
-    reached = [(_reached(spec, np.ones_like(spec.kernel)), _reached(spec, spec.kernel != 0)) for spec in net]
+    fan_out = [(_fan_out(spec, np.ones_like(spec.kernel)), _fan_out(spec, spec.kernel != 0)) for spec in net]
     recordings = total_steps = 0
     for batch in _batches(spikes):
-        sent = [_per_channel(out) for out in net.all_layers(batch)]
-        arriving = [_per_channel(batch), *sent[:-1]]
+        sent = [_spikes_per_channel(out) for out in net.all_layers(batch)]
+        arriving = [_spikes_per_channel(batch), *sent[:-1]]
         count, steps = batch.shape[0], batch.shape[-1]
         recordings, total_steps = recordings + count, total_steps + count * steps
-        for layer, (every, nonzero), come, go in zip(layers, reached, arriving, sent, strict=True):
-            layer.spikes_in += come.sum()
-            layer.spikes_out += go.sum()
-            layer.synaptic += come @ every
-            layer.synaptic_nonzero += come @ nonzero
+        for layer, (every, nonzero), spikes_in, spikes_out in zip(layers, fan_out, arriving, sent, strict=True):
+            layer.spikes_in += spikes_in.sum()
+            layer.spikes_out += spikes_out.sum()
+            layer.synaptic += spikes_in @ every
+            layer.synaptic_nonzero += spikes_in @ nonzero
             layer.dense += count * steps * every.sum()
             layer.updates += count * steps * layer.neurons
     if not recordings:
@@ -140,29 +140,29 @@ def _batches(spikes) -> Iterable:
     return (item[0] if isinstance(item, tuple | list) else item for item in spikes)
 
 
-def _per_channel(spikes) -> np.ndarray:
-    """How many spikes each channel has, over all recordings and steps."""
+def _spikes_per_channel(spikes) -> np.ndarray:
+    """Return the number of spikes of each input or neuron, over all recordings and time steps."""
     if isinstance(spikes, Spikes):
         return np.bincount(spikes.channel.cpu().numpy(), minlength=spikes.shape[1])
     array = spikes.detach().cpu().numpy() if isinstance(spikes, torch.Tensor) else np.asarray(spikes)
     return np.count_nonzero(array.reshape(len(array), -1, array.shape[-1]), axis=(0, 2))
 
 
-def _reached(spec: LayerSpec, kernel: np.ndarray) -> np.ndarray:
-    """How many neurons a spike of each input reaches through the weights that `kernel` counts."""
+def _fan_out(spec: LayerSpec, kernel: np.ndarray) -> np.ndarray:
+    """Return the number of synapses of each input, int64 [in]; `kernel` is 1 for each weight that counts, else 0."""
     groups = spec.kernel_groups
     of_channel = kernel.reshape(groups, -1, *kernel.shape[1:]).sum(axis=1).reshape(-1, *kernel.shape[2:])
-    seen = []  # for each place of the kernel, the places of the picture that windows see there
+    inside = []  # per axis, bool [kernel positions, pixels]: whether a window has this pixel at this kernel position
     for axis in (0, 1):
         at = np.arange(spec.in_shape[1 + axis]) + spec.padding[axis]
         at = at - spec.dilation[axis] * np.arange(kernel.shape[2 + axis])[:, None]
-        window, rest = np.divmod(at, spec.stride[axis])
-        seen.append((rest == 0) & (window >= 0) & (window < spec.out_shape[1 + axis]))
-    return np.einsum("cij,iy,jx->cyx", of_channel, *(s.astype(np.int64) for s in seen)).ravel()
+        window, remainder = np.divmod(at, spec.stride[axis])
+        inside.append((remainder == 0) & (window >= 0) & (window < spec.out_shape[1 + axis]))
+    return np.einsum("cij,iy,jx->cyx", of_channel, *(s.astype(np.int64) for s in inside)).ravel()
 
 
 def plot_operations(operations: Operations, ax=None):
-    """Bars of synaptic operations beside dense multiply-accumulates, for each layer, on a logarithmic axis."""
+    """Plot synaptic operations and dense multiply-accumulates of each layer as bars on a logarithmic axis."""
     import matplotlib.pyplot as plt
 
     ax = plt.gca() if ax is None else ax

@@ -1,4 +1,4 @@
-"""The answer of a network over time."""
+"""The predicted class of a network over time."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ NO_ANSWER = -1
 
 
 def answers_over_time(spikes_out) -> np.ndarray:
-    """The class with most spikes so far, at every step.
+    """Return the class with the most spikes so far, at every time step.
 
     Parameters
     ----------
@@ -17,7 +17,7 @@ def answers_over_time(spikes_out) -> np.ndarray:
     Returns
     -------
     int array [B, T]
-        The first of the classes that share the lead, as `classifier.Rate`; `NO_ANSWER` before any spike.
+        Among classes with equally many spikes, the first, as in `classifier.Rate`. `NO_ANSWER` before the first spike.
     """
     array = spikes_out.detach().cpu().numpy() if isinstance(spikes_out, torch.Tensor) else np.asarray(spikes_out)
     if array.ndim != 3 or 0 in array.shape:

@@ -1,14 +1,14 @@
-"""Export to the `.net` file that lava's netx reads, and back: writer, safe reader, integer simulator.
+"""Export to and import from lava's `.net` files: a writer, a safe reader and an integer simulator.
 
 >>> from nmnist_helpers import netx
->>> netx.write_network("Trained/network.net", net)  # net.blocks
+>>> netx.write_network("Trained/network.net", net)  # a Network, or a list of blocks
 >>> exported = netx.load("Trained/network.net")
 >>> print(exported)
 >>> torch.equal(exported(spikes), net(spikes))
 True
 
-The kinds of layers are those that lava-dl exports of CUBA networks: input, dense, conv, pool and flatten. (It has an
-``average`` layer too, but cannot write it.)
+The supported layer types are those that lava-dl exports from CUBA networks: input, dense, conv, pool and flatten.
+(lava-dl also has an ``average`` layer, but cannot export it.)
 """
 
 from ..block.hdf5 import write_layer, write_network

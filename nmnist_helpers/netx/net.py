@@ -1,4 +1,4 @@
-"""A `.net` file in memory: list it, run it, turn it into trainable blocks."""
+"""A `.net` file in memory, which can be listed, run and converted to trainable blocks."""
 
 import os
 from collections.abc import Iterator
@@ -16,20 +16,20 @@ from .reader import read_network
 from .simulator import Events, events_of, run_fast, run_input, run_reference
 
 ENGINES = {"fast": run_fast, "reference": run_reference}
-BATCH = 32  # recordings at a time
-MAX_BYTES = 1 << 27  # of the dense output of a layer, which takes fewer recordings at a time where it is large
-STATE_LIMIT = 1 << 51  # a state times 4096 must fit 64 bits
+BATCH = 32  # number of recordings that run at a time
+MAX_BYTES = 1 << 27  # limit on the dense output of a layer; fewer recordings run at a time if it is large
+STATE_LIMIT = 1 << 51  # a state times 4096 must fit into 64 bits
 
 
 def load(path: str | os.PathLike, in_shape: tuple[int, int, int] | None = None) -> "Net":
-    """Read a `.net` file and check all of it.
+    """Read and validate a `.net` file.
 
     Parameters
     ----------
     path : path-like
-        A file that `export_hdf5` or `write_network` wrote, or lava-dl did.
+        A file written by `export_hdf5`, by `write_network` or by lava-dl.
     in_shape : (int, int, int), optional
-        Channels, height and width of the input, for a file that begins with a convolution and does not tell them.
+        Channels, height and width of the input. Required if the file begins with a convolution and lacks this shape.
 
     Returns
     -------
@@ -40,13 +40,13 @@ def load(path: str | os.PathLike, in_shape: tuple[int, int, int] | None = None) 
     FileNotFoundError
         If there is no such file.
     NetFileError
-        If the file is no valid network; the message names the file, the layer and the field.
+        If the file is not a valid network. The message states the file, the layer and the field.
 
     Examples
     --------
     >>> net = netx.load("Trained/network.net")
     >>> print(net)
-    >>> spikes_out = net(spikes_in)  # [B, 2312, T] -> [B, 10, T], integers only
+    >>> spikes_out = net(spikes_in)  # [B, 2312, T] -> [B, 10, T], in integer arithmetic
     """
     return Net(read_network(path, in_shape), Path(path))
 
@@ -59,12 +59,14 @@ class Net(Table):
     layers : iterable of LayerSpec, or anything `write_network` takes
         From input to output.
     path : path-like, optional
-        The file it came from, for the listing.
+        The file that the network was read from, for the listing.
 
     Attributes
     ----------
     layers : list of LayerSpec
+        The layers from input to output.
     in_features, out_features : int
+        Number of inputs and of output neurons.
     """
 
     def __init__(self, layers, path: str | os.PathLike | None = None) -> None:
@@ -88,39 +90,39 @@ class Net(Table):
     def __getitem__(self, index: int) -> LayerSpec:
         return self.layers[index]
 
-    # -- running it
+    # -- run
 
     def __call__(self, spikes, engine: str = "fast"):
-        """Output spikes of the last layer, computed with integers only.
+        """Return the output spikes of the last layer, computed in integer arithmetic.
 
         Parameters
         ----------
         spikes : array or tensor [B, in, T] or [B, C, H, W, T] of 0 and 1, or Spikes
-            Input spikes, T steps. A network that begins with an input layer takes any finite numbers.
+            Input spikes over T time steps. For a network that begins with an input layer, any finite numbers.
         engine : {'fast', 'reference'}
-            Compiled loops, or plain NumPy; the results are equal.
+            Compiled loops or plain NumPy. The results are identical.
 
         Returns
         -------
-        array or tensor [B, out, T], or [B, C, H, W, T] of a convolution, of 0 and 1
-            A uint8 array for an array, a tensor of the input's type and device for a tensor, a float32 tensor
-            for `Spikes`.
+        array or tensor [B, out, T] of 0 and 1, or [B, C, H, W, T] if the last layer is a convolution
+            For an array, a uint8 array. For a tensor, a tensor of the same type on the same device. For `Spikes`, a
+            float32 tensor.
 
         Raises
         ------
         ValueError
-            For an input of another shape, or with values other than 0 and 1.
+            If the input has the wrong shape or contains values other than 0 and 1.
         """
         return self._run(spikes, engine, last_only=True)[0]
 
     def all_layers(self, spikes, engine: str = "fast") -> list:
-        """As calling it, with the output of every layer: what each sends on, shifted and delayed."""
+        """Return the output spikes of every layer, shifted and delayed; parameters as for calling the network."""
         return self._run(spikes, engine, last_only=False)
 
     def _run(self, spikes, engine: str, last_only: bool) -> list:
         if engine not in ENGINES:
             raise ValueError(f"engine: expected one of {sorted(ENGINES)}, found {engine!r}")
-        parts, steps, give_back = self._input(spikes)
+        parts, steps, restore_type = self._split_input(spikes)
         self._check_range(steps)
         layers, results = self.layers, []
         for part in parts:
@@ -131,13 +133,13 @@ class Net(Table):
             sent += ENGINES[engine](layers[len(sent) :], part)
             results.append(sent[-1:] if last_only else sent)
         outputs = [np.concatenate(layer) for layer in zip(*results, strict=True)]
-        shapes = [_shape_of(layer) for layer in (layers[-1:] if last_only else layers)]
-        return [give_back(out.reshape(len(out), *shape, steps)) for out, shape in zip(outputs, shapes, strict=True)]
+        shapes = [_output_shape(layer) for layer in (layers[-1:] if last_only else layers)]
+        return [restore_type(out.reshape(len(out), *shape, steps)) for out, shape in zip(outputs, shapes, strict=True)]
 
-    def _input(self, spikes):
-        """The input in parts of a few recordings each, its length, and the way back to the caller's type."""
-        listed, tensor = isinstance(spikes, Spikes), isinstance(spikes, torch.Tensor)
-        array = spikes if listed else spikes.detach().cpu().numpy() if tensor else np.asarray(spikes)
+    def _split_input(self, spikes):
+        """Return the input in parts, its number of time steps, and a function that restores the caller's type."""
+        is_spikes, is_tensor = isinstance(spikes, Spikes), isinstance(spikes, torch.Tensor)
+        array = spikes if is_spikes else spikes.detach().cpu().numpy() if is_tensor else np.asarray(spikes)
         shape, first = tuple(array.shape), self.layers[0]
         if shape[1:-1] not in ((self.in_features,), first.in_shape) or 0 in shape:
             wanted = f"[B, {self.in_features}, T]"
@@ -145,16 +147,16 @@ class Net(Table):
                 wanted += f" or [B, {', '.join(map(str, first.in_shape))}, T]"
             raise ValueError(f"spikes: expected {wanted}, found shape {list(shape)}")
         steps = shape[-1]
-        # dense outputs of a layer, and an input layer's drives, are held for a whole part
+        # the dense outputs of a layer and the drives of an input layer are stored for a whole part
         batch = max(1, min(BATCH, MAX_BYTES // (steps * max(layer.out_features for layer in self.layers))))
         starts = range(0, shape[0], batch)
-        if listed:
+        if is_spikes:
             if spikes.value != 1:
-                raise ValueError(f"spikes: expected spikes worth 1, found {spikes.value}: the chip has no other")
+                raise ValueError(f"spikes: expected spikes of value 1, found {spikes.value}: the chip has no others")
             if first.type == "input":
                 raise ValueError("spikes: expected an array or tensor for an input layer, found Spikes")
             indptr, channel = spikes.indptr.cpu().numpy(), spikes.channel.cpu().numpy()
-            parts = (_cut(indptr, channel, shape, b, batch) for b in starts)
+            parts = (_slice(indptr, channel, shape, b, batch) for b in starts)
             return parts, steps, lambda out: torch.from_numpy(out).float().to(spikes.channel.device)
         array = array.reshape(shape[0], -1, steps)
         numeric = array.dtype.kind in "biuf"
@@ -163,44 +165,44 @@ class Net(Table):
                 raise ValueError(f"spikes: expected finite numbers, found {array.dtype} values")
             parts = (array[b : b + batch] for b in starts)
         else:
-            if not numeric or not (array[array != 0] == 1).all():  # NaN is neither
+            if not numeric or not (array[array != 0] == 1).all():  # NaN is rejected too
                 raise ValueError(f"spikes: expected 0 and 1 only, found {array.dtype} values other than 0 and 1")
             parts = (events_of(array[b : b + batch]) for b in starts)
-        if tensor:
+        if is_tensor:
             return parts, steps, lambda out: torch.from_numpy(out).to(spikes.device, spikes.dtype)
         return parts, steps, lambda out: out
 
     def _check_range(self, steps: int) -> None:
-        """Refuse runs whose states could leave 64 bits: without decay they grow with every step."""
+        """Raise if a state could exceed 64 bits within `steps` time steps; without decay, states grow at every step."""
         for index, layer in enumerate(self.layers):
-            kept = [np.minimum(steps, DECAY_SCALE / np.maximum(d, 1e-9)) for d in (layer.i_decay, layer.v_decay)]
+            gains = [np.minimum(steps, DECAY_SCALE / np.maximum(d, 1e-9)) for d in (layer.i_decay, layer.v_decay)]
             drive = WEIGHT_SCALE * np.abs(layer.kernel).sum(axis=(1, 2, 3), dtype=np.int64)
             bias = 0 if layer.bias is None else WEIGHT_SCALE * np.abs(layer.bias)
-            if layer.type == "input":  # numbers up to 4, and the bias in every step
+            if layer.type == "input":  # inputs have magnitudes up to 4, and the bias adds to the current
                 drive, bias = 4 * drive + bias, 0
-            if np.max((drive * kept[0] + bias) * kept[1]) >= STATE_LIMIT:
+            if np.max((drive * gains[0] + bias) * gains[1]) >= STATE_LIMIT:
                 raise ValueError(
-                    f"layer {index}: expected a state within 64 bits, found that {steps} steps may leave them"
+                    f"layer {index}: expected states within 64 bits, found that {steps} steps may exceed them"
                 )
 
-    # -- listing it
+    # -- list
 
     @property
-    def title(self) -> str:  # type: ignore[override]  # the path may change, so it is made when asked for
+    def title(self) -> str:  # type: ignore[override]  # a property, because the path may change
         """First line of the listing."""
         weights = sum(layer.weight.size for layer in self.layers)
         name = "network" if self.path is None else Path(self.path).name
         return f"{name}: {len(self)} layers, {weights:,} weights of 8 bits"
 
     def rows(self) -> list[dict[str, str]]:
-        """The listing, one line for each layer; block 1 is ``layer/0`` of the file."""
+        """Return the listing, one row per layer; block 1 is ``layer/0`` of the file."""
         has_bias = any(layer.bias is not None for layer in self.layers)
         return [
             {
                 "block": str(index),
                 "type": layer.type,
                 "in": "x".join(map(str, layer.in_shape[:1] if layer.type == "dense" else layer.in_shape)),
-                "out": "x".join(map(str, _shape_of(layer))),
+                "out": "x".join(map(str, _output_shape(layer))),
                 "weights": f"{layer.weight.min()}..{layer.weight.max()}",
                 "zero": f"{100 * np.mean(layer.weight == 0):.1f} %",
                 "delay": _span(layer.delay),
@@ -215,21 +217,21 @@ class Net(Table):
     def __repr__(self) -> str:
         return f"<Net {' -> '.join(str(n) for n in [self.in_features, *(s.out_features for s in self.layers)])}>"
 
-    # -- training it further
+    # -- train further
 
     def to_blocks(self, **neuron_params) -> Network:
-        """The network as trainable blocks; see `Network.from_layers`."""
+        """Return the network as trainable blocks; see `Network.from_layers`."""
         return Network.from_layers(self.layers, **neuron_params)
 
 
-def _shape_of(layer: LayerSpec) -> tuple[int, ...]:
-    """Shape of the layer's output without batch and time."""
+def _output_shape(layer: LayerSpec) -> tuple[int, ...]:
+    """Return the shape of the layer's output without batch and time: [neurons] or [C, H, W]."""
     flat = layer.type == "dense" or (layer.type == "input" and layer.out_shape[1:] == (1, 1))
     return layer.out_shape[:1] if flat else layer.out_shape
 
 
-def _cut(indptr: np.ndarray, channel: np.ndarray, shape: tuple[int, int, int], start: int, count: int) -> Events:
-    """Recordings ``start : start + count`` of a batch of events."""
+def _slice(indptr: np.ndarray, channel: np.ndarray, shape: tuple[int, int, int], start: int, count: int) -> Events:
+    """Return the recordings ``start : start + count`` of a batch of shape (B, C, T) as `Events`."""
     batch, channels, steps = shape
     stop = min(start + count, batch)
     rows = indptr[start * steps : stop * steps + 1]

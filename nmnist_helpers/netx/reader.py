@@ -1,9 +1,8 @@
 """A safe reader for `.net` files from any source.
 
-HDF5 is a rich format: a file can point at other files, name code to load, claim sizes that it does not
-hold. So every object is checked before it is read: its link, its kind, its type, its shape, and how many
-bytes stand behind it. Two things the HDF5 library does not do safely, so they are done here: strings of variable
-length and compressed chunks.
+An HDF5 file can refer to other files, name plugins to load, and declare sizes that exceed its content. So every object
+is checked before it is read: its link, its kind, its data type, its shape, and the number of bytes stored for it. The
+HDF5 library does not read strings of variable length and compressed chunks safely, so this module reads them itself.
 """
 
 import math
@@ -22,21 +21,21 @@ from ..kernels.constants import WEIGHT_SCALE
 
 MAX_FILE = 1 << 30  # bytes
 MAX_CHUNKS = 4096
-MAX_PACKING = 1032  # no DEFLATE stream unpacks to more than this many times its size
+MAX_PACKING = 1032  # no DEFLATE stream expands to more than this many times its size
 MAX_TEXT = 64  # characters
 MAX_HEAP = 1 << 20  # bytes
 GZIP, SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
 
 
 def read_network(path: str | os.PathLike, in_shape: tuple[int, int, int] | None = None) -> list[LayerSpec]:
-    """The layers of a `.net` file, checked.
+    """Return the validated layers of a `.net` file.
 
     Parameters
     ----------
     path : path-like
-        A file in the layout of `nmnist_helpers.block.hdf5`, ours or lava-dl's.
+        A file in the layout described in `nmnist_helpers.block.hdf5`, written by this package or by lava-dl.
     in_shape : (int, int, int), optional
-        Channels, height and width of the input, for a file that begins with a convolution and does not tell them.
+        Channels, height and width of the input. Required if the file begins with a convolution and lacks this shape.
 
     Returns
     -------
@@ -48,7 +47,7 @@ def read_network(path: str | os.PathLike, in_shape: tuple[int, int, int] | None 
     FileNotFoundError
         If there is no such file.
     NetFileError
-        If it is anything but a valid network; the message names the file, the layer and the field.
+        If the file is not a valid network. The message states the file, the layer and the field.
     """
     path = Path(path)
     size = size_of(path, ".net", MAX_FILE, NetFileError)
@@ -57,8 +56,8 @@ def read_network(path: str | os.PathLike, in_shape: tuple[int, int, int] | None 
             return as_specs(_layers(file, size, in_shape))
     except NetFileError as error:
         raise NetFileError(f"{path}: {error}") from None
-    # Damaged files make the HDF5 library raise almost anything (OSError, RuntimeError, KeyError, TypeError,
-    # MemoryError, ...): whatever it is, to the caller it means the same.
+    # For a damaged file, the HDF5 library may raise almost any exception (OSError, RuntimeError, KeyError, TypeError,
+    # MemoryError, ...), always with the same meaning for the caller.
     except Exception as error:
         raise NetFileError(f"{path}: expected a readable .net (HDF5) file, found {_first_line(error)}") from error
 
@@ -81,10 +80,12 @@ def _layers(file: h5py.File, size: int, shape: tuple[int, int, int] | None) -> l
 
 
 def _shape(group: h5py.Group, size: int, before: tuple[int, int, int] | None) -> tuple[int, int, int]:
-    """The shape that a layer without neurons has; it must hold as many neurons as the one `before`."""
+    """Return the shape of a layer without neurons; its size must equal that of `before`, the previous shape."""
     found = _numbers(group, "shape", size, 3).ravel().tolist()
     if before is not None and math.prod(found) != math.prod(before):
-        raise NetFileError(f"{group.name}/shape: expected {math.prod(before)} neurons as before it, found {found}")
+        raise NetFileError(
+            f"{group.name}/shape: expected {math.prod(before)} neurons as in the layer before, found {found}"
+        )
     return (*found, 1, 1)[:3]
 
 
@@ -93,13 +94,13 @@ def _layer(group: h5py.Group, kind: str, size: int, in_shape: tuple[int, int, in
         raise NetFileError(f"{group.name}/type: expected 'flatten' or one of {sorted(KINDS)}, found {kind!r}")
     neuron = _child(group, "neuron", h5py.Group)
     model = _text(neuron, "type")
-    if model not in ("CUBA", "LOIHI"):  # netx takes both names for the same neuron
+    if model not in ("CUBA", "LOIHI"):  # netx accepts both names for the same neuron
         raise NetFileError(f"{neuron.name}/type: expected 'CUBA', found {model!r}")
     for name in ("gradedSpike", "weight_exp", "wgtExp"):
         if _has(neuron, name) and _numbers(neuron, name, size, 1).any():
-            raise NetFileError(f"{neuron.name}/{name}: expected 0, the only value known here, found another")
+            raise NetFileError(f"{neuron.name}/{name}: expected 0, the only supported value, found another")
     shape = _numbers(group, "shape", size, 8).ravel().tolist()
-    if kind == "input":  # it has one weight for all, or none
+    if kind == "input":  # one weight for all neurons, or none
         in_shape = channels, _, _ = (*shape, 1, 1)[:3]
         weight = _numbers(group, "weight", size, 1) if _has(group, "weight") else np.array(WEIGHT_SCALE)
         weight = weight.reshape(1, 1, 1, 1)
@@ -111,7 +112,7 @@ def _layer(group: h5py.Group, kind: str, size: int, in_shape: tuple[int, int, in
     for name in ("delay", "bias"):
         fields[name] = _numbers(group, name, size, MAX_FEATURES) if _has(group, name) else None
     fields["i_decay"], fields["v_decay"] = (
-        _squeezed(_numbers(neuron, name, size, MAX_FEATURES)) for name in ("iDecay", "vDecay")
+        _scalar_if_single(_numbers(neuron, name, size, MAX_FEATURES)) for name in ("iDecay", "vDecay")
     )
     fields["v_th_mant"] = _numbers(neuron, "vThMant", size, 1)
     fields["ref_delay"] = _numbers(neuron, "refDelay", size, 1) if _has(neuron, "refDelay") else 1
@@ -123,7 +124,7 @@ def _layer(group: h5py.Group, kind: str, size: int, in_shape: tuple[int, int, in
         if kind == "conv":
             fields["groups"] = _numbers(group, "groups", size, 1)
         if in_shape is None:
-            fields["in_shape"] = _unsaid_input(group, fields, shape)
+            fields["in_shape"] = _infer_in_shape(group, fields, shape)
     try:
         spec = LayerSpec(**fields)
     except ValueError as error:
@@ -131,30 +132,28 @@ def _layer(group: h5py.Group, kind: str, size: int, in_shape: tuple[int, int, in
     shape_is_right = math.prod(shape) == spec.out_features if kind == "dense" else (*shape, 1, 1)[:3] == spec.out_shape
     if not shape_is_right:
         expected = spec.out_features if kind == "dense" else list(spec.out_shape)
-        raise NetFileError(f"{group.name}/shape: expected {expected} as weight is {weight.shape}, found {shape}")
+        raise NetFileError(f"{group.name}/shape: expected {expected} for weights {weight.shape}, found {shape}")
     for name, features in (("inFeatures", spec.in_features), ("outFeatures", spec.out_features)):
         if _has(group, name) and (found := _numbers(group, name, size, 1).item()) != features:
-            raise NetFileError(f"{group.name}/{name}: expected {features} as weight is {weight.shape}, found {found}")
+            raise NetFileError(f"{group.name}/{name}: expected {features} for weights {weight.shape}, found {found}")
     return spec
 
 
-def _unsaid_input(group: h5py.Group, fields: dict, shape: list[int]) -> tuple[int, int, int]:
-    """The input's shape from the output's, where only one fits."""
+def _infer_in_shape(group: h5py.Group, fields: dict, shape: list[int]) -> tuple[int, int, int]:
+    """Infer the input shape from the output shape; raise if several input shapes are possible."""
     stride, padding, dilation = (np.broadcast_to(fields[name], 2) for name in ("stride", "padding", "dilation"))
     if fields["type"] == "pool" or len(shape) != 3 or fields["weight"].ndim != 4 or (stride != 1).any():
-        raise NetFileError(
-            f"{group.name}: expected an input layer before it, or in_shape with netx.load, found neither"
-        )
+        raise NetFileError(f"{group.name}: expected an input layer before it, or in_shape for netx.load, found neither")
     sides = np.array(shape[1:]) + dilation * (np.array(fields["weight"].shape[2:]) - 1) - 2 * padding
     return (fields["weight"].shape[1] * int(fields["groups"].item()), *sides.tolist())
 
 
-def _squeezed(array: np.ndarray) -> np.ndarray:
-    """A scalar where there is one number only; lava-dl stores a shared decay either way."""
+def _scalar_if_single(array: np.ndarray) -> np.ndarray:
+    """Return an array of one number as a scalar, because lava-dl stores a shared decay in both forms."""
     return array.reshape(()) if array.size == 1 else array
 
 
-# -- one object at a time
+# -- single objects
 
 
 def _has(group: h5py.Group, name: str) -> bool:
@@ -162,7 +161,7 @@ def _has(group: h5py.Group, name: str) -> bool:
 
 
 def _child(group: h5py.Group, name: str, kind: type) -> h5py.Group | h5py.Dataset:
-    """Member `name` of the group, by hard link only: soft and external ones are refused, not followed."""
+    """Return member `name` of the group; raise for soft and external links instead of following them."""
     where = f"{group.name.rstrip('/')}/{name}"
     if not _has(group, name):
         raise NetFileError(f"{where}: expected a {kind.__name__.lower()}, found none")
@@ -176,11 +175,11 @@ def _child(group: h5py.Group, name: str, kind: type) -> h5py.Group | h5py.Datase
 
 
 def _text(group: h5py.Group, name: str) -> str:
-    """A short ASCII string: one element, of fixed length (ours) or of variable length (lava-dl's neuron type)."""
-    data = _plain_storage(_child(group, name, h5py.Dataset))
+    """Return a short ASCII string of fixed length (our files) or variable length (lava-dl's neuron type)."""
+    data = _check_storage(_child(group, name, h5py.Dataset))
     text = h5py.check_string_dtype(data.dtype)
     if text is None or (text.length or 0) > MAX_TEXT or math.prod(data.shape) != 1 or data.chunks is not None:
-        raise NetFileError(f"{data.name}: expected one short string, found {_described(data)}")
+        raise NetFileError(f"{data.name}: expected one short string, found {_description(data)}")
     value = _heap_text(data) if text.length is None else np.asarray(data[()]).reshape(()).item()
     value = value.rstrip(b"\0")
     if len(value) > MAX_TEXT or not value.isascii():
@@ -189,15 +188,16 @@ def _text(group: h5py.Group, name: str) -> str:
 
 
 def _heap_text(data: h5py.Dataset) -> bytes:
-    """A string of variable length, looked up in the file's bytes.
+    """Return a string of variable length, read directly from the file's bytes.
 
-    The dataset holds (length, address, index) of an object in a "global heap" collection: 16 bytes of heading,
-    then objects of 16 bytes of heading each, index, references, size, and their data padded to 8. The HDF5
-    library itself never ends on a collection with an object of size zero in it, hence this reading of our own.
+    The dataset contains (length, address, index) of an object in a "global heap" collection. A collection is a header
+    of 16 bytes followed by objects. Each object is a header of 16 bytes (index, references, size) followed by its data,
+    padded to a multiple of 8 bytes. The HDF5 library loops forever on a collection with an object of size zero, so it
+    is not used here.
     """
     offset = data.id.get_offset()
     if offset is None or data.id.get_storage_size() != 16 or data.file.userblock_size:
-        raise NetFileError(f"{data.name}: expected a string, found none where it should be")
+        raise NetFileError(f"{data.name}: expected a string, found none at its address")
     with open(data.file.filename, "rb") as raw:
         raw.seek(offset)
         length, address, index = struct.unpack("<IQI", raw.read(16))
@@ -211,49 +211,49 @@ def _heap_text(data: h5py.Dataset) -> bytes:
         found, _, size = struct.unpack_from("<HH4xQ", heap, position)
         if found == index:
             return heap[position + 16 : position + 16 + min(length, size)]
-        if found == 0:  # the free space at the end
+        if found == 0:  # free space at the end
             break
         position += 16 + -(-size // 8) * 8
-    raise NetFileError(f"{data.name}: expected a string, found none where it should be")
+    raise NetFileError(f"{data.name}: expected a string, found none at its address")
 
 
 def _numbers(group: h5py.Group, name: str, file_size: int, most: int) -> np.ndarray:
-    """A numeric dataset of at most `most` elements, none of which is read before its size is known to be true."""
-    data = _plain_storage(_child(group, name, h5py.Dataset))
+    """Return a numeric dataset of at most `most` elements, after checking that the file contains all of them."""
+    data = _check_storage(_child(group, name, h5py.Dataset))
     if data.dtype.kind not in "iufb" or data.dtype.itemsize > 8:
-        raise NetFileError(f"{data.name}: expected numbers, found {_described(data)}")
+        raise NetFileError(f"{data.name}: expected numbers, found {_description(data)}")
     count = math.prod(data.shape)
     if not 1 <= count <= most:
-        raise NetFileError(f"{data.name}: expected 1 to {most} numbers, found {_described(data)}")
+        raise NetFileError(f"{data.name}: expected 1 to {most} numbers, found {_description(data)}")
     size = count * data.dtype.itemsize
     if data.chunks is not None:
-        return _unpacked(data, file_size)
+        return _read_chunks(data, file_size)
     if data.id.get_storage_size() != size or size > file_size:
-        raise NetFileError(f"{data.name}: expected {size} bytes for {_described(data)}, found fewer in the file")
+        raise NetFileError(f"{data.name}: expected {size} bytes for {_description(data)}, found fewer in the file")
     return np.asarray(data[()])
 
 
-def _plain_storage(data: h5py.Dataset) -> h5py.Dataset:
-    """`data`, if what it holds lies in this very file."""
+def _check_storage(data: h5py.Dataset) -> h5py.Dataset:
+    """Return `data`; raise if it is empty or if its values are stored in another file."""
     if data.shape is None:
         raise NetFileError(f"{data.name}: expected values, found an empty dataset")
     if data.is_virtual or data.external:
-        raise NetFileError(f"{data.name}: expected the data in this file, found them kept in another")
+        raise NetFileError(f"{data.name}: expected the data in this file, found them stored in another")
     return data
 
 
-def _described(data: h5py.Dataset) -> str:
+def _description(data: h5py.Dataset) -> str:
     return f"{data.dtype} of shape {data.shape}"
 
 
 # -- compressed datasets
 
 
-def _unpacked(data: h5py.Dataset, file_size: int) -> np.ndarray:
-    """A chunked dataset, each chunk unpacked here and to its very size.
+def _read_chunks(data: h5py.Dataset, file_size: int) -> np.ndarray:
+    """Return a chunked dataset, decompressing each chunk here and checking its size.
 
-    The HDF5 library unpacks a chunk to whatever its stream holds: gigabytes, or less than a chunk, and then it reads
-    on beyond what it unpacked, so that weights come out of foreign memory.
+    The HDF5 library decompresses a chunk to any size. This may be gigabytes. It may also be less than the size of a
+    chunk, and then the library reads beyond the decompressed data, so that weights come from unrelated memory.
     """
     properties = data.id.get_create_plist()
     filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
@@ -265,8 +265,8 @@ def _unpacked(data: h5py.Dataset, file_size: int) -> np.ndarray:
     size, count = math.prod(data.chunks) * data.dtype.itemsize, math.prod(grid)
     if count > MAX_CHUNKS or count * size > MAX_PACKING * file_size:
         raise NetFileError(
-            f"{data.name}: expected what {file_size} bytes can hold, "
-            f"found {_described(data)} in chunks of {data.chunks}"
+            f"{data.name}: expected no more than {file_size} bytes can hold, "
+            f"found {_description(data)} in chunks of {data.chunks}"
         )
     if data.id.get_num_chunks() != count:
         raise NetFileError(f"{data.name}: expected {count} chunks, found {data.id.get_num_chunks()}")
@@ -281,7 +281,7 @@ def _unpacked(data: h5py.Dataset, file_size: int) -> np.ndarray:
             raise NetFileError(f"{data.name}: expected {len(raw)} bytes in the chunk at {start}, found {stored.size}")
         for position, name in reversed(list(enumerate(filters))):
             if not mask >> position & 1:
-                raw = _inflated(raw, size) if name == GZIP else _unshuffled(raw, data.dtype.itemsize)
+                raw = _inflate(raw, size) if name == GZIP else _unshuffle(raw, data.dtype.itemsize)
         if len(raw) != size:
             raise NetFileError(f"{data.name}: expected {size} bytes in the chunk at {start}, found {len(raw)}")
         place = tuple(slice(s, s + step) for s, step in zip(start, data.chunks, strict=True))
@@ -289,18 +289,18 @@ def _unpacked(data: h5py.Dataset, file_size: int) -> np.ndarray:
     return result[tuple(slice(side) for side in data.shape)]
 
 
-def _inflated(packed: bytes, size: int) -> bytes:
+def _inflate(packed: bytes, size: int) -> bytes:
     stream = zlib.decompressobj()
     raw = stream.decompress(packed, size + 1)
     if len(raw) != size or not stream.eof:
-        raise NetFileError(f"expected gzip chunks of {size} bytes, found one that does not unpack to as many")
+        raise NetFileError(f"expected gzip chunks of {size} bytes, found one that decompresses to another size")
     return raw
 
 
-def _unshuffled(raw: bytes, itemsize: int) -> bytes:
-    """Undo HDF5's shuffle: first bytes of all items, then all second bytes, ..."""
+def _unshuffle(raw: bytes, itemsize: int) -> bytes:
+    """Undo HDF5's shuffle filter, which stores the first bytes of all items, then all second bytes, and so on."""
     if len(raw) % itemsize:
-        raise NetFileError(f"expected a multiple of {itemsize}, found a chunk of {len(raw)} bytes")
+        raise NetFileError(f"expected a multiple of {itemsize} bytes, found a chunk of {len(raw)} bytes")
     return np.frombuffer(raw, np.uint8).reshape(itemsize, -1).T.tobytes()
 
 

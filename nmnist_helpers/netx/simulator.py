@@ -1,15 +1,15 @@
-"""The exported network, run in integers: what the chip computes, step by step.
+"""Integer simulation of an exported network: what the chip computes at each time step.
 
-Two engines with one answer. `run_reference` is the text to read; `run_fast` does the same in compiled loops.
-For each layer and time step t, with w the file's weights and s the spikes that arrive:
+There are two engines with identical results. `run_reference` is easy to read; `run_fast` uses compiled loops. They
+compute for each layer and time step t, with w the weights in the file and s the incoming spikes:
 
     I[t] = trunc(I[t-1] * (4096 - iDecay) / 4096) + 64 * sum_i w[i] s[i, t]
     V[t] = trunc(R[t-1] * (4096 - vDecay) / 4096) + I[t] + 64 * bias
     fires where V[t] > 64 * vThMant;   R[t] = 0 where it fires, else V[t]
 
-A spike leaves one step later, and later again by the channel's learned delay. The weight is value x 64 and the
-states are value x 4096, hence the factor 64. `trunc` rounds toward zero. A dense layer is a convolution over a
-picture of one pixel, and pooling one of each channel by itself, so one text serves all.
+A spike leaves the layer one step later, plus the learned delay of its channel. Weights are stored as value x 64 and
+states as value x 4096, hence the factor 64. `trunc` rounds toward zero. A dense layer is a convolution over a picture
+of one pixel, and pooling is a convolution of each channel on its own, so the same code runs all three.
 """
 
 from collections.abc import Iterable
@@ -24,11 +24,11 @@ from ..kernels.constants import DECAY_SCALE, STATE_SCALE, WEIGHT_SCALE, WEIGHT_S
 from ..spikes.convert import rows_to_events
 from ..tasks import tasks
 
-TO_STATE = STATE_SCALE // WEIGHT_SCALE  # states are that much finer than weights
+TO_STATE = STATE_SCALE // WEIGHT_SCALE  # units of a state per unit of a weight
 
 
 class Events(NamedTuple):
-    """Spikes of a batch as a list: those of row ``b * T + t`` are ``channel[indptr[row]:indptr[row + 1]]``."""
+    """List of the spikes of a batch; row ``b * T + t`` contains ``channel[indptr[row]:indptr[row + 1]]``."""
 
     indptr: np.ndarray  # int32 [B * T + 1]
     channel: np.ndarray  # int32 [N]
@@ -36,7 +36,7 @@ class Events(NamedTuple):
 
 
 def events_of(dense: np.ndarray) -> Events:
-    """List the spikes of an array [B, C, T]: everything that is not zero."""
+    """Return the non-zero entries of an array [B, C, T] as `Events`."""
     batch, channels, steps = dense.shape
     b, rest = np.divmod(np.flatnonzero(dense != 0), channels * steps)
     c, t = np.divmod(rest, steps)
@@ -46,7 +46,7 @@ def events_of(dense: np.ndarray) -> Events:
 
 
 def events_of_rows(rows: np.ndarray) -> Events:
-    """List the spikes of a uint8 array [B, T, C]."""
+    """Return the spikes of a uint8 array [B, T, C] as `Events`."""
     batch, steps, channels = rows.shape
     indptr, channel = rows_to_events(torch.from_numpy(rows))
     return Events(indptr.numpy(), channel.numpy(), (batch, channels, steps))
@@ -56,12 +56,12 @@ def events_of_rows(rows: np.ndarray) -> Events:
 
 
 def truncated_product(state: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """``trunc(state * keep / 4096)`` for integers: divide the magnitude, restore the sign."""
+    """Return ``trunc(state * keep / 4096)`` for integers: divide the magnitude, then restore the sign."""
     return np.sign(state) * (np.abs(state) * keep // DECAY_SCALE)
 
 
 def run_reference(layers: list[LayerSpec], events: Events) -> list[np.ndarray]:
-    """The spikes that each layer sends on, in plain NumPy.
+    """Return the output spikes of each layer, computed in plain NumPy.
 
     Parameters
     ----------
@@ -73,26 +73,26 @@ def run_reference(layers: list[LayerSpec], events: Events) -> list[np.ndarray]:
     Returns
     -------
     list of uint8 array [B, out, T]
-        One for each layer, shifted and delayed.
+        One array per layer, shifted and delayed.
     """
     sent = []
     for layer in layers:
-        sent.append(_neurons(layer, _drives(layer, events), events.shape[0], events.shape[2]))
+        sent.append(_run_neurons(layer, _drives(layer, events), events.shape[0], events.shape[2]))
         events = events_of(sent[-1])
     return sent
 
 
 def run_input(layer: LayerSpec, values: np.ndarray) -> np.ndarray:
-    """The spikes [B, N, T] of an input layer in answer to numbers [B, N, T], in steps of 1/32 from -4 to 254/64."""
+    """Return the spikes [B, N, T] of an input layer; numbers [B, N, T] are rounded to 1/32 in -4..254/64."""
     values = np.clip(2 * np.rint(values.astype(np.float64) * WEIGHT_STEPS), WEIGHT_MIN, WEIGHT_MAX).astype(np.int64)
     weight = int(layer.weight[0, 0, 0, 0])
     bias = 0 if layer.bias is None else TO_STATE * layer.per_neuron(layer.bias)
     drives = (weight * values[:, :, t] + bias for t in range(values.shape[2]))
-    return _neurons(layer, drives, len(values), values.shape[2])
+    return _run_neurons(layer, drives, len(values), values.shape[2])
 
 
 def _pictures(layer: LayerSpec, events: Events) -> Iterable[np.ndarray]:
-    """The layer's input [B, C, H, W] at each step."""
+    """Yield the input [B, C, H, W] of the layer at each time step."""
     batch, channels, steps = events.shape
     for t in range(steps):
         picture = np.zeros((batch, channels))
@@ -103,47 +103,47 @@ def _pictures(layer: LayerSpec, events: Events) -> Iterable[np.ndarray]:
 
 
 def _drives(layer: LayerSpec, events: Events) -> Iterable[np.ndarray]:
-    """What the spikes of each step add to the currents, int64 [B, out]; float64 holds such sums exactly."""
+    """Yield what the spikes of each time step add to the currents, int64 [B, out]; float64 sums are exact here."""
     (_, height, width), groups, stride, dilation = layer.out_shape, layer.kernel_groups, layer.stride, layer.dilation
     out, inputs, *size = layer.kernel.shape
     kernel = TO_STATE * layer.kernel.reshape(groups, out // groups, inputs, *size).astype(np.float64)
     weights = {place: np.ascontiguousarray(kernel[..., *place].swapaxes(1, 2)) for place in np.ndindex(*size)}
-    # As many zeros around the picture as the last window reaches beyond it.
+    # Zeros around the picture, up to the end of the last window.
     reach = [s * (n - 1) + d * (k - 1) + 1 for s, n, d, k in zip(stride, (height, width), dilation, size, strict=True)]
     sides = zip(reach, layer.padding, layer.in_shape[1:], strict=True)
     zeros = [(0, 0), (0, 0), *((p, max(0, r - p - side)) for r, p, side in sides)]
     for picture in _pictures(layer, events):
         picture = np.pad(picture, zeros)
-        # Silent channels add nothing, and in one step most are.
+        # Skip silent channels: in a single time step, most channels are silent.
         active = np.flatnonzero(picture.any(axis=(0, 2, 3))) if groups == 1 else slice(None)
         total = np.zeros((groups, len(picture) * height * width, out // groups))
         for (y, x), weight in weights.items():
             rows = slice(y * dilation[0], y * dilation[0] + stride[0] * (height - 1) + 1, stride[0])
             columns = slice(x * dilation[1], x * dilation[1] + stride[1] * (width - 1) + 1, stride[1])
-            seen = picture[:, :, rows, columns].transpose(1, 0, 2, 3).reshape(groups, inputs, -1).swapaxes(1, 2)
-            total += seen[..., active] @ weight[:, active]
+            patch = picture[:, :, rows, columns].transpose(1, 0, 2, 3).reshape(groups, inputs, -1).swapaxes(1, 2)
+            total += patch[..., active] @ weight[:, active]
         total = total.reshape(groups, len(picture), height, width, -1).transpose(1, 0, 4, 2, 3)
         yield total.reshape(len(picture), -1).astype(np.int64)
 
 
-def _neurons(layer: LayerSpec, drives: Iterable[np.ndarray], batch: int, steps: int) -> np.ndarray:
-    """Spikes [B, out, T] of the layer's neurons, driven by int64 [B, out] at each step."""
+def _run_neurons(layer: LayerSpec, drives: Iterable[np.ndarray], batch: int, steps: int) -> np.ndarray:
+    """Return the output spikes [B, out, T] of neurons that receive `drives`, int64 [B, out], at each time step."""
     i_keep, v_keep = (DECAY_SCALE - layer.per_neuron(decay) for decay in (layer.i_decay, layer.v_decay))
-    # An input layer has its bias in the drive already.
+    # The drive of an input layer already contains the bias.
     bias = 0 if layer.bias is None or layer.type == "input" else TO_STATE * layer.per_neuron(layer.bias)
     lag = 1 + layer.per_neuron(0 if layer.delay is None else layer.delay)
     out = np.zeros((batch, layer.out_features, steps), np.uint8)
     current = np.zeros((batch, layer.out_features), np.int64)  # I
-    rest = np.zeros((batch, layer.out_features), np.int64)  # R
+    after_reset = np.zeros((batch, layer.out_features), np.int64)  # R
     for t, drive in enumerate(drives):
         current = truncated_product(current, i_keep) + drive
-        voltage = truncated_product(rest, v_keep) + current + bias
+        voltage = truncated_product(after_reset, v_keep) + current + bias
         fires = voltage > TO_STATE * layer.v_th_mant
-        rest = np.where(fires, 0, voltage)
+        after_reset = np.where(fires, 0, voltage)
         b, neuron = np.nonzero(fires)
         arrives = t + lag[neuron]
-        seen = arrives < steps
-        out[b[seen], neuron[seen], arrives[seen]] = 1
+        in_time = arrives < steps
+        out[b[in_time], neuron[in_time], arrives[in_time]] = 1
     return out
 
 
@@ -151,10 +151,10 @@ def _neurons(layer: LayerSpec, drives: Iterable[np.ndarray], batch: int, steps: 
 
 
 def run_fast(layers: list[LayerSpec], events: Events) -> list[np.ndarray]:
-    """As `run_reference`, event-driven and compiled; recordings run in parallel.
+    """Return the same as `run_reference`, from event-driven compiled loops; recordings run in parallel.
 
-    Inside a layer the neurons lie place by place, the channels of one place side by side: a spike then adds to
-    stretches of memory that lie together.
+    Within a layer, neurons are ordered by position and then by channel, so that a spike updates contiguous stretches
+    of memory.
     """
     sent = []
     for layer in layers:
@@ -165,15 +165,15 @@ def run_fast(layers: list[LayerSpec], events: Events) -> list[np.ndarray]:
             batch,
             indptr=events.indptr,
             channel=events.channel,
-            added=_by_input(layer),
+            synapses=_weights_by_input(layer),
             sizes=np.array([layer.in_shape[1:], layer.kernel.shape[2:], layer.out_shape[1:]]),
-            steps_of=np.array([layer.stride, layer.padding, layer.dilation]),
-            group=layer.kernel.shape[1],
-            i_keep=_by_place(layer, DECAY_SCALE - np.asarray(layer.i_decay)),
-            v_keep=_by_place(layer, DECAY_SCALE - np.asarray(layer.v_decay)),
-            bias=_by_place(layer, 0 if layer.bias is None else TO_STATE * layer.bias),
+            geometry=np.array([layer.stride, layer.padding, layer.dilation]),
+            group_inputs=layer.kernel.shape[1],
+            i_keep=_expand_to_neurons(layer, DECAY_SCALE - np.asarray(layer.i_decay)),
+            v_keep=_expand_to_neurons(layer, DECAY_SCALE - np.asarray(layer.v_decay)),
+            bias=_expand_to_neurons(layer, 0 if layer.bias is None else TO_STATE * layer.bias),
             threshold=TO_STATE * layer.v_th_mant,
-            lag=_by_place(layer, 1 + (np.int64(0) if layer.delay is None else layer.delay)),
+            lag=_expand_to_neurons(layer, 1 + (np.int64(0) if layer.delay is None else layer.delay)),
             out=out,
         )
         if height * width > 1:
@@ -183,49 +183,52 @@ def run_fast(layers: list[LayerSpec], events: Events) -> list[np.ndarray]:
     return sent
 
 
-def _by_input(layer: LayerSpec) -> np.ndarray:
-    """Row ``(c * height + y) * width + x``: what a spike of channel c adds to each output of its group."""
+def _weights_by_input(layer: LayerSpec) -> np.ndarray:
+    """Return the weights as a matrix with a column for each output channel of a group.
+
+    Row ``(c * height + y) * width + x`` belongs to input channel c and kernel position (y, x).
+    """
     out, inputs, *size = layer.kernel.shape
     kernel = layer.kernel.reshape(layer.kernel_groups, -1, inputs, *size)
     return np.ascontiguousarray(kernel.transpose(0, 2, 3, 4, 1)).reshape(-1, out // layer.kernel_groups)
 
 
-def _by_place(layer: LayerSpec, value) -> np.ndarray:
-    """A value for each channel, or one for all, for every neuron in the order of `run_fast`."""
+def _expand_to_neurons(layer: LayerSpec, value) -> np.ndarray:
+    """Expand a value per channel, or one for all, to all neurons in the order that `run_fast` uses."""
     channels, height, width = layer.out_shape
     return np.tile(np.broadcast_to(np.asarray(value, np.int64), channels), height * width)
 
 
 @njit(inline="always")
-def _decayed(state, keep):
+def _decay_state(state, keep):
     product = state * keep
-    # An arithmetic shift rounds down; 4095 added to negative numbers makes that toward zero.
+    # An arithmetic shift rounds down; adding 4095 to negative numbers makes it round toward zero.
     return (product + ((product >> 63) & 4095)) >> 12
 
 
 @njit(inline="always")
 def _window(place, stride, reach, count):
-    """The window that sees `place` at the distance `reach` from its start, or -1."""
+    """Return the index of the window that has `place` at offset `reach` from its start, or -1 if there is none."""
     at = place - reach
     return at // stride if at >= 0 and at % stride == 0 and at // stride < count else -1
 
 
 @tasks()
-def _run_layer(b, indptr, channel, added, sizes, steps_of, group, i_keep, v_keep, bias, threshold, lag, out):
+def _run_layer(b, indptr, channel, synapses, sizes, geometry, group_inputs, i_keep, v_keep, bias, threshold, lag, out):
     _, steps, neurons = out.shape
     (height, width), (kernel_h, kernel_w), (out_h, out_w) = sizes
-    (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w) = steps_of
+    (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w) = geometry
     channels = neurons // (out_h * out_w)
-    reached = added.shape[1]  # output channels of a group
+    group_outputs = synapses.shape[1]  # output channels of a group
     current = np.zeros(neurons, np.int64)
-    rest = np.zeros(neurons, np.int64)
+    after_reset = np.zeros(neurons, np.int64)
     drive = np.zeros(neurons, np.int32)
     for t in range(steps):
         drive[:] = 0
         for event in range(indptr[b * steps + t], indptr[b * steps + t + 1]):
             source, place = divmod(channel[event], height * width)
             y, x = divmod(place, width)
-            first = source // group * reached
+            first = source // group_inputs * group_outputs
             for ky in range(kernel_h):
                 row = _window(y + pad_h, stride_h, ky * dilation_h, out_h)
                 if row < 0:
@@ -235,14 +238,14 @@ def _run_layer(b, indptr, channel, added, sizes, steps_of, group, i_keep, v_keep
                     if column < 0:
                         continue
                     start = (row * out_w + column) * channels + first
-                    weights = added[(source * kernel_h + ky) * kernel_w + kx]
-                    for n in range(reached):
+                    weights = synapses[(source * kernel_h + ky) * kernel_w + kx]
+                    for n in range(group_outputs):
                         drive[start + n] += weights[n]
         for n in range(neurons):
-            current[n] = _decayed(current[n], i_keep[n]) + TO_STATE * np.int64(drive[n])
-            voltage = _decayed(rest[n], v_keep[n]) + current[n] + bias[n]
-            rest[n] = voltage
+            current[n] = _decay_state(current[n], i_keep[n]) + TO_STATE * np.int64(drive[n])
+            voltage = _decay_state(after_reset[n], v_keep[n]) + current[n] + bias[n]
+            after_reset[n] = voltage
             if voltage > threshold:
-                rest[n] = 0
+                after_reset[n] = 0
                 if t + lag[n] < steps:
                     out[b, t + lag[n], n] = 1

@@ -1,4 +1,4 @@
-"""Neurons: the CUBA model, dropout on its spikes, normalisation of its current."""
+"""Neurons: the CUBA model, dropout of its spikes and normalisation of its current."""
 
 from ..lava import absent
 from . import cuba, norm

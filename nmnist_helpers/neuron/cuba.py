@@ -11,24 +11,24 @@ from ..kernels.constants import DECAY_SCALE, NEVER, WEIGHT_SCALE
 from ..kernels.functions import NeuronStep, SpikeFunction, retention_of
 from ..tools import exact
 from ..utils.quantize import quantize
-from .stored import Stored
+from .stored import NeuronStorage
 
-SCALE_GRAD_UNIT = 0.1  # SLAYER's units: scale_grad = 1 and tau_grad = 1 are good places to begin
+SCALE_GRAD_UNIT = 0.1  # SLAYER's units, in which scale_grad = 1 and tau_grad = 1 are good starting values
 TAU_GRAD_UNIT = 100
-MAX_THRESHOLD = 1 << 24  # x64 it is 2**30, which no state reaches (hardware takes 17 bits: `netx` checks that)
+MAX_THRESHOLD = 1 << 24  # 2**30 in state units, more than any state reaches; `netx` checks the chip's limit of 17 bits
 
 
 def neuron_params(device_params: dict, scale: int = WEIGHT_SCALE, p_scale: int = DECAY_SCALE) -> dict:
-    """Constructor arguments of the neuron that `device_params` describes.
+    """Return the constructor arguments of the neuron that `device_params` describes.
 
     Parameters
     ----------
     device_params : dict
-        With ``vThMant``, ``iDecay`` and ``vDecay`` (of 4096), as `Neuron.device_params` returns them.
+        ``vThMant``, ``iDecay`` and ``vDecay`` (both x 4096), as returned by `Neuron.device_params`.
     scale : int
-        Integer units of the weights per real unit.
+        Number of integer threshold units per real unit.
     p_scale : int
-        Integer units of the decays.
+        Number of integer decay units per real unit.
 
     Returns
     -------
@@ -42,60 +42,60 @@ def neuron_params(device_params: dict, scale: int = WEIGHT_SCALE, p_scale: int =
     }
 
 
-class Neuron(Stored):
-    r"""CUBA neuron: a synaptic current and a membrane voltage, both leaky, both integers.
+class Neuron(NeuronStorage):
+    r"""CUBA neuron with a synaptic current and a membrane voltage, both leaky and both stored as integers.
 
     .. math::
         I[t] &= (1 - \alpha_I)\, I[t-1] + z[t] \\
         V[t] &= (1 - \alpha_V)\, R[t-1] + I[t] \\
         s[t] &= V[t] > \vartheta, \qquad R[t] = (1 - s[t])\, V[t]
 
-    Values are kept x4096 and cut toward zero after every product, as the chip does.
+    States are stored as integers x 4096 and truncated toward zero after every product, as on the chip.
 
     Parameters
     ----------
     threshold : float
-        Firing threshold; ``trunc(64 * threshold) / 64`` is used. A voltage exactly at it does not fire.
+        Firing threshold; ``trunc(64 * threshold) / 64`` is used. A voltage equal to the threshold does not fire.
     current_decay, voltage_decay : float or (float, float)
-        Share of current and voltage that is lost in a step, 0..1. With ``shared_param=False`` a range
-        (lowest, highest) from which every channel draws; a single number then means +-1 %.
+        Fraction of the current and of the voltage that is lost in a time step, 0..1. With ``shared_param=False``, the
+        decay of each channel is drawn from a range (lowest, highest); a single number then means a range of +-1 %.
     tau_grad, scale_grad : float
         Width and height of the surrogate derivative
         ``scale / (2 tau) * exp(-|V - threshold| / tau)``, with ``tau = 100 * tau_grad * threshold``
         and ``scale = 0.1 * scale_grad``.
     scale : int
-        Integer units of the weights per real unit; states have 64 times as many.
+        Number of integer weight units per real unit; the states use 64 times as many.
     norm : callable, optional
-        Class of the normalisation between current and voltage, called with ``num_features``.
+        Class of a normalisation between current and voltage. It is created with the argument ``num_features``.
     dropout : torch.nn.Module, optional
-        Applied to the spikes.
+        Module applied to the spikes.
     shared_param : bool
-        One pair of decays for all channels (True) or one pair each.
+        Use one pair of decays for all channels (True), or one pair per channel (False).
     persistent_state : bool
-        Go on from the last state at the next call, as long as the shape stays the same.
+        Start each call from the state in which the previous call ended, as long as the input shape stays the same.
     requires_grad : bool
-        Whether the decays learn.
+        Whether the decays are trained.
     graded_spike : bool
-        False; spikes with a value are not known here.
+        Must be False: spikes with a value other than 0 and 1 are not supported.
     num_neurons : int, optional
-        Number of channels. Needed with ``shared_param=False`` and with `norm`; the blocks give it.
+        Number of channels. Required with ``shared_param=False`` and with `norm`; blocks pass it automatically.
 
     Attributes
     ----------
     current_decay, voltage_decay : tensor [1] or [C]
-        The decays x4096, as lava-dl stores and saves them: 1024 for 0.25. They can be read, assigned and changed in
-        place. What an optimiser gets from `parameters` are ``scaled_current_decay`` and ``scaled_voltage_decay``, the
-        same divided by 1024, so that one step size suits decays and weights; `state_dict` holds the former.
+        The decays x 4096, as in lava-dl: 1024 for 0.25. They can be read, assigned and changed in place, and
+        `state_dict` contains them. `parameters` instead returns ``scaled_current_decay`` and ``scaled_voltage_decay``,
+        which are the decays x 4, so that one learning rate suits decays and weights.
     current_state, voltage_state : tensor [B, C, ...]
-        With persistent state, where the last call ended, in real units; a single zero before the first.
+        With `persistent_state`, the state at the end of the last call, in real units; a single zero before the first.
     shape : torch.Size or None
-        [C, ...] of the last input.
+        Shape [C, ...] of the last input, without batch and time.
 
     Raises
     ------
     ValueError
-        If a decay lies outside 0..1, threshold, `tau_grad`, `scale_grad` or `scale` is not positive and finite, the
-        threshold is out of range, or `num_neurons` is missing.
+        If a decay lies outside 0..1, if `threshold`, `tau_grad`, `scale_grad` or `scale` is not positive and finite,
+        if `threshold` is out of range, or if `num_neurons` is required and missing.
 
     Notes
     -----
@@ -142,50 +142,52 @@ class Neuron(Stored):
             raise ValueError(
                 "Neuron: expected num_neurons with norm or shared_param=False, found None; it is the number of channels"
             )
-        self.make(self._decay("current_decay", current_decay), self._decay("voltage_decay", voltage_decay))
+        self.create_parameters(
+            self._initial_decay("current_decay", current_decay), self._initial_decay("voltage_decay", voltage_decay)
+        )
         self.norm: Any = None
         if norm is not None:
             self.norm = norm(num_features=num_neurons)
             if hasattr(self.norm, "pre_hook_fx"):
                 self.norm.pre_hook_fx = self.quantize_8bit
         self.drop = dropout
-        self.debug = False  # lava-dl's name; nothing is computed otherwise here
+        self.debug = False  # exists in lava-dl; has no effect here
         self.graded_spike = False
 
     @property
     def threshold(self) -> float:
-        """The threshold as it is used, a multiple of 1/64."""
+        """The threshold in use, a multiple of 1/64."""
         return self.v_th_mant / self.w_scale
 
     @property
     def scale(self) -> int:
-        """Integer units of the weights per real unit."""
+        """Number of integer weight units per real unit."""
         return self.w_scale
 
     @property
     def device(self) -> torch.device:
-        """Where the neuron lives."""
+        """The device of the parameters."""
         return self.scaled_current_decay.device
 
     @property
     def ref_delay(self) -> int:
-        """Refractory time in steps: 1, the step of the reset."""
+        """Refractory time in time steps: always 1, the step of the reset."""
         return 1
 
     @property
     def weight_exponent(self) -> int:
-        """Exponent of two between the weights' units and the states', beyond the chip's own 6 bits."""
+        """Power of two between the units of weights and states, minus the 6 bits that the chip itself adds."""
         return int(math.log2(self.s_scale // self.w_scale)) - 6
 
     @property
     def surrogate(self) -> Surrogate:
-        """Shape of the spike function's derivative, in real units."""
+        """The surrogate derivative of the spike function, in real units."""
         tau = self.tau_grad * self.threshold * TAU_GRAD_UNIT
         return Surrogate(tau, self.scale_grad * SCALE_GRAD_UNIT / (2 * tau))
 
     @property
     def device_params(self) -> dict:
-        """The neuron in hardware units: decays of 4096, threshold x64."""
+        """The neuron in hardware units: decays x 4096, threshold x 64."""
         return {
             "type": "CUBA",
             "iDecay": self.cx_current_decay,
@@ -197,34 +199,35 @@ class Neuron(Stored):
 
     @property
     def cx_current_decay(self):
-        """Current decay x4096: an int, or an int array [C] without shared parameters."""
-        return self._whole(self.current_decay)
+        """Current decay x 4096: an int, or an int array [C] if ``shared_param`` is False."""
+        return self._integer_decay(self.current_decay)
 
     @property
     def cx_voltage_decay(self):
-        """Voltage decay x4096: an int, or an int array [C] without shared parameters."""
-        return self._whole(self.voltage_decay)
+        """Voltage decay x 4096: an int, or an int array [C] if ``shared_param`` is False."""
+        return self._integer_decay(self.voltage_decay)
 
-    def _whole(self, decay: torch.Tensor):
-        whole = torch.round(decay.detach().clamp(0, self.p_scale)).cpu().numpy().astype(int)
-        return int(whole[0]) if self.shared_param else whole
+    def _integer_decay(self, decay: torch.Tensor):
+        integers = torch.round(decay.detach().clamp(0, self.p_scale)).cpu().numpy().astype(int)
+        return int(integers[0]) if self.shared_param else integers
 
     def quantize_8bit(self, weight: torch.Tensor, descale: bool = False) -> torch.Tensor:
-        """Quantise to even integers of 1/64: ``clamp(round(32 w) / 32, -4, 254/64)``; with `descale`, as integers.
+        """Quantise weights to 8 bits: ``clamp(round(32 w) / 32, -4, 254/64)``.
 
-        The gradient passes straight through the rounding and is zero outside the clamp.
+        With `descale`, the result is multiplied by 64, which makes it an even integer. The gradient passes straight
+        through the rounding and is zero outside the clamp.
         """
         clamped = quantize(weight, 2 / self.w_scale).clamp(-256 / self.w_scale, 254 / self.w_scale)
         return clamped * self.w_scale if descale else clamped
 
     def membrane(self, decays: Sequence[torch.Tensor], channels: int, places: int = 1) -> Membrane:
-        """The constants of `channels` x `places` neurons for the kernels, with `decays` of current and voltage."""
+        """Return the kernels' constants for `channels` x `places` neurons, given `decays` of current and voltage."""
         current, voltage = (retention_of(decay, channels, places) for decay in decays)
         threshold = self.v_th_mant * (self.s_scale // self.w_scale)
         return Membrane(current, voltage, threshold, self.surrogate, self.s_scale)
 
     def _save_to_state_dict(self, destination, prefix: str, keep_vars: bool) -> None:
-        """Note the constants beside the parameters, where `load_checkpoint` finds them and torch passes them over."""
+        """Save the constants as metadata, which `load_checkpoint` reads and torch ignores."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if hasattr(destination, "_metadata"):
             destination._metadata[prefix[:-1]]["neuron_params"] = {
@@ -235,7 +238,7 @@ class Neuron(Stored):
             }
 
     def _run(self, z: torch.Tensor, need_current: bool):
-        """(spikes, voltage, current) as tensors of z's shape [B, C, ..., T]."""
+        """Return (spikes, voltage, current), each of z's shape [B, C, ..., T]; current is None unless needed."""
         if z.dim() < 3:
             raise ValueError(f"Neuron: expected input [B, C, ..., T], found {list(z.shape)}")
         if self.num_neurons is not None and z.shape[1] != self.num_neurons:
@@ -245,7 +248,7 @@ class Neuron(Stored):
         channels = z.shape[1] * inner
         decays = self.decays()
 
-        def back(rows):
+        def to_input_shape(rows):
             return None if rows is None else rows.transpose(1, 2).reshape(z.shape)
 
         rows = z.reshape(z.shape[0], channels, z.shape[-1]).transpose(1, 2)
@@ -253,23 +256,23 @@ class Neuron(Stored):
         if self.norm is None:
             *outputs, end = NeuronStep.apply(rows, *decays, membrane, start, need_current)
             self.store(end)
-            return tuple(back(x) for x in outputs)
-        # With a norm in between, each integrator is a neuron step of its own: one that retains no voltage
-        # and never fires, then one that retains no current.
-        nothing, rest = torch.zeros_like(membrane.current_retention), torch.zeros_like(start.current)
-        integrator = membrane._replace(voltage_retention=nothing, threshold=NEVER)
-        begin = State(start.current, rest)
+            return tuple(to_input_shape(x) for x in outputs)
+        # A norm between the integrators splits them into two neuron steps: the first retains no voltage and never
+        # fires, the second retains no current.
+        zero_retention, zero_state = torch.zeros_like(membrane.current_retention), torch.zeros_like(start.current)
+        integrator = membrane._replace(voltage_retention=zero_retention, threshold=NEVER)
+        begin = State(start.current, zero_state)
         _, current, _, first = NeuronStep.apply(rows, decays[0], None, integrator, begin, False)
-        current = self.norm(back(current))
+        current = self.norm(to_input_shape(current))
         normed = current.reshape(z.shape[0], channels, z.shape[-1]).transpose(1, 2)
-        membrane, begin = membrane._replace(current_retention=nothing), State(rest, start.voltage)
+        membrane, begin = membrane._replace(current_retention=zero_retention), State(zero_state, start.voltage)
         spikes, voltage, _, second = NeuronStep.apply(normed, None, decays[1], membrane, begin, False)
         self.store(State(first.current, second.voltage))
-        return back(spikes), back(voltage), current
+        return to_input_shape(spikes), to_input_shape(voltage), current
 
     @exact
     def dynamics(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Current and voltage (before the reset) in answer to a dendrite input.
+        """Return the current and the voltage (before the reset) for a dendrite input.
 
         Parameters
         ----------
@@ -279,19 +282,19 @@ class Neuron(Stored):
         Returns
         -------
         current, voltage : float tensors [B, C, ..., T]
-            Real units, multiples of 1/4096. With `norm`, the current is the normalised one.
+            Real units, multiples of 1/4096. With `norm`, the current is normalised.
         """
         _, voltage, current = self._run(z.float(), need_current=True)
         return current, voltage
 
     def spike(self, voltage: torch.Tensor) -> torch.Tensor:
-        """Spikes 0/1 where the voltage is above the threshold, then dropout."""
+        """Return spikes: 1 where the voltage exceeds the threshold, else 0; then apply dropout."""
         spikes = SpikeFunction.apply(voltage, self.threshold, self.surrogate)
         return spikes if self.drop is None else self.drop(spikes)
 
     @exact
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """Spikes [B, C, ..., T] in answer to a dendrite input of the same shape."""
+        """Return spikes [B, C, ..., T] for a dendrite input of the same shape."""
         spikes, _, _ = self._run(z.float(), need_current=False)
         return spikes if self.drop is None else self.drop(spikes)
 

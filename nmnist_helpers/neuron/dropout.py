@@ -1,17 +1,17 @@
-"""Dropout of whole neurons: one that is dropped stays silent for the length of the sample."""
+"""Dropout of whole neurons: a dropped neuron stays silent for the whole sample."""
 
 import torch
 
 
 class Dropout(torch.nn.Module):
-    """Drop a neuron with probability `p` for the whole duration, scale the others by 1/(1-p).
+    """Drop each neuron with probability `p` for the whole sample and scale the others by 1/(1-p).
 
     Parameters
     ----------
     p : float
-        Probability to be dropped, 0 <= p < 1.
+        Probability with which a neuron is dropped, 0 <= p < 1.
     inplace : bool
-        Accepted for lava-dl's sake; the spikes are never changed in place.
+        Accepted for compatibility with lava-dl, without effect: spikes are never changed in place.
 
     Raises
     ------
@@ -34,22 +34,22 @@ class Dropout(torch.nn.Module):
 
     @property
     def active(self) -> bool:
-        """Whether anything is dropped now: in training, with p > 0."""
+        """Whether neurons are dropped: in training mode, with p > 0."""
         return self.training and self.p > 0
 
     @property
     def value(self) -> float:
-        """What a spike is worth after dropout: 1/(1-p) while active, else 1."""
+        """Value of a spike after dropout: 1/(1-p) while active, else 1."""
         return 1.0 / (1.0 - self.p) if self.active else 1.0
 
     def draw(self, batch: int, channels: int, device: torch.device) -> torch.Tensor | None:
-        """Draw who stays: uint8 [B, C], 0 = dropped; None while nothing is dropped."""
+        """Draw a mask, uint8 [B, C], that is 0 for dropped neurons; return None if dropout is not active."""
         if not self.active:
             return None
         return (torch.rand(batch, channels, device=device) >= self.p).to(torch.uint8)
 
     def forward(self, spikes: torch.Tensor) -> torch.Tensor:
-        """Apply dropout to spikes [B, C, ..., T]; every neuron (all axes but the last) is drawn on its own."""
+        """Apply dropout to spikes [B, C, ..., T]; each neuron (all axes but the last) is drawn independently."""
         if not self.active:
             return spikes
         kept = torch.rand(spikes.shape[:-1], device=spikes.device) >= self.p

@@ -1,4 +1,4 @@
-"""Normalisation of the dendrite current between the two integrators of a neuron."""
+"""Normalisation of the current between the two integrators of a neuron."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ def _identity(x: torch.Tensor, descale: bool = False) -> torch.Tensor:
 
 
 class MeanOnlyBatchNorm(torch.nn.Module):
-    """Subtract the mean of every channel; on hardware the mean becomes a (negative) bias.
+    """Subtract the mean of every channel; on hardware, the negative mean becomes a bias.
 
     Parameters
     ----------
@@ -21,13 +21,13 @@ class MeanOnlyBatchNorm(torch.nn.Module):
     momentum : float
         Weight of the newest batch in the running mean.
     pre_hook_fx : callable, optional
-        Applied to the mean before it is subtracted, usually the neuron's 8-bit quantisation.
-        ``pre_hook_fx(x, descale=True)`` returns it in hardware units.
+        Function applied to the mean before the subtraction, usually the neuron's 8-bit quantisation.
+        ``pre_hook_fx(x, descale=True)`` must return hardware units (x 64).
 
     Raises
     ------
     ValueError
-        If `num_features` is missing: parameters exist at construction, not at the first forward.
+        If `num_features` is missing. It is required because buffers are created here, not in the first forward pass.
 
     Notes
     -----
@@ -48,12 +48,12 @@ class MeanOnlyBatchNorm(torch.nn.Module):
         self.update = True
 
     def reset_parameters(self) -> None:
-        """Forget what was seen."""
+        """Reset the running mean to zero."""
         self.running_mean.zero_()
 
     @property
     def bias(self) -> torch.Tensor:
-        """The bias that does the same on hardware, [C], in weight units (x64)."""
+        """The equivalent hardware bias, [C], in weight units (x 64)."""
         return -self.pre_hook_fx(self.running_mean, descale=True)
 
     def _mean(self, current: torch.Tensor) -> torch.Tensor:
@@ -69,7 +69,7 @@ class MeanOnlyBatchNorm(torch.nn.Module):
         return mean
 
     def forward(self, current: torch.Tensor) -> torch.Tensor:
-        """Current [B, C, ..., T] minus its mean per channel (the running one in evaluation)."""
+        """Return the current [B, C, ..., T] minus its mean per channel (in evaluation, minus the running mean)."""
         shape = [1, -1] + [1] * (current.dim() - 2)
         return current - self.pre_hook_fx(self._mean(current).view(shape))
 

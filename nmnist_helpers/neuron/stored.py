@@ -1,4 +1,4 @@
-"""What a neuron stores: its decays, in units that suit an optimiser, and its state, in integers."""
+"""Storage of a neuron: its decays, in units that suit an optimiser, and its state, as integers."""
 
 from typing import cast
 
@@ -8,21 +8,21 @@ from ..kernels.common import State, zero_state
 from ..kernels.constants import DECAY_SCALE
 from .units import InUnits
 
-#: Decays are read and saved x4096, but the numbers that an optimiser moves are these, divided by this unit: decay x4.
-#: An optimiser like Adam moves all numbers by about its step size, whatever the gradient. At a step that suits weights
-#: a number up to 4096 would never get anywhere; times 4096 decays would move like weights, and the quarter keeps them
-#: slower than the weights that rely on them.
+#: Decays are read and saved x 4096, but the optimiser's parameters are these numbers divided by this unit: decay x 4.
+#: An optimiser such as Adam changes every parameter by about its learning rate, whatever the gradient. At a learning
+#: rate that suits weights, a parameter of up to 4096 would hardly change. A parameter equal to the decay would change
+#: as fast as the weights; with the factor 4, decays change more slowly than the weights that depend on them.
 DECAY_UNIT = DECAY_SCALE // 4
-#: Decays of a neuron; each is stored under the second name.
+#: Public name of each decay -> name of the parameter that stores it.
 DECAYS = {"current_decay": "scaled_current_decay", "voltage_decay": "scaled_voltage_decay"}
-#: States of a neuron; each is stored under the second name, as integers.
+#: Public name of each state -> name of the buffer that stores it, as integers.
 STATES = {"current_state": "current_units", "voltage_state": "voltage_units"}
 
 
-class Stored(torch.nn.Module):
-    """The parameters and the state of a neuron, under lava-dl's names and in its units."""
+class NeuronStorage(torch.nn.Module):
+    """The parameters and the state of a neuron, accessible under lava-dl's names and in lava-dl's units."""
 
-    spared = tuple(DECAYS.values())  # by weight decay: see `utils.parameter_groups`
+    spared = tuple(DECAYS.values())  # parameters without weight decay; see `utils.parameter_groups`
     scaled_current_decay: torch.nn.Parameter
     scaled_voltage_decay: torch.nn.Parameter
     on_the_way: torch.Tensor | None
@@ -33,8 +33,8 @@ class Stored(torch.nn.Module):
     s_scale: int
     p_scale: int
 
-    def make(self, current_decay: torch.Tensor, voltage_decay: torch.Tensor) -> None:
-        """Make the parameters, of decays x4096, and a state at rest."""
+    def create_parameters(self, current_decay: torch.Tensor, voltage_decay: torch.Tensor) -> None:
+        """Create the parameters from decays x 4096, [1] or [C], and a state of zero."""
         for name, decay in zip(DECAYS.values(), (current_decay, voltage_decay), strict=True):
             self.register_parameter(name, torch.nn.Parameter(decay / DECAY_UNIT, requires_grad=self.requires_grad))
         for name in STATES.values():
@@ -42,8 +42,8 @@ class Stored(torch.nn.Module):
         self.register_buffer("on_the_way", None, persistent=False)  # spikes that the axon has not delivered yet
         self.shape: torch.Size | None = None
 
-    def _decay(self, name: str, decay: float | tuple[float, float]) -> torch.Tensor:
-        """Initial value of a decay parameter, x4096: [1] if shared, else [C]."""
+    def _initial_decay(self, name: str, decay: float | tuple[float, float]) -> torch.Tensor:
+        """Return the initial value of a decay, x 4096: shape [1] if shared, else [C]."""
         ends = decay if isinstance(decay, tuple | list) else (decay, decay)
         if len(ends) != 2 or (self.shared_param and isinstance(decay, tuple | list)):
             wanted = "a number (shared_param=True)" if self.shared_param else "a number or a pair (lowest, highest)"
@@ -85,25 +85,25 @@ class Stored(torch.nn.Module):
             if prefix + name in state_dict:
                 state_dict[prefix + stored] = state_dict.pop(prefix + name) / DECAY_UNIT
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
-        for name, stored in DECAYS.items():  # said with the names that the file has
+        for name, stored in DECAYS.items():  # error messages use the names in the file
             for messages in (missing, errors):
                 messages[:] = [message.replace(prefix + stored, prefix + name) for message in messages]
 
     def clamp(self) -> None:
-        """Bring learned decays back to 0..4096 where a step of the optimiser left it."""
+        """Clamp the decays to 0..4096 in place, in case an optimiser step left this range."""
         with torch.no_grad():
             for name in DECAYS.values():
                 getattr(self, name).clamp_(0, DECAY_SCALE / DECAY_UNIT)
 
     def decays(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Decays of current and voltage x4096, as plain tensors with gradients; clamped first while they learn."""
+        """Return the decays of current and voltage x 4096 as plain tensors with gradients; clamp learned ones first."""
         if self.training and self.requires_grad:
             self.clamp()
         current, voltage = (getattr(self, name).float() * DECAY_UNIT for name in DECAYS.values())
         return current, voltage
 
     def start(self, batch: int, channels: int) -> State:
-        """The state to begin with: the stored one if it is persistent and as large, or rest."""
+        """Return the initial state: the stored state if it is persistent and of the right size, else zero."""
         units = [getattr(self, name) for name in STATES.values()]
         if self.persistent_state and all(unit.numel() == 1 for unit in units):
             return State(*(unit.reshape(1, 1).expand(batch, channels).contiguous() for unit in units))
@@ -112,13 +112,13 @@ class Stored(torch.nn.Module):
         return zero_state(batch, channels, self.device)
 
     def store(self, end: State) -> None:
-        """Store where a call ended, if the state is persistent."""
+        """Store the state at the end of a call, if it is persistent."""
         if self.persistent_state:
             for name, units in zip(STATES.values(), end, strict=True):
                 setattr(self, name, units if self.shape is None else units.reshape(-1, *self.shape))
 
     def reset_state(self) -> None:
-        """Start the next call at rest."""
+        """Reset the state to zero and discard undelivered spikes."""
         for name in STATES.values():
             setattr(self, name, torch.zeros(1, dtype=torch.int32, device=self.device))
         self.on_the_way = None

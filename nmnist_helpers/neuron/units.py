@@ -1,4 +1,4 @@
-"""A tensor that is read and written in other units than it is stored in."""
+"""A tensor that is read and written in other units than those in which it is stored."""
 
 import torch
 
@@ -6,11 +6,11 @@ _WRITES = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
 
 
 class InUnits(torch.Tensor):
-    """`owner` times `unit`, as a tensor that writes back.
+    """A tensor whose values are `owner` times `unit`, and whose in-place changes are written back to `owner`.
 
-    It computes as any tensor does, and gradients flow through it into the owner. A change in place (``fill_``,
-    ``x[0] = ...``, ``x.data.clamp_()``, an assignment to ``x.grad`` or ``x.requires_grad``) reaches the owner too,
-    so that programs written for a parameter in these units go on working. Copied or pickled it is a plain tensor.
+    It can be used in computations like any tensor, and gradients flow through it to `owner`. In-place changes
+    (``fill_``, ``x[0] = ...``, ``x.data.clamp_()``) and assignments to ``x.grad`` and ``x.requires_grad`` apply to
+    `owner` too, so programs that expect a parameter in these units keep working. Copies and pickles are plain tensors.
 
     Examples
     --------
@@ -25,7 +25,7 @@ class InUnits(torch.Tensor):
 
     @classmethod
     def of(cls, owner: torch.Tensor, unit: float) -> "InUnits":
-        """See `owner` in these units."""
+        """Return `owner` times `unit` as a view that writes back."""
         view = (owner * unit).as_subclass(cls)
         view.owner, view.unit = owner, unit
         return view
@@ -62,7 +62,7 @@ class InUnits(torch.Tensor):
 
     @torch.no_grad()
     def _write(self, values: torch.Tensor) -> "InUnits":
-        """Bring new values to the owner."""
+        """Write new values, in this view's units, back to `owner`."""
         stored = values.as_subclass(torch.Tensor) / self.unit
         self.owner.copy_(stored if self.owner.is_floating_point() else stored.round())
         return self

@@ -1,24 +1,24 @@
-r"""Networks as NIR graphs: export and import.
+r"""Export of networks to NIR graphs, and import from them.
 
-NIR (Pedersen et al., Nature Communications 15:8122, 2024) describes a network as a graph of continuous-time
-parts. Each block becomes three of them: ``Linear`` (weights), ``CubaLIF`` and ``Delay``. For the neuron NIR writes
+NIR (Pedersen et al., Nature Communications 15:8122, 2024) describes a network as a graph of continuous-time nodes. A
+block becomes three nodes: ``Linear`` (the weights), ``CubaLIF`` and ``Delay``. NIR defines the neuron by
 
 .. math::
     \tau_{syn} \dot I = -I + w_{in} S, \qquad \tau_{mem} \dot v = (v_{leak} - v) + R I
 
-while ours takes steps, :math:`I \leftarrow a I + z`, :math:`V \leftarrow b V + I`, with ``a = 1 - iDecay / 4096``,
-``b = 1 - vDecay / 4096``. With :math:`w_{in} = 1 / (1 - a)` and :math:`R = 1 / (1 - b)` a reader that takes steps
-of `dt` gets our steps back, if the time constants are written for the way it integrates:
+whereas our neuron is defined in discrete time, :math:`I \leftarrow a I + z`, :math:`V \leftarrow b V + I`, with
+``a = 1 - iDecay / 4096`` and ``b = 1 - vDecay / 4096``. With :math:`w_{in} = 1 / (1 - a)` and :math:`R = 1 / (1 - b)`,
+a simulator with time step `dt` reproduces these equations if the time constants match its integration method:
 
 =================  ==================================  ==========================================
-form               time constant                       exact for readers that use
+form               time constant                       exact for simulators that use
 =================  ==================================  ==========================================
 ``"euler"``        ``dt / (1 - a)``                    forward Euler (norse, snnTorch, lava-dl)
 ``"exponential"``  ``-dt / log(a)``                    exponential Euler, ``exp(-dt / tau)``
 =================  ==================================  ==========================================
 
-What is lost either way: the cuts to whole numbers after each product, and in true continuous time the grid of
-steps itself. `run_graph` and `agreement` put numbers to both. The package `nir` is an optional extra,
+Neither form reproduces the truncation to integers after each product. A simulator in continuous time also lacks our
+grid of time steps. `run_graph` and `agreement` measure both effects. The package `nir` is optional; install it with
 ``pip install nir==1.0.8``.
 """
 
@@ -48,11 +48,11 @@ try:
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 except (ImportError, ValueError, OSError):
-    pass  # no such limits on this system
+    pass  # this system has no such limits
 import nir
 nir.read(sys.argv[1])
 """
-CLOSE = 1e-3  # how near to a whole number a value read back must be, in steps of the chip
+TOLERANCE = 1e-3  # largest accepted distance of an imported value from an integer, in integer units of the chip
 
 
 def nir_package():
@@ -63,35 +63,35 @@ def nir_package():
     return nir
 
 
-# -- out
+# -- export
 
 
 def to_nir(network, dt: float = 1e-3, form: str = "euler", delays: bool = True) -> "nir.NIRGraph":
-    """The network as a NIR graph.
+    """Return the network as a NIR graph.
 
     Parameters
     ----------
     network : anything `netx.write_network` takes
         Blocks, layers or a loaded `.net` file.
     dt : float
-        Length of a step in seconds, NIR's unit of time.
+        Length of a time step in seconds, the time unit of NIR.
     form : {'euler', 'exponential'}
-        What the time constants are exact for; see above.
+        Integration method for which the time constants are exact; see the table at the top of the module.
     delays : bool
-        Write ``Delay`` nodes (one step and the learned delay). Without them, for readers that do not know them,
-        the learned delays are lost and every layer answers one step earlier.
+        Write ``Delay`` nodes (one step plus the learned delay). False is for simulators without ``Delay`` nodes: the
+        learned delays are lost, and the spikes of every layer arrive one step earlier.
 
     Returns
     -------
     nir.NIRGraph
-        Nodes ``input``, then ``linear_<i>``, ``neuron_<i>`` and ``delay_<i>`` for each layer, ``output``.
+        A chain of nodes: ``input``; ``linear_<i>``, ``neuron_<i>`` and ``delay_<i>`` for each layer; ``output``.
 
     Raises
     ------
     ImportError
-        Without the package `nir`.
+        If the package `nir` is not installed.
     ValueError
-        For a decay that no time constant can say: 0, and 4096 in the exponential form.
+        If a layer is not dense, or if no time constant can represent a decay: 0, or 4096 in the exponential form.
     """
     nir = nir_package()
     check_form(form, dt)
@@ -126,7 +126,7 @@ def to_nir(network, dt: float = 1e-3, form: str = "euler", delays: bool = True) 
 
 
 def write_nir(path: str | os.PathLike, network, **options) -> Path:
-    """Write the network as a `.nir` file, complete or not at all; parameters as for `to_nir`."""
+    """Write the network to a `.nir` file, completely or not at all; parameters as for `to_nir`."""
     graph = to_nir(network, **options)
     with atomic(path) as temporary:
         nir_package().write(str(temporary), graph)
@@ -139,7 +139,9 @@ def _time_constant(decay: np.ndarray, dt: float, form: str) -> np.ndarray:
     if form == "euler":
         return dt / decay
     if (decay == 1).any():
-        raise ValueError("expected a decay below 4096, found 4096: no exponential ends within a step; use form='euler'")
+        raise ValueError(
+            "expected a decay below 4096, found 4096: no exponential ends within one step; use form='euler'"
+        )
     return -dt / np.log1p(-decay)
 
 
@@ -150,30 +152,31 @@ def check_form(form: str, dt: float) -> None:
         raise ValueError(f"dt: expected the length of a step in seconds, found {dt!r}")
 
 
-# -- in
+# -- import
 
 
 def from_nir(graph, dt: float | None = None, form: str | None = None, strict: bool = True) -> list[LayerSpec]:
-    """Layers of the chip from a NIR graph.
+    """Return the layers of a NIR graph in integers of the chip.
 
     Parameters
     ----------
     graph : nir.NIRGraph
-        A chain of ``Linear`` or ``Affine`` (bias 0), ``CubaLIF`` and, after some or all neurons, ``Delay``.
+        A chain of ``Linear`` or ``Affine`` (with bias 0) and ``CubaLIF`` nodes, optionally with ``Delay`` nodes.
     dt, form : optional
-        As for `to_nir`; what the graph's own metadata say if not given, else 1 ms and ``"euler"``.
+        As for `to_nir`. The defaults are taken from the metadata of the graph; without metadata, 1 ms and ``"euler"``.
     strict : bool
-        Refuse values that are not (nearly) in the steps of the chip. Otherwise they are rounded and clamped.
+        Raise for values that are not integers of the chip within a small tolerance. Otherwise, round and clamp them.
 
     Returns
     -------
     list of LayerSpec
-        For `netx.Net`, `netx.write_network`. A layer whose delays are all one step has no learned delay.
+        Accepted by `netx.Net` and `netx.write_network`. A layer whose delays are all one step has no learned delay.
 
     Raises
     ------
     ValueError
-        For a graph of another kind, or, if strict, values that the chip cannot hold; the message names the node.
+        If the graph has another structure or, with `strict`, if the chip cannot represent a value. The message states
+        the node.
     """
     nir = nir_package()
     metadata = getattr(graph, "metadata", None) or {}
@@ -188,11 +191,11 @@ def from_nir(graph, dt: float | None = None, form: str | None = None, strict: bo
         if not isinstance(node, nir.Linear | nir.Affine):
             raise ValueError(f"node {name!r}: expected Linear or Affine, found a {type(node).__name__}")
         if isinstance(node, nir.Affine) and np.any(node.bias):
-            raise ValueError(f"node {name!r}: expected no bias, found one: it would flow into the current")
+            raise ValueError(f"node {name!r}: expected no bias, found one: it would add to the current")
         neuron_name, neuron = chain[position + 1] if position + 1 < len(chain) else (name, None)
         if not isinstance(neuron, nir.CubaLIF):
             found = "nothing" if neuron is None else f"a {type(neuron).__name__}"
-            raise ValueError(f"node {name!r}: expected CubaLIF, found {found} behind it")
+            raise ValueError(f"node {name!r}: expected CubaLIF, found {found} after it")
         position += 2
         delay = None
         if position < len(chain) and isinstance(chain[position][1], nir.Delay):
@@ -206,19 +209,19 @@ def from_nir(graph, dt: float | None = None, form: str | None = None, strict: bo
 
 
 def read_nir(path: str | os.PathLike, **options) -> list[LayerSpec]:
-    """Layers of a `.nir` file; parameters as for `from_nir`.
+    """Return the layers of a `.nir` file; keyword arguments as for `from_nir`.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file cannot be read as such a graph; the message names the file.
+        If the file does not contain such a graph. The message states the file.
 
     Notes
     -----
-    The HDF5 library never ends on some damaged files and crashes on others. So a process of its own, with little time
-    and memory, reads the file first (about a second).
+    For some damaged files, the HDF5 library loops forever or crashes. So a separate process, with limited time and
+    memory, reads the file first, which takes about a second.
     """
     path, nir = Path(path), nir_package()
     size_of(path, ".nir", MAX_FILE)
@@ -227,18 +230,18 @@ def read_nir(path: str | os.PathLike, **options) -> list[LayerSpec]:
         subprocess.run(trial, check=True, timeout=TRIAL_SECONDS, capture_output=True)
         return from_nir(nir.read(str(path)), **options)
     except subprocess.TimeoutExpired as error:
-        raise ValueError(f"{path}: expected a readable NIR file, found no end to it") from error
+        raise ValueError(f"{path}: expected a readable NIR file, found that reading it does not finish") from error
     except subprocess.CalledProcessError as error:
-        lines = error.stderr.decode(errors="replace").strip().splitlines()  # of a traceback, if it was no crash
-        found = lines[-1][:300] if lines else f"that reading it ends with {error.returncode}"
+        lines = error.stderr.decode(errors="replace").strip().splitlines()  # a traceback, unless the process crashed
+        found = lines[-1][:300] if lines else f"that reading it fails with exit code {error.returncode}"
         raise ValueError(f"{path}: expected a readable NIR file, found {found}") from error
-    except Exception as error:  # damage makes nir and h5py raise almost anything
+    except Exception as error:  # for a damaged file, nir and h5py may raise almost any exception
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         raise ValueError(f"{path}: {kind}{error}") from error
 
 
 def chain_of(graph, nir) -> list[tuple[str, Any]]:
-    """The nodes between input and output in order, if they form a chain."""
+    """Return the nodes between input and output in their order; raise if they do not form a chain."""
     after: dict[str, str] = {}
     for source, target in graph.edges:
         if source in after or target in after.values():
@@ -251,57 +254,57 @@ def chain_of(graph, nir) -> list[tuple[str, Any]]:
     name = after.get(starts[0])
     while name is not None and not isinstance(graph.nodes[name], nir.Output):
         if len(chain) > len(graph.nodes):
-            raise ValueError("expected a chain of layers, found a circle")
+            raise ValueError("expected a chain of layers, found a cycle")
         chain.append((name, graph.nodes[name]))
         name = after.get(name)
     if len(chain) != sum(not isinstance(node, nir.Input | nir.Output) for node in graph.nodes.values()):
-        raise ValueError(f"expected one chain, found nodes that no chain reaches; it is {[n for n, _ in chain]}")
+        raise ValueError(f"expected one chain, found nodes outside the chain {[n for n, _ in chain]}")
     return chain
 
 
 def _layer(weight, neuron, delay, dt: float, form: str, strict: bool) -> LayerSpec:
     du, dv = (dt / tau if form == "euler" else -np.expm1(-dt / tau) for tau in (neuron.tau_syn, neuron.tau_mem))
     if np.any(neuron.v_reset):
-        raise ValueError("v_reset: expected 0, the only value known here, found others")
-    # A spike lifts I by w_in * du, the current lifts V by r * dv: both belong to the weights.
+        raise ValueError("v_reset: expected 0, the only supported value, found others")
+    # A spike adds w_in * du to I, and the current adds r * dv to V: both factors become part of the weights.
     gain = np.broadcast_to(neuron.w_in * du * neuron.r * dv, du.shape)
-    weight = _whole("weight", weight * gain[:, None] * WEIGHT_SCALE / 2, WEIGHT_MIN // 2, WEIGHT_MAX // 2, strict) * 2
-    threshold = np.unique(_whole("v_threshold", neuron.v_threshold * WEIGHT_SCALE, 0, np.inf, strict))
+    weight = _round("weight", weight * gain[:, None] * WEIGHT_SCALE / 2, WEIGHT_MIN // 2, WEIGHT_MAX // 2, strict) * 2
+    threshold = np.unique(_round("v_threshold", neuron.v_threshold * WEIGHT_SCALE, 0, np.inf, strict))
     if len(threshold) != 1:
         raise ValueError(f"v_threshold: expected one value for the whole layer, found {len(threshold)}")
-    bias = _whole("v_leak", neuron.v_leak * dv * WEIGHT_SCALE, BIAS_MIN, BIAS_MAX, strict)
+    bias = _round("v_leak", neuron.v_leak * dv * WEIGHT_SCALE, BIAS_MIN, BIAS_MAX, strict)
     steps = None
     if delay is not None and not np.allclose(delay, dt):
-        steps = _whole("delay", delay / dt - 1, 0, MAX_DELAY, strict)
+        steps = _round("delay", delay / dt - 1, 0, MAX_DELAY, strict)
     i_decay, v_decay = (
-        _whole(name, d * DECAY_SCALE, 0, DECAY_SCALE, strict) for name, d in (("tau_syn", du), ("tau_mem", dv))
+        _round(name, d * DECAY_SCALE, 0, DECAY_SCALE, strict) for name, d in (("tau_syn", du), ("tau_mem", dv))
     )
     return LayerSpec(
         type="dense",
         weight=weight,
         delay=steps,
-        i_decay=_shared(i_decay),
-        v_decay=_shared(v_decay),
+        i_decay=_scalar_if_equal(i_decay),
+        v_decay=_scalar_if_equal(v_decay),
         v_th_mant=int(threshold[0]),
         bias=bias if bias.any() else None,
     )
 
 
-def _whole(name: str, values: np.ndarray, low: float, high: float, strict: bool) -> np.ndarray:
-    """`values`, which count steps of the chip, as whole numbers within its range."""
+def _round(name: str, values: np.ndarray, low: float, high: float, strict: bool) -> np.ndarray:
+    """Round `values`, in integer units of the chip, to integers in low..high; with `strict`, only within TOLERANCE."""
     values = np.asarray(values, dtype=np.float64)
-    whole = np.clip(np.rint(values), low, high)
-    if not np.isfinite(whole).all():
+    integers = np.clip(np.rint(values), low, high)
+    if not np.isfinite(integers).all():
         raise ValueError(f"{name}: expected finite values, found others")
-    off = np.abs(values - whole)
-    if strict and off.max() > CLOSE:
+    off = np.abs(values - integers)
+    if strict and off.max() > TOLERANCE:
         where = np.unravel_index(off.argmax(), off.shape)
         raise ValueError(
-            f"{name}: expected whole numbers in {low:g}..{high:g}, found {values[where]:.6g} steps of the chip at "
-            f"{[int(i) for i in where]}; strict=False rounds"
+            f"{name}: expected integers in {low:g}..{high:g}, found {values[where]:.6g} units of the chip at "
+            f"{[int(i) for i in where]}; strict=False rounds it"
         )
-    return whole.astype(np.int64)
+    return integers.astype(np.int64)
 
 
-def _shared(values: np.ndarray) -> int | np.ndarray:
+def _scalar_if_equal(values: np.ndarray) -> int | np.ndarray:
     return int(values[0]) if (values == values[0]).all() else values

@@ -1,4 +1,4 @@
-"""Run NIR graphs in floating point, as other simulators do, and measure how close that is to the exact network."""
+"""Run NIR graphs in floating point, as other simulators do, and compare the results with the exact network."""
 
 from dataclasses import dataclass
 
@@ -9,31 +9,30 @@ from ..compiled import njit
 from ..netx.simulator import events_of_rows
 from .graph import chain_of, check_form, nir_package
 
-BATCH = 8  # recordings at a time: bounds the memory of the dense inputs on a fine grid
+BATCH = 8  # number of recordings that run at a time; limits the memory for dense inputs with many substeps
 
 
 def run_graph(graph, spikes, dt: float | None = None, method: str = "euler", substeps: int = 1) -> np.ndarray:
-    """Run a NIR graph in floating point, as other simulators do.
+    """Run a NIR graph in floating point and return its output spikes.
 
     Parameters
     ----------
     graph : nir.NIRGraph
-        A chain as `from_nir` takes.
+        A chain of nodes, as for `from_nir`.
     spikes : array or tensor [B, in, T]
-        Input spikes; a spike is an input of 1 for the length of a step.
+        Input spikes. A spike is an input of 1 that lasts one time step.
     dt : float, optional
-        Length of a step, seconds; the graph's own if not given.
+        Length of a time step in seconds. The default is taken from the metadata of the graph; without metadata, 1 ms.
     method : {'euler', 'exponential'}
-        How states move on: ``x + h (target - x) / tau`` or ``target + (x - target) exp(-h / tau)``.
+        Update of a state x over a substep h: ``x + h (target - x) / tau`` or ``target + (x - target) exp(-h / tau)``.
     substeps : int
-        Time is cut `substeps` times finer than `dt`. One step is what most readers do; many come near to the
-        differential equations themselves, where a neuron fires when it crosses the threshold and not at the
-        next step.
+        Number of integration steps per `dt`. Most simulators use one. Many substeps approximate the continuous-time
+        equations, in which a neuron fires when its voltage crosses the threshold and not at the next time step.
 
     Returns
     -------
     int64 array [B, out, T]
-        Output spikes in each step; more than one is possible with substeps.
+        Number of output spikes in each time step; with substeps, it may exceed 1.
     """
     nir = nir_package()
     check_form(method, 1.0)
@@ -48,21 +47,21 @@ def run_graph(graph, spikes, dt: float | None = None, method: str = "euler", sub
 
 def _run(chain: list, spikes: np.ndarray, dt: float, method: str, substeps: int, nir) -> np.ndarray:
     batch, channels, steps = spikes.shape
-    # Spikes on the fine grid, [B, time, C]: each at the first substep of its step.
+    # Spikes per substep, [B, T * substeps, C]; a spike occurs in the first substep of its time step.
     rows = np.zeros((batch, steps * substeps, channels), np.uint8)
     rows[:, ::substeps] = (spikes != 0).transpose(0, 2, 1)
     for name, node in chain:
         if isinstance(node, nir.Linear | nir.Affine):
             if node.weight.shape[1] != rows.shape[2]:
-                raise ValueError(f"node {name!r}: expected {node.weight.shape[1]}, found {rows.shape[2]} inputs")
+                raise ValueError(f"node {name!r}: expected {node.weight.shape[1]} inputs, found {rows.shape[2]}")
             events = events_of_rows(rows)
             drive = np.zeros((batch * steps * substeps, node.weight.shape[0]))
             _add_up(events.indptr, events.channel, np.ascontiguousarray(node.weight.T, np.float64), drive)
             drive = drive.reshape(batch, steps * substeps, -1)
         elif isinstance(node, nir.CubaLIF):
-            rows = _neurons(node, _boxes(drive, substeps), dt / substeps, method)
+            rows = _run_neurons(node, _hold_impulses(drive, substeps), dt / substeps, method)
         elif isinstance(node, nir.Delay):
-            rows = _delayed(rows, np.rint(node.delay / dt * substeps).astype(int))
+            rows = _delay_spikes(rows, np.rint(node.delay / dt * substeps).astype(int))
         else:
             raise ValueError(f"node {name!r}: expected Linear, Affine, CubaLIF or Delay, found a {type(node).__name__}")
     counts = rows.reshape(batch, steps, substeps, -1).sum(axis=2, dtype=np.int64)
@@ -76,8 +75,8 @@ def _add_up(indptr, channel, column, drive):
             drive[row] += column[channel[event]]
 
 
-def _boxes(drive: np.ndarray, length: int) -> np.ndarray:
-    """Each impulse held for `length` substeps."""
+def _hold_impulses(drive: np.ndarray, length: int) -> np.ndarray:
+    """Extend each impulse to `length` substeps."""
     if length == 1:
         return drive
     held = drive.copy()
@@ -86,20 +85,20 @@ def _boxes(drive: np.ndarray, length: int) -> np.ndarray:
     return held
 
 
-def _neurons(node, drive: np.ndarray, h: float, method: str) -> np.ndarray:
-    move_i, move_v = (h / tau if method == "euler" else -np.expm1(-h / tau) for tau in (node.tau_syn, node.tau_mem))
+def _run_neurons(node, drive: np.ndarray, h: float, method: str) -> np.ndarray:
+    gain_i, gain_v = (h / tau if method == "euler" else -np.expm1(-h / tau) for tau in (node.tau_syn, node.tau_mem))
     fired = np.zeros(drive.shape, np.uint8)
     current, voltage = np.zeros(drive[:, 0].shape), np.zeros(drive[:, 0].shape)
     for t in range(drive.shape[1]):
-        current += move_i * (node.w_in * drive[:, t] - current)
-        voltage += move_v * (node.v_leak + node.r * current - voltage)
+        current += gain_i * (node.w_in * drive[:, t] - current)
+        voltage += gain_v * (node.v_leak + node.r * current - voltage)
         fires = voltage > node.v_threshold
         voltage = np.where(fires, node.v_reset, voltage)
         fired[:, t] = fires
     return fired
 
 
-def _delayed(rows: np.ndarray, delay: np.ndarray) -> np.ndarray:
+def _delay_spikes(rows: np.ndarray, delay: np.ndarray) -> np.ndarray:
     out = np.zeros_like(rows)
     for channel, steps in enumerate(np.broadcast_to(delay, rows.shape[2])):
         out[:, steps:, channel] = rows[:, : rows.shape[1] - steps, channel]
@@ -108,20 +107,20 @@ def _delayed(rows: np.ndarray, delay: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Agreement:
-    """How near one set of output spikes comes to another.
+    """Agreement between two sets of output spikes.
 
     Attributes
     ----------
     answers : float
-        Share of recordings in which the same class fires most.
+        Share of recordings in which the same class has the most spikes.
     trains : float
-        Share of recordings whose output trains are equal, spike by spike.
+        Share of recordings whose output spike trains are identical.
     spikes : float
-        Share of all spikes of both that the other has in the same step.
+        Share of all spikes, of both sets, that the other set has in the same time step.
     near : float
-        The same, where a spike in the step before or after counts as well.
+        The same share, counting also a spike in the previous or the next time step.
     counts : float
-        Mean absolute difference of an output's spike count over a recording.
+        Mean absolute difference between the spike counts of an output neuron in a recording.
     """
 
     answers: float
@@ -138,7 +137,7 @@ class Agreement:
 
 
 def agreement(exact, other) -> Agreement:
-    """Compare output spikes [B, out, T] of the exact network with those of another form of it."""
+    """Compare the output spikes [B, out, T] of the exact network with those of another version of it."""
     a, b = (np.asarray(x.detach().cpu() if isinstance(x, torch.Tensor) else x, dtype=np.int64) for x in (exact, other))
     if a.shape != b.shape or a.ndim != 3:
         raise ValueError(f"expected the same [B, out, T] twice, found shapes {list(a.shape)} and {list(b.shape)}")
@@ -148,13 +147,13 @@ def agreement(exact, other) -> Agreement:
         answers=float((a.sum(axis=2).argmax(axis=1) == b.sum(axis=2).argmax(axis=1)).mean()),
         trains=float((a == b).all(axis=(1, 2)).mean()),
         spikes=float(2 * both / total) if total else 1.0,
-        near=float((a[_around(b)].sum() + b[_around(a)].sum()) / total) if total else 1.0,
+        near=float((a[_near_spikes(b)].sum() + b[_near_spikes(a)].sum()) / total) if total else 1.0,
         counts=float(np.abs(a.sum(axis=2) - b.sum(axis=2)).mean()),
     )
 
 
-def _around(spikes: np.ndarray) -> np.ndarray:
-    """Bins with a spike in them or in the step before or after."""
+def _near_spikes(spikes: np.ndarray) -> np.ndarray:
+    """Return a mask of the bins with a spike in the same, the previous or the next time step."""
     found = spikes > 0
     around = found.copy()
     around[:, :, 1:] |= found[:, :, :-1]

@@ -93,7 +93,7 @@ def test_blocks_export_one_by_one_as_lava_dl_does(tmp_path):
     import h5py
 
     net = load_checkpoint(GOLDEN / "pictures.pt", pictures_network()).eval()
-    with pytest.raises(ValueError, match="expected a forward pass before.*found no input yet"):
+    with pytest.raises(ValueError, match="expected a forward pass before the export, found none"):
         net.blocks[0].layer_spec()
     assert net.blocks[0].shape is None
     net(torch.zeros(1, 2, 8, 11, 3))

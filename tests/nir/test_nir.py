@@ -165,18 +165,18 @@ def graph_with(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"linear_0__weight": [[0.3, 1.0]]}, r"node 'neuron_0': weight: .*found 9\.6 steps of the chip at \[0, 0\]"),
+        ({"linear_0__weight": [[0.3, 1.0]]}, r"node 'neuron_0': weight: .*found 9\.6 units of the chip at \[0, 0\]"),
         (
             {"linear_0__weight": [[9.0, 1.0]]},
-            r"weight: expected whole numbers in -128\.\.127, found 288 steps of the chip",
+            r"weight: expected integers in -128\.\.127, found 288 units of the chip",
         ),
         ({"linear_0__weight": [[np.nan, 1.0]]}, "weight: expected finite values, found others"),
-        ({"neuron_0__tau_syn": [1e-4]}, "node 'neuron_0': .*found .* steps of the chip"),
-        ({"neuron_0__v_threshold": [1.3]}, r"v_threshold: .*found 83\.2 steps"),
+        ({"neuron_0__tau_syn": [1e-4]}, "node 'neuron_0': .*found .* units of the chip"),
+        ({"neuron_0__v_threshold": [1.3]}, r"v_threshold: .*found 83\.2 units"),
         ({"neuron_0__v_leak": [0.01]}, "v_leak: .*found"),
         ({"neuron_0__v_reset": [-1.0]}, "v_reset: expected 0"),
-        ({"delay_0__delay": [0.1]}, "delay: .*found 99 steps"),
-        ({"delay_0__delay": [0.0]}, "delay: .*found -1 steps"),
+        ({"delay_0__delay": [0.1]}, "delay: .*found 99 units"),
+        ({"delay_0__delay": [0.0]}, "delay: .*found -1 units"),
     ],
 )
 def test_values_between_the_steps_of_the_chip(changes, message):
@@ -206,8 +206,8 @@ LINEAR = nir_package.Linear(weight=np.eye(2))
 @pytest.mark.parametrize(
     ("graph", "message"),
     [
-        (lambda: chain(LINEAR), "node 'linear': expected CubaLIF.*found nothing behind it"),
-        (lambda: chain(LINEAR, nir_package.Scale(scale=np.ones(2))), "node 'linear': .*found a Scale behind it"),
+        (lambda: chain(LINEAR), "node 'linear': expected CubaLIF.*found nothing after it"),
+        (lambda: chain(LINEAR, nir_package.Scale(scale=np.ones(2))), "node 'linear': .*found a Scale after it"),
         (lambda: chain(neuron()), "node 'cubalif': expected Linear or Affine.*found a CubaLIF"),
         (lambda: chain(nir_package.Affine(np.eye(2), np.ones(2)), neuron()), "node 'affine': expected no bias"),
         (lambda: chain(LINEAR, neuron(v_threshold=np.array([1.0, 2.0]))), "v_threshold: expected one value"),
@@ -225,11 +225,11 @@ def test_branches_and_circles_are_named():
         nir.from_nir(graph)
     graph = nir.to_nir(network(np.random.default_rng(5)))
     graph.edges.remove(("delay_0", "linear_1"))
-    with pytest.raises(ValueError, match="expected one chain.*found nodes that no chain reaches"):
+    with pytest.raises(ValueError, match="expected one chain, found nodes outside the chain"):
         nir.from_nir(graph)
     with pytest.raises(ValueError, match="expected Linear, Affine, CubaLIF or Delay.*found a Scale"):
         nir.run_graph(chain(LINEAR, nir_package.Scale(scale=np.ones(2))), np.zeros((1, 2, 3)))
-    with pytest.raises(ValueError, match="node 'linear': expected 2.*found 3 inputs"):
+    with pytest.raises(ValueError, match="node 'linear': expected 2 inputs, found 3"):
         nir.run_graph(chain(LINEAR, neuron()), np.zeros((1, 3, 3)))
 
 
@@ -241,7 +241,7 @@ def test_damaged_files_are_named_in_time(tmp_path, monkeypatch):
     heap = data.index(b"GCOL") + 16
     endless = data[:heap] + bytes(16) + data[heap + 16 :]
     for content, message in (
-        (endless, "a.nir: expected a readable NIR file, found no end to it"),
+        (endless, "a.nir: expected a readable NIR file, found that reading it does not finish"),
         (data[: len(data) // 2], "a.nir: expected a readable NIR file, found OSError: "),
         (b"a text", "a.nir: expected a readable NIR file, found OSError: "),
         (data.replace(b"CubaLIF", b"CubaLIX"), "a.nir: expected a readable NIR file, found "),
