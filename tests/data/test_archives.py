@@ -130,7 +130,7 @@ NAMED = {
     "page with a mark": ("Train.zip", b"\xef\xbb\xbf<html>", "a web page"),
     "git-lfs": ("Train.zip", LFS, "git lfs pull"),
     "empty": ("Train.zip", b"", "an empty file"),
-    "zeros": ("Train.zip", bytes(9999), "zeros alone"),
+    "zeros": ("Train.zip", bytes(9999), "only zeros"),
     "cut": ("Train.zip", TRAIN[:-30], "a zip archive that is cut off"),
     "text mode": ("Train.zip", TRAIN.replace(b"\n", b"\r\n"), "line ends were converted"),
     "something": ("Train.zip", b"hello", "a file that begins with b'hello'"),
@@ -154,9 +154,9 @@ NAMED = {
     "lzma": ("Train.zip", zip_of({"Train/1/00001.bin": bytes(5)}, zipfile.ZIP_LZMA), "stored or deflated"),
     "no name": ("Train.zip", TRAIN.replace(b"\0\0Train/0/", b"\0\0\0rain/0/"), "inside the archive's own folder"),
     "newer version": ("Train.zip", with_header(6, 99), "Train.zip"),
-    "unknown compression": ("Train.zip", with_header(10, 97), "stored or deflated, found compression 97"),
+    "unknown compression": ("Train.zip", with_header(10, 97), "stored or deflated, found compression method 97"),
     "all at one place": ("Train.zip", with_header(42, 0, 4), "damaged archive"),
-    "overlapping": ("Train.zip", with_header(20, 2**31, 4), "side by side, found .* a zip bomb"),
+    "overlapping": ("Train.zip", with_header(20, 2**31, 4), "do not overlap, found .* a zip bomb"),
     "huge members": ("Train.zip", with_header(24, 2**31, 4), "expected at most 100 times .* a zip bomb"),
 }
 
