@@ -169,7 +169,7 @@ def test_command_notices_digits_that_are_not_those(paired):
     header = struct.pack(">II", 0x0801, 20)
     wrong = ((labels + 1) % 10).astype(np.uint8)
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + wrong.tobytes()))
-    with pytest.raises(ValueError, match="expected the digits of the same numbers in MNIST, found others"):
+    with pytest.raises(ValueError, match="expected the digits that MNIST has under the same numbers"):
         calibrate.main(["--recordings", str(folder / "Test"), "--mnist", str(folder)])
     (folder / "Test" / "0").mkdir(exist_ok=True)
     (folder / "Test" / "0" / "00021.bin").write_bytes(bytes([1, 1, 0, 0, 1]))

@@ -52,10 +52,10 @@ def test_event_does_not_change_its_inputs():
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (([1, 2], [1], [0, 0], [0, 0]), r"expected y of shape \[2\] as t has, found \[1\]"),
-    (([1, 2], None, [0, 0], [0]), r"expected x of shape \[1\] as t has, found \[2\]"),
+    (([1, 2], [1], [0, 0], [0, 0]), r"expected y of shape \[2\], like t, found \[1\]"),
+    (([1, 2], None, [0, 0], [0]), r"expected x of shape \[1\], like t, found \[2\]"),
     (([1, 2], None, [0, 0], [0, 1], [1]), r"expected payload of shape \[2\]"),
-    (([[1, 2]], None, [[0, 0]], [[0, 1]]), r"expected x of shape \[2\] as t has, found \[1, 2\]"),
+    (([[1, 2]], None, [[0, 0]], [[0, 1]]), r"expected x of shape \[2\], like t, found \[1, 2\]"),
     (([0, 2], None, [0, 0], [0, float("nan")]), "expected finite t, found nan"),
     (([0, float("inf")], None, [0, 0], [0, 1]), "expected finite x, found inf"),
     ((["a", "b"], None, [0, 0], [0, 1]), "expected numbers as x, found <U1"),
