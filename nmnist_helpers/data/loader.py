@@ -243,9 +243,7 @@ class EventLoader:
             self._plan = plan = (epoch, *arrays)
         return plan[1:]
 
-    def _bin_one_by_one(
-        self, index: np.ndarray, transform: Callable[[Event], Event]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _bin_one_by_one(self, index: np.ndarray, transform: Callable[[Event], Event]) -> tuple[np.ndarray, np.ndarray]:
         spikes = []
         for b, n in enumerate(index):
             x, y, p, t = self.packed.recording(n)
