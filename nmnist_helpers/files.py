@@ -118,7 +118,7 @@ def atomic(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
         if path.parent not in _swept:
             sweep(path.parent)
             _swept.add(path.parent)
-        # Unlike `tempfile`, os.open() applies the process's umask. (Reading the umask means changing it for a moment.)
+        # Unlike `tempfile`, os.open() applies the process's umask. (The umask cannot be read without changing it.)
         os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
         try:
             yield temporary

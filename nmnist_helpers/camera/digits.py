@@ -30,7 +30,7 @@ MNIST_FILES = {
     True: ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", 60_000),
     False: ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", 10_000),
 }
-#: Most bytes of an unpacked file. The largest of the four has 47 million.
+#: Maximum size of an uncompressed file in bytes. The largest of the four has 47 million.
 MAX_BYTES = 1 << 26
 #: idx magic numbers: two zero bytes, type 8 (uint8), number of dimensions.
 IDX_IMAGES, IDX_LABELS = 0x0803, 0x0801
@@ -161,8 +161,8 @@ def load_mnist(path: str | os.PathLike | None = None, train: bool = True) -> tup
     Parameters
     ----------
     path : path-like, optional
-        Folder with the official files (``train-images-idx3-ubyte.gz`` ... or the same without ``.gz``). By default it
-        is `mnist_folder`.
+        Folder with the official files (``train-images-idx3-ubyte.gz`` ... or the same without ``.gz``). The default
+        is the result of `mnist_folder`.
     train : bool
         Whether to load the 60,000 training digits or the 10,000 test digits.
 

@@ -24,12 +24,12 @@ FAINT = -0.02
 #: Log light below which a pixel counts as inked at the start of a recording.
 INKED = -0.1
 
-#: `SensorParams` in a form that compiled code takes.
+#: `SensorParams` in a form that compiled code accepts, without the path.
 Constants = namedtuple("Constants", [field.name for field in fields(SensorParams) if field.name != "path"])
 
 
 def constants(params: SensorParams) -> Constants:
-    """Return the numbers of `params` as floats, without the path, which is passed separately."""
+    """Return the constants of `params` as floats, without the path, which is passed separately."""
     values = (getattr(params, name) for name in Constants._fields)
     return Constants(*(tuple(map(float, v)) if isinstance(v, tuple) else float(v) for v in values))
 
@@ -156,7 +156,7 @@ def _append_pixel_events(
         at = base + cell[step]
         now = weight[step, 0] * light[at] + weight[step, 1] * light[at + 1]
         now += weight[step, 2] * light[at + GRID] + weight[step, 3] * light[at + GRID + 1]
-        now += leak * step  # really the reference leaks downwards, which gives the same difference
+        now += leak * step  # in a real pixel the reference leaks downwards, with the same effect
         if step == 0:
             # Change since the last event before the recording. Without ink, the pixel is at a random phase of its leak.
             progress = _uniform(state) * (off + p.rest_ink * on) - off if now < INKED else _uniform(state) * on

@@ -164,8 +164,10 @@ def _check_inputs(images, ids, labels) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _make_sensor(params: SensorParams, seed: int) -> tuple[np.ndarray, ...]:
-    """Draw the pixels of the sensor for `seed`: thresholds [2, 34, 34] (OFF, ON), refractory times and leaks [34, 34],
-    and the codes of the hot pixels [H]."""
+    """Draw the constants of the sensor's pixels for `seed`.
+
+    Return thresholds [2, 34, 34] (OFF, ON), refractory times [34, 34], leaks [34, 34] and codes of the hot pixels [H].
+    """
     rng = np.random.default_rng(_random_states(seed, ["sensor"])[0])
     off, on, dead, leak = rng.standard_normal((4, SIDE, SIDE))
     # A pixel with a threshold far below the others would fire all the time.

@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-#: Most bytes of one member. N-MNIST's longest recording has about 50,000.
+#: Maximum size of a member in bytes. N-MNIST's longest recording has about 50,000.
 MAX_MEMBER = 1 << 23
-#: Most unpacked bytes of all members together. N-MNIST's training set has 1.2 GB.
+#: Maximum unpacked size of all members together in bytes. N-MNIST's training set has 1.2 GB.
 MAX_TOTAL = 1 << 33
-#: Most unpacked bytes for each byte of the archive. N-MNIST has fewer than 2.
+#: Maximum number of unpacked bytes per byte of the archive. N-MNIST has fewer than 2.
 MAX_RATIO = 100
-#: Most bytes of the list of members (zip's central directory). N-MNIST's has about 5 MB.
+#: Maximum size of the list of members (zip's central directory) in bytes. N-MNIST's has about 5 MB.
 MAX_LIST = 1 << 24
 
-#: Descriptions of files that are sometimes found under the name of an archive or a recording, by their first bytes.
+#: First bytes -> description of other files that are sometimes found under the name of an archive or a recording.
 _KINDS = {
     b"Rar!": "a rar archive",
     b"7z\xbc\xaf'\x1c": "a 7z archive",

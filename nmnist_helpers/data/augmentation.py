@@ -47,15 +47,15 @@ def mix(v):
 def rotate(cos, sin, dx, dy, x, y):
     """Rotate pixel (x, y) about the centre (16.5, 16.5), round half up, and shift by (dx, dy); all int64.
 
-    ``2 X = 33 + cos (2x - 33) - sin (2y - 33)``, and ``floor(X + 1/2) = (2 X + 1) >> 1``. Rows are numbered from the
-    top, so a positive angle turns the picture clockwise.
+    The rotated column X obeys ``2 X = 33 + cos (2x - 33) - sin (2y - 33)``, and is rounded by
+    ``floor(X + 1/2) = (2 X + 1) >> 1``. Rows are numbered from the top, so a positive angle is a clockwise rotation.
     """
     u, v = 2 * x - (SIDE - 1), 2 * y - (SIDE - 1)
     return ((SIDE * ONE + cos * u - sin * v) >> 21) + dx, ((SIDE * ONE + sin * u + cos * v) >> 21) + dy
 
 
 @register_jitable
-def wobble(h, scale):
+def time_offset(h, scale):
     """Return a nearly normal time offset (microseconds), a sum of four uniform numbers, from the 32-bit number `h`."""
     a = mix(h ^ GOLDEN)
     b = mix((a + GOLDEN) & MASK)
@@ -128,7 +128,7 @@ class Augment:
 
     @property
     def jitter_scale(self) -> int:
-        """Factor by which `wobble` multiplies its sum of random numbers, in microseconds times 2^20."""
+        """Factor by which `time_offset` multiplies its sum of random numbers, in microseconds times 2^20."""
         return round(self.time_jitter * 1000 / _SUM_STD * ONE)
 
     def draws(self, uniform: np.ndarray) -> np.ndarray:
@@ -193,7 +193,7 @@ class Augment:
             number = mix((key + np.arange(len(x), dtype=np.int64) * GOLDEN) & MASK)
             keep &= number >= self.drop_below
         if self.time_jitter:
-            moved = np.rint(t * 1000) + wobble(number, self.jitter_scale)
+            moved = np.rint(t * 1000) + time_offset(number, self.jitter_scale)
             keep &= moved >= 0
             t = moved / 1000
         return new_x[keep], new_y[keep], (p ^ flip if flip else p)[keep], t[keep]

@@ -1,6 +1,6 @@
 """Bin and augment packed events into the spikes of a batch on the CPU (`device` does the same on other devices).
 
-Both give the same spikes, in CSR form: row ``b * T + t`` lists its channels in increasing order, each once.
+Both give exactly the same spikes. In a list of spikes, row ``b * T + t`` has its channels in strictly increasing order.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from ..bits import count_bits, lowest_bit
 from ..compiled import njit
 from ..geometry import CHANNELS, PIXELS, SIDE
 from ..io import PackedEvents
-from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, wobble
+from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, time_offset
 
 _WORDS = (CHANNELS + 63) // 64
 
@@ -77,7 +77,7 @@ def _raster_one(x, y, p, t, draw, edges, cap, drop_below, jitter_scale, bitmap, 
             if number < drop_below:
                 continue
             if jitter_scale > 0:
-                time += wobble(number, jitter_scale)
+                time += time_offset(number, jitter_scale)
         if time < 0 or time > edges[bins - 1]:
             continue
         # Without jitter, times never decrease, so the bin is the previous event's or a little later.
@@ -165,7 +165,7 @@ def rasterise(
     augment : Augment, optional
         Sets the event dropout and the time jitter; rotation, shift and polarity swap are in `draws`.
     cap : int, optional
-        Most events of a recording that are used, spread evenly over its events.
+        Maximum number of events that are used of each recording, spread evenly over its events.
 
     Returns
     -------

@@ -210,7 +210,7 @@ def writable(folder: Path) -> bool:
     """Return whether files can be made in `folder`, which is made if it does not exist.
 
     A file is written as a test, because permissions do not reveal a read-only disk. A folder without write permission
-    is never written to, not even by the user root, whom the system would let write.
+    is left alone, even if the system would allow writing, as it does for root.
     """
     there = next(place for place in (folder, *folder.parents) if place.exists())
     try:

@@ -27,7 +27,7 @@ _HOW_TO_GET_RECORDINGS = (
 
 
 class NMNISTDataset(Dataset):
-    """Recordings of handwritten digits by an event camera in three saccades (N-MNIST).
+    """Recordings of handwritten digits, made by an event camera in three saccades (N-MNIST).
 
     Orchard, Jayawant, Cohen, Thakor: Converting Static Image Datasets to Spiking Neuromorphic Datasets Using
     Saccades. Frontiers in Neuroscience 9:437, 2015. CC BY-SA 4.0.

@@ -7,7 +7,7 @@ from ..geometry import CHANNELS, PIXELS, SIDE
 from ..io import PackedEvents
 from ..kernels.backend import resolve
 from ..spikes import Spikes
-from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, wobble
+from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, time_offset
 
 #: Number of events that are copied to the device at a time.
 CHUNK = 1 << 24
@@ -60,7 +60,7 @@ class DeviceEvents:
         """Compute the spikes of a batch of recordings; all tensors, given and returned, are on the device.
 
         The selected kernels (`kernels.backend`) determine the method. Triton gives `DenseSpikes` without a host-device
-        synchronisation. Otherwise tensor operations give `Spikes`; they synchronise.
+        synchronisation. Otherwise tensor operations give `Spikes`, with several synchronisations.
 
         Parameters
         ----------
@@ -92,7 +92,7 @@ class DeviceEvents:
             number = mix((draw[:, KEY] + order * GOLDEN) & MASK)
             keep &= number >= augment.drop_below
             if augment.jitter_scale:
-                time = time + wobble(number, augment.jitter_scale)
+                time = time + time_offset(number, augment.jitter_scale)
         k = torch.bucketize(time, edges)
         keep &= (time >= 0) & (k < bins)
         spike = ((sample * bins + k) * CHANNELS + (p ^ draw[:, FLIP]) * PIXELS + y * SIDE + x)[keep]

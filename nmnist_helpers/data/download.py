@@ -117,7 +117,7 @@ def download(
     Raises
     ------
     DownloadError
-        If no mirror delivered an archive; the message tells how to fetch it by hand.
+        If no mirror delivered an archive; the message explains how to fetch it by hand.
     OSError
         If the folder cannot be written or the disk has too little space.
     ValueError
@@ -130,7 +130,7 @@ def download(
             continue
         place = find(root, archive.split == "Train")
         if place is not None and place != root / archive.name:
-            _warn_of_other_counts(place, archive)
+            _warn_if_counts_differ(place, archive)
         else:
             place = _fetch_and_check(root, archive, downloader)
             if unpack:
@@ -142,7 +142,7 @@ def download(
     return done
 
 
-def _warn_of_other_counts(place: Path, archive: Archive) -> None:
+def _warn_if_counts_differ(place: Path, archive: Archive) -> None:
     counts = np.bincount(recordings.Recordings(place, archive.split).labels, minlength=10).tolist()
     if counts != list(archive.per_digit):
         print(
@@ -177,7 +177,7 @@ def _fetch_and_check(root: Path, archive: Archive, downloader: Downloader | None
         raise DownloadError(f"{error}\n{manual_instructions(archive, root)}") from None
     counts = check_archive(target, archive)
     print(f"{target}: {sum(counts)} recordings, as expected; of the digits 0 to 9 {', '.join(map(str, counts))}")
-    with suppress(OSError), atomic(_stamp_file(target)) as temporary:  # if read-only: check it again next time
+    with suppress(OSError), atomic(_stamp_file(target)) as temporary:  # if it cannot be written: check again next time
         temporary.write_text(json.dumps(_stamp(target, archive)))
     return target
 
@@ -229,7 +229,7 @@ def unpack_archive(path: str | os.PathLike, target: str | os.PathLike) -> Path:
     path : path-like
         The archive.
     target : path-like
-        The folder to be made, such as ``data/Train``; the recordings become ``<digit>/<id>.bin`` in it.
+        The folder to create, such as ``data/Train``. The recordings become ``<digit>/<id>.bin`` in it.
 
     Raises
     ------

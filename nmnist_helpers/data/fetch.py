@@ -56,7 +56,7 @@ class Downloader:
     least_rate: float = 1000
 
     def to(self, part: Path, size: int) -> Callable:
-        """Return a function for `pooch.retrieve` that collects about `size` bytes in the file `part`, then moves it."""
+        """Return a function for `pooch.retrieve` that fetches about `size` bytes to the file `part` and renames it."""
 
         def download(url: str, output_file: str, pooch: object) -> None:
             self._fetch_with_retries(url, part, size)

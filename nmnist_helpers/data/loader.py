@@ -43,8 +43,8 @@ class EventLoader:
     sampling_time, sample_length : float, optional
         Length of a time bin and of a sample in ms; by default the dataset's own (1 and 300 for PackedEvents).
     max_events : int, optional
-        Most events of a recording that are used, spread evenly over its events. By default all are used. If events are
-        dropped, one line is printed; the numbers are in `dropped_events` and `capped_recordings`.
+        Maximum number of events that are used of each recording, spread evenly over its events; by default all. If
+        events are dropped, one line is printed; the numbers are in `dropped_events` and `capped_recordings`.
     on_device : bool, optional
         Keep the events on `device` and make the batches there. By default True unless `device` is the CPU.
 
@@ -57,7 +57,7 @@ class EventLoader:
     Raises
     ------
     ValueError, TypeError, IndexError
-        When it is made, if an argument has another type or range than expected.
+        If an argument of the constructor has another type or range than expected.
 
     Examples
     --------

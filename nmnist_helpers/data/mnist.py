@@ -46,7 +46,7 @@ def download_mnist(
     Raises
     ------
     DownloadError
-        If no mirror delivers a complete file; the message tells how to fetch it by hand.
+        If no mirror delivers a complete file; the message explains how to fetch it by hand.
     """
     folder = data_root() / "mnist" if folder is None else Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ class Recordings:
     source : path-like
         The folder ``Train`` or ``Test``, or a zip archive of one or of both.
     split : 'Train' or 'Test', optional
-        The split that is used of an archive of both; by default it follows from the name of `source`.
+        Which split to use if an archive contains both. By default it follows from the name of `source`.
 
     Attributes
     ----------

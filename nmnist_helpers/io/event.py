@@ -24,7 +24,7 @@ class Event:
     y_event : array [N] or None
         Row; None makes the recording 1-D.
     c_event : array [N]
-        Channel; for an event camera the polarity, 1 = ON. It is not shifted to start at 0.
+        Channel; for an event camera the polarity, 1 = ON. Unlike in lava-dl, it is not shifted to start at 0.
     t_event : array [N]
         Time in ms.
     payload : array [N], optional
@@ -93,12 +93,12 @@ class Event:
         dim : tuple of int, optional
             Shape of the array; by default the smallest that holds all events.
         binning_mode : {'OR', 'SUM'}
-            As in `fill_tensor`.
+            See `fill_tensor`.
 
         Raises
         ------
         ValueError
-            If the default shape has more than 2^32 entries, or as `fill_tensor` does.
+            If the default shape has more than 2^32 entries, and under the conditions of `fill_tensor`.
         """
         if dim is None:
             dim = self._default_dim(sampling_time)

@@ -11,7 +11,7 @@ from ..files import atomic
 from ..geometry import EVENT_BYTES, MAX_TIME
 from .event import Event
 
-#: Most bytes of a file of events; a longer one is refused before it fills the memory.
+#: Maximum size of a file of events in bytes; a larger one is refused before it fills the memory.
 MAX_BYTES = 1 << 30
 #: Endings of files that are not .bin files of the expected kind, even if their length is a multiple of 5 bytes.
 _OTHER = {
@@ -37,7 +37,7 @@ _MAGIC = {
 
 
 def decode_2d(data: bytes | bytearray | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Decode the bytes of a 2-D spike file. An event has 5: x, y, then 1 bit polarity and 23 bits time, big-endian.
+    """Decode a 2-D spike file with 5 bytes per event: x, y, then 1 bit polarity and 23 bits time, big-endian.
 
     Returns
     -------

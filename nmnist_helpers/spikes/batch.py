@@ -267,12 +267,12 @@ class DenseSpikes(Spikes):
 
     @property
     def indptr(self) -> torch.Tensor:  # type: ignore[override]  # a property instead of a field
-        """As in `Spikes`."""
+        """Limits of the rows in the list; see `Spikes`."""
         return self.listed.indptr
 
     @property
     def channel(self) -> torch.Tensor:  # type: ignore[override]
-        """As in `Spikes`."""
+        """Channels of the spikes in the list; see `Spikes`."""
         return self.listed.channel
 
     @property
@@ -292,7 +292,7 @@ class DenseSpikes(Spikes):
         return moved
 
     def rows(self, dtype: torch.dtype = torch.float32, value: float | None = None) -> torch.Tensor:
-        """As in `Spikes`."""
+        """Return the spikes as a dense tensor [B, T, C]; see `Spikes.rows`."""
         value = self.value if value is None else value
         rows = self.data[..., : self.shape[1]]
         return rows.to(dtype) if value == 1.0 else (rows * value).to(dtype)
