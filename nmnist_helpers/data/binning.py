@@ -17,7 +17,7 @@ _WORDS = (CHANNELS + 63) // 64
 def time_bins(sample_length: float, sampling_time: float) -> int:
     """Return the number of time bins, T = sample_length / sampling_time (both in ms)."""
     if not (np.isfinite(sampling_time) and sampling_time > 0):
-        raise ValueError(f"sampling_time: expected ms above 0, found {sampling_time}")
+        raise ValueError(f"sampling_time: expected a positive number of ms, found {sampling_time}")
     bins = sample_length / sampling_time
     if not np.isfinite(bins) or bins < 1 or bins > 2**20:
         raise ValueError(

@@ -113,20 +113,20 @@ def open_cache(path: str | os.PathLike, key: dict, verified: tuple | None = None
         first = file.read(_HEADER_BYTES)
     stamp = (str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ino)
     if len(first) < _HEAD.size or not first.startswith(MAGIC):
-        raise CacheError(f"foreign: expected {MAGIC!r} at its start, found {first[: len(MAGIC)]!r}")
+        raise CacheError(f"not a cache file: expected {MAGIC!r} at its start, found {first[: len(MAGIC)]!r}")
     _, version, length, crc = _HEAD.unpack_from(first)
     if version != VERSION:
         raise CacheError(f"another version: expected {VERSION}, found {version}")
     text = first[_HEAD.size : _HEAD.size + length]
     if len(text) != length or zlib.crc32(text) != crc:
-        raise CacheError("damaged: its header does not match its check sum")
+        raise CacheError("damaged: its header does not match its checksum")
     header = json.loads(text)
     try:
         written, sums = header["key"], header["crc32"]
         layout, expected = _layout(int(header["recordings"]), int(header["events"]))
         changed = sorted(k for k in written.keys() | key.keys() if written.get(k) != key.get(k))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CacheError(f"damaged: its header is not understood ({error!r})") from error
+        raise CacheError(f"damaged: its header cannot be read ({error!r})") from error
     if changed:
         raise CacheError(f"stale: {', '.join(changed)} changed since it was written")
     if found.st_size != expected:
@@ -134,7 +134,7 @@ def open_cache(path: str | os.PathLike, key: dict, verified: tuple | None = None
     arrays = _map(path, layout, write=False)
     for name in RECORDING_ARRAYS if stamp in _verified or stamp == verified else layout:
         if _crc(arrays[name]) != sums.get(name):
-            raise CacheError(f"damaged: {name} does not match its check sum")
+            raise CacheError(f"damaged: {name} does not match its checksum")
     _verified.add(stamp)
     mapped = MappedEvents(
         **{name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in arrays.items()}
@@ -200,7 +200,7 @@ def _fill(temporary: Path, layout: dict, fill: Callable[..., PackedEvents]) -> d
     for name, array in arrays.items():
         given = getattr(filled, name)
         if given.shape != array.shape:
-            raise ValueError(f"cache: expected {name} as announced, {array.shape}, found {given.shape}")
+            raise ValueError(f"cache: expected {name} of the announced shape {array.shape}, found {given.shape}")
         if not np.shares_memory(given, array):
             array[:] = given
     return {name: _crc(array) for name, array in arrays.items()}

@@ -43,7 +43,7 @@ class DeviceEvents:
             x, y, p, t = (np.asarray(a[part]).astype(np.int64) for a in (packed.x, packed.y, packed.p, packed.t))
             if x.max() >= SIDE or y.max() >= SIDE or p.max() > 1 or t.min() < 0:
                 raise ValueError(
-                    f"events {i} and on: expected pixels 0..{SIDE - 1}, polarity 0..1 and times from 0, found x up to "
+                    f"events from {i} on: expected pixels 0..{SIDE - 1}, polarity 0..1 and times from 0, found x up to "
                     f"{x.max()}, y up to {y.max()}, polarity up to {p.max()}, times from {t.min()}"
                 )
             self.words[part] = torch.from_numpy(t << 12 | (p * PIXELS + y * SIDE + x)).to(self.device, dtype)

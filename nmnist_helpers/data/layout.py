@@ -76,7 +76,7 @@ def find(root: Path, train: bool) -> Path | None:
     digits = [entry.name for entry in folders if len(entry.name) == 1 and entry.name in "0123456789"]
     if len(digits) > 1:
         raise ValueError(f"{root}: expected the folder that holds Train and Test, found the digits' folders "
-                         f"{', '.join(digits)}; name {root.parent}")  # fmt: skip
+                         f"{', '.join(digits)}; pass {root.parent}")  # fmt: skip
     return None
 
 

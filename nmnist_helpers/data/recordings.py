@@ -196,7 +196,7 @@ class Recordings:
             for n in chunk:
                 decoded = self.decode(n)
                 if len(decoded[0]) != offsets[n + 1] - offsets[n]:
-                    raise ValueError(f"{self.where(n)}: expected the file as it was listed, found it changed")
+                    raise ValueError(f"{self.where(n)}: expected the listed file, found a changed one")
                 for array, values in zip(events, decoded, strict=True):
                     array[offsets[n] : offsets[n + 1]] = values
             return len(chunk)

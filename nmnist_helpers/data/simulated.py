@@ -66,7 +66,7 @@ def simulated_split(train: bool, seed: int = 0) -> PackedEvents:
 
 
 def _camera_fingerprint() -> str:
-    """Return a hash of the sensor's constants and the simulator's source: if it changes, recordings are made anew."""
+    """Return a hash of the sensor's constants and the simulator's source; if it changes, the cache is outdated."""
     code = hashlib.blake2b(repr(SensorParams()).encode(), digest_size=8)
     for module in (digits, order, path, pixels, sensor, simulator):
         code.update(Path(str(module.__file__)).read_bytes())

@@ -175,7 +175,7 @@ class Event:
                 raise ValueError(f"fill_tensor: expected {name} of shape {list(c.shape)}, found {list(values.shape)}")
             axes[name] = np.rint(values)  # compared as floats: a cast to integers would wrap very large numbers around
             if np.isnan(axes[name]).any():
-                raise ValueError(f"fill_tensor: expected numbers as {name}, found nan")
+                raise ValueError(f"fill_tensor: expected numbers for {name}, found nan")
             keep &= (axes[name] >= 0) & (axes[name] < size)
         return tuple(values[keep].astype(np.int64) for values in axes.values()), keep
 
@@ -212,7 +212,7 @@ def _numbers(name: str, values, whole: bool = True) -> np.ndarray:
     """Return finite numbers as an array; convert them to int64 if `whole` is true and all are whole numbers."""
     array = np.array(values)
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"Event: expected numbers as {name}, found {array.dtype}")
+        raise ValueError(f"Event: expected numbers for {name}, found {array.dtype}")
     if not np.isfinite(array).all():
         raise ValueError(f"Event: expected finite {name}, found {array[~np.isfinite(array)][0]}")
     if whole and array.dtype != np.int64:

@@ -186,7 +186,7 @@ def read_np_spikes(filename: str | os.PathLike, fmt: str = "xypt", time_unit: fl
         If the file is not a .npy file of numbers, or if its shape or fields do not match `fmt`.
     """
     if sorted(fmt) not in (sorted("xypt"), sorted("xpt")):
-        raise ValueError(f"read_np_spikes: expected fmt to order the letters of 'xypt' or 'xpt', found {fmt!r}")
+        raise ValueError(f"read_np_spikes: expected fmt to contain the letters of 'xypt' or 'xpt', found {fmt!r}")
     array = _load_npy(filename)
     if fmt == "xypt" and (
         array.ndim == 2 and array.shape[1] == 3 or array.dtype.names and "y" not in array.dtype.names
@@ -239,7 +239,7 @@ def encode_np_spikes(filename: str | os.PathLike, td_event: Event, fmt: str = "x
     if td_event.dim == 1 and fmt == "xypt":
         fmt = "xpt"
     if sorted(fmt) != sorted(wanted):
-        raise ValueError(f"encode_np_spikes: expected fmt to order the letters of {wanted!r}, found {fmt!r}")
+        raise ValueError(f"encode_np_spikes: expected fmt to contain the letters of {wanted!r}, found {fmt!r}")
     t = np.asarray(td_event.t, np.float64) / (time_unit * 1e3)
     column = {"x": td_event.x, "y": td_event.y, "p": td_event.c, "t": t}
     array = np.stack([np.asarray(column[name], np.float64) for name in fmt], 1)

@@ -149,7 +149,7 @@ NAMED = {
     "recording by git-lfs": ("Train/1/00001.bin", LFS + b"\n\n", "git lfs pull"),
     "recording from a cloud": ("Train/1/00001.bin", bytes(0), "empty file"),
     "not UTF-8": ("Train.zip", not_utf8("x"), "expected a complete zip archive"),
-    "encrypted": ("Train.zip", with_header(8, 1), "encrypted with a password"),
+    "encrypted": ("Train.zip", with_header(8, 1), "without encryption, found one with a password"),
     "bzip2": ("Train.zip", zip_of({"Train/1/00001.bin": bytes(5)}, zipfile.ZIP_BZIP2), "stored or deflated"),
     "lzma": ("Train.zip", zip_of({"Train/1/00001.bin": bytes(5)}, zipfile.ZIP_LZMA), "stored or deflated"),
     "no name": ("Train.zip", TRAIN.replace(b"\0\0Train/0/", b"\0\0\0rain/0/"), "inside the archive's own folder"),
