@@ -154,7 +154,7 @@ NAMED = {
     "lzma": ("Train.zip", zip_of({"Train/1/00001.bin": bytes(5)}, zipfile.ZIP_LZMA), "stored or deflated"),
     "no name": ("Train.zip", TRAIN.replace(b"\0\0Train/0/", b"\0\0\0rain/0/"), "inside the archive's own folder"),
     "newer version": ("Train.zip", with_header(6, 99), "Train.zip"),
-    "unknown compression": ("Train.zip", with_header(10, 97), "stored or deflated, found compression method 97"),
+    "unknown compression": ("Train.zip", with_header(10, 97), "stored or deflated member, found compression method 97"),
     "all at one place": ("Train.zip", with_header(42, 0, 4), "damaged archive"),
     "overlapping": ("Train.zip", with_header(20, 2**31, 4), "do not overlap, found .* a zip bomb"),
     "huge members": ("Train.zip", with_header(24, 2**31, 4), "expected at most 100 times .* a zip bomb"),
