@@ -158,7 +158,7 @@ class EventLoader:
         }
 
     def state_dict(self) -> dict:
-        """Return the state of the iteration: the settings, the epoch, and how many of its batches have been yielded."""
+        """Return the state of the iteration: the epoch, the batches yielded in it, and settings for a later check."""
         return self._identity() | {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict) -> None:
@@ -167,7 +167,7 @@ class EventLoader:
         Raises
         ------
         ValueError
-            If the state comes from a loader with other settings, and therefore other batches.
+            If the state comes from a loader with another seed, shuffle, batch_size, drop_last or number of recordings.
         """
         for name, value in self._identity().items():
             if state.get(name) != value:
