@@ -1,4 +1,4 @@
-"""The command ``python -m nmnist_helpers camera``: how well the simulated camera matches real recordings."""
+"""The command ``python -m nmnist_helpers camera``: compare the simulated camera with real recordings."""
 
 import argparse
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from .data.recordings import Recordings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read recordings, simulate the same digits, and print the table."""
+    """Read recordings, simulate the same digits, and print a table of their differences."""
     parser = argparse.ArgumentParser(
         prog="python -m nmnist_helpers camera",
-        description="Simulate the digits of real recordings and print how well both agree.",
+        description="Simulate the digits of real recordings and print how well the simulations agree with them.",
     )
     parser.add_argument("--recordings", type=Path, required=True, help="folder Train or Test, or its zip archive")
     parser.add_argument(
@@ -24,16 +24,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--mnist-test", action="store_true", help="the recordings show MNIST's test digits, not its training digits"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (default 0)")
-    given = parser.parse_args(arguments)
-    recorded = Recordings(given.recordings).pack()
-    images, labels, _ = load_mnist(given.mnist, train=not given.mnist_test)
+    options = parser.parse_args(arguments)
+    recorded = Recordings(options.recordings).pack()
+    images, labels, _ = load_mnist(options.mnist, train=not options.mnist_test)
     if not 1 <= recorded.ids.min() <= recorded.ids.max() <= len(images):
-        raise ValueError(f"{given.recordings}: expected file names 1 to {len(images)}, found {recorded.ids.min()} "
+        raise ValueError(f"{options.recordings}: expected file names 1 to {len(images)}, found {recorded.ids.min()} "
                          f"to {recorded.ids.max()}")  # fmt: skip
     shown = images[recorded.ids - 1]
     if (labels[recorded.ids - 1] != recorded.labels).any():
-        raise ValueError(f"{given.recordings}: expected the digits of the same numbers in MNIST, found others")
-    print_table(compare(recorded, simulate(shown, given.seed, recorded.ids, recorded.labels), shown))
+        raise ValueError(
+            f"{options.recordings}: expected the digits that MNIST has under the same numbers, found others"
+        )
+    print_table(compare(recorded, simulate(shown, options.seed, recorded.ids, recorded.labels), shown))
 
 
 if __name__ == "__main__":

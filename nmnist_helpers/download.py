@@ -1,4 +1,4 @@
-"""The command ``python -m nmnist_helpers.download``, kept under its old name; the work is done in `data.download`."""
+"""The old name of the command ``python -m nmnist_helpers download``, which is in `data.download`; it still works."""
 
 from .data.download import main
 

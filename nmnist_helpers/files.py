@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and locks that one process at a time can hold."""
+"""Write files atomically, so that they appear complete or not at all, and hold locks between processes."""
 
 import errno
 import os
@@ -13,21 +13,21 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-#: A temporary file this old (seconds) was left by a process that was killed, whatever machine it ran on.
+#: A temporary file that is this old (seconds) was left by a killed process, possibly on another machine.
 ABANDONED = 24 * 3600
-#: Where less is free (bytes) when a write fails, the disk is full, even if the library that wrote says otherwise.
-_FULL = 1 << 16
-_DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-#: Marks temporary files: ``.<stem>.<machine>-<process>-<random>.tmp<suffix>``.
+#: If a write fails while fewer bytes than this are free, the disk counts as full, whatever error the library raised.
+_NEARLY_FULL = 1 << 16
+_FULL_ERRORS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+#: This machine in the names of temporary files: ``.<stem>.<machine>-<process>-<random>.tmp<suffix>``.
 _MACHINE = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 _swept: set[Path] = set()
 
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Name the file, and the reason, where the file system refuses to write `path`: a full disk, no rights, ...
+    """Raise an error that names `path` and the reason if the file system refuses to write it (no space, no permission).
 
-    Errors about other files, and all other errors, pass as they are.
+    Errors about other files, and all other errors, are not changed.
     """
     try:
         yield
@@ -37,31 +37,34 @@ def named(path: Path) -> Iterator[None]:
             other = Path(os.fsdecode(other))
             if other not in (path, *path.parents) and not other.name.startswith(f".{path.stem[:40]}."):
                 raise
-        if number in _DISK_FULL or (number is None and _free(path.parent) < _FULL):
-            said: OSError = OSError(f"{path}: disk full ({_free(path.parent) / 1e6:.1f} MB free in {path.parent})")
-            said.errno = errno.ENOSPC
+        if number in _FULL_ERRORS or (number is None and _free(path.parent) < _NEARLY_FULL):
+            refusal: OSError = OSError(f"{path}: disk full ({_free(path.parent) / 1e6:.1f} MB free in {path.parent})")
+            refusal.errno = errno.ENOSPC
         elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
-            said = PermissionError(f"{path}: expected a folder that can be written, found: {os.strerror(number)}")
-            said.errno = number
+            refusal = PermissionError(f"{path}: expected a folder that can be written, found: {os.strerror(number)}")
+            refusal.errno = number
         elif number in (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP):
-            said = OSError(f"{path}: expected the name of a file in a folder, found: {os.strerror(number)}")
-            said.errno = number
+            refusal = OSError(f"{path}: expected the name of a file in a folder, found: {os.strerror(number)}")
+            refusal.errno = number
         else:
             raise
-        raise said from error
+        raise refusal from error
 
 
 def _free(folder: Path) -> int:
-    """Bytes that are free where `folder` is or would be."""
+    """Return the number of free bytes on the disk of `folder`, which need not exist."""
     there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
     try:
         return shutil.disk_usage(there).free
     except OSError:
-        return _FULL
+        return _NEARLY_FULL
 
 
 def size_of(path: Path, kind: str, most: int, error: type[ValueError] = ValueError) -> int:
-    """Return the size of a regular file; raise `error` for another kind (a pipe would block) or beyond `most` bytes."""
+    """Return the size of a file in bytes; raise `error` if it is not a regular file or has more than `most` bytes.
+
+    (Reading a pipe would block.) A missing file raises FileNotFoundError. `kind`, such as ``.pt``, is for the messages.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path}: expected a {kind} file, found none")
     if not path.is_file():
@@ -74,28 +77,30 @@ def size_of(path: Path, kind: str, most: int, error: type[ValueError] = ValueErr
 
 @contextmanager
 def atomic(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
-    """Write to a temporary file that takes the place of `path` when the block ends well, and vanishes otherwise.
+    """Write a temporary file that replaces `path` if the block succeeds, and is removed if the block raises an error.
 
     Parameters
     ----------
     path : path-like
-        The file to be written; its folder is made if it is missing. Where it is a symbolic link, the file that the
-        link names is replaced, and the link stays.
+        The file to be written; its folder is made if it is missing. If it is a symbolic link, the link is kept, and the
+        file to which it points is replaced.
     sync : bool
-        Wait until the disk has the file before it takes its name, so that a power cut leaves the old file or the
-        new one. False for many small files that can be made again.
+        Flush the file to the disk before it is renamed, so that a power failure leaves either the old or the new file.
+        Use False for many small files that can be made again.
 
     Yields
     ------
     Path
-        Where to write. It keeps the suffix, so that writers that go by it do as they would.
+        The temporary file. It has the suffix of `path`, because some libraries choose the format by the suffix.
 
     Raises
     ------
     OSError
-        Where the disk is full; the message names the file.
+        If the disk is full; the message names the file.
     PermissionError
-        Where the folder cannot be written.
+        If the folder cannot be written.
+    IsADirectoryError
+        If `path` is a folder.
 
     Examples
     --------
@@ -113,7 +118,7 @@ def atomic(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
         if path.parent not in _swept:
             sweep(path.parent)
             _swept.add(path.parent)
-        # Unlike `tempfile`, open() leaves the rights to the process's umask, which no thread has to read and restore.
+        # Unlike `tempfile`, os.open() applies the process's umask. (The umask cannot be read without changing it.)
         os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
         try:
             yield temporary
@@ -127,27 +132,27 @@ def atomic(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    """Wait until the disk has a file, or the names in a folder where the system can do that."""
+    """Flush a file to the disk; for a folder, flush its list of names if the operating system can do that."""
     if path.is_dir():
         if os.name == "nt":
             return
         try:
             handle = os.open(path, os.O_RDONLY)
         except OSError:
-            return  # a folder may be written and not read
+            return  # the folder may be writable but not readable
     else:
         handle = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that cannot
+        if error.errno != errno.EINVAL:  # EINVAL: the file system does not support it
             raise
     finally:
         os.close(handle)
 
 
 def _replace(temporary: Path, path: Path) -> None:
-    """Rename. Windows refuses while another program (a virus scanner) has the file open for a moment."""
+    """Rename a file. Windows refuses while another program, such as a virus scanner, has it open; then try again."""
     for pause in (0.05, 0.1, 0.2, 0.4, None):
         try:
             return os.replace(temporary, path)
@@ -160,8 +165,8 @@ def _replace(temporary: Path, path: Path) -> None:
 def sweep(folder: str | os.PathLike) -> None:
     """Remove the temporary files that killed processes left in a folder.
 
-    A file goes if the process that wrote it ran on this machine and is no more, or if it is a day old. `atomic`
-    sweeps each folder once a process, before it writes there for the first time.
+    A file is removed if it is a day old, or if it was written on this machine by a process that no longer exists.
+    `atomic` calls this for each folder once per process, before it first writes there.
     """
     for left in Path(folder).glob(".*.tmp*"):
         machine, _, rest = left.name.rpartition(".tmp")[0].rpartition(".")[2].partition("-")
@@ -170,13 +175,13 @@ def sweep(folder: str | os.PathLike) -> None:
             continue
         try:
             old = time.time() - left.stat().st_mtime > ABANDONED
-            if old or (machine == _MACHINE and not _runs(int(process))):
+            if old or (machine == _MACHINE and not _is_running(int(process))):
                 left.unlink()
         except OSError:
-            pass  # gone already, or not ours
+            pass  # removed by another process meanwhile, or not removable by this user
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     if os.name == "nt":  # signal 0 would end the process there
         return True
     try:
@@ -190,14 +195,14 @@ def _runs(process: int) -> bool:
 
 @contextmanager
 def locked(path: str | os.PathLike, waiting_for: str = "") -> Iterator[None]:
-    """Hold the lock file `path`, after waiting for another process that does. The lock ends with the process.
+    """Hold the lock file `path`; if another process holds it, wait. The lock is released when the process ends.
 
     Parameters
     ----------
     path : path-like
         The lock file; its folder is made if it is missing.
     waiting_for : str
-        If the lock is held, ``waiting for another process <waiting_for>`` is printed once.
+        End of the line ``waiting for another process <waiting_for>``, which is printed once if the lock is held.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +213,7 @@ def locked(path: str | os.PathLike, waiting_for: str = "") -> Iterator[None]:
         print(f"waiting for another process {waiting_for}", flush=True)
         lock.acquire()
     except NotImplementedError:
-        pass  # a file system without locks: to go on is better than to wait for ever
+        pass  # the file system has no locks: go on without one
     try:
         yield
     finally:

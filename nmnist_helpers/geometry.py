@@ -1,11 +1,11 @@
-"""The geometry of the event camera's sensor, and the size of an event in its files."""
+"""The geometry of the event camera's sensor, and constants of its files."""
 
-#: Side of the sensor in pixels.
+#: Side of the square sensor in pixels.
 SIDE = 34
 PIXELS = SIDE * SIDE
-#: Channels of a network's input: channel = polarity * PIXELS + y * SIDE + x.
+#: Number of input channels of a network: channel = polarity * PIXELS + y * SIDE + x.
 CHANNELS = 2 * PIXELS
-#: Times in the files are 23-bit numbers of microseconds, below this one.
+#: Times in the files are 23-bit integers in microseconds, so they are below this number.
 MAX_TIME = 2**23
-#: Bytes of an event in a .bin file.
+#: Bytes per event in a .bin file.
 EVENT_BYTES = 5

@@ -1,4 +1,4 @@
-"""The command ``python -m nmnist_helpers.mnist``, kept under its old name; the work is done in `data.mnist`."""
+"""The old name of the command ``python -m nmnist_helpers mnist``, which is in `data.mnist`; it still works."""
 
 from .data.mnist import main
 

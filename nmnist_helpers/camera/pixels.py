@@ -1,4 +1,4 @@
-"""How the simulated sensor's pixels answer to light: the compiled part of the simulation (see `sensor`)."""
+"""The response of the simulated sensor's pixels to light: the compiled part of the simulation (see `sensor`)."""
 
 import math
 from collections import namedtuple
@@ -12,30 +12,31 @@ from .digits import IMAGE_SIDE
 from .path import PATH_LIMITS, PATH_STEP, PAUSES
 from .sensor import SensorParams
 
-#: Simulation step, microseconds; between two steps the log light is taken to change evenly.
+#: Time step of the simulation, microseconds. Within a step, the log light changes linearly.
 STEP = 1000.0
-#: The log light lies on a grid of half pixels, from this place (the image's centre is 0, in pixels) on.
+#: The log light is computed on a grid with a spacing of half a pixel: its first coordinate (in pixels from the image's
+#: centre), and its side.
 GRID_START, GRID = -22.5, 90
-#: An event as a number that sorts by time: time, polarity, row and column from the high bits to the low.
+#: An event is coded as one integer: time, polarity, row and column, from high bits to low, so that codes sort by time.
 TIME_SHIFT, POLARITY_SHIFT, ROW_SHIFT = 13, 12, 6
-#: A pixel that sees no more change than this, a tenth of a threshold, counts as still.
+#: A grid point with log light below this, a tenth of a threshold, is inked. Pixels that ink never passes are still.
 FAINT = -0.02
-#: A pixel darker than this at the start has ink before it.
+#: Log light below which a pixel counts as inked at the start of a recording.
 INKED = -0.1
 
-#: `SensorParams` in a form that compiled code takes.
+#: `SensorParams` in a form that compiled code accepts, without the path.
 Constants = namedtuple("Constants", [field.name for field in fields(SensorParams) if field.name != "path"])
 
 
 def constants(params: SensorParams) -> Constants:
-    """The numbers of `params`, all of them floats; the path travels by itself."""
+    """Return the constants of `params` as floats, without the path, which is passed separately."""
     values = (getattr(params, name) for name in Constants._fields)
     return Constants(*(tuple(map(float, v)) if isinstance(v, tuple) else float(v) for v in values))
 
 
 @njit(cache=True)
-def _bits(state):
-    """64 random bits: splitmix64 (Steele, Lea, Flood, OOPSLA 2014) of the counter ``state[0]``."""
+def _random_bits(state):
+    """Draw 64 random bits with splitmix64 (Steele, Lea, Flood, OOPSLA 2014) and advance its counter ``state[0]``."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
     bits = state[0]
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -45,14 +46,14 @@ def _bits(state):
 
 @njit(cache=True)
 def _uniform(state):
-    """A random number in (0, 1)."""
-    return (float(_bits(state) >> np.uint64(11)) + 0.5) / 9007199254740992.0
+    """Draw a uniform random number in (0, 1)."""
+    return (float(_random_bits(state) >> np.uint64(11)) + 0.5) / 9007199254740992.0
 
 
 @njit(cache=True)
 def _normal(state):
-    """Nearly a standard normal number: the sum of four uniform 16-bit ones, never beyond +-3.5."""
-    bits, low = _bits(state), np.uint64(0xFFFF)
+    """Draw a nearly standard normal number: a sum of four uniform 16-bit numbers, within +-3.5."""
+    bits, low = _random_bits(state), np.uint64(0xFFFF)
     total = float(bits & low) + float((bits >> np.uint64(16)) & low)
     total += float((bits >> np.uint64(32)) & low) + float(bits >> np.uint64(48))
     return (total - 131070.0) / 37837.2
@@ -60,9 +61,9 @@ def _normal(state):
 
 @njit(cache=True)
 def log_light(image, lens, grid):
-    """Fill `grid` [GRID, GRID] with the log light of `image` [28, 28] behind the optics; paper is 0."""
+    """Fill `grid` [GRID, GRID] with the log light of `image` [28, 28] after the optics; the log light of paper is 0."""
     dark = 1.0 - math.exp(-lens.contrast)
-    cells = 10  # a screen pixel and its blur reach 2.25 pixels to each side
+    cells = 10  # grid points along a side: a screen pixel with its blur extends 2.25 pixels to each side
     edge, share = np.empty((2, cells + 2)), np.empty((2, cells))
     first = np.empty(2, np.int64)
     grid[:] = 0.0
@@ -75,7 +76,7 @@ def log_light(image, lens, grid):
             for axis in range(2):
                 centre = lens.zoom * x - lens.tilt * y if axis else lens.zoom * y + lens.tilt * x
                 first[axis] = int(math.floor((centre - 2.25 - GRID_START) * 2)) + 1
-                # A square of width 1 behind a Gaussian blur is a difference of error functions.
+                # A square of width 1, blurred by a Gaussian, is a difference of error functions.
                 for k in range(cells + 2):
                     place = GRID_START + 0.5 * (first[axis] + k - 1) - centre
                     edge[axis, k] = 0.5 * math.erf(place / (math.sqrt(2.0) * lens.blur))
@@ -92,9 +93,9 @@ def log_light(image, lens, grid):
 
 @njit(cache=True)
 def displacement(path, delays, ms):
-    """Where the image is at `ms`, as (right, down) in pixels, with each saccade late by its delay (ms).
+    """Return the displacement (right, down) of the image at time `ms` in pixels; saccade k is ``delays[k]`` ms late.
 
-    Between its knots the path is a cubic (Catmull and Rom), so that the speed has no jumps.
+    The knots of `path` are joined by a cubic Catmull-Rom spline, so that the speed is continuous.
     """
     delay = delays[2]
     for k in range(2):
@@ -114,13 +115,13 @@ def displacement(path, delays, ms):
         slope_b = 0.5 * (path[min(i + 2, last), axis] - a)
         bend = slope_a + slope_b - 2 * (b - a)
         place[axis] = a + f * (slope_a + f * ((b - a) - slope_a - bend + f * bend))
-        place[axis] = min(max(place[axis], PATH_LIMITS[0]), PATH_LIMITS[1])  # where the grid reaches
+        place[axis] = min(max(place[axis], PATH_LIMITS[0]), PATH_LIMITS[1])  # limits of the grid
     return place[0], place[1]
 
 
 @njit(cache=True)
-def _track(path, delays, cell, weight):
-    """The place of pixel (0, 0) in the grid at every step: `cell` [S] and its bilinear `weight` [S, 4]."""
+def _locate_pixel(path, delays, cell, weight):
+    """Compute where pixel (0, 0) is in the grid at each step: index `cell` [S] and bilinear weights `weight` [S, 4]."""
     for step in range(len(cell)):
         right, down = displacement(path, delays, step * STEP * 1e-3)
         x = (-0.5 * (IMAGE_SIDE - 1) - right - GRID_START) * 2
@@ -133,28 +134,33 @@ def _track(path, delays, cell, weight):
 
 
 @njit(cache=True)
-def _put(out, count, time, polarity, pixel):
-    """Write an event if there is room; the new count, in any case."""
+def _append_event(out, count, time, polarity, pixel):
+    """Write an event to `out` if there is room for it; return the new count, even if there was none."""
     if count < len(out):
         out[count] = (np.int64(time) << TIME_SHIFT) | (polarity << POLARITY_SHIFT) | pixel
     return count + 1
 
 
 @njit(cache=True)
-def _pixel(light, base, cell, weight, off_mean, on_mean, refractory, leak, end, p, pixel, state, out, count):
-    """Append the events of one pixel with light ``light[base + cell]``; return the new count, even beyond the room."""
+def _append_pixel_events(
+    light, base, cell, weight, off_mean, on_mean, refractory, leak, end, p, pixel, state, out, count
+):
+    """Append the events of a pixel with log light ``light[base + cell]`` to `out`; return the new count of events.
+
+    The count goes on beyond the length of `out`.
+    """
     on, off = on_mean, off_mean
     before = reference = 0.0
-    ready = release = -1.0  # until when the pixel is silent, and held in reset
+    ready = release = -1.0  # times until which the pixel is silent, and is held in reset
     for step in range(len(cell)):
         at = base + cell[step]
         now = weight[step, 0] * light[at] + weight[step, 1] * light[at + 1]
         now += weight[step, 2] * light[at + GRID] + weight[step, 3] * light[at + GRID + 1]
-        now += leak * step  # it is the reference that leaks, downwards; the difference is the same
+        now += leak * step  # in a real pixel the reference leaks downwards, with the same effect
         if step == 0:
-            # How far on its way to an event the pixel is. A still one is somewhere in its leak's cycle.
-            way = _uniform(state) * (off + p.rest_ink * on) - off if now < INKED else _uniform(state) * on
-            before, reference = now, now - way
+            # Change since the last event before the recording. Without ink, the pixel is at a random phase of its leak.
+            progress = _uniform(state) * (off + p.rest_ink * on) - off if now < INKED else _uniform(state) * on
+            before, reference = now, now - progress
             continue
         start = (step - 1) * STEP
         stop = start + STEP
@@ -170,11 +176,11 @@ def _pixel(light, base, cell, weight, off_mean, on_mean, refractory, leak, end, 
             else:
                 break
             time = start
-            if slope != 0.0:  # when the light passed the level
+            if slope != 0.0:  # the time at which the log light crossed the level
                 time += min(max((level - before) / slope, 0.0), STEP)
             time = max(time, free)
             if time + p.latency < end:
-                count = _put(out, count, time + p.latency, polarity, pixel)
+                count = _append_event(out, count, time + p.latency, polarity, pixel)
             on, off = on_mean * (1 + p.noise * _normal(state)), off_mean * (1 + p.noise * _normal(state))
             free = ready = time + refractory
             release = time + p.reset
@@ -185,8 +191,11 @@ def _pixel(light, base, cell, weight, off_mean, on_mean, refractory, leak, end, 
 
 
 @njit(cache=True)
-def _shots(rate, end, pixel, state, out, count):
-    """Events at random times, `rate` a second, of either polarity: of one pixel, or of any where it is -1."""
+def _append_random_events(rate, end, pixel, state, out, count):
+    """Append events at random times and of random polarity, `rate` per second, to `out`; return the new count.
+
+    They come from `pixel`, or from random pixels if it is -1.
+    """
     time = 0.0
     while rate > 0:
         time -= math.log(_uniform(state)) * 1e6 / rate
@@ -196,33 +205,34 @@ def _shots(rate, end, pixel, state, out, count):
         if pixel < 0:
             any_pixel = int(_uniform(state) * SIDE * SIDE)
             place = ((any_pixel // SIDE) << ROW_SHIFT) | (any_pixel % SIDE)
-        count = _put(out, count, time, polarity, place)
+        count = _append_event(out, count, time, polarity, place)
     return count
 
 
 @njit(cache=True, nogil=True)
 def record(images, states, path, p, thresholds, refractory, leaks, hot, out, counts):
-    """What the sensor records of each image: its row of `out`, sorted, and the number of events in `counts`.
+    """Record each image: write its events, sorted by time, to a row of `out`, and their number to `counts`.
 
     Parameters
     ----------
     images : uint8 array [N, 28, 28]
     states : uint64 array [N]
-        Where each digit's random numbers start.
+        Initial state of each digit's random numbers.
     path : float array [K, 2]
-        Right and down, pixels, every `PATH_STEP` ms.
+        Displacements to the right and down, in pixels, every `PATH_STEP` ms.
     p : Constants
     thresholds : float array [2, 34, 34]
-        OFF and ON, log light.
+        OFF and ON thresholds in log light.
     refractory : float array [34, 34]
-        Microseconds.
+        Refractory times in microseconds.
     leaks : float array [34, 34]
         ON events per second of a still pixel.
     hot : int64 array [H]
         The hot pixels, each as ``row << ROW_SHIFT | column``.
     out : int64 array [N, room]
+        Gets the codes of the events: ``time << TIME_SHIFT | polarity << POLARITY_SHIFT | row << ROW_SHIFT | column``.
     counts : int64 array [N]
-        May exceed the room: then the row is not complete, and not sorted.
+        Numbers of events. A number may exceed `room`; that row is then incomplete and not sorted.
     """
     steps = int((p.duration + 6 * p.duration_spread + abs(p.delay[2]) + 4 * p.delay_spread[2]) * 1000 / STEP) + 2
     cell, weight = np.empty(steps, np.int64), np.empty((steps, 4))
@@ -232,17 +242,17 @@ def record(images, states, path, p, thresholds, refractory, leaks, hot, out, cou
         state = states[n : n + 1].copy()
         log_light(images[n], p, grid)
         light = grid.reshape(-1)
-        # The third saccade's delay goes with the second's, and the recording's end with the third's.
+        # The delay of the third saccade is correlated with that of the second, and the end depends on the third delay.
         draw = _normal(state), _normal(state), _normal(state)
         third = p.delay_link * draw[1] + math.sqrt(1 - p.delay_link**2) * draw[2]
         delays[0] = p.delay[0] + p.delay_spread[0] * draw[0]
         delays[1] = p.delay[1] + p.delay_spread[1] * draw[1]
         delays[2] = p.delay[2] + p.delay_spread[2] * third
         end = 1000 * (p.duration + delays[2] - p.delay[2] + p.duration_spread * _normal(state))
-        _track(path, delays, cell, weight)
+        _locate_pixel(path, delays, cell, weight)
         top, bottom = (cell // GRID).min(), (cell // GRID).max() + 2
         left, right = (cell % GRID).min(), (cell % GRID).max() + 2
-        # Inked cells above and left of each corner: four look-ups tell whether ink ever passes a pixel.
+        # A summed-area table of inked grid points: four look-ups show whether ink ever passes a pixel.
         for i in range(GRID):
             for j in range(GRID):
                 ink[i + 1, j + 1] = ink[i, j + 1] + ink[i + 1, j] - ink[i, j] + (grid[i, j] < FAINT)
@@ -251,21 +261,23 @@ def record(images, states, path, p, thresholds, refractory, leaks, hot, out, cou
             for x in range(SIDE):
                 pixel = (y << ROW_SHIFT) | x
                 off, on = thresholds[0, y, x], thresholds[1, y, x]
-                seen = ink[bottom + 2 * y, right + 2 * x] - ink[top + 2 * y, right + 2 * x]
-                seen -= ink[bottom + 2 * y, left + 2 * x] - ink[top + 2 * y, left + 2 * x]
-                if seen:
+                inked = ink[bottom + 2 * y, right + 2 * x] - ink[top + 2 * y, right + 2 * x]
+                inked -= ink[bottom + 2 * y, left + 2 * x] - ink[top + 2 * y, left + 2 * x]
+                if inked:
                     leak = leaks[y, x] * on * STEP * 1e-6
-                    count = _pixel(light, 2 * (y * GRID + x), cell, weight, off, on, refractory[y, x], leak, end,
-                                   p, pixel, state, out[n], count)  # fmt: skip
+                    count = _append_pixel_events(
+                        light, 2 * (y * GRID + x), cell, weight, off, on, refractory[y, x], leak, end,
+                        p, pixel, state, out[n], count,
+                    )  # fmt: skip
                 elif leaks[y, x] > 0:
                     period = 1e6 / leaks[y, x]
                     time = _uniform(state) * period
                     while time < end:
-                        count = _put(out[n], count, time, 1, pixel)
+                        count = _append_event(out[n], count, time, 1, pixel)
                         time += period
-        count = _shots(p.background * SIDE * SIDE, end, -1, state, out[n], count)
+        count = _append_random_events(p.background * SIDE * SIDE, end, -1, state, out[n], count)
         for pixel in hot:
-            count = _shots(p.hot_rate, end, pixel, state, out[n], count)
+            count = _append_random_events(p.hot_rate, end, pixel, state, out[n], count)
         counts[n] = count
         if count <= out.shape[1]:
             out[n, :count].sort()

@@ -1,19 +1,19 @@
-"""The constants of the simulated event camera, and where they come from.
+"""The constants of the simulated event camera, and how they were found.
 
-The chain, from the image to the events:
+The simulation goes from the image to the events in these steps:
 
-1. The screen shows the digit dark on bright paper. MNIST stores ink as 255, so the recordings' polarity runs
-   against MNIST's grey values: ink that arrives takes light away, which is an OFF event (0).
-2. The optics blur the image (a Gaussian; a screen pixel is a square), magnify it by one per cent and show it
-   turned by one degree.
+1. The screen shows the digit dark on bright paper. MNIST stores ink as 255, so polarities are opposite to MNIST's
+   grey values: ink that arrives at a pixel reduces its light and causes OFF events (0).
+2. The optics blur the image (with a Gaussian; a screen pixel is a square), magnify it by one per cent and rotate it
+   by one degree.
 3. The camera turns. Relative to the sensor, the image moves along `path.PATH`.
-4. A pixel sees the logarithm of its light. When that has changed by the pixel's threshold since the pixel was
-   last reset, there is an event. The reset takes a while, in which changes are lost; until the refractory
-   time is over, the pixel stays silent, but it does not forget what changes meanwhile.
-5. The reset switch leaks, which looks like light slowly rising: a still pixel has an ON event every 2.5 s.
+4. A pixel responds to the logarithm of its light. It fires an event when the logarithm has changed by the pixel's
+   threshold since its last reset. During the reset, changes are lost. Between the reset and the end of the refractory
+   time, the pixel is silent, but changes still count.
+5. The reset switch leaks, which has the effect of slowly rising light: a still pixel fires an ON event every 2.5 s.
 
-Each number below was fitted to 600 recordings of N-MNIST whose digits are known (recording ``<id>`` shows
-training digit ``<id>`` of MNIST). `compare` compares the outcome with 200 others.
+The constants below were fitted to 600 recordings of N-MNIST with known digits (recording ``<id>`` shows training digit
+``<id>`` of MNIST). `compare` was applied to 200 other recordings.
 """
 
 import math
@@ -27,61 +27,66 @@ from .path import PATH, PATH_LIMITS
 
 @dataclass(frozen=True)
 class SensorParams:
-    """The constants of a sensor. The defaults are those of N-MNIST's camera, as far as its recordings show them.
+    """The constants of a sensor. The defaults describe N-MNIST's camera, as far as its recordings reveal them.
 
     Parameters
     ----------
     contrast : float
-        Logarithm of the ratio of the light of paper to that of full ink; 1.596 is a ratio of 4.9.
-        Fitted together with the thresholds, to the numbers of events at faint and strong edges.
+        Logarithm of the ratio of the light of paper to the light of full ink; 1.596 is a ratio of 4.9. Fitted together
+        with the thresholds, to the numbers of events at faint and strong edges.
     gamma : float
-        Ink of grey value v takes away ``(v / 255) ** gamma`` of the light that full ink does.
+        Ink of grey value v absorbs ``(v / 255) ** gamma`` of the light that full ink absorbs.
     blur : float
-        Width (standard deviation) of the optics' blur, pixels. Fitted to the events' places.
+        Standard deviation of the optics' blur in pixels. Fitted to the positions of the events.
     zoom : float
-        Sensor pixels per image pixel. Fitted to the events' places, as `tilt`.
+        Sensor pixels per image pixel. Fitted to the positions of the events.
     tilt : float
-        Turn of the image against the sensor, radian.
+        Rotation of the image on the sensor in radians. Fitted to the positions of the events.
     threshold_on, threshold_off : float
-        Change of log light that makes an event. From the numbers of ON and OFF events.
+        Change of the log light that causes an event. Fitted to the numbers of ON and OFF events.
     spread_on, spread_off : float
-        Standard deviation of the thresholds from pixel to pixel, as a share of the threshold. From each pixel's
-        events in all 600 recordings together, against those of a sensor without spread.
+        Standard deviation of the thresholds between pixels, as a fraction of the threshold. Found by comparing each
+        pixel's number of events in all 600 recordings with that of a sensor without spread.
     noise : float
-        Standard deviation of a pixel's threshold from one event to the next, as a share. From the distribution
-        of the times between a pixel's events, as the next two.
+        Standard deviation of a pixel's threshold between events, as a fraction of it. Fitted, like the next two, to
+        the distribution of the times between a pixel's events.
     refractory : float
-        Least time between two events of a pixel, microseconds; the median of the pixels.
+        Shortest time between two events of a pixel, microseconds; the median of all pixels.
     refractory_spread : float
-        Standard deviation of its logarithm from pixel to pixel.
+        Standard deviation of the logarithm of `refractory` between pixels.
     reset : float
-        Time after an event during which the pixel is held in reset, microseconds. From the numbers of events of
+        Time after an event during which the pixel is held in reset, microseconds. Fitted to the numbers of events at
         fast and slow edges.
     latency : float
-        Time from the crossing of the threshold to the event, microseconds. It is 0 because `PATH` contains it: the
-        recordings do not mark the start of a movement, so a latency looks like a later path.
+        Time from the crossing of the threshold to the event, microseconds. It is 0 because it is included in `PATH`:
+        recordings do not mark the start of a movement, so a latency cannot be distinguished from a later movement.
     leak : float
-        ON events per second of a still pixel, on average. Counted where no ink ever comes.
+        Mean number of ON events per second of a still pixel. Counted where there is never ink.
     leak_spread : float
-        Standard deviation of its logarithm from pixel to pixel. Counted there, too: half of the pixels have 0.23 to
-        0.47 events per second.
+        Standard deviation of the logarithm of `leak` between pixels. Counted at the same pixels: half of them have
+        0.23 to 0.47 events per second.
     background : float
-        Other events per pixel and second, half of them ON. Twice the rate of OFF events counted there, 0.014.
+        Other events per pixel and second, half of them ON. Twice the rate of OFF events at the same pixels, 0.014.
     hot, hot_rate : int, float
-        Number of hot pixels, which fire whatever they see, and their events per second. N-MNIST's camera has one,
-        at (18, 30). Where `simulate` puts it depends on the seed.
+        Number of hot pixels, which fire independently of the light, and their events per second. N-MNIST's camera has
+        one, at (18, 30). `simulate` chooses its position from the seed.
     rest_ink : float
-        How far a pixel that sees ink at the start may be on its way to an ON event, as a share of the threshold.
-        The digit appeared on the screen before the recording, which took light away.
+        Pixels with ink at the start may be up to this fraction of the threshold on their way to an ON event. (The digit
+        appeared on the screen before the recording, which reduced the light.)
     delay, delay_spread : (float, float, float)
-        Mean and standard deviation of each saccade's delay against `PATH`, ms. Measured for each recording by
-        shifting the path until it fits best.
+        Mean and standard deviation of each saccade's delay relative to `PATH`, ms. Measured in each recording by
+        shifting the path to the best fit.
     delay_link : float
-        Correlation of the delays of the second and third saccade.
+        Correlation between the delays of the second and the third saccade.
     duration, duration_spread : float
-        Length of a recording, ms, for a third saccade without delay, and its standard deviation.
+        Length of a recording with the mean delay of the third saccade, ms, and its standard deviation.
     path : tuple of (float, float)
-        See `PATH`.
+        Positions of the image; see `path.PATH`.
+
+    Raises
+    ------
+    ValueError
+        If a constant has another shape or range than expected.
     """
 
     contrast: float = 1.596
@@ -127,7 +132,7 @@ class SensorParams:
             try:
                 numbers = np.asarray(given, dtype=np.float64)
             except (TypeError, ValueError):
-                numbers = np.empty(0)  # of no shape that is expected
+                numbers = np.empty(0)  # an array of a shape that no constant has
             if name == "path":
                 fits, expected = (
                     len(numbers.shape) == 2 and len(numbers) > 1 and numbers.shape[1:] == (2,),

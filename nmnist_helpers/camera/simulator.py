@@ -1,12 +1,12 @@
-"""A simulated event camera that records a digit in three saccades, as N-MNIST's camera did.
+"""Simulate an event camera that records a digit in three saccades, as N-MNIST's camera did.
 
-An event camera's pixel reports changes of the logarithm of its light: an ON event (polarity 1) where it has
-risen by a threshold since the pixel's last event, an OFF event (0) where it has fallen by one (Lichtsteiner,
-Posch, Delbruck, IEEE J. Solid-State Circuits 43:566, 2008). A still image gives no events, so N-MNIST's camera
-was moved: three small, quick turns of 100 ms each, along a triangle, before a screen that showed the digit
-(Orchard, Jayawant, Cohen, Thakor, Front. Neurosci. 9:437, 2015).
+A pixel of an event camera reports changes of the logarithm of its light. It fires an ON event (polarity 1) if the
+logarithm has risen by a threshold since its last event, and an OFF event (0) if it has fallen by a threshold
+(Lichtsteiner, Posch, Delbruck, IEEE J. Solid-State Circuits 43:566, 2008). A still image causes no events, so N-MNIST's
+camera was moved: in front of a screen that showed the digit, it made three small, quick turns of 100 ms each, along a
+triangle (Orchard, Jayawant, Cohen, Thakor, Front. Neurosci. 9:437, 2015).
 
-`sensor` holds the camera's constants and the origin of each; `pixels` is the compiled part.
+`sensor` contains the camera's constants and the origin of each; `pixels` is the compiled part.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from . import pixels
 from .digits import IMAGE_SIDE
 from .sensor import SensorParams
 
-#: Digits that one thread simulates at a time, and for how many events of each there is room at first.
+#: Number of digits that a thread simulates at a time, and number of events of each for which memory is first allocated.
 CHUNK, ROOM = 64, 8_000
 
 
@@ -37,25 +37,25 @@ def simulate(
     progress: bool = False,
     workers: int | None = None,
 ) -> PackedEvents:
-    """Simulate what the sensor records of digit images.
+    """Simulate the recordings of digit images.
 
     Parameters
     ----------
     images : uint8 array [N, 28, 28]
-        Ink, 0 to 255, as MNIST has it.
+        Ink from 0 to 255, as in MNIST.
     seed : int
-        Chooses the sensor (its pixels' thresholds and refractory times) and all that is random. The events of
-        digit n depend on the seed, on ``ids[n]`` and on its image alone, not on the other digits.
+        Determines the sensor (its pixels' thresholds, refractory times and leaks) and all random numbers. The events of
+        digit n depend only on the seed, on ``ids[n]`` and on its image, not on the other digits.
     ids : integer array [N], optional
-        Numbers of the digits, 0 or more; 1..N by default.
+        Numbers of the digits, 0 or more; by default 1..N.
     labels : integer array [N], optional
-        Digits 0..9; 0 by default.
+        Digits 0..9, by default 0. They are only copied to the result.
     params : SensorParams, optional
-        The sensor; by default the one fitted to N-MNIST.
+        Constants of the sensor; by default those fitted to N-MNIST.
     progress : bool
         Show a progress bar.
     workers : int, optional
-        Threads; by default as many as the process may use processors.
+        Number of threads; by default the number of processors that the process may use.
 
     Returns
     -------
@@ -85,46 +85,46 @@ def simulate_chunks(
     workers: int | None = None,
     size: int = 1024,
 ) -> Iterator[PackedEvents]:
-    """Simulate as `simulate` does, and hand over the recordings of `size` digits at a time.
+    """Simulate as `simulate` does, but yield the recordings of `size` digits at a time.
 
-    A caller that writes each part to a file needs the same memory for 60,000 digits as for 1,000. Together the parts
-    are what `simulate` returns. Without images there is one empty part.
+    A caller that writes each part to a file needs no more memory for 60,000 digits than for 1,000. Concatenated, the
+    parts are equal to the result of `simulate`. Without images there is one empty part.
 
     Raises
     ------
     ValueError
-        At once, as `simulate` does.
+        As `simulate` does, at the call and not at the first iteration.
 
     Examples
     --------
     >>> for n, part in enumerate(simulate_chunks(images, ids=ids, labels=labels)):
     ...     write_recordings(part, folder)
     """
-    images, ids, labels = _checked(images, ids, labels)
+    images, ids, labels = _check_inputs(images, ids, labels)
     params = SensorParams() if params is None else params
-    workers = _processors() if workers is None else workers
+    workers = _count_processors() if workers is None else workers
     for name, value, least in (("seed", seed, -math.inf), ("workers", workers, 1), ("size", size, 1)):
         if not isinstance(value, int | np.integer) or value < least:
             expected = "a whole number" + (f" of at least {least}" if least == 1 else "")
             raise ValueError(f"{name}: expected {expected}, found {value!r}")
     if not isinstance(params, SensorParams):
         raise ValueError(f"params: expected SensorParams, found {type(params).__name__}")
-    return _chunks(images, ids, labels, params, seed, progress, workers, size)
+    return _simulate_chunks(images, ids, labels, params, seed, progress, workers, size)
 
 
-def _chunks(images, ids, labels, params, seed, progress, workers, size) -> Iterator[PackedEvents]:
+def _simulate_chunks(images, ids, labels, params, seed, progress, workers, size) -> Iterator[PackedEvents]:
     constants, path = pixels.constants(params), np.array(params.path, dtype=np.float64)
     thresholds, refractory, leaks, hot = _make_sensor(params, seed)
     states = _random_states(seed, ids)
 
-    def run(some: slice) -> PackedEvents:
+    def run(rows: slice) -> PackedEvents:
         room = ROOM
-        counts = np.empty(len(images[some]), np.int64)
+        counts = np.empty(len(images[rows]), np.int64)
         while True:
             out = np.empty((len(counts), room), np.int64)
-            pixels.record(images[some], states[some], path, constants, thresholds, refractory, leaks, hot, out, counts)
+            pixels.record(images[rows], states[rows], path, constants, thresholds, refractory, leaks, hot, out, counts)
             if counts.max(initial=0) <= room:
-                return _unpack(out, counts, labels[some], ids[some])
+                return _decode_events(out, counts, labels[rows], ids[rows])
             room = int(counts.max())
 
     with (
@@ -140,11 +140,11 @@ def _chunks(images, ids, labels, params, seed, progress, workers, size) -> Itera
             yield PackedEvents.concatenate(parts)
 
 
-def _processors() -> int:
+def _count_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _checked(images, ids, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _check_inputs(images, ids, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     images = np.ascontiguousarray(images)
     if images.ndim != 3 or images.shape[1:] != (IMAGE_SIDE, IMAGE_SIDE) or images.dtype != np.uint8:
         raise ValueError(f"images: expected uint8 [N, 28, 28], found {images.dtype} {list(images.shape)}")
@@ -164,11 +164,13 @@ def _checked(images, ids, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _make_sensor(params: SensorParams, seed: int) -> tuple[np.ndarray, ...]:
-    """Make the pixels of sensor number `seed`: thresholds [2, 34, 34] (OFF, ON), refractory times and leaks [34, 34],
-    and which are hot."""
+    """Draw the constants of the sensor's pixels for `seed`.
+
+    Return thresholds [2, 34, 34] (OFF, ON), refractory times [34, 34], leaks [34, 34] and codes of the hot pixels [H].
+    """
     rng = np.random.default_rng(_random_states(seed, ["sensor"])[0])
     off, on, dead, leak = rng.standard_normal((4, SIDE, SIDE))
-    # A threshold far below the others would make a pixel that never stops.
+    # A pixel with a threshold far below the others would fire all the time.
     off = params.threshold_off * np.maximum(0.3, 1 + params.spread_off * off)
     on = params.threshold_on * np.maximum(0.3, 1 + params.spread_on * on)
     refractory = np.maximum(params.refractory * np.exp(params.refractory_spread * dead), params.reset)
@@ -178,12 +180,12 @@ def _make_sensor(params: SensorParams, seed: int) -> tuple[np.ndarray, ...]:
 
 
 def _random_states(seed: int, names) -> np.ndarray:
-    """Make a start of random numbers for each name, well mixed: neighbours have nothing in common."""
+    """Return an initial random state (uint64) for each name; a hash makes the states of similar names unrelated."""
     words = (hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest() for name in names)
     return np.array([int.from_bytes(word, "little") for word in words], dtype=np.uint64)
 
 
-def _unpack(out: np.ndarray, counts: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> PackedEvents:
+def _decode_events(out: np.ndarray, counts: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> PackedEvents:
     events = out[np.arange(out.shape[1]) < counts[:, None]]
     return PackedEvents(
         x=(events & 63).astype(np.uint8),

@@ -1,1 +1,1 @@
-"""From files to batches: recordings found, fetched, cached or simulated, augmented and binned."""
+"""From files to batches: find, fetch, cache or simulate recordings, then augment and bin them."""

@@ -1,4 +1,4 @@
-"""Zip archives from elsewhere, read under limits; an error names every fault."""
+"""Read zip archives of unknown origin safely: sizes are limited, and an error names every fault."""
 
 import errno
 import io
@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-#: Bytes of a recording; the longest of N-MNIST has some 50,000.
+#: Maximum size of a member in bytes. N-MNIST's longest recording has about 50,000.
 MAX_MEMBER = 1 << 23
-#: Bytes of all members together; N-MNIST's training set has 1.2 GB.
+#: Maximum unpacked size of all members together in bytes. N-MNIST's training set has 1.2 GB.
 MAX_TOTAL = 1 << 33
-#: Bytes unpacked for each byte of an archive; N-MNIST has less than 2.
+#: Maximum number of unpacked bytes per byte of the archive. N-MNIST has fewer than 2.
 MAX_RATIO = 100
-#: Bytes of the list of members; N-MNIST's has about 5 MB.
+#: Maximum size of the list of members (zip's central directory) in bytes. N-MNIST's has about 5 MB.
 MAX_LIST = 1 << 24
 
-#: How other files begin that are found under the name of an archive or a recording.
+#: First bytes -> description of other files that are sometimes found under the name of an archive or a recording.
 _KINDS = {
     b"Rar!": "a rar archive",
     b"7z\xbc\xaf'\x1c": "a 7z archive",
@@ -38,29 +38,29 @@ _KINDS = {
 
 
 def kind_of(head: bytes) -> str:
-    """What a file is, in words, from its first bytes (a megabyte is plenty); empty where they say nothing."""
+    """Return a description of a file from its first bytes (1 MB is enough), or an empty string if they are unknown."""
     if not head:
         return "an empty file (a download that never began, or a placeholder of a cloud folder)"
     if not head.strip(b"\0"):
-        return "zeros alone (a download that never finished, or a placeholder of a cloud folder)"
-    if converted := line_ends(head):
-        return converted
+        return "only zeros (a download that never finished, or a placeholder of a cloud folder)"
+    if damage := line_end_damage(head):
+        return damage
     if head[257:262] == b"ustar":
         return "a tar archive"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:40]
     return next((kind for magic, kind in _KINDS.items() if start.startswith(magic)), "")
 
 
-def line_ends(data: bytes) -> str:
-    """Whether a program took a binary file for text and converted its line ends; empty where not."""
+def line_end_damage(data: bytes) -> str:
+    """Return a description of the damage if a program converted the line ends of binary data, else an empty string."""
     feeds, pairs = data.count(b"\n"), data.count(b"\r\n")
     if (feeds >= 4 and feeds == pairs) or (pairs == 0 and feeds >= 1000 and len(data) >= 1 << 18):
         return "a binary file whose line ends were converted as if it were text (by git or FTP); fetch it again"
     return ""
 
 
-class _Reader(io.BufferedReader):
-    """A file that does not read more at once than any honest archive makes it."""
+class _LimitedReader(io.BufferedReader):
+    """A file that raises BadZipFile if `zipfile` reads more at once than a list of members may have."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         wanted = MAX_LIST + 1 if size is None or size < 0 else size
@@ -73,21 +73,21 @@ class _Reader(io.BufferedReader):
 
 
 @contextmanager
-def _faults(where: str) -> Iterator[None]:
-    """Turn whatever zipfile and the decompressors raise into one kind of error; the disk's own errors get a name."""
+def _translate_errors(where: str) -> Iterator[None]:
+    """Turn every error of `zipfile` and of the decompressors into a ValueError; add `where` to errors of the disk."""
     try:
         yield
     except Exception as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise type(error)(f"{where}: {os.strerror(error.errno)}") from error
-        said = str(error) or type(error).__name__
+        reason = str(error) or type(error).__name__
         raise ValueError(
-            f"{where}: expected a member that can be unpacked, found a damaged archive ({said})"
+            f"{where}: expected a member that can be unpacked, found a damaged archive ({reason})"
         ) from error
 
 
 class ZipFile:
-    """A zip archive of recordings, or of anything small.
+    """A zip archive of recordings, or of other small files.
 
     Parameters
     ----------
@@ -96,15 +96,15 @@ class ZipFile:
     Attributes
     ----------
     members : list of zipfile.ZipInfo
-        All files inside.
+        All files inside, without the folders.
     names : list of tuple of str
-        The parts of their names.
+        The parts of each member's name: its folders and its file name.
 
     Raises
     ------
     ValueError
-        Where the file is no zip archive, or one with members that lead outside it, are links, are encrypted, or
-        unpack to more than the limits above; the message names file and reason.
+        If the file is not a zip archive, if a member is a link or a device or would be unpacked outside its folder,
+        or if the members unpack to more than the limits above. The message names the file and the reason.
     """
 
     def __init__(self, path: Path):
@@ -112,20 +112,20 @@ class ZipFile:
         self._open_file: zipfile.ZipFile | None = None
         self._process = 0
         self.members = [m for m in self._open().infolist() if not m.filename.replace("\\", "/").endswith("/")]
-        self.names = [self._checked_name(member) for member in self.members]
+        self.names = [self._name_parts(member) for member in self.members]
         size, packed = path.stat().st_size, sum(member.compress_size for member in self.members)
         total = sum(member.file_size for member in self.members)
         if packed > size:
             raise ValueError(
-                f"{path}: expected members side by side, found {packed} packed bytes in {size}: a zip bomb"
+                f"{path}: expected members that do not overlap, found {packed} packed bytes in {size}: a zip bomb"
             )
         if total > min(MAX_TOTAL, MAX_RATIO * max(size, 1 << 20)):
             raise ValueError(f"{path}: expected at most {MAX_RATIO} times its {size} bytes when unpacked, and at most "
                              f"{MAX_TOTAL} bytes, found {total}: a zip bomb")  # fmt: skip
 
-    def _checked_name(self, member: zipfile.ZipInfo) -> tuple[str, ...]:
-        """The parts of a member's name; refuses whatever could land outside the folder it is unpacked into."""
-        name = member.orig_filename.replace("\\", "/")  # some programs on Windows write these
+    def _name_parts(self, member: zipfile.ZipInfo) -> tuple[str, ...]:
+        """Return the parts of a member's name, or raise if the member would be unpacked outside its folder."""
+        name = member.orig_filename.replace("\\", "/")  # some Windows programs write backslashes
         posix, windows = PurePosixPath(name), PureWindowsPath(name)
         if posix.is_absolute() or windows.drive or windows.root or ".." in posix.parts or "\0" in name:
             raise ValueError(f"{self.path}: expected members inside the archive's own folder, found {name!r}")
@@ -134,9 +134,9 @@ class ZipFile:
         return posix.parts
 
     def _open(self) -> zipfile.ZipFile:
-        # A forked process shares the file position of an open archive with its parent: each opens it anew.
+        # A forked process shares an open file's position with its parent, so each process opens the archive itself.
         if self._open_file is None or self._process != os.getpid():
-            file = _Reader(io.FileIO(self.path))
+            file = _LimitedReader(io.FileIO(self.path))
             try:
                 self._open_file, self._process = zipfile.ZipFile(file), os.getpid()
             except Exception as error:
@@ -156,18 +156,18 @@ class ZipFile:
         return self.__dict__ | {"_open_file": None, "_process": 0}
 
     def read(self, n: int) -> bytes:
-        """Bytes of member `n`, whose size and check sum are as the archive says."""
+        """Return the bytes of member `n`, or raise ValueError if their number or their checksum is wrong."""
         member = self.members[n]
         where = f"{self.path}: {member.filename!r}"
         if member.flag_bits & 1:
-            raise ValueError(f"{where}: expected a member that can be read, found it encrypted with a password")
+            raise ValueError(f"{where}: expected a member without encryption, found one with a password")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"{where}: expected it stored or deflated, found compression {member.compress_type}; "
-                             "pack it again as a plain zip")  # fmt: skip
+            raise ValueError(f"{where}: expected a stored or deflated member, found compression method "
+                             f"{member.compress_type}; pack it again as a plain zip")  # fmt: skip
         if member.file_size > MAX_MEMBER:
             raise ValueError(f"{where}: expected at most {MAX_MEMBER} bytes, found {member.file_size}")
-        with _faults(where), self._open().open(member) as file:
-            data = file.read(member.file_size + 1)  # one more, so that the check sum is compared
+        with _translate_errors(where), self._open().open(member) as file:
+            data = file.read(member.file_size + 1)  # zipfile compares the checksum only at the end of the data
         if len(data) != member.file_size:
             raise ValueError(f"{where}: expected {member.file_size} bytes, found {len(data)}: damaged archive")
         return data

@@ -1,8 +1,8 @@
 """Small random changes to a recording that leave its digit readable: rotation, shift, and a few optional ones.
 
-Everything random about one recording is drawn first, as one row of integers; what follows is integer arithmetic.
-So the one-recording path here, the Numba path in `binning`, the Triton path in `binning_gpu` and the tensor path in
-`device` move every event to the same pixel and the same microsecond, whatever the machine.
+The random numbers of a recording are drawn first, as one row of integers (its draw). All further steps are integer
+arithmetic. Therefore the code for one recording here, Numba's in `binning`, Triton's in `binning_gpu` and the tensor
+operations in `device` move every event to the same pixel and the same microsecond on every machine.
 """
 
 import math
@@ -14,13 +14,14 @@ from numba.extending import register_jitable
 from ..geometry import SIDE
 from ..io import Event
 
-#: Rotations are fixed point: cosine and sine times 2^20.
+#: 1 in fixed point: cosines and sines are stored times 2^20.
 ONE = 1 << 20
 MASK = 0xFFFFFFFF
 GOLDEN = 0x9E3779B9
-#: Uniform numbers that one recording's draw consumes.
+#: Number of uniform random numbers from which the draw of one recording is made.
 UNIFORMS = 5
-#: Columns of a draw: cosine and sine (x 2^20), shift in pixels, 1 to swap the polarity, 32-bit key.
+#: Columns of a draw: cosine and sine (times 2^20), shift in x and y (pixels), 1 to swap the polarities, and a 32-bit
+#: key from which the random number of each event is computed.
 COS, SIN, DX, DY, FLIP, KEY = range(6)
 #: The draw that changes nothing.
 IDENTITY = np.array([ONE, 0, 0, 0, 0, 0], dtype=np.int64)
@@ -30,10 +31,10 @@ _SUM_STD = math.sqrt((2**32 - 1) / 3)
 
 @register_jitable
 def mix(v):
-    """32-bit finaliser of MurmurHash3: neighbouring numbers in, unrelated numbers out.
+    """Hash 32-bit numbers with the finaliser of MurmurHash3: neighbouring numbers give unrelated ones.
 
-    `v` is an int64 in 0..2^32-1: a Numba scalar, a NumPy array or a tensor. Products may wrap in 64 bits; the
-    low 32 bits, all that is kept, are right all the same.
+    `v` is int64 with values 0..2^32-1: a Numba scalar, a NumPy array or a tensor. Products may overflow 64 bits. Their
+    low 32 bits, the only ones that are used, are correct even then.
     """
     v = v ^ (v >> 16)
     v = (v * 0x85EBCA6B) & MASK
@@ -44,28 +45,28 @@ def mix(v):
 
 @register_jitable
 def rotate(cos, sin, dx, dy, x, y):
-    """Pixel (x, y) turned about the centre (16.5, 16.5) and shifted, rounded half up; all int64.
+    """Rotate pixel (x, y) about the centre (16.5, 16.5), round half up, and shift by (dx, dy); all int64.
 
-    ``2 X = 33 + cos (2x - 33) - sin (2y - 33)``, and ``floor(X + 1/2) = (2 X + 1) >> 1``. Rows count downwards, so
-    a positive angle turns clockwise on the screen.
+    The rotated column X obeys ``2 X = 33 + cos (2x - 33) - sin (2y - 33)``, and is rounded by
+    ``floor(X + 1/2) = (2 X + 1) >> 1``. Rows are numbered from the top, so a positive angle is a clockwise rotation.
     """
     u, v = 2 * x - (SIDE - 1), 2 * y - (SIDE - 1)
     return ((SIDE * ONE + cos * u - sin * v) >> 21) + dx, ((SIDE * ONE + sin * u + cos * v) >> 21) + dy
 
 
 @register_jitable
-def wobble(h, scale):
-    """Time offset in microseconds from an event's 32-bit number `h`: near-normal, a sum of four uniforms."""
+def time_offset(h, scale):
+    """Return a nearly normal time offset (microseconds), a sum of four uniform numbers, from the 32-bit number `h`."""
     a = mix(h ^ GOLDEN)
     b = mix((a + GOLDEN) & MASK)
     return (((a & 0xFFFF) + (a >> 16) + (b & 0xFFFF) + (b >> 16) - 131070) * scale + ONE // 2) >> 20
 
 
 class Augment:
-    """Rotate and shift a recording at random; optionally lose events, jitter their times, swap the polarity.
+    """Rotate and shift a recording at random; optionally drop events, jitter their times and swap the polarities.
 
-    Events that leave the 34 x 34 sensor are dropped, and so are events that jitter moves before time 0. The
-    event given is left as it is; a new one comes back.
+    Events that leave the 34 x 34 sensor are dropped, as are events that the jitter moves before time 0. Calling an
+    `Augment` with an `Event` returns a new `Event`; the argument is not changed.
 
     Parameters
     ----------
@@ -74,16 +75,16 @@ class Augment:
     max_shift : int
         Shift in x and in y, each a whole number of pixels, uniform in -max_shift..+max_shift.
     event_dropout : float
-        Probability of losing an event, 0..1.
+        Probability of dropping an event, 0..1.
     time_jitter : float
-        Standard deviation in ms of a near-normal offset to each event's time (a sum of four uniform numbers, so
-        never beyond 3.46 standard deviations).
+        Standard deviation (ms) of a nearly normal offset that is added to each event's time. The offset is a sum of
+        four uniform numbers, so it never exceeds 3.46 standard deviations.
     polarity_flip : float
-        Probability that a whole recording has ON and OFF swapped, 0..1.
+        Probability that ON and OFF are swapped in a whole recording, 0..1.
     rng : numpy.random.Generator, optional
-        Where single calls draw from. Without it, torch's global generator: ``torch.manual_seed`` repeats a run,
-        and the workers of a DataLoader differ from each other. With it, each worker goes on from a generator of
-        its own, seeded from `rng` and from the worker's seed. `EventLoader` draws from its own seed instead.
+        Source of the random numbers of single calls. By default it is torch's global generator: ``torch.manual_seed``
+        makes a run repeatable, and the workers of a DataLoader differ from each other. With `rng`, each worker uses a
+        generator of its own, seeded from `rng` and from the worker's seed. `EventLoader` uses its own seed instead.
 
     Examples
     --------
@@ -122,21 +123,21 @@ class Augment:
 
     @property
     def drop_below(self) -> int:
-        """An event is lost where its 32-bit number is below this."""
+        """Threshold of the event dropout: an event is dropped if its 32-bit random number is below this."""
         return round(self.event_dropout * 2**32)
 
     @property
     def jitter_scale(self) -> int:
-        """Microseconds x 2^20 by which `wobble` scales its sum."""
+        """Factor by which `time_offset` multiplies its sum of random numbers, in microseconds times 2^20."""
         return round(self.time_jitter * 1000 / _SUM_STD * ONE)
 
     def draws(self, uniform: np.ndarray) -> np.ndarray:
-        """Turn uniform numbers into draws.
+        """Compute draws from uniform random numbers, one row of numbers for each recording.
 
         Parameters
         ----------
         uniform : float64 array [n, 5]
-            Uniform in 0 <= u < 1.
+            Numbers u with 0 <= u < 1.
 
         Returns
         -------
@@ -163,7 +164,7 @@ class Augment:
         Parameters
         ----------
         draw : int64 array [6]
-            A row of `draws`.
+            A row of the result of `draws`.
         x, y, p : integer arrays [n]
             Pixel and polarity (0 or 1).
         t : array [n]
@@ -173,6 +174,11 @@ class Augment:
         -------
         x, y, p : int64 arrays [m]
         t : float64 array [m], ms
+
+        Raises
+        ------
+        ValueError
+            If a pixel lies outside the sensor, or if polarities are swapped and one is neither 0 nor 1.
         """
         cos, sin, dx, dy, flip, key = (int(v) for v in draw)
         x, y, p = (np.asarray(a).astype(np.int64) for a in (x, y, p))
@@ -187,23 +193,23 @@ class Augment:
             number = mix((key + np.arange(len(x), dtype=np.int64) * GOLDEN) & MASK)
             keep &= number >= self.drop_below
         if self.time_jitter:
-            moved = np.rint(t * 1000) + wobble(number, self.jitter_scale)
+            moved = np.rint(t * 1000) + time_offset(number, self.jitter_scale)
             keep &= moved >= 0
             t = moved / 1000
         return new_x[keep], new_y[keep], (p ^ flip if flip else p)[keep], t[keep]
 
     def __call__(self, event: Event) -> Event:
-        """A changed copy of `event` (x, y in 0..33, polarity c, t in ms)."""
+        """Return an augmented copy of `event` (x, y in 0..33, polarity c, t in ms)."""
         if getattr(event, "y", None) is None:
             raise ValueError("augment: expected an event on a 34 x 34 sensor, found one without rows (y)")
         draw = self.draws(self.uniform()[None])[0]
         return Event(*self.apply(draw, event.x, event.y, event.c, event.t))
 
     def uniform(self) -> np.ndarray:
-        """The next five uniform numbers, float64 [5]: all that one recording draws."""
+        """Draw the five uniform random numbers of one recording, float64 [5]."""
         if self.rng is None:
             return torch.rand(UNIFORMS, dtype=torch.float64).numpy()
-        # A worker holds a copy of the generator, the same in each worker and again in each epoch.
+        # Every worker starts with the same copy of the generator, again in each epoch, so it is seeded anew.
         worker = torch.utils.data.get_worker_info()
         if worker is not None and self._worker_seed != worker.seed:
             self.rng = np.random.default_rng([int(self.rng.integers(2**63)), worker.seed % 2**63])
@@ -211,5 +217,5 @@ class Augment:
         return self.rng.random(UNIFORMS)
 
 
-#: The tutorial's augmentation: +-5 degrees, -4..+4 pixels.
+#: The augmentation of lava-dl's tutorial: rotations within +-5 degrees, shifts of -4..+4 pixels.
 augment = Augment()

@@ -1,6 +1,6 @@
-"""From packed events to the spikes of a batch on the CPU, augmented on the way (`device` does it elsewhere).
+"""Bin and augment packed events into the spikes of a batch on the CPU (`device` does the same on other devices).
 
-Both write CSR rows ``b * T + t`` with increasing channels and no channel twice, and agree spike by spike.
+Both give exactly the same spikes. In a list of spikes, row ``b * T + t`` has its channels in strictly increasing order.
 """
 
 import numpy as np
@@ -9,15 +9,15 @@ from ..bits import count_bits, lowest_bit
 from ..compiled import njit
 from ..geometry import CHANNELS, PIXELS, SIDE
 from ..io import PackedEvents
-from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, wobble
+from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, time_offset
 
 _WORDS = (CHANNELS + 63) // 64
 
 
 def time_bins(sample_length: float, sampling_time: float) -> int:
-    """Number of time bins T = sample_length / sampling_time (both in ms)."""
+    """Return the number of time bins, T = sample_length / sampling_time (both in ms)."""
     if not (np.isfinite(sampling_time) and sampling_time > 0):
-        raise ValueError(f"sampling_time: expected ms above 0, found {sampling_time}")
+        raise ValueError(f"sampling_time: expected a positive number of ms, found {sampling_time}")
     bins = sample_length / sampling_time
     if not np.isfinite(bins) or bins < 1 or bins > 2**20:
         raise ValueError(
@@ -28,15 +28,15 @@ def time_bins(sample_length: float, sampling_time: float) -> int:
 
 
 def bin_of(t_us: np.ndarray, sampling_time: float) -> np.ndarray:
-    """Time bin of times in microseconds: round(t in ms / sampling_time), half to even. int64."""
+    """Return the time bins (int64) of times in microseconds: round(t in ms / sampling_time), half to even."""
     return np.rint(np.asarray(t_us) / 1000 / sampling_time).astype(np.int64)
 
 
 def bin_edges(bins: int, sampling_time: float) -> np.ndarray:
-    """Last whole microsecond of each bin, int64 [bins].
+    """Return the last whole microsecond of each bin, int64 [bins].
 
-    A time t falls in the first bin k with ``t <= edges[k]``. The candidates around the half-way point are asked
-    of `bin_of` itself, so that the two cannot disagree.
+    A time t falls into the first bin k with ``t <= edges[k]``. The edges are found by applying `bin_of` to the
+    microseconds around each half-way point, so that both functions always agree.
     """
     middle = np.floor((np.arange(bins) + 0.5) * sampling_time * 1000).astype(np.int64)
     near = middle[:, None] + np.arange(-2, 3)
@@ -46,15 +46,15 @@ def bin_edges(bins: int, sampling_time: float) -> np.ndarray:
 
 @njit(inline="always")
 def _raster_one(x, y, p, t, draw, edges, cap, drop_below, jitter_scale, bitmap, filled, target, row_count, channel):
-    """Spikes of one recording into `channel`; returns their number.
+    """Write the channels of one recording's spikes into `channel` and their numbers into `row_count` [T].
 
-    `bitmap` [T, 37] has one bit a channel, `filled` [T] one bit for each of its words that is not zero. Both
-    come in as zeros and are left as zeros. `target` [1156] is scratch.
+    Return the number of spikes. `bitmap` [T, 37] has one bit for each channel; `filled` [T] has one bit for each
+    non-zero word of `bitmap`. Both are zero before and after. `target` [1156] is scratch memory.
     """
     bins = len(edges)
     n = len(t)
     cos, sin, dx, dy, flip, key = draw[COS], draw[SIN], draw[DX], draw[DY], draw[FLIP], draw[KEY]
-    # A recording has three to four times as many events as the sensor has pixels: turn each pixel once.
+    # A recording has three to four times as many events as the sensor has pixels, so each pixel is rotated only once.
     for row in range(SIDE):
         for column in range(SIDE):
             new_x, new_y = rotate(cos, sin, dx, dy, column, row)
@@ -63,7 +63,7 @@ def _raster_one(x, y, p, t, draw, edges, cap, drop_below, jitter_scale, bitmap, 
     random = drop_below > 0 or jitter_scale > 0
     k, marks = 0, np.uint64(0)
     for i in range(n):
-        # Of n events a cap keeps every (n / cap)th.
+        # With a cap, every (n / cap)th of n events is used.
         if n > cap and (i + 1) * cap // n == i * cap // n:
             continue
         if x[i] >= SIDE or y[i] >= SIDE or p[i] > 1:
@@ -77,10 +77,10 @@ def _raster_one(x, y, p, t, draw, edges, cap, drop_below, jitter_scale, bitmap, 
             if number < drop_below:
                 continue
             if jitter_scale > 0:
-                time += wobble(number, jitter_scale)
+                time += time_offset(number, jitter_scale)
         if time < 0 or time > edges[bins - 1]:
             continue
-        # Times rise (but for jitter), so the bin is at or just after the one before.
+        # Without jitter, times never decrease, so the bin is the previous event's or a little later.
         if time > edges[k] or (k > 0 and time <= edges[k - 1]):
             filled[k] |= marks
             marks = np.uint64(0)
@@ -103,7 +103,7 @@ def _raster_one(x, y, p, t, draw, edges, cap, drop_below, jitter_scale, bitmap, 
             words &= words - np.uint64(1)
             bits = bitmap[k, w]
             bitmap[k, w] = 0
-            # Most words hold one or two spikes: write two whatever there is, and keep what counts.
+            # Most words hold one or two spikes. Always writing two avoids a branch; a surplus one is overwritten.
             base, count = w << np.uint64(6), np.int64(count_bits(bits))
             channel[size] = base + lowest_bit(bits)
             bits &= bits - np.uint64(1)
@@ -119,21 +119,24 @@ def _raster_one(x, y, p, t, draw, edges, cap, drop_below, jitter_scale, bitmap, 
 @njit(error_model="numpy", nogil=True)
 def _raster_batch(
     x, y, p, t, offsets, index, draws, edges, cap, drop_below, jitter_scale, bitmap, filled, target,
-    room, loose, size, indptr,
+    starts, scratch, size, indptr,
 ):  # fmt: skip
-    """Each recording of a batch into its own room in `loose`."""
+    """Rasterise every recording of a batch into its own part of `scratch`; write the numbers of spikes to `size` [B].
+
+    Recording b may use ``scratch[starts[b]:starts[b + 1] + 2]``. ``indptr[1 + r]`` gets the number of spikes in row r.
+    """
     bins = len(edges)
     for b in range(len(index)):
         first, last = offsets[index[b]], offsets[index[b] + 1]
         row_count = indptr[1 + b * bins : 1 + (b + 1) * bins]
         size[b] = _raster_one(
             x[first:last], y[first:last], p[first:last], t[first:last], draws[b], edges, cap, drop_below, jitter_scale,
-            bitmap, filled, target, row_count, loose[room[b] : room[b + 1] + 2],
+            bitmap, filled, target, row_count, scratch[starts[b] : starts[b + 1] + 2],
         )  # fmt: skip
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
-    # Mapped arrays are read only; with all of them so, Numba compiles one version and not two.
+    # Memory-mapped arrays are read-only. With all arrays read-only, Numba compiles one version instead of two.
     array = array.view()
     array.flags.writeable = False
     return array
@@ -147,39 +150,40 @@ def rasterise(
     augment: Augment | None = None,
     cap: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Spikes of the recordings `index` on the CPU.
+    """Compute the spikes of the recordings `index` on the CPU.
 
     Parameters
     ----------
     packed : PackedEvents
-        Where the events are; memory-mapped arrays will do.
+        The events; the arrays may be memory-mapped.
     index : int64 array [B]
-        Which recordings.
+        Numbers of the recordings in `packed`.
     draws : int64 array [B, 6]
-        One draw for each (see `Augment.draws`; `IDENTITY` changes nothing).
+        The draw of each recording (see `Augment.draws`; `IDENTITY` changes nothing).
     edges : int64 array [T]
-        From `bin_edges`.
+        The last microsecond of each bin, from `bin_edges`.
     augment : Augment, optional
-        Gives event dropout and time jitter; the rest is in `draws`.
+        Sets the event dropout and the time jitter; rotation, shift and polarity swap are in `draws`.
     cap : int, optional
-        Most events of a recording that are looked at, taken evenly from its duration.
+        Maximum number of events that are used of each recording, spread evenly over its events.
 
     Returns
     -------
     indptr : int32 array [B * T + 1]
+        The spikes of row r = b * T + t are ``channel[indptr[r]:indptr[r + 1]]``.
     channel : int32 array [N]
     """
     drop_below, jitter_scale = (augment.drop_below, augment.jitter_scale) if augment else (0, 0)
-    room = np.concatenate([[0], np.cumsum(packed.offsets[index + 1] - packed.offsets[index])])
-    loose = np.empty(room[-1] + 2, dtype=np.uint16)
+    starts = np.concatenate([[0], np.cumsum(packed.offsets[index + 1] - packed.offsets[index])])
+    scratch = np.empty(starts[-1] + 2, dtype=np.uint16)
     size = np.zeros(len(index), dtype=np.int64)
     indptr = np.zeros(len(index) * len(edges) + 1, dtype=np.int32)
     _raster_batch(
         *(_read_only(array) for array in (packed.x, packed.y, packed.p, packed.t, packed.offsets)),
         index, draws, edges, cap or np.iinfo(np.int32).max, drop_below, jitter_scale,
         np.zeros((len(edges), _WORDS), np.uint64), np.zeros(len(edges), np.uint64), np.empty(PIXELS, np.int16),
-        room, loose, size, indptr,
+        starts, scratch, size, indptr,
     )  # fmt: skip
     np.cumsum(indptr, out=indptr)
-    channel = [loose[start : start + count] for start, count in zip(room, size, strict=False)]
+    channel = [scratch[start : start + count] for start, count in zip(starts, size, strict=False)]
     return indptr, np.concatenate(channel, dtype=np.int32)

@@ -1,7 +1,7 @@
-"""From recorded events to the spikes of a batch on a GPU: turned, shifted and binned in one launch.
+"""Rotate, shift and bin recorded events into the spikes of a batch on a GPU, in one launch.
 
-The same integer arithmetic as `nmnist_helpers.data.binning` and `nmnist_helpers.data.augmentation`, so that every event
-lands in the same pixel and the same bin.
+The integer arithmetic is that of `nmnist_helpers.data.binning` and `nmnist_helpers.data.augmentation`. Therefore every
+event falls on the same pixel and into the same bin.
 """
 
 import torch
@@ -14,8 +14,8 @@ from ..kernels.gpu.weight import padded
 from ..spikes import DenseSpikes
 from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, ONE, SIN, Augment
 
-EVENTS = 256  # events that a program handles together
-PROGRAMS = 16  # programs per recording: 4,100 events are one round
+EVENTS = 256  # events that a program processes at a time
+PROGRAMS = 16  # programs per recording; up to 4,096 events are processed in one round
 
 _GOLDEN, _PIXELS, _SIDE = tl.constexpr(GOLDEN), tl.constexpr(PIXELS), tl.constexpr(SIDE)
 _ONE, _HALF = tl.constexpr(ONE), tl.constexpr(ONE // 2)
@@ -25,7 +25,7 @@ _FLIP, _KEY, _DRAW = tl.constexpr(FLIP), tl.constexpr(KEY), tl.constexpr(KEY + 1
 
 @triton.jit
 def mix(v):
-    """`nmnist_helpers.data.augmentation.mix` on uint32, where the products wrap by themselves."""
+    """Compute `nmnist_helpers.data.augmentation.mix` on uint32, where products wrap around without a mask."""
     v = v ^ (v >> 16)
     v = v * 0x85EBCA6B
     v = v ^ (v >> 13)
@@ -38,7 +38,7 @@ def raster_kernel(
     words, first, count, draws, edges, out, T, width, cap, drop_below, jitter_scale,
     RANDOM: tl.constexpr, JITTER: tl.constexpr, SEARCH: tl.constexpr, EVENTS: tl.constexpr,
 ):  # fmt: skip
-    """Write 1 into ``out[b, bin, channel]`` for every event; several events of one bin write the same byte."""
+    """Write 1 to ``out[b, bin, channel]`` for every event; events of the same bin and channel write the same byte."""
     b = tl.program_id(0).to(tl.int64)
     begin, n = tl.load(first + b), tl.load(count + b)
     draws += b * _DRAW
@@ -68,7 +68,7 @@ def raster_kernel(
                 total = (low & 0xFFFF) + (low >> 16) + (high & 0xFFFF) + (high >> 16)
                 time += ((total.to(tl.int64) - 131070) * jitter_scale + _HALF) >> 20
         keep &= (time >= 0) & (time <= latest)
-        # The bin is the number of edges that lie before the time.
+        # The bin is the number of edges below the time, found by a binary search.
         bin = tl.zeros([EVENTS], tl.int32)
         for j in tl.static_range(SEARCH):
             ahead = bin + (1 << (SEARCH - 1 - j))
@@ -89,21 +89,21 @@ def rasterise(
     value: float = 1.0,
     out: torch.Tensor | None = None,
 ) -> DenseSpikes:
-    """Spikes of a batch, without a wait for the device.
+    """Compute the spikes of a batch without a host-device synchronisation.
 
     Parameters
     ----------
     words : int32 or int64 tensor [E]
-        All events of a dataset, ``t << 12 | channel`` with t in microseconds
-        (`nmnist_helpers.data.device.DeviceEvents`).
+        All events of a dataset as ``t << 12 | channel``, with t in microseconds
+        (see `nmnist_helpers.data.device.DeviceEvents`).
     first, count : int64 tensors [B]
         The events of recording b are ``words[first[b]:first[b] + count[b]]``.
     draws, edges : int64 tensors [B, 6], [T]
-        These and `augment` and `cap` as in `nmnist_helpers.data.binning.rasterise`.
+        These, `augment` and `cap` have the same meaning as in `nmnist_helpers.data.binning.rasterise`.
     value : float
-        What a spike is worth: 1 / sampling_time.
+        Value of a spike: 1 / sampling_time.
     out : uint8 tensor [B, T, P], optional
-        Where to write, P >= 2312. By default new, with P a multiple of 64.
+        Memory for the result, with P >= 2312. By default it is allocated, with P a multiple of 64.
 
     Returns
     -------

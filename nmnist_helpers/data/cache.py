@@ -1,8 +1,8 @@
-"""Packed recordings in one memory-mapped file: it opens at once, and each part is read when it is needed.
+"""Keep packed recordings in one memory-mapped cache file: it opens at once, and parts are read when they are needed.
 
-The file: 16 bytes of magic, then version, header length and the header's CRC-32 (three little-endian uint32),
-the header (JSON), and the seven arrays of `PackedEvents`, each from a multiple of 4,096 bytes on. Where they
-lie follows from the numbers of recordings and events alone.
+The file begins with 16 magic bytes, then the version, the header's length and the header's CRC-32 (three little-endian
+uint32), then the header (JSON). The seven arrays of `PackedEvents` follow, each at a multiple of 4,096 bytes. Their
+places are computed from the numbers of recordings and events.
 """
 
 import json
@@ -26,20 +26,30 @@ VERSION = 2
 SUFFIX = ".events"
 _HEAD = struct.Struct("<16sIII")
 _PAGE = 4096
-#: Room for head and header.
-_HEADER_ROOM = _PAGE
-#: Check sums are taken block by block (bytes), so that all processors can work at them.
+#: Bytes reserved for the fixed head (`_HEAD`) and the JSON header.
+_HEADER_BYTES = _PAGE
+#: Checksums are computed for blocks of this many bytes, in parallel.
 _BLOCK = 1 << 24
 #: Files whose events this process has verified: (path, size, time of change, inode).
 _verified: set[tuple] = set()
 
 
 class CacheError(ValueError):
-    """A cache file that cannot be used; the message says why."""
+    """A cache file cannot be used; the message gives the reason."""
 
 
 class MappedEvents(PackedEvents):
-    """`PackedEvents` in a cache file. Read only; another process gets the file's name instead of the data."""
+    """`PackedEvents` in a cache file, read-only. Pickling stores the path of the file instead of the data.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    key : dict
+        See `open_cache`.
+    stamp : tuple
+        Path, size, time of change and inode of the file when it was verified.
+    """
 
     path: Path
     key: dict
@@ -50,9 +60,9 @@ class MappedEvents(PackedEvents):
 
 
 def _layout(recordings: int, events: int) -> tuple[dict[str, tuple[int, int, np.dtype]], int]:
-    """Array name -> (first byte, length, dtype), and the size of the whole file in bytes."""
+    """Return a dict, array name -> (first byte, length, dtype), and the size of the whole file in bytes."""
     lengths = {"offsets": recordings + 1, "labels": recordings, "ids": recordings}
-    place, layout = _HEADER_ROOM, {}
+    place, layout = _HEADER_BYTES, {}
     for name, kind in (RECORDING_ARRAYS | EVENT_ARRAYS).items():
         dtype = np.dtype(kind).newbyteorder("<")
         length = lengths.get(name, events)
@@ -68,7 +78,7 @@ def _map(path: Path, layout: dict, write: bool) -> dict[str, np.ndarray]:
 
 
 def _crc(array: np.ndarray) -> int:
-    """CRC-32 of the CRC-32s of an array's blocks."""
+    """Return the CRC-32 of the CRC-32s of an array's blocks."""
     data = array.view(np.uint8).data
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         sums = list(pool.map(lambda start: zlib.crc32(data[start : start + _BLOCK]), range(0, len(data), _BLOCK)))
@@ -78,45 +88,45 @@ def _crc(array: np.ndarray) -> int:
 def open_cache(path: str | os.PathLike, key: dict, verified: tuple | None = None) -> MappedEvents:
     """Open a cache file after checking every byte that will be used.
 
-    The events are read and summed once in a process, and again where the file has another size, time of change or
-    inode: about half a second for 1 GB that is in memory on two processors, else as long as the disk takes to read
-    it. (The full training set has 1.7 GB.)
+    The checksums of the events are computed once per process, and again if the file's size, time of change or inode
+    differs. With two processors this takes about half a second for 1 GB in the system's file cache, and otherwise as
+    long as the disk needs. (The full training set has 1.7 GB.)
 
     Parameters
     ----------
     path : path-like
     key : dict of plain values
-        What the recordings were made from; the file must have been written with an equal one.
+        Describes what the recordings were made from. It must equal the key with which the file was written.
     verified : tuple, optional
-        ``stamp`` of a `MappedEvents` of this file, from the process that verified it.
+        ``stamp`` of a `MappedEvents` of this file, if another process has already verified the events.
 
     Raises
     ------
     CacheError
-        Where the file is foreign, of another version, stale, truncated or damaged.
+        If the file is not a cache file, has another version or another key, or is truncated or damaged.
     FileNotFoundError
-        Where there is no such file.
+        If there is no such file.
     """
     path = Path(path)
     with open(path, "rb") as file:
         found = os.fstat(file.fileno())
-        first = file.read(_HEADER_ROOM)
+        first = file.read(_HEADER_BYTES)
     stamp = (str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ino)
     if len(first) < _HEAD.size or not first.startswith(MAGIC):
-        raise CacheError(f"foreign: expected {MAGIC!r} at its start, found {first[: len(MAGIC)]!r}")
+        raise CacheError(f"not a cache file: expected {MAGIC!r} at its start, found {first[: len(MAGIC)]!r}")
     _, version, length, crc = _HEAD.unpack_from(first)
     if version != VERSION:
         raise CacheError(f"another version: expected {VERSION}, found {version}")
     text = first[_HEAD.size : _HEAD.size + length]
     if len(text) != length or zlib.crc32(text) != crc:
-        raise CacheError("damaged: its header does not match its check sum")
+        raise CacheError("damaged: its header does not match its checksum")
     header = json.loads(text)
     try:
-        was, sums = header["key"], header["crc32"]
+        written, sums = header["key"], header["crc32"]
         layout, expected = _layout(int(header["recordings"]), int(header["events"]))
-        changed = sorted(k for k in was.keys() | key.keys() if was.get(k) != key.get(k))
+        changed = sorted(k for k in written.keys() | key.keys() if written.get(k) != key.get(k))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CacheError(f"damaged: its header is not understood ({error!r})") from error
+        raise CacheError(f"damaged: its header cannot be read ({error!r})") from error
     if changed:
         raise CacheError(f"stale: {', '.join(changed)} changed since it was written")
     if found.st_size != expected:
@@ -124,7 +134,7 @@ def open_cache(path: str | os.PathLike, key: dict, verified: tuple | None = None
     arrays = _map(path, layout, write=False)
     for name in RECORDING_ARRAYS if stamp in _verified or stamp == verified else layout:
         if _crc(arrays[name]) != sums.get(name):
-            raise CacheError(f"damaged: {name} does not match its check sum")
+            raise CacheError(f"damaged: {name} does not match its checksum")
     _verified.add(stamp)
     mapped = MappedEvents(
         **{name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in arrays.items()}
@@ -136,22 +146,25 @@ def open_cache(path: str | os.PathLike, key: dict, verified: tuple | None = None
 def write_cache(
     path: str | os.PathLike, key: dict, recordings: int, events: int, fill: Callable[..., PackedEvents]
 ) -> None:
-    """Write a cache file, atomically.
+    """Write a cache file atomically.
 
     Parameters
     ----------
     path : path-like
     key : dict of plain values
+        See `open_cache`.
     recordings, events : int
-        How many there will be.
+        Numbers of recordings and of events that `fill` will return.
     fill : function arrays -> PackedEvents
-        ``arrays[name]`` is an array inside the file, to be filled; arrays that `fill` returns and that lie elsewhere
-        are copied.
+        Makes the recordings. It may write them to ``arrays[name]``, which are the arrays inside the file. Returned
+        arrays with other memory are copied into the file.
 
     Raises
     ------
     OSError
-        Where the disk is too small or cannot be written.
+        If the disk has too little space or cannot be written.
+    ValueError
+        If `fill` returns arrays of other lengths, or the key is too long for the header.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,36 +178,39 @@ def write_cache(
         with open(temporary, "r+b") as file:
             file.truncate(size)
             if hasattr(os, "posix_fallocate"):
-                # Now, with an error: a full disk under a memory map would end the process.
+                # Reserve the space now: a full disk raises an error here, but kills a process that writes to a map.
                 os.posix_fallocate(file.fileno(), 0, size)
         sums = _fill(temporary, layout, fill)
         text = json.dumps({"key": key, "recordings": recordings, "events": events, "crc32": sums}).encode()
-        if _HEAD.size + len(text) > _HEADER_ROOM:
+        if _HEAD.size + len(text) > _HEADER_BYTES:
             raise ValueError(
-                f"cache: expected a header of at most {_HEADER_ROOM - _HEAD.size} bytes, found {len(text)}"
+                f"cache: expected a header of at most {_HEADER_BYTES - _HEAD.size} bytes, found {len(text)}"
             )
         with open(temporary, "r+b") as file:
             file.write(_HEAD.pack(MAGIC, VERSION, len(text), zlib.crc32(text)) + text)
 
 
 def _fill(temporary: Path, layout: dict, fill: Callable[..., PackedEvents]) -> dict[str, int]:
-    """Let `fill` write the arrays; returns their check sums. The map ends with this function (Windows cares)."""
+    """Call `fill` with the arrays of the file and return the arrays' checksums.
+
+    The memory map is closed when this function returns, because Windows cannot rename a mapped file.
+    """
     arrays = _map(temporary, layout, write=True)
     filled = fill(arrays)
     for name, array in arrays.items():
         given = getattr(filled, name)
         if given.shape != array.shape:
-            raise ValueError(f"cache: expected {name} as announced, {array.shape}, found {given.shape}")
+            raise ValueError(f"cache: expected {name} of the announced shape {array.shape}, found {given.shape}")
         if not np.shares_memory(given, array):
             array[:] = given
     return {name: _crc(array) for name, array in arrays.items()}
 
 
 def writable(folder: Path) -> bool:
-    """Whether files may be made in `folder`, which need not exist yet.
+    """Return whether files can be made in `folder`, which is made if it does not exist.
 
-    Tried and not guessed, as a read-only disk may say otherwise; but a folder without write permission is left
-    alone even where, as for root, the system would let it pass.
+    A file is written as a test, because permissions do not reveal a read-only disk. A folder without write permission
+    is left alone, even if the system would allow writing, as it does for root.
     """
     there = next(place for place in (folder, *folder.parents) if place.exists())
     try:
@@ -210,7 +226,7 @@ def writable(folder: Path) -> bool:
 
 
 def _may_write(path: Path) -> bool:
-    # Whatever a `.cache` may allow that somebody left in read-only data: the data folder's rights decide.
+    # The permissions of the data folder count, not those of a `.cache` that somebody left in a read-only data folder.
     folder = path.parent
     if folder.name == ".cache" and folder.parent.exists() and not folder.parent.stat().st_mode & 0o222:
         return False
@@ -218,10 +234,10 @@ def _may_write(path: Path) -> bool:
 
 
 def cache_files(root: Path, name: str) -> list[Path]:
-    """Where the cache `name` of the data folder `root` may be, the better place first.
+    """Return the possible paths of the cache `name` of the data folder `root`, the preferred one first.
 
-    In ``<root>/.cache``, or, where that cannot be written, in `paths.cache_folder` under a name that tells one data
-    folder from another.
+    The first is in ``<root>/.cache``. The second, for data folders that cannot be written, is in `paths.cache_folder`
+    and has a name that is different for each data folder.
     """
     mark = zlib.crc32(str(root.resolve()).encode())
     return [root / ".cache" / (name + SUFFIX), cache_folder() / f"{name}-{mark:08x}{SUFFIX}"]
@@ -230,7 +246,7 @@ def cache_files(root: Path, name: str) -> list[Path]:
 def cached(
     paths: list[Path], key: dict, make: Callable[[], tuple[int, int, Callable[..., PackedEvents]]]
 ) -> MappedEvents:
-    """Open the first good cache of `paths`; where there is none, write one in the first folder that allows it.
+    """Open the first usable cache of `paths`; if there is none, write one in the first folder that can be written.
 
     Parameters
     ----------
@@ -239,12 +255,12 @@ def cached(
     key : dict of plain values
         See `open_cache`.
     make : function -> (recordings, events, fill)
-        Called only where the cache has to be written; see `write_cache`.
+        Called only if the cache has to be written; see `write_cache` for what it returns.
 
     Raises
     ------
     OSError
-        Where no folder can be written, or the disk is too small.
+        If no folder can be written, or the disk has too little space.
     """
     for path in paths:
         try:
@@ -254,7 +270,7 @@ def cached(
     for path in paths:
         if not _may_write(path):
             continue
-        # One process writes; the others wait and find it done.
+        # One process writes the file; the others wait and then open it.
         with locked(path.with_suffix(".lock"), f"that writes {path}"):
             try:
                 return open_cache(path, key)

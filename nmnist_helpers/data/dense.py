@@ -1,8 +1,8 @@
-"""Batches for a plain DataLoader: dense tensors that remember the events they were made from.
+"""Batches for torch's own DataLoader: dense tensors that remember the events from which they were made.
 
-A `DataLoader` asks for the samples of a batch one by one and stacks them: 89 MB are written twice, and then searched
-for the spikes that they were made of. Here a batch of samples is one list of spikes. `default_collate` makes one dense
-tensor of it that remembers the list; from a worker the list alone is sent.
+A `DataLoader` usually collects the samples of a batch one by one and stacks them: it writes 89 MB twice, and the first
+layer then searches them for spikes. Here the samples of a batch share one list of spikes. `default_collate` makes one
+dense tensor from the list and attaches the list to it. A worker process sends only the list.
 """
 
 import sys
@@ -18,7 +18,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from ..spikes import Spikes, attach
 
-#: Memory of dense batches that nobody holds any more, to be used again: new memory costs as much as filling it.
+#: Memory of recent dense batches, reused when a batch is no longer referenced: new memory costs as much as filling it.
 _buffers: list[np.ndarray] = []
 _lock = threading.Lock()
 
@@ -32,10 +32,11 @@ def _scatter(indptr, channel, value, out):
 
 
 def make_dense(indptr: torch.Tensor, channel: torch.Tensor, shape: tuple[int, int, int], value: float) -> torch.Tensor:
-    """A dense tensor [B, C, T], float32, that remembers its events."""
+    """Return a dense tensor [B, C, T], float32, that remembers its events."""
     with _lock:
         for buffer in _buffers:
-            # A tensor, a view of it or an array made of it holds the buffer: two names here, one in the call.
+            # A tensor made from the buffer, a view of it or an array refers to the buffer. Without any there are three
+            # references: the list, the variable here and the argument of the call.
             if buffer.shape == shape and sys.getrefcount(buffer) == 3:
                 dense = torch.from_numpy(buffer).zero_()
                 break
@@ -43,7 +44,7 @@ def make_dense(indptr: torch.Tensor, channel: torch.Tensor, shape: tuple[int, in
             buffer = np.zeros(shape, np.float32)
             dense = torch.from_numpy(buffer)
             _buffers.append(buffer)
-            del _buffers[:-2]  # the batch in use and the next
+            del _buffers[:-2]  # two are enough: the batch in use and the next
     _scatter(indptr.numpy(), channel.numpy(), np.float32(value), buffer)
     return attach(dense, Spikes(indptr, channel, shape, value))
 
@@ -53,11 +54,12 @@ class Sample(tuple):
 
 
 class Batch(Sequence):
-    """The samples of a batch, each made dense when it is asked for.
+    """The samples of a batch; a sample's dense tensor is made when the sample is read.
 
     Parameters
     ----------
     spikes : Spikes
+        Of shape (B, C, T).
     labels : int64 array [B]
     """
 
@@ -85,55 +87,55 @@ class Batch(Sequence):
         return Sample((torch.from_numpy(dense[0]), int(self.labels[n])))
 
 
-class _Unsent(torch.Tensor):
-    """A worker's dense batch: made where it is first read, in the worker or in the process that it is sent to."""
+class _LazyBatch(torch.Tensor):
+    """A worker's dense batch. Its numbers are computed at the first read, in the worker or in the receiving process."""
 
     _spikes: Spikes
-    _whole: torch.Tensor | None
+    _dense: torch.Tensor | None
 
     @staticmethod
     def __new__(cls, spikes: Spikes):
         self = torch.Tensor._make_wrapper_subclass(cls, spikes.shape, dtype=torch.float32)
-        self._spikes, self._whole = spikes, None
+        self._spikes, self._dense = spikes, None
         return self
 
-    def whole(self) -> torch.Tensor:
-        if self._whole is None:
-            self._whole = make_dense(*_parts(self._spikes))
-        return self._whole
+    def dense(self) -> torch.Tensor:
+        if self._dense is None:
+            self._dense = make_dense(*_arguments(self._spikes))
+        return self._dense
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        args, kwargs = tree_map(lambda a: a.whole() if isinstance(a, cls) else a, (args, kwargs or {}))
+        args, kwargs = tree_map(lambda a: a.dense() if isinstance(a, cls) else a, (args, kwargs or {}))
         return func(*args, **kwargs)
 
     def numpy(self, *, force: bool = False) -> np.ndarray:
-        return self.whole().numpy(force=force)
+        return self.dense().numpy(force=force)
 
     def tolist(self) -> list:
-        return self.whole().tolist()
+        return self.dense().tolist()
 
     def __repr__(self, **kwargs) -> str:  # type: ignore[override]  # torch leaves its own untyped
-        return repr(self.whole())
+        return repr(self.dense())
 
     def __reduce_ex__(self, protocol):
-        if self._whole is not None:  # it may have been changed
-            return torch.Tensor.clone, (self._whole,)
-        return make_dense, _parts(self._spikes)
+        if self._dense is not None:  # its numbers may have been changed
+            return torch.Tensor.clone, (self._dense,)
+        return make_dense, _arguments(self._spikes)
 
 
-def _parts(spikes: Spikes) -> tuple:
+def _arguments(spikes: Spikes) -> tuple:
     return spikes.indptr, spikes.channel, spikes.shape, spikes.value
 
 
 def _collate(batch, *, collate_fn_map=None) -> list[torch.Tensor]:
-    """What `default_collate` does with the samples of a `Batch`, or with any list of samples."""
+    """Collate the samples of a `Batch`, or any list of `Sample`, for torch's `default_collate`."""
     if not isinstance(batch, Batch):
         return [torch.stack([spike for spike, _ in batch]), torch.tensor([label for _, label in batch])]
     labels = torch.from_numpy(np.array(batch.labels, np.int64))
     if get_worker_info() is not None:
-        return [_Unsent(batch.spikes), labels]
-    return [make_dense(*_parts(batch.spikes)), labels]
+        return [_LazyBatch(batch.spikes), labels]
+    return [make_dense(*_arguments(batch.spikes)), labels]
 
 
 default_collate_fn_map[Sample] = _collate

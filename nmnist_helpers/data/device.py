@@ -1,4 +1,4 @@
-"""All events of a dataset on one device, and their way into a batch there."""
+"""Keep all events of a dataset on one device, and make batches of them there."""
 
 import numpy as np
 import torch
@@ -7,22 +7,27 @@ from ..geometry import CHANNELS, PIXELS, SIDE
 from ..io import PackedEvents
 from ..kernels.backend import resolve
 from ..spikes import Spikes
-from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, wobble
+from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, time_offset
 
-#: Events that are brought to the device at a time.
+#: Number of events that are copied to the device at a time.
 CHUNK = 1 << 24
 
 
 class DeviceEvents:
-    """All events of a `PackedEvents` on one device, and their way into a batch there.
+    """All events of a `PackedEvents` on one device, from which batches are made there.
 
-    One event is one number, ``t << 12 | channel``: 4 bytes where all times are below 2^19 microseconds (half a
+    An event is stored as one integer, ``t << 12 | channel``: 4 bytes if all times are below 2^19 microseconds (half a
     second), else 8. The full N-MNIST training set takes 1 GB.
 
     Parameters
     ----------
     packed : PackedEvents
     device : str or torch.device
+
+    Raises
+    ------
+    ValueError
+        If a pixel, a polarity or a time is out of range.
     """
 
     def __init__(self, packed: PackedEvents, device: str | torch.device):
@@ -38,7 +43,7 @@ class DeviceEvents:
             x, y, p, t = (np.asarray(a[part]).astype(np.int64) for a in (packed.x, packed.y, packed.p, packed.t))
             if x.max() >= SIDE or y.max() >= SIDE or p.max() > 1 or t.min() < 0:
                 raise ValueError(
-                    f"events {i} and on: expected pixels 0..{SIDE - 1}, polarity 0..1 and times from 0, found x up to "
+                    f"events from {i} on: expected pixels 0..{SIDE - 1}, polarity 0..1 and times from 0, found x up to "
                     f"{x.max()}, y up to {y.max()}, polarity up to {p.max()}, times from {t.min()}"
                 )
             self.words[part] = torch.from_numpy(t << 12 | (p * PIXELS + y * SIDE + x)).to(self.device, dtype)
@@ -52,26 +57,26 @@ class DeviceEvents:
         augment: Augment | None = None,
         cap: int | None = None,
     ) -> Spikes:
-        """Spikes of some recordings, as `binning.rasterise`; everything given and returned is on the device.
+        """Compute the spikes of a batch of recordings; all tensors, given and returned, are on the device.
 
-        The kernels' switch says how: with Triton, bytes without a wait for the device; else tensor operations,
-        which wait for the number of spikes.
+        The selected kernels (`kernels.backend`) determine the method. Triton gives `DenseSpikes` without a host-device
+        synchronisation. Otherwise tensor operations give `Spikes`, with several synchronisations.
 
         Parameters
         ----------
         index, draws, edges : int64 tensors [B], [B, 6], [T]
-            These and `augment` and `cap` as in `binning.rasterise`.
+            These, `augment` and `cap` have the same meaning as in `binning.rasterise`.
         sampling_time : float
-            ms.
+            Length of a time bin in ms; a spike has the value 1 / sampling_time.
         """
         first, count = self.first[index], self.count[index]
         if resolve(self.device) == "gpu":
             from .binning_gpu import rasterise as on_gpu
 
             return on_gpu(self.words, first, count, draws, edges, augment, cap, 1 / sampling_time)
-        return self._by_tensors(first, count, draws, edges, sampling_time, augment, cap)
+        return self._rasterise_with_tensors(first, count, draws, edges, sampling_time, augment, cap)
 
-    def _by_tensors(self, first, count, draws, edges, sampling_time, augment, cap) -> Spikes:
+    def _rasterise_with_tensors(self, first, count, draws, edges, sampling_time, augment, cap) -> Spikes:
         batch, bins = len(first), len(edges)
         sample = torch.repeat_interleave(torch.arange(batch, device=self.device), count)
         order = torch.arange(len(sample), device=self.device) - (count.cumsum(0) - count)[sample]
@@ -87,11 +92,11 @@ class DeviceEvents:
             number = mix((draw[:, KEY] + order * GOLDEN) & MASK)
             keep &= number >= augment.drop_below
             if augment.jitter_scale:
-                time = time + wobble(number, augment.jitter_scale)
+                time = time + time_offset(number, augment.jitter_scale)
         k = torch.bucketize(time, edges)
         keep &= (time >= 0) & (k < bins)
         spike = ((sample * bins + k) * CHANNELS + (p ^ draw[:, FLIP]) * PIXELS + y * SIDE + x)[keep]
-        spike = torch.unique(spike)  # sorts: by row, then by channel
+        spike = torch.unique(spike)  # also sorts them by row, then by channel
         row = spike // CHANNELS
         indptr = torch.zeros(batch * bins + 1, dtype=torch.int32, device=self.device)
         indptr[1:] = torch.bincount(row, minlength=batch * bins).cumsum(0)

@@ -1,4 +1,4 @@
-"""Fetch the official N-MNIST archives, check and count them, and unpack them on request."""
+"""Fetch the official N-MNIST archives, check them, count their recordings, and unpack them on request."""
 
 import argparse
 import json
@@ -27,13 +27,13 @@ https://www.garrickorchard.com/datasets/n-mnist"""
 
 _MENDELEY = "https://data.mendeley.com/public-files/datasets/468j46mzdv/files/"
 _PAGE = "https://data.mendeley.com/datasets/468j46mzdv/1"
-#: Further mirrors: addresses of folders with Train.zip and Test.zip, separated by blanks.
+#: Environment variable that names further mirrors: URLs of folders with Train.zip and Test.zip, separated by spaces.
 MIRRORS_VARIABLE = "NMNIST_MIRRORS"
 
 
 @dataclass(frozen=True)
 class Archive:
-    """One official archive.
+    """An official archive of N-MNIST.
 
     Parameters
     ----------
@@ -41,11 +41,11 @@ class Archive:
         'Train' or 'Test'; the archive is ``<split>.zip``.
     md5 : str
     size : int
-        About how many bytes.
+        Approximate size in bytes.
     urls : tuple of str
-        Mirrors, in the order in which they are tried.
+        URLs of the file, in the order in which they are tried.
     per_digit : tuple of int
-        Recordings of the digits 0 to 9.
+        Numbers of recordings of the digits 0 to 9.
     """
 
     split: str
@@ -78,8 +78,8 @@ ARCHIVES = (
 )
 
 
-def by_hand(archive: Archive, root: Path) -> str:
-    """How to get an archive without this module."""
+def manual_instructions(archive: Archive, root: Path) -> str:
+    """Return instructions for fetching an archive in a browser."""
     return (
         f"To fetch it by hand: open {_PAGE} in a browser, save {archive.name} (about {archive.size / 1e9:.2f} GB, "
         f"md5 {archive.md5}) in {root} and start again; it need not be unpacked. Or name a mirror in "
@@ -94,34 +94,34 @@ def download(
     archives: Sequence[Archive] = ARCHIVES,
     downloader: Downloader | None = None,
 ) -> list[Path]:
-    """Fetch what is missing of the official archives, and check it.
+    """Fetch the official archives that are missing, and check them.
 
     Parameters
     ----------
     root : path-like, optional
         Data folder; see `paths.data_root`.
     train : bool, optional
-        Only the training or only the test archive.
+        True for the training archive only, False for the test archive only; by default both.
     unpack : bool
-        Unpack the archives into folders. It is not needed: `NMNISTDataset` reads archives as well.
+        Unpack the archives into folders. This is not necessary: `NMNISTDataset` reads archives as well.
     archives : sequence of Archive
         By default the official ones.
     downloader : Downloader, optional
-        Where the usual patience will not do.
+        For other timeouts or numbers of attempts than the default ones.
 
     Returns
     -------
     list of Path
-        The archives, or the folders where they are or were unpacked.
+        The archives, or the folders with the unpacked recordings.
 
     Raises
     ------
     DownloadError
-        Where no mirror gave an archive; the message tells how to fetch it by hand.
+        If no mirror delivered an archive; the message explains how to fetch it by hand.
     OSError
-        Where the folder cannot be written or the disk is too small.
+        If the folder cannot be written or the disk has too little space.
     ValueError
-        Where an archive does not hold what it should.
+        If an archive does not contain the expected recordings.
     """
     root = data_root(root)
     done = []
@@ -130,37 +130,37 @@ def download(
             continue
         place = find(root, archive.split == "Train")
         if place is not None and place != root / archive.name:
-            _say_counts(place, archive)
+            _warn_if_counts_differ(place, archive)
         else:
-            place = _archive(root, archive, downloader)
+            place = _fetch_and_check(root, archive, downloader)
             if unpack:
                 try:
                     place = unpack_archive(place, root / archive.split)
                 except FileExistsError:
-                    place = root / archive.split  # another process was faster
+                    place = root / archive.split  # another process has unpacked it meanwhile
         done.append(place)
     return done
 
 
-def _say_counts(place: Path, archive: Archive) -> None:
+def _warn_if_counts_differ(place: Path, archive: Archive) -> None:
     counts = np.bincount(recordings.Recordings(place, archive.split).labels, minlength=10).tolist()
     if counts != list(archive.per_digit):
         print(
             f"{place}: {sum(counts)} recordings, of the digits 0 to 9 {', '.join(map(str, counts))}; the official "
-            f"archive has {sum(archive.per_digit)}. Nothing fetched: move it away to get them all."
+            f"archive has {sum(archive.per_digit)}. Nothing was fetched; to get them all, move this away."
         )
 
 
-def _archive(root: Path, archive: Archive, downloader: Downloader | None) -> Path:
-    """The checked archive in `root`, fetched if it is not there."""
+def _fetch_and_check(root: Path, archive: Archive, downloader: Downloader | None) -> Path:
+    """Return the path of an archive in `root` after fetching the archive, if it is missing, and checking it."""
     target = root / archive.name
-    if _checked_before(target, archive):
+    if _is_checked(target, archive):
         return target
     if not target.exists():
         if not writable(root):
             raise PermissionError(
                 f"{root}: expected a folder that can be written, found one that cannot be written. "
-                f"{by_hand(archive, root)}"
+                f"{manual_instructions(archive, root)}"
             )
         print(ATTRIBUTION)
     mirrors = [f"{base.rstrip('/')}/{archive.name}" for base in os.environ.get(MIRRORS_VARIABLE, "").split()]
@@ -174,15 +174,15 @@ def _archive(root: Path, archive: Archive, downloader: Downloader | None) -> Pat
             downloader,
         )
     except DownloadError as error:
-        raise DownloadError(f"{error}\n{by_hand(archive, root)}") from None
+        raise DownloadError(f"{error}\n{manual_instructions(archive, root)}") from None
     counts = check_archive(target, archive)
     print(f"{target}: {sum(counts)} recordings, as expected; of the digits 0 to 9 {', '.join(map(str, counts))}")
-    with suppress(OSError), atomic(_mark(target)) as temporary:  # read-only: it will be checked again
+    with suppress(OSError), atomic(_stamp_file(target)) as temporary:  # if it cannot be written: check again next time
         temporary.write_text(json.dumps(_stamp(target, archive)))
     return target
 
 
-def _mark(target: Path) -> Path:
+def _stamp_file(target: Path) -> Path:
     return target.with_name(f".{target.name}.checked")
 
 
@@ -191,21 +191,22 @@ def _stamp(target: Path, archive: Archive) -> dict:
     return {"md5": archive.md5, "size": found.st_size, "changed": found.st_mtime_ns}
 
 
-def _checked_before(target: Path, archive: Archive) -> bool:
-    # The sum of a gigabyte takes seconds; it is not worked out again for a file that has not changed.
+def _is_checked(target: Path, archive: Archive) -> bool:
+    # The MD5 of a gigabyte takes seconds, so it is not computed again while the file is unchanged.
     try:
-        return json.loads(_mark(target).read_text()) == _stamp(target, archive)
+        return json.loads(_stamp_file(target).read_text()) == _stamp(target, archive)
     except (OSError, ValueError):
         return False
 
 
 def check_archive(path: Path, archive: Archive) -> list[int]:
-    """Recordings of each digit in an archive.
+    """Return the numbers of recordings of the digits 0 to 9 in an archive.
 
     Raises
     ------
     ValueError
-        Where it is no archive, holds something foreign or unsafe, or the counts are not the official ones.
+        If the file is not an archive, if it contains anything but recordings, or if the numbers are not the official
+        ones.
     """
     try:
         found = recordings.Recordings(path, archive.split)
@@ -221,23 +222,23 @@ def check_archive(path: Path, archive: Archive) -> list[int]:
 
 
 def unpack_archive(path: str | os.PathLike, target: str | os.PathLike) -> Path:
-    """Unpack an archive of recordings into the folder `target`, wholly or not at all.
+    """Unpack an archive of recordings into the folder `target`, completely or not at all.
 
     Parameters
     ----------
     path : path-like
         The archive.
     target : path-like
-        The folder to be made, such as ``data/Train``; it gets ``<digit>/<id>.bin``.
+        The folder to create, such as ``data/Train``. The recordings become ``<digit>/<id>.bin`` in it.
 
     Raises
     ------
     FileExistsError
-        Where `target` is there already.
+        If `target` exists already.
     OSError
-        Where the disk is too small.
+        If the disk has too little space.
     ValueError
-        Where a member is unsafe, foreign or damaged.
+        If a member is damaged, is not a recording, or would be unpacked outside `target`.
     """
     path, target = Path(path), Path(target)
     found = recordings.Recordings(path, target.name)
@@ -256,7 +257,7 @@ def unpack_archive(path: str | os.PathLike, target: str | os.PathLike) -> Path:
             for digit in np.unique(found.labels):
                 (temporary / str(digit)).mkdir()
             for n in tqdm(range(len(found)), desc=f"unpacking {path.name}", unit="rec"):
-                # `names` are <digit>/<id>.bin and nothing else, whatever the archive calls its members.
+                # `names` are always <digit>/<id>.bin, whatever the names of the archive's members are.
                 (temporary / found.names[n]).write_bytes(found.read(n))
             temporary.chmod(0o755)
             temporary.rename(target)
@@ -266,7 +267,7 @@ def unpack_archive(path: str | os.PathLike, target: str | os.PathLike) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command ``python -m nmnist_helpers.download``."""
+    """Run the command ``python -m nmnist_helpers download``."""
     parser = argparse.ArgumentParser(
         prog="python -m nmnist_helpers download", description="Fetch and check the official N-MNIST archives (1.2 GB)."
     )

@@ -11,42 +11,42 @@ from tqdm import tqdm
 
 from ..files import locked, named
 
-#: Some hosts answer 403 to Python's own name.
+#: A browser's name: some hosts answer 403 to the name that `requests` sends.
 USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 _BLOCK = 1 << 20
 
 
 class DownloadError(OSError):
-    """No mirror gave the file; the message says what each answered."""
+    """No mirror delivered the file; the message lists what each one answered."""
 
 
-class _Refused(Exception):
-    """This mirror will not do."""
+class _MirrorError(Exception):
+    """A mirror cannot deliver the file; another one may."""
 
 
-class _Cut(Exception):
-    """The transfer broke off and can be resumed."""
+class _Interrupted(Exception):
+    """A transfer broke off and can be resumed."""
 
 
 @dataclass(frozen=True)
 class Downloader:
-    """A downloader for `pooch` that resumes broken transfers, also those of an earlier process.
+    """A downloader for `pooch` that resumes broken transfers, including those of an earlier process.
 
-    What has arrived stays in ``.<name>.part`` beside the file.
+    The bytes that have arrived are kept in ``.<name>.part`` beside the file.
 
     Parameters
     ----------
     progress : bool
         Show a progress bar.
     retries : int
-        Attempts in a row that bring nothing new, after which a mirror is given up.
+        Number of successive attempts without progress after which a mirror is given up.
     timeout : float
-        Seconds without a byte after which a connection counts as cut.
+        Seconds without a byte after which a connection counts as broken.
     pause : float
-        Seconds before the second attempt; doubles with each further one.
+        Seconds before the second attempt; doubled before each further one.
     least_rate : float
-        Bytes a second; a connection that is slower for twice `timeout` counts as cut and as an attempt that
-        brought nothing new.
+        Bytes per second. A connection that is slower for twice `timeout` counts as broken, and as an attempt without
+        progress.
     """
 
     progress: bool = True
@@ -56,31 +56,34 @@ class Downloader:
     least_rate: float = 1000
 
     def to(self, part: Path, size: int) -> Callable:
-        """The function that `pooch.retrieve` calls: fetch about `size` bytes by way of the file `part`."""
+        """Return a function for `pooch.retrieve` that fetches about `size` bytes to the file `part` and renames it."""
 
         def download(url: str, output_file: str, pooch: object) -> None:
-            self._bring(url, part, size)
+            self._fetch_with_retries(url, part, size)
             os.replace(part, output_file)
 
         return download
 
-    def _bring(self, url: str, part: Path, size: int) -> None:
+    def _fetch_with_retries(self, url: str, part: Path, size: int) -> None:
         best, tries = _size(part), 0
         with tqdm(desc=part.name[1:-5], unit="B", unit_scale=True, disable=not self.progress, initial=best) as bar:
             while True:
                 try:
                     return self._transfer(url, part, size, bar)
-                except _Cut as cut:
+                except _Interrupted as error:
                     have = _size(part)
-                    enough = self.least_rate * self.timeout  # less than this in an attempt is nothing new
+                    enough = self.least_rate * self.timeout  # bytes; an attempt that brings fewer is no progress
                     tries = tries + 1 if have <= best or have - best < min(enough, size / 1000) else 1
                     best = max(best, have)
                     if tries >= self.retries:
-                        raise _Refused(f"{cut}; given up after {tries} attempts that brought nothing new") from cut
+                        raise _MirrorError(f"{error}; given up after {tries} attempts without progress") from error
                     time.sleep(self.pause * 2 ** (tries - 1))
 
     def _transfer(self, url: str, part: Path, size: int, bar: tqdm) -> None:
-        """One connection. Returns where the server says that this was all."""
+        """Fetch the rest of the file over one connection.
+
+        Raise `_Interrupted` if the transfer broke off, and `_MirrorError` if the mirror answers with anything else.
+        """
         import requests
         import urllib3
 
@@ -91,36 +94,36 @@ class Downloader:
         try:
             response = requests.get(url, headers=headers, stream=True, timeout=self.timeout)
         except (requests.ConnectionError, requests.Timeout) as error:
-            raise _Cut(f"no connection ({error})") from None
+            raise _Interrupted(f"no connection ({error})") from None
         except (requests.RequestException, ValueError, urllib3.exceptions.HTTPError) as error:
-            raise _Refused(f"cannot be asked ({error})") from None
+            raise _MirrorError(f"request failed ({error})") from None
         with response:
             if response.status_code == 416 and have:
-                # Nothing after what is here: all of it, or more than there is. The sum will tell.
+                # The server has no byte after those of `part`. If the length is right, the MD5 is checked next.
                 if response.headers.get("Content-Range", "").strip() == f"bytes */{have}":
                     return
                 part.unlink()
-                raise _Cut("the part here is longer than the file there")
+                raise _Interrupted("the part on this disk is longer than the mirror's file")
             if response.status_code in (408, 425, 429) or response.status_code >= 500:
-                raise _Cut(f"answered {response.status_code} {response.reason}")
+                raise _Interrupted(f"answered {response.status_code} {response.reason}")
             if response.status_code not in (200, 206):
-                raise _Refused(f"answered {response.status_code} {response.reason}")
+                raise _MirrorError(f"answered {response.status_code} {response.reason}")
             kind = response.headers.get("Content-Type", "").partition(";")[0]
             if kind in ("text/html", "application/xhtml+xml"):
-                raise _Refused(f"answered with a web page ({kind})")
-            start, total = _extent(response, have)
+                raise _MirrorError(f"answered with a web page ({kind})")
+            start, total = _start_and_length(response, have)
             if total is not None and total > 2 * size:
-                raise _Refused(f"announces {total} bytes, expected about {size}")
+                raise _MirrorError(f"announces {total} bytes, expected about {size}")
             bar.total, bar.n = size if total is None else total, start
             with open(part, "r+b" if start else "wb", buffering=0) as file:
                 file.seek(start)
                 file.truncate()
                 self._copy(response.raw, file, start, 2 * size, bar)
         if _size(part) < (0.9 * size if total is None else total):
-            raise _Cut(f"cut off after {_size(part)} of {total or f'about {size}'} bytes")
+            raise _Interrupted(f"cut off after {_size(part)} of {total or f'about {size}'} bytes")
 
     def _copy(self, body, file, place: int, limit: int, bar: tqdm) -> None:
-        """Body into `file` from `place` on, as it comes."""
+        """Write the body to `file` from byte `place` on, as it arrives; raise if it exceeds `limit` bytes."""
         import urllib3
 
         began, since = time.monotonic(), place
@@ -128,20 +131,20 @@ class Downloader:
             try:
                 block = body.read1(_BLOCK)
             except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
-                raise _Cut(f"cut off after {place} bytes ({error})") from None
+                raise _Interrupted(f"cut off after {place} bytes ({error})") from None
             if not block:
                 return
             if place == 0 and block.lstrip()[:1] == b"<":
-                raise _Refused(f"answered with a web page (it begins with {block[:16]!r})")
+                raise _MirrorError(f"answered with a web page (it begins with {block[:16]!r})")
             file.write(block)
             place += len(block)
             bar.update(len(block))
             if place > limit:
                 file.truncate(0)
-                raise _Refused(f"does not end: more than {limit} bytes")
+                raise _MirrorError(f"too long: more than {limit} bytes")
             if (passed := time.monotonic() - began) > 2 * self.timeout:
                 if place - since < self.least_rate * passed:
-                    raise _Cut(f"too slow: {(place - since) / passed:.0f} bytes a second")
+                    raise _Interrupted(f"too slow: {(place - since) / passed:.0f} bytes a second")
                 began, since = time.monotonic(), place
 
 
@@ -149,17 +152,17 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _extent(response, have: int) -> tuple[int, int | None]:
-    """Where in the file the body begins, and the length of the whole file if it is said."""
-    said = response.headers.get("Content-Length", "")
-    length = int(said) if said.isdecimal() and len(said) < 19 else None
+def _start_and_length(response, have: int) -> tuple[int, int | None]:
+    """Return where in the file the body begins, and the length of the whole file, or None if it is unknown."""
+    text = response.headers.get("Content-Length", "")
+    length = int(text) if text.isdecimal() and len(text) < 19 else None
     if response.status_code == 200:
-        return 0, length  # the whole file, whatever was asked for
+        return 0, length  # the whole file, even if only a part was requested
     span = response.headers.get("Content-Range", "")
     unit, _, rest = span.partition(" ")
     first, _, whole = rest.partition("/")
     if unit != "bytes" or first.partition("-")[0] != str(have):
-        raise _Refused(f"asked for bytes from {have} on, answered with {span!r}")
+        raise _MirrorError(f"asked for bytes from {have} on, answered with {span!r}")
     if whole.isdecimal() and len(whole) < 19:
         return have, int(whole)
     return have, None if length is None else have + length
@@ -173,42 +176,47 @@ def fetch(
     check: Callable[[Path], object] | None = None,
     downloader: Downloader | None = None,
 ) -> Path:
-    """Fetch a file from the first mirror that delivers it whole.
+    """Fetch a file from the first mirror that delivers it completely.
 
-    Another mirror, or a later call, goes on from what a broken transfer left. Another process that fetches the
-    same file is waited for.
+    The part that a broken transfer has left is continued, from the next mirror or in a later call. If another process
+    is fetching the same file, the call waits for it.
 
     Parameters
     ----------
     urls : sequence of str
-        Mirrors, tried in this order.
+        URLs of the file, tried in this order.
     target : path-like
-        Where the file goes, once its MD5 is right. A file that is there already is checked and left.
+        The file gets this path when its MD5 has been checked. A file that exists already is checked and not changed.
     md5 : str
-        What the MD5 must be.
+        The expected MD5.
     size : int
-        About how many bytes; twice as many are not accepted.
+        Approximate size in bytes; more than twice as many are refused.
     check : function path -> object, optional
         Further check of a file with the right MD5; raises ValueError.
     downloader : Downloader, optional
-        Where the usual patience will not do.
+        For other timeouts or numbers of attempts than the default ones.
+
+    Returns
+    -------
+    Path
+        `target`.
 
     Raises
     ------
     DownloadError
-        Where no mirror gave the file, or the file that is there has another MD5.
+        If no mirror delivered the file, or if `target` exists with another MD5.
     OSError
-        Where the disk is too small.
+        If the disk has too little space.
     """
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
     target, downloader = Path(target), downloader or Downloader()
     part = target.with_name(f".{target.name}.part")
-    if _is_there(target, md5):
+    if _is_complete(target, md5):
         return target
     with locked(target.with_name(f".{target.name}.lock"), f"that fetches {target}"):
-        if _is_there(target, md5):
+        if _is_complete(target, md5):
             return target
         free = shutil.disk_usage(target.parent).free
         if free < size - _size(part):
@@ -217,9 +225,9 @@ def fetch(
             )
         faults = []
         for url in urls:
-            # Two chances: a part that came from elsewhere may be what spoils the sum.
-            for chance in (True, False):
-                resumed = chance and _size(part) > 0
+            # If the MD5 of a resumed file is wrong, the old part may be the reason: try once more from the beginning.
+            for first_try in (True, False):
+                resumed = first_try and _size(part) > 0
                 try:
                     with named(target):
                         pooch.retrieve(
@@ -228,12 +236,12 @@ def fetch(
                     if check is not None:
                         check(target)
                     return target
-                except _Refused as refused:
-                    faults.append(f"{url}: {refused}")
+                except _MirrorError as error:
+                    faults.append(f"{url}: {error}")
                     break
-                except ValueError as error:  # from pooch: another MD5, and the file is gone; or from the check
-                    said = f"md5 as expected, but {error}" if target.exists() else str(error).split(". ")[0]
-                    faults.append(f"{url}: {said}")
+                except ValueError as error:  # from pooch, which removes a file with another MD5, or from `check`
+                    fault = f"md5 as expected, but {error}" if target.exists() else str(error).split(". ")[0]
+                    faults.append(f"{url}: {fault}")
                     target.unlink(missing_ok=True)
                     if not resumed:
                         break
@@ -243,7 +251,7 @@ def fetch(
         )
 
 
-def _is_there(target: Path, md5: str) -> bool:
+def _is_complete(target: Path, md5: str) -> bool:
     import pooch
 
     if not target.exists():

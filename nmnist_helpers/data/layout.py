@@ -1,44 +1,45 @@
-"""Find the recordings of a split, even if a download, cloud folder or file manager has changed N-MNIST's layout."""
+"""Find the recordings of a split, even if a browser, a cloud folder or a file manager has changed N-MNIST's layout."""
 
 import os
 import re
 from pathlib import Path
 
 EXPECTED = "expected <digit>/<id>.bin with digits 0 to 9"
-#: Left behind by file managers and archivers.
+#: Files and folders that file managers and archivers leave behind.
 _LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r"}
-#: Files that stand for a split and cannot be read, and what they are.
+#: Endings of files with a split's name that cannot be read: unfinished downloads, and other kinds of archives.
 _UNFINISHED = r"(\.zip)?\.(crdownload|part|partial|download|opdownload|tmp|aria2|!ut)"
 _OTHER = r"\.(tar|tgz|tar\.\w+|rar|7z|gz|z\d\d|zip\.\d+|zipx)"
 
 
 def split_name(train: bool) -> str:
-    """N-MNIST's name of a split."""
+    """Return N-MNIST's name for a split."""
     return "Train" if train else "Test"
 
 
 def is_litter(name: str) -> bool:
-    """Whether a name is passed over; everything else that is foreign is an error."""
+    """Return whether a file or folder of this name is ignored. (All other unexpected files raise an error.)"""
     return name.startswith(".") or name.lower() in _LITTER
 
 
 def _is_collection(name: str) -> bool:
-    """Whether a name is that of the whole data set: N-MNIST, nmnist (1), 468j46mzdv-1 (its number at Mendeley)."""
+    """Return whether a name stands for the whole dataset: N-MNIST, nmnist (1), 468j46mzdv-1 (its Mendeley number)."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     return "nmnist" in plain or plain.startswith("468j46mzdv")
 
 
 def find(root: Path, train: bool) -> Path | None:
-    """The folder or zip archive that holds a split, None where there is neither.
+    """Return the folder or zip archive that holds a split, or None if there is neither.
 
-    Looked for in this order, whatever the case of the letters: the folder ``Train``; ``Train.zip``; a browser's
-    ``Train (1).zip``; the same in a folder ``N-MNIST``; an archive ``N-MNIST.zip`` of both splits. `root` may be such
-    an archive itself.
+    The names are searched for in this order, ignoring case: the folder ``Train``; ``Train.zip``; a browser's
+    ``Train (1).zip``; the same in a folder ``N-MNIST``; an archive ``N-MNIST.zip`` of both splits. `root` may also be
+    an archive. It is then returned unchanged.
 
     Raises
     ------
     ValueError
-        Where there is only something that cannot be read, such as an unfinished download; the message names it.
+        If there is only a file that cannot be read, such as an unfinished download, or if `root` is itself the folder
+        of a split; the message names the file or folder.
     """
     if root.is_file():
         return root
@@ -50,7 +51,7 @@ def find(root: Path, train: bool) -> Path | None:
     files = [entry for entry in entries if entry.is_file()]
     for entry in folders:
         if entry.name.lower() == split:
-            return _descend(Path(entry.path), split)
+            return _innermost_folder(Path(entry.path), split)
     for pattern in (rf"{split}\.zip", rf"{split}[ _-]*(\(\d+\)|\d+|copy.*|kopie.*|copie.*)\.zip"):
         for entry in files:
             if re.fullmatch(pattern, entry.name.lower()):
@@ -75,12 +76,12 @@ def find(root: Path, train: bool) -> Path | None:
     digits = [entry.name for entry in folders if len(entry.name) == 1 and entry.name in "0123456789"]
     if len(digits) > 1:
         raise ValueError(f"{root}: expected the folder that holds Train and Test, found the digits' folders "
-                         f"{', '.join(digits)}; name {root.parent}")  # fmt: skip
+                         f"{', '.join(digits)}; pass {root.parent}")  # fmt: skip
     return None
 
 
-def _descend(folder: Path, split: str) -> Path:
-    """The folder of the digits inside ``Train``, where an archiver put one ``Train`` into another."""
+def _innermost_folder(folder: Path, split: str) -> Path:
+    """Return the folder that holds the digits' folders: some archivers put one folder ``Train`` into another."""
     for _ in range(4):
         inside = [entry for entry in os.scandir(folder) if not is_litter(entry.name)]
         if len(inside) != 1 or not inside[0].is_dir():

@@ -1,4 +1,4 @@
-"""Batches straight from packed events: shuffled, augmented and binned without a dense tensor on the way."""
+"""Make batches directly from packed events: shuffle, augment and bin them without making a dense tensor."""
 
 from collections.abc import Callable, Iterator, Sized
 from typing import Any, cast
@@ -18,41 +18,46 @@ from .device import DeviceEvents
 
 
 class EventLoader:
-    """Iterate over a dataset in batches of spikes, many times faster than recording by recording.
+    """Iterate over a dataset in batches of spikes, many times faster than one recording at a time.
 
-    An epoch is determined by (seed, epoch) alone: the order of the recordings and the augmentation of each are
-    the same on the CPU and on a GPU, for any batch size, and after resuming in the middle. Each time the loader
-    is iterated over, the next epoch comes; an epoch that was broken off counts as one.
+    An epoch depends only on (seed, epoch): the order of the recordings and the augmentation of each are the same on the
+    CPU and on a GPU, for every batch size, and when an epoch is resumed in the middle. Each iteration over the loader
+    is the next epoch, even if the previous one was not finished.
 
     Parameters
     ----------
     dataset : NMNISTDataset, torch.utils.data.Subset of one, or PackedEvents
     batch_size : int
     shuffle : bool
-        A new order in every epoch.
+        Shuffle the recordings in every epoch.
     seed : int
-        Of order and augmentation.
+        Seed of the shuffling and of the augmentation.
     transform : Augment or function Event -> Event, optional
-        By default the dataset's own. `Augment` runs compiled; any other function is called recording by
-        recording, which is slow, and keeps its randomness to itself. Pass False for none.
+        By default the dataset's own. `Augment` runs compiled. Any other function is called for one recording at a
+        time, which is slow, and its random numbers do not depend on `seed`. Pass False for no transform.
     device : str or torch.device
-        Where the batches are wanted. On a GPU all events are kept there (1 GB for the full training set), and
+        Device of the batches. On a GPU all events are kept there (1 GB for the full training set), and the batches are
         selected, augmented and binned there.
     drop_last : bool
-        Leave out a last batch that is not full.
+        Leave out the last batch if it is not full.
     sampling_time, sample_length : float, optional
-        ms; by default the dataset's own (1 and 300 for PackedEvents).
+        Length of a time bin and of a sample in ms; by default the dataset's own (1 and 300 for PackedEvents).
     max_events : int, optional
-        Most events of a recording that are used, taken evenly from its duration. By default all are used. What
-        it costs is said once, and kept in `dropped_events` and `capped_recordings`.
+        Maximum number of events that are used of each recording, spread evenly over its events; by default all. If
+        events are dropped, one line is printed; the numbers are in `dropped_events` and `capped_recordings`.
     on_device : bool, optional
-        Keep the events on `device` and make the batches there; by default wherever `device` is not the CPU.
+        Keep the events on `device` and make the batches there. By default True unless `device` is the CPU.
 
     Yields
     ------
     spikes : Spikes
-        [B, 2312, T], value 1 / sampling_time; made by Triton, `DenseSpikes`.
+        Of shape (B, 2312, T) and value 1 / sampling_time; `DenseSpikes` if Triton makes the batches.
     labels : int64 tensor [B]
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError
+        If an argument of the constructor has another type or range than expected.
 
     Examples
     --------
@@ -82,7 +87,7 @@ class EventLoader:
             raise ValueError(f"seed: expected 0 or more, found {seed}")
         base, self.index = _unwrap(dataset)
         self.packed = base if isinstance(base, PackedEvents) else base.packed
-        if not isinstance(base, NMNISTDataset) and not isinstance(self.packed, MappedEvents):  # of anyone's making
+        if not isinstance(base, NMNISTDataset) and not isinstance(self.packed, MappedEvents):  # from user code
             self.packed.validate()
         used: Any = getattr(base, "transform", None) if transform is None else (transform or None)
         if used is not None and not callable(used):
@@ -106,8 +111,8 @@ class EventLoader:
         self._labels = torch.from_numpy(self.packed.labels[self.index])
         on_device = self.device.type != "cpu" if on_device is None else on_device
         self._events: DeviceEvents | None = None
-        # A function that is not compiled takes one Event at a time, on the CPU.
-        if on_device and self._foreign is None:
+        # A transform that is not compiled takes one Event at a time, on the CPU.
+        if on_device and self._slow_transform is None:
             self._events = DeviceEvents(self.packed, self.device)
             self._edges = torch.from_numpy(self._edges).to(self.device)
             self._labels = self._labels.to(self.device)
@@ -115,8 +120,8 @@ class EventLoader:
         self._count_dropped()
 
     @property
-    def _foreign(self) -> Callable[[Event], Event] | None:
-        """A transform that is not compiled and is called recording by recording."""
+    def _slow_transform(self) -> Callable[[Event], Event] | None:
+        """The transform, if it is not compiled and has to be called for each recording; else None."""
         return None if isinstance(self.transform, Augment) else self.transform
 
     def _count_dropped(self) -> None:
@@ -138,7 +143,7 @@ class EventLoader:
         return full + (rest > 0 and not self.drop_last)
 
     def set_epoch(self, epoch: int) -> None:
-        """Make `epoch` (from 0) the one that the next iteration goes through, from its start."""
+        """Start the next iteration at the beginning of `epoch` (counted from 0)."""
         if epoch < 0:
             raise ValueError(f"epoch: expected 0 or more, found {epoch}")
         self.epoch, self.position, self._resume = int(epoch), 0, False
@@ -153,16 +158,16 @@ class EventLoader:
         }
 
     def state_dict(self) -> dict:
-        """Where the iteration stands: the epoch, and the batches of it that were given out."""
+        """Return the state of the iteration: the epoch, the batches yielded in it, and settings for a later check."""
         return self._identity() | {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on where `state` was taken: the next iteration starts at the batch after.
+        """Continue from `state`: the next iteration starts with the batch after the last one yielded.
 
         Raises
         ------
         ValueError
-            Where the state is of a loader with other batches.
+            If the state comes from a loader with another seed, shuffle, batch_size, drop_last or number of recordings.
         """
         for name, value in self._identity().items():
             if state.get(name) != value:
@@ -187,26 +192,31 @@ class EventLoader:
             yield batch
 
     def batch(self, i: int, epoch: int | None = None) -> tuple[Spikes, torch.Tensor]:
-        """Batch `i` of an epoch (by default the present one), whatever was asked for before.
+        """Return batch `i` of an epoch, independently of the iteration.
 
         Parameters
         ----------
         i : int
             0 .. len(self) - 1.
         epoch : int, optional
+            By default the current one.
         """
         if not 0 <= i < len(self):
             raise IndexError(f"batch: expected one of {len(self)}, found number {i}")
         order, index, draws = self._epoch_plan(self.epoch if epoch is None else epoch)
         part = slice(i * self.batch_size, (i + 1) * self.batch_size)
         labels, index, draws = self._labels[order[part]], index[part], draws[part]
-        known = self.transform if isinstance(self.transform, Augment) else None
+        augment = self.transform if isinstance(self.transform, Augment) else None
         if self._events is not None:
-            return self._events.rasterise(index, draws, self._edges, self.sampling_time, known, self.max_events), labels
-        if self._foreign is not None:
-            indptr, channel = self._one_by_one(index.numpy(), self._foreign)
+            return self._events.rasterise(
+                index, draws, self._edges, self.sampling_time, augment, self.max_events
+            ), labels
+        if self._slow_transform is not None:
+            indptr, channel = self._bin_one_by_one(index.numpy(), self._slow_transform)
         else:
-            indptr, channel = rasterise(self.packed, index.numpy(), draws.numpy(), self._edges, known, self.max_events)
+            indptr, channel = rasterise(
+                self.packed, index.numpy(), draws.numpy(), self._edges, augment, self.max_events
+            )
         spikes = Spikes(
             torch.from_numpy(indptr),
             torch.from_numpy(channel),
@@ -216,8 +226,8 @@ class EventLoader:
         return spikes.to(self.device), labels.to(self.device)
 
     def _epoch_plan(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Order of the epoch [N], the recordings in that order [N], and the draw of each [N, 6]."""
-        plan = self._plan  # read once: another thread may ask for another epoch meanwhile
+        """Return the order of an epoch [N], the recordings in that order [N], and the draw of each [N, 6]."""
+        plan = self._plan  # read only once, because another thread may replace it with another epoch's
         if plan is None or plan[0] != epoch:
             size = len(self.index)
             order = np.arange(size)
@@ -233,7 +243,7 @@ class EventLoader:
             self._plan = plan = (epoch, *arrays)
         return plan[1:]
 
-    def _one_by_one(self, index: np.ndarray, transform: Callable[[Event], Event]) -> tuple[np.ndarray, np.ndarray]:
+    def _bin_one_by_one(self, index: np.ndarray, transform: Callable[[Event], Event]) -> tuple[np.ndarray, np.ndarray]:
         spikes = []
         for b, n in enumerate(index):
             x, y, p, t = self.packed.recording(n)
@@ -249,7 +259,7 @@ class EventLoader:
 
 
 def _unwrap(dataset: Dataset | PackedEvents) -> tuple:
-    """The dataset at the bottom, and which of its recordings are meant."""
+    """Return the dataset inside all `Subset`s, and the numbers of the recordings that they select."""
     indices = None
     while isinstance(dataset, Subset):
         own = np.asarray(dataset.indices, dtype=np.int64)

@@ -1,6 +1,6 @@
-"""Fetch MNIST, the digits that N-MNIST's camera recorded: 11 MB to simulate from, instead of 1.2 GB of recordings.
+"""Fetch MNIST, the digits that N-MNIST's camera recorded: 11 MB for simulations, instead of 1.2 GB of recordings.
 
-``python -m nmnist_helpers.mnist`` puts the four files into ``mnist/`` in the data folder.
+``python -m nmnist_helpers mnist`` saves the four files in ``mnist/`` in the data folder.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from ..paths import data_root
 from .fetch import Downloader, DownloadError, fetch
 
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist")
-#: Name -> MD5 and bytes of the original files (LeCun, Cortes and Burges).
+#: Name -> MD5 and size in bytes of the original files (LeCun, Cortes and Burges).
 FILES = {
     "train-images-idx3-ubyte.gz": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", 9912422),
     "train-labels-idx1-ubyte.gz": ("d53e105ee54ea40749a09fcbcd1e9432", 28881),
@@ -27,16 +27,16 @@ def download_mnist(
     mirrors: Sequence[str] = MIRRORS,
     downloader: Downloader | None = None,
 ) -> Path:
-    """Fetch what is missing of MNIST's four files, resume broken transfers, check every MD5.
+    """Fetch those of MNIST's four files that are missing, resume broken transfers, and check every MD5.
 
     Parameters
     ----------
     folder : path-like, optional
         Target folder; by default ``mnist/`` in the data folder (`paths.data_root`).
     mirrors : sequence of str
-        Folders on the web that have the files, tried in turn.
+        URLs of folders with the files, tried in turn.
     downloader : Downloader, optional
-        Where the usual patience will not do.
+        For other timeouts or numbers of attempts than the default ones.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def download_mnist(
     Raises
     ------
     DownloadError
-        If no mirror delivers a whole file; the message tells how to fetch it by hand.
+        If no mirror delivers a complete file; the message explains how to fetch it by hand.
     """
     folder = data_root() / "mnist" if folder is None else Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def download_mnist(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command ``python -m nmnist_helpers.mnist``."""
+    """Run the command ``python -m nmnist_helpers mnist``."""
     parser = argparse.ArgumentParser(
         prog="python -m nmnist_helpers mnist",
         description="Fetch MNIST, the digits that the simulated camera records (11 MB).",

@@ -1,7 +1,7 @@
-"""Recordings in the official layout: finding them in a folder or a zip archive, reading and checking them.
+"""Find recordings in the official layout in a folder or a zip archive, read them, and check them.
 
 The layout is ``Train/<digit>/<id>.bin`` and ``Test/<digit>/<id>.bin``, as folders or inside ``Train.zip`` and
-``Test.zip``. A recording is a run of 5-byte events without a header (see `io`).
+``Test.zip``. A file holds one recording: events of 5 bytes each, without a header (see `io.decode_2d`).
 """
 
 import hashlib
@@ -17,39 +17,40 @@ from tqdm import tqdm
 from ..files import atomic
 from ..geometry import EVENT_BYTES, SIDE
 from ..io import EVENT_ARRAYS, PackedEvents, decode_2d, encode_2d
-from .archive import MAX_MEMBER, ZipFile, kind_of, line_ends
+from .archive import MAX_MEMBER, ZipFile, kind_of, line_end_damage
 from .layout import EXPECTED, is_litter
 
 _SPLITS = ("train", "test")
 
 
 class Recordings:
-    """The recordings of one split, listed in order of digit, then name. Nothing is decoded until asked for.
+    """The recordings of one split, sorted by digit, then by name. They are listed first and decoded only on request.
 
     Parameters
     ----------
-    source : Path
+    source : path-like
         The folder ``Train`` or ``Test``, or a zip archive of one or of both.
     split : 'Train' or 'Test', optional
-        Which; by default as the name of `source` says.
+        Which split to use if an archive contains both. By default it follows from the name of `source`.
 
     Attributes
     ----------
     names : list of str
         ``<digit>/<id>.bin`` of each recording.
     sizes : int64 array [N]
-        Bytes of each file.
+        Size of each file in bytes.
     labels : int64 array [N]
-        Digit, from the folder's name.
+        Digit of each recording, from the name of its folder.
     ids : int64 array [N]
-        The number in the file's name, 0 where it is not a number.
+        Number in each file's name, or 0 if the name is not a number.
 
     Raises
     ------
     FileNotFoundError
-        Where there is no recording.
+        If there are no recordings.
     ValueError
-        Where something is not a recording in the official layout; the message names it.
+        If a file or folder does not belong to the official layout, or if the size of a file is not that of a recording.
+        The message names the file.
     """
 
     def __init__(self, source: str | os.PathLike, split: str | None = None):
@@ -75,11 +76,11 @@ class Recordings:
         return len(self.names)
 
     def where(self, n: int) -> str:
-        """Name of recording `n` for messages."""
+        """Return the path of recording `n` for messages."""
         member = self._members[n]
         if self._archive is None:
-            return _printable(os.path.join(self.source, str(member)))
-        return f"{self.source}: {_printable(self._archive.members[int(member)].filename)}"
+            return _escape(os.path.join(self.source, str(member)))
+        return f"{self.source}: {_escape(self._archive.members[int(member)].filename)}"
 
     def _list_folder(self) -> list[tuple[str, str, int]]:
         found = []
@@ -88,14 +89,14 @@ class Recordings:
                 if is_litter(folder.name):
                     continue
                 if len(folder.name) != 1 or folder.name not in "0123456789" or not folder.is_dir():
-                    raise ValueError(f"{_printable(folder.path)}: {EXPECTED}, found something else")
+                    raise ValueError(f"{_escape(folder.path)}: {EXPECTED}, found something else")
                 with os.scandir(folder.path) as files:
                     for file in files:
                         if is_litter(file.name):
                             continue
                         if not file.name.lower().endswith(".bin") or not file.is_file():
-                            raise ValueError(f"{_printable(file.path)}: {EXPECTED}, found something else")
-                        name = _name(folder.name, file.name, file.path)
+                            raise ValueError(f"{_escape(file.path)}: {EXPECTED}, found something else")
+                        name = _standard_name(folder.name, file.name, file.path)
                         found.append((name, f"{folder.name}/{file.name}", file.stat().st_size))
         return found
 
@@ -114,7 +115,7 @@ class Recordings:
             inside = [part.lower() for part in parts[:-2] if part.lower() in _SPLITS]
             splits.update(inside[-1:])
             if not inside or wanted in (None, inside[-1]):
-                name = _name(folder, file, f"{self.source}: {member.filename}")
+                name = _standard_name(folder, file, f"{self.source}: {member.filename}")
                 found.append((name, n, member.file_size))
         if wanted is None and len(splits) == 2:
             raise ValueError(f"{self.source}: expected one split, found Train and Test; name the split")
@@ -123,7 +124,7 @@ class Recordings:
         return found
 
     def _check(self, n: int, size: int, data: bytes | None = None) -> None:
-        """Refuse a size that no recording has, and say what the file is instead."""
+        """Raise ValueError if no recording can have `size` bytes; the message describes what the file seems to be."""
         if size == 0:
             raise ValueError(f"{self.where(n)}: expected at least one event, found an empty file")
         if size > MAX_MEMBER:
@@ -139,18 +140,25 @@ class Recordings:
             return file.read(MAX_MEMBER + 1)
 
     def read(self, n: int) -> bytes:
-        """Bytes of recording `n`, as many as there should be."""
+        """Return the bytes of recording `n` after checking their number."""
         data = self._bytes(n)
         self._check(n, len(data), data)
         return data
 
     def decode(self, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Events of recording `n` in order of time: x, y, p (0..1) and t in microseconds.
+        """Decode recording `n` and sort its events by time.
+
+        Returns
+        -------
+        x, y, p : uint8 arrays [E]
+            Column, row and polarity (0 or 1).
+        t : int32 array [E]
+            Time in microseconds.
 
         Raises
         ------
         ValueError
-            Where the file is empty, truncated, or has a pixel outside the sensor.
+            If the file is empty, is truncated, or has a pixel outside the sensor.
         """
         data = self.read(n)
         raw = np.frombuffer(data, dtype=np.uint8)
@@ -159,7 +167,7 @@ class Recordings:
                 event = int(np.argmax(values >= SIDE))
                 raise ValueError(
                     f"{self.where(n)}: expected {axis} in 0..{SIDE - 1}, found {values[event]} in "
-                    f"event {event}: {line_ends(data) or 'damaged, or not an N-MNIST recording'}"
+                    f"event {event}: {line_end_damage(data) or 'damaged, or not an N-MNIST recording'}"
                 )
         x, y, p, t = decode_2d(data)
         if (t[1:] < t[:-1]).any():
@@ -168,12 +176,17 @@ class Recordings:
         return x, y, p, t
 
     def pack(self, arrays: Mapping[str, np.ndarray] | None = None) -> PackedEvents:
-        """Decode all recordings, in parallel, with a progress bar where there are more than 1,000.
+        """Decode all recordings in parallel, with a progress bar if there are more than 1,000.
 
         Parameters
         ----------
         arrays : dict of arrays x, y, p (uint8) and t (int32), optional
-            Where the events go; memory by default.
+            Arrays for the events, each as long as all recordings together. By default they are allocated.
+
+        Returns
+        -------
+        PackedEvents
+            `arrays` and the offsets, labels and ids of the recordings.
         """
         offsets = np.concatenate([[0], np.cumsum(self.sizes // EVENT_BYTES)])
         arrays = arrays or {name: np.empty(offsets[-1], dtype) for name, dtype in EVENT_ARRAYS.items()}
@@ -183,7 +196,7 @@ class Recordings:
             for n in chunk:
                 decoded = self.decode(n)
                 if len(decoded[0]) != offsets[n + 1] - offsets[n]:
-                    raise ValueError(f"{self.where(n)}: expected the file as it was listed, found it changed")
+                    raise ValueError(f"{self.where(n)}: expected the listed file, found a changed one")
                 for array, values in zip(events, decoded, strict=True):
                     array[offsets[n] : offsets[n + 1]] = values
             return len(chunk)
@@ -201,24 +214,22 @@ class Recordings:
         return PackedEvents(x, y, p, t, offsets, self.labels, self.ids)
 
 
-def _name(folder: str, file: str, path: str) -> str:
-    """``<digit>/<id>.bin`` of a file; an error where it is a second copy of another."""
+def _standard_name(folder: str, file: str, path: str) -> str:
+    """Return ``<digit>/<id>.bin`` for a file; raise if its name shows that it is a copy, as in ``00001 (1).bin``."""
     if re.match(r"\d+\D", file[:-4]):
-        raise ValueError(
-            f"{_printable(path)}: expected <id>.bin, found a copy that a cloud folder or a file manager made"
-        )
+        raise ValueError(f"{_escape(path)}: expected <id>.bin, found a copy that a cloud folder or a file manager made")
     return f"{folder}/{file[:-4]}.bin"
 
 
-def _printable(name: str) -> str:
-    """A file's name for messages: what is not UTF-8 in it could not be printed."""
+def _escape(name: str) -> str:
+    """Return a file's name with escapes for bytes that are not UTF-8, which could not be printed."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def fingerprint(source: Path) -> str:
-    """A short text that changes when a recording comes, goes, or is written anew.
+    """Return a short text that changes if a recording is added, removed or rewritten.
 
-    Of an archive, its size and time of change; of a folder, those of every file in it.
+    It is made from the size and the time of change of the archive, or of every file in the folder.
     """
     if source.is_file():
         stat = source.stat()
@@ -229,7 +240,7 @@ def fingerprint(source: Path) -> str:
     for place, is_folder in places:
         digest.update(os.fsencode(f"{place}\0"))
         if not is_folder:
-            continue  # does not belong here: `Recordings` will say so
+            continue  # `Recordings` will raise an error for a file at this place
         with os.scandir(source / place) as entries:
             files = sorted((entry.name, entry.stat()) for entry in entries if not is_litter(entry.name))
         for name, stat in files:
@@ -238,19 +249,19 @@ def fingerprint(source: Path) -> str:
 
 
 def write_recordings(events: PackedEvents, folder: str | os.PathLike) -> None:
-    """Write recordings in N-MNIST's layout: ``<folder>/<digit>/<id>.bin``, the id with five figures.
+    """Write recordings in N-MNIST's layout: ``<folder>/<digit>/<id>.bin``, with five digits in the id.
 
     Parameters
     ----------
     events : PackedEvents
-        Its ids are the files' names, so they must differ.
+        The recordings. Their ids must differ, because they become the files' names.
     folder : path-like
         Usually ``.../Train`` or ``.../Test``.
 
     Raises
     ------
     ValueError
-        Where two recordings have the same id, or one has no events.
+        If two recordings have the same id, or if one has no events.
     """
     folder = Path(folder)
     ids, times = np.unique(events.ids, return_counts=True)

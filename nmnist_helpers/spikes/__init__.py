@@ -1,4 +1,4 @@
-"""Spikes of a batch: as the list of its events, as 0/1 bytes, and the way between both and dense tensors."""
+"""The spikes of a batch, as a list or as 0/1 bytes, and the conversion of both from and to dense tensors."""
 
 from .batch import DenseSpikes, Spikes, attach, remembered, row_of_spike
 

@@ -1,4 +1,4 @@
-"""Spikes of a batch as events: the form in which layers exchange them."""
+"""The spikes of a batch as a list or as 0/1 bytes: the forms in which layers exchange them."""
 
 import math
 from copy import copy
@@ -11,8 +11,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 from .checks import check_bytes, check_list, check_value, checked_shape
 from .convert import dense_to_events, events_to_rows, holds_events, rows_to_events
 
-# The events of dense tensors: kept beside the tensors, so that saving, copying or sending one to another
-# process takes the numbers alone.
+# The events of dense tensors. They are not attributes of the tensors, so that saving a tensor, copying it or sending it
+# to another process involves only its numbers.
 _events = WeakIdKeyDictionary()
 
 
@@ -25,27 +25,27 @@ class Spikes:
     indptr : int32 tensor [B * T + 1]
         Row ``r = b * T + t`` has entries ``indptr[r]:indptr[r + 1]`` of `channel`.
     channel : int32 tensor [N]
-        Channel of each spike; within a row increasing, no channel twice.
+        Channel of each spike; the channels of a row are strictly increasing.
     shape : (int, int, int)
-        (B, C, T) of the dense tensor that this stands for.
+        Shape (B, C, T) of the dense tensor that the list represents.
     value : float
-        What a spike is worth: 1, or dropout's 1/(1-p), or 1/sampling_time. It is applied after the
-        products, so that these stay exact.
+        Value of a spike: 1, or dropout's 1/(1-p), or 1/sampling_time. Products with the weights are multiplied by it
+        afterwards, so that they stay exact.
     source : tensor [B, C, T] or [B, channels, height, width, T], optional
-        Stands for these spikes in autograd: the output of the block that fired them, without memory of its own.
-        A gradient that reaches it flows back into that block.
+        Represents these spikes in autograd: the output of the block that fired them, without memory of its own.
+        A gradient that reaches it is propagated back into that block.
     picture : (int, int, int), optional
-        Channels, height and width of a picture that C pixels are; None where they have no places.
+        Channels, height and width, if the C channels are the pixels of a picture; None if they have no positions.
     active : object, optional
-        Places where a gradient of `source` changes anything in the block that fired these spikes; elsewhere it may be
-        zero. None: it is needed everywhere.
+        Positions at which a gradient of `source` has an effect in the block that fired these spikes. Elsewhere the
+        gradient may be left at zero. None means that it is needed everywhere.
 
     Raises
     ------
     ValueError
-        If the list does not describe spikes of this shape. Compiled code relies on it and checks nothing.
-        The check runs once, here (0.1 ms for 150,000 spikes); `trusted` leaves it out for lists that a kernel made.
-        `verify` repeats it where torch has seen a change of the list since.
+        If the list does not describe spikes of this shape. Compiled code does not check it again. The check runs once,
+        here (0.1 ms for 150,000 spikes); `trusted` omits it for lists that a kernel has made. `verify` repeats it if
+        torch has counted a change of the list since.
 
     Examples
     --------
@@ -78,18 +78,18 @@ class Spikes:
                 f" found {self.indptr.device} and {self.channel.device}"
             )
         check_list(self.indptr.cpu().numpy(), self.channel.cpu().numpy(), self.shape)
-        self._seen = self.indptr._version, self.channel._version
+        self._checked_versions = self.indptr._version, self.channel._version
 
     @classmethod
     def trusted(cls, indptr: torch.Tensor, channel: torch.Tensor, shape: tuple[int, int, int], value: float = 1.0):
-        """Spikes of a list that the package's own code made: nothing is checked."""
+        """Make spikes without checking the list; only for lists that the package's own code has made."""
         spikes = Spikes.__new__(Spikes)
         spikes.indptr, spikes.channel, spikes.shape, spikes.value, spikes.source = indptr, channel, shape, value, None
-        spikes.picture = spikes._seen = spikes.active = None
+        spikes.picture = spikes._checked_versions = spikes.active = None
         return spikes
 
     def as_picture(self, picture: tuple[int, int, int] | None) -> Self:
-        """The same spikes as those of a picture (channels, height, width), or of one that was laid flat (None)."""
+        """Return the same spikes as the pixels of a picture (channels, height, width), or without positions (None)."""
         if picture is not None and math.prod(picture) != self.shape[1]:
             raise ValueError(f"Spikes.as_picture: expected a picture of {self.shape[1]} pixels, found {picture}")
         same = copy(self)
@@ -100,9 +100,9 @@ class Spikes:
         return same
 
     def verify(self) -> Self:
-        """Repeat the check where the list was changed in place since; free of charge where it was not."""
-        seen = self.__dict__.get("_seen")  # bytes have none: none of them can lead outside memory
-        if seen is not None and seen != (self.indptr._version, self.channel._version):
+        """Repeat the check if torch has counted a change of the list since the last check; return the object itself."""
+        versions = self.__dict__.get("_checked_versions")  # not in `DenseSpikes`, whose bytes need no check
+        if versions is not None and versions != (self.indptr._version, self.channel._version):
             self.__post_init__()
         return self
 
@@ -113,20 +113,20 @@ class Spikes:
 
     @property
     def density(self) -> float:
-        """Share of the bins that hold a spike."""
+        """Fraction of the bins that hold a spike."""
         batch, channels, steps = self.shape
         return self.count / max(1, batch * channels * steps)
 
     @property
     def device(self) -> torch.device:
-        """Where the spikes live."""
+        """Device of the list."""
         return self.channel.device
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Spikes":
-        """The same spikes on another device (the same object if they are there already)."""
+        """Return the same spikes on another device (the same object if they are there already)."""
         if self.device == torch.device(device):
             return self
         moved = Spikes.trusted(
@@ -139,14 +139,14 @@ class Spikes:
         return moved
 
     def rows(self, dtype: torch.dtype = torch.float32, value: float | None = None) -> torch.Tensor:
-        """Dense rows [B, T, C], each step's channels side by side.
+        """Return the spikes as a dense tensor [B, T, C], in which the channels of a time step are adjacent.
 
         Parameters
         ----------
         dtype : torch.dtype
-            Of the result.
+            Type of the result.
         value : float, optional
-            What to write for a spike; `self.value` if not given.
+            Number that represents a spike; by default `self.value`.
         """
         value = self.value if value is None else value
         batch, channels, steps = self.shape
@@ -157,17 +157,17 @@ class Spikes:
         return rows.view(batch, steps, channels)
 
     def dense(self) -> torch.Tensor:
-        """Dense tensor [B, C, T] float32; it remembers these events, so that they need not be found again."""
+        """Return a dense tensor [B, C, T], float32; it remembers the list, which need not be searched for again."""
         rows = self.rows() if self.source is None else _Filled.apply(self.source.reshape(self.shape), self)
         same = self
-        if self.active is not None:  # whoever reads the gradient of numbers wants it whole
+        if self.active is not None:  # a user of dense numbers expects their complete gradient
             same = copy(self)
             same.active = None
         return attach(rows.transpose(1, 2), same)
 
     @classmethod
     def from_rows(cls, rows: torch.Tensor, value: float = 1.0) -> "Spikes":
-        """The spikes of 0/1 rows, uint8 [B, T, C]; whatever is not 0 counts as a spike."""
+        """Make a list from 0/1 rows, uint8 [B, T, C]; every non-zero byte is a spike."""
         check_bytes("Spikes.from_rows", rows)
         check_value(value)
         batch, steps, channels = rows.shape
@@ -182,7 +182,7 @@ class Spikes:
 
     @classmethod
     def from_dense(cls, dense: torch.Tensor) -> "Spikes | None":
-        """The spikes of a dense tensor [B, C, T], or None where its non-zero entries differ (graded spikes)."""
+        """Make a list from a dense tensor [B, C, T], or return None if its non-zero entries differ (graded spikes)."""
         if not isinstance(dense, torch.Tensor) or dense.dim() != 3 or dense.is_complex():
             found = f"{dense.dtype} {list(dense.shape)}" if isinstance(dense, torch.Tensor) else type(dense).__name__
             raise ValueError(f"Spikes.from_dense: expected a tensor [B, C, T], found {found}")
@@ -198,8 +198,8 @@ class Spikes:
         low, high = dense.aminmax()
         value = torch.where(high > 0, high, low)
         rows = dense != 0
-        same = ((dense == value) | ~rows).all()  # NaN equals nothing
-        value, same = torch.stack([value, same.to(value.dtype)]).tolist()  # the one wait for the device
+        same = ((dense == value) | ~rows).all()  # False if there is a NaN, which equals nothing
+        value, same = torch.stack([value, same.to(value.dtype)]).tolist()  # the only host-device synchronisation
         if not same:
             return None
         return DenseSpikes(
@@ -208,7 +208,7 @@ class Spikes:
 
 
 class _Filled(torch.autograd.Function):
-    """The rows [B, T, C] for which a `source` stands."""
+    """Write out the rows [B, T, C] that `source` represents, and pass their gradient on to `source`."""
 
     @staticmethod
     def forward(ctx, source, spikes):
@@ -220,20 +220,25 @@ class _Filled(torch.autograd.Function):
 
 
 class DenseSpikes(Spikes):
-    """Spikes kept as 0/1 bytes instead of a list: the form for a GPU.
+    """Spikes stored as 0/1 bytes instead of a list, for a GPU.
 
-    The length of a list is known on the device only, and the host would have to wait for it at every layer. Bytes
-    have a size that is known beforehand. `indptr`, `channel` and `count` are computed (with a wait) when they are
-    read.
+    The length of a list is known only on the device, and the host would have to wait for it at every layer. The number
+    of bytes is known beforehand. `indptr`, `channel` and `count` are computed when they are first read, with a
+    host-device synchronisation.
 
     Parameters
     ----------
     data : uint8 tensor [B, T, P]
-        0 or 1, each step's channels side by side; P >= C, with zeros beyond C.
+        0 or 1; the channels of a time step are adjacent. P >= C, and entries from C on are 0.
     channels : int, optional
-        C; P if not given.
+        C; by default P.
     value : float
-        What a spike is worth.
+        Value of a spike.
+
+    Raises
+    ------
+    ValueError
+        If `data` is not a uint8 tensor with three axes, `channels` is not in 1..P, or `value` is not finite.
 
     Examples
     --------
@@ -261,25 +266,25 @@ class DenseSpikes(Spikes):
         return self._list
 
     @property
-    def indptr(self) -> torch.Tensor:  # type: ignore[override]  # worked out when it is asked for
-        """As in `Spikes`."""
+    def indptr(self) -> torch.Tensor:  # type: ignore[override]  # a property instead of a field
+        """Limits of the rows in the list; see `Spikes`."""
         return self.listed.indptr
 
     @property
     def channel(self) -> torch.Tensor:  # type: ignore[override]
-        """As in `Spikes`."""
+        """Channels of the spikes in the list; see `Spikes`."""
         return self.listed.channel
 
     @property
     def device(self) -> torch.device:
-        """Where the spikes live."""
+        """Device of the bytes."""
         return self.data.device
 
     def __repr__(self) -> str:
         return f"DenseSpikes(shape={self.shape}, value={self.value}, device={self.device})"
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "DenseSpikes":
-        """The same spikes on another device (the same object if they are there already)."""
+        """Return the same spikes on another device (the same object if they are there already)."""
         if self.device == torch.device(device):
             return self
         moved = DenseSpikes(self.data.to(device, non_blocking=non_blocking), self.shape[1], self.value)
@@ -287,14 +292,14 @@ class DenseSpikes(Spikes):
         return moved
 
     def rows(self, dtype: torch.dtype = torch.float32, value: float | None = None) -> torch.Tensor:
-        """As in `Spikes`."""
+        """Return the spikes as a dense tensor [B, T, C]; see `Spikes.rows`."""
         value = self.value if value is None else value
         rows = self.data[..., : self.shape[1]]
         return rows.to(dtype) if value == 1.0 else (rows * value).to(dtype)
 
     @classmethod
     def from_events(cls, spikes: Spikes, width: int | None = None) -> "DenseSpikes":
-        """Bytes of a list of spikes, in rows of `width` (by default C)."""
+        """Make bytes from a list of spikes, in rows of `width` bytes (by default C)."""
         batch, channels, steps = spikes.shape
         rows = spikes.rows(torch.uint8, 1)
         if width is not None and width != channels:
@@ -303,7 +308,7 @@ class DenseSpikes(Spikes):
 
     @classmethod
     def from_rows(cls, rows: torch.Tensor, value: float = 1.0) -> "DenseSpikes":
-        """The spikes of 0/1 rows, uint8 [B, T, C]."""
+        """Make spikes from 0/1 rows, uint8 [B, T, C], which are not copied."""
         return cls(rows, value=value)
 
 
@@ -314,17 +319,17 @@ def row_of_spike(indptr: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def attach(dense: torch.Tensor, spikes: Spikes) -> torch.Tensor:
-    """Store the events of a dense tensor [B, C, T], for the next block that needs them."""
-    if not dense.is_inference():  # these do not count their changes
+    """Store the events of a dense tensor [B, C, T] for the next block that needs them, and return the tensor."""
+    if not dense.is_inference():  # torch does not count the changes of inference tensors
         _events[dense] = (spikes, dense._version)
     return dense
 
 
 def remembered(dense: torch.Tensor) -> Spikes | None:
-    """The events that `attach` stored for this very tensor, if they still hold.
+    """Return the events that `attach` stored for this tensor object, or None if there are none or they no longer match.
 
-    A change that torch does not count (through ``.numpy()`` or ``.data``) is found too: the numbers are compared with
-    the events, in one pass over the tensor's memory (a sixth of the time that it takes to find the events anew).
+    Changes that torch does not count (through ``.numpy()`` or ``.data``) are detected too: the numbers are compared
+    with the events in one pass over the tensor, which takes a sixth of the time of searching it for the events.
     """
     spikes, version = _events.get(dense, (None, None))
     if spikes is None or version != dense._version or spikes.shape != tuple(dense.shape):
@@ -333,10 +338,10 @@ def remembered(dense: torch.Tensor) -> Spikes | None:
 
 
 def _holds(dense: torch.Tensor, spikes: Spikes) -> bool:
-    """Whether a dense tensor holds these spikes and nothing else."""
+    """Return whether a dense tensor holds exactly these spikes."""
     rows = dense.transpose(1, 2)
     if dense.is_cuda and torch.cuda.is_current_stream_capturing():
-        return True  # the host may not wait for the device now: the count of changes has to do
+        return True  # a capture forbids synchronisation; `remembered` has compared torch's count of changes
     if dense.is_cuda or isinstance(spikes, DenseSpikes):
         return bool((rows == spikes.rows(dense.dtype)).all())
     if dense.dtype != torch.float32 or not (dense.is_contiguous() or rows.is_contiguous()):

@@ -1,4 +1,4 @@
-"""Checks of what comes from outside, before compiled code reads it."""
+"""Check data from outside the package before compiled code reads it."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 
 
 def checked_shape(shape) -> tuple[int, int, int]:
-    """Return a shape (B, C, T) as three ints, or raise."""
+    """Return a shape (B, C, T) as three ints, or raise ValueError."""
     sides = tuple(shape) if isinstance(shape, tuple | list) else ()
     if len(sides) != 3 or not all(isinstance(n, int | np.integer) and n >= 0 for n in sides):
         raise ValueError(f"Spikes: expected a shape (B, C, T) of whole numbers from 0, found {shape}")
@@ -18,20 +18,20 @@ def checked_shape(shape) -> tuple[int, int, int]:
 
 
 def check_value(value: float) -> None:
-    """Raise unless a spike is worth a finite number."""
+    """Raise ValueError unless `value`, the value of a spike, is a finite number."""
     if not isinstance(value, int | float | np.number) or not math.isfinite(value):
         raise ValueError(f"Spikes: expected a finite value of a spike, found {value}")
 
 
 def check_bytes(name: str, rows: torch.Tensor) -> None:
-    """Raise unless `rows` is a uint8 tensor [B, T, C]."""
+    """Raise ValueError unless `rows` is a uint8 tensor [B, T, C]."""
     if not isinstance(rows, torch.Tensor) or rows.dim() != 3 or rows.dtype != torch.uint8:
         found = f"{rows.dtype} {list(rows.shape)}" if isinstance(rows, torch.Tensor) else type(rows).__name__
         raise ValueError(f"{name}: expected a uint8 tensor [B, T, C], found {found}")
 
 
 def check_list(indptr: np.ndarray, channel: np.ndarray, shape: tuple[int, int, int]) -> None:
-    """Raise unless `indptr` rises from 0 to N and the channels of every row increase within 0 <= channel < C."""
+    """Raise ValueError unless `indptr` rises from 0 to N and each row's channels strictly increase within 0..C-1."""
     batch, channels, steps = shape
     count = len(channel)
     if len(indptr) != batch * steps + 1:
@@ -39,7 +39,7 @@ def check_list(indptr: np.ndarray, channel: np.ndarray, shape: tuple[int, int, i
             f"Spikes: expected B * T + 1 = {batch * steps + 1} entries of indptr for shape {shape}, found {len(indptr)}"
         )
     if indptr[0] != 0 or indptr[-1] != count or (indptr[1:] < indptr[:-1]).any():
-        falls = " that falls on the way" if (indptr[1:] < indptr[:-1]).any() else ""
+        falls = " that decreases in between" if (indptr[1:] < indptr[:-1]).any() else ""
         raise ValueError(
             f"Spikes: expected indptr to rise from 0 to {count}, the number of channels listed,"
             f" found one from {indptr[0]} to {indptr[-1]}{falls}"

@@ -1,4 +1,4 @@
-"""Between dense spikes and lists of spikes (CSR over rows b * T + t) on the CPU, in both directions."""
+"""Convert dense spikes to lists of spikes (CSR over rows b * T + t) and back, on the CPU."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ BAND = 256  # rows per task
 
 @tasks(error_model="numpy")
 def _count_rows(band, spikes, counts):
-    """Spikes in every row."""
+    """Count the spikes in each row of one band."""
     for r in range(band * BAND, min((band + 1) * BAND, len(spikes))):
         row = spikes[r]
         n = 0
@@ -22,7 +22,10 @@ def _count_rows(band, spikes, counts):
 
 @njit(inline="always")
 def spiking(row, found):
-    """Channels that spike in a row of 0/1 bytes, into `found`; eight at a time are passed over where all are silent."""
+    """Write the channels that spike in a row of 0/1 bytes to `found`; return their number.
+
+    Eight channels at a time are skipped if all of them are silent.
+    """
     channels = row.shape[0]
     whole = channels // 8
     words = row[: 8 * whole].view(np.uint64)
@@ -56,8 +59,11 @@ def _scatter(band, indptr, channel, value, out):
 
 
 @tasks(error_model="numpy")
-def _mark(b, dense, rows, values):
-    """Dense [B, C, T] to 0/1 rows [B, T, C]; per sample the one non-zero value, or NaN where they differ."""
+def _to_rows(b, dense, rows, values):
+    """Convert sample `b` of `dense` [B, C, T] to 0/1 `rows` [B, T, C].
+
+    ``values[b]`` becomes the value of its non-zero entries, NaN if they differ, or 0 if there are none.
+    """
     _, channels, steps = dense.shape
     rows[b] = 0
     value = dense.dtype.type(0)
@@ -84,8 +90,8 @@ def _count_words(part, words, count):
 
 
 @njit(error_model="numpy")
-def _all_hold(words, strides, indptr, channel, word):
-    """Whether flat `words` are `word` at every spike; `strides` of (row b, row t, channel)."""
+def _match_at_spikes(words, strides, indptr, channel, word):
+    """Return whether the flat `words` equal `word` at every spike; `strides` are (of b, of t, of a channel, T)."""
     of_sample, of_step, of_channel, steps = strides
     for r in range(len(indptr) - 1):
         row = r // steps * of_sample + r % steps * of_step
@@ -100,14 +106,14 @@ def _bands(rows: np.ndarray) -> int:
 
 
 def holds_events(rows: torch.Tensor, indptr: torch.Tensor, channel: torch.Tensor, value: float) -> bool:
-    """Whether float32 rows [B, T, C], contiguous as they are or as [B, C, T], hold these spikes and nothing else."""
+    """Return whether float32 rows [B, T, C], contiguous in this order or as [B, C, T], hold exactly these spikes."""
     words = torch.as_strided(rows, (rows.numel(),), (1,)).view(torch.int32).numpy()
     word = np.float32(value).view(np.int32)
     count = np.zeros(64, np.int64)
     _count_words(len(count), words=words, count=count)
     if count.sum() != len(channel):
         return False
-    return bool(_all_hold(words, (*rows.stride(), rows.shape[1]), indptr.numpy(), channel.numpy(), word))
+    return bool(_match_at_spikes(words, (*rows.stride(), rows.shape[1]), indptr.numpy(), channel.numpy(), word))
 
 
 def rows_to_events(spikes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -116,7 +122,7 @@ def rows_to_events(spikes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Parameters
     ----------
     spikes : uint8 tensor [B, T, C]
-        0 or 1.
+        0, or another number for a spike.
 
     Returns
     -------
@@ -136,7 +142,7 @@ def rows_to_events(spikes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def events_to_rows(
     indptr: torch.Tensor, channel: torch.Tensor, shape: tuple[int, int, int], value: float, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Rows [B, T, C] of `dtype` that hold `value` at every spike; `shape` is (B, C, T)."""
+    """Return rows [B, T, C] of `dtype` that hold `value` at every spike and 0 elsewhere; `shape` is (B, C, T)."""
     batch, channels, steps = shape
     rows = torch.empty(batch, steps, channels, dtype=dtype)
     out = rows.view(-1, channels).numpy()
@@ -145,7 +151,7 @@ def events_to_rows(
 
 
 def dense_to_events(dense: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float] | None:
-    """List the spikes of a dense tensor whose non-zero entries are all the same value.
+    """List the spikes of a dense tensor whose non-zero entries are all equal.
 
     Parameters
     ----------
@@ -154,14 +160,14 @@ def dense_to_events(dense: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, fl
     Returns
     -------
     (indptr, channel, value) or None
-        None if the entries differ (graded spikes), so that only a dense product will do.
+        As in `Spikes`; None if the entries differ (graded spikes), which only a dense product can handle.
     """
     batch, channels, steps = dense.shape
     rows = torch.empty(batch, steps, channels, dtype=torch.uint8)
     dense = dense.detach().contiguous()
     values = np.zeros(batch, dense.numpy().dtype)
-    _mark(batch, dense=dense.numpy(), rows=rows.numpy(), values=values)
+    _to_rows(batch, dense=dense.numpy(), rows=rows.numpy(), values=values)
     values = values[values != 0]
-    if len(values) and not (values == values[0]).all():  # NaN is unequal to itself
+    if len(values) and not (values == values[0]).all():  # also if one is NaN, which does not equal itself
         return None
     return *rows_to_events(rows), float(values[0]) if len(values) else 1.0

@@ -80,7 +80,7 @@ def test_overlap():
     assert compare.overlap(first, half) == pytest.approx(0.5, abs=0.01)
 
 
-def test_still_rate_counts_only_where_no_ink_comes():
+def test_the_noise_floor_counts_only_where_no_ink_comes():
     images = np.zeros((2, 28, 28), np.uint8)
     images[:, 10:18, 10:18] = 255
     ink, still = (14, 16), (33, 0)
@@ -88,7 +88,7 @@ def test_still_rate_counts_only_where_no_ink_comes():
         [(*ink, 0, 10), (*still, 1, 20), (*still, 0, 500_000)],
         [(*ink, 1, 10), (*ink, 1, 999_999), (*still, 1, 1_000_000)],
     ])  # fmt: skip
-    rate, on = compare.still_rate(events, images)
+    rate, on = compare.noise_floor(events, images)
     assert on == pytest.approx(2 / 3)
     # 3 events; 0.5 s and 1 s of however many pixels stay still: most of the frame beyond the moving square.
     pixels = 3 / rate / 1.5
@@ -133,7 +133,7 @@ def test_a_sensor_agrees_with_itself_and_not_with_another(simulated, capsys):
 
 def test_what_cannot_be_compared(simulated):
     images, events = simulated
-    with pytest.raises(ValueError, match="expected the same ids, two at least, .* found 20 recordings and 19"):
+    with pytest.raises(ValueError, match="expected the same ids in the same order, .* found 20 recordings and 19"):
         compare.compare(events, events.select(np.arange(19)))
     with pytest.raises(ValueError, match="in the same order"):
         compare.compare(events, events.select(np.arange(20)[::-1]))
@@ -169,7 +169,7 @@ def test_command_notices_digits_that_are_not_those(paired):
     header = struct.pack(">II", 0x0801, 20)
     wrong = ((labels + 1) % 10).astype(np.uint8)
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + wrong.tobytes()))
-    with pytest.raises(ValueError, match="expected the digits of the same numbers in MNIST, found others"):
+    with pytest.raises(ValueError, match="expected the digits that MNIST has under the same numbers"):
         calibrate.main(["--recordings", str(folder / "Test"), "--mnist", str(folder)])
     (folder / "Test" / "0").mkdir(exist_ok=True)
     (folder / "Test" / "0" / "00021.bin").write_bytes(bytes([1, 1, 0, 0, 1]))

@@ -75,9 +75,9 @@ def test_idx_is_read_back(tmp_path, pack, array):
         (idx(IMAGES, magic=0x0D03), r"expected idx magic 0x00000803 .* found 0x00000d03"),
         (idx(IMAGES[:, :20]), "expected images of 28x28, found 20x28"),
         (struct.pack(">IIII", 0x0803, 0xFFFFFFFF, 28, 28), "for 4294967295 entries, found 16"),
-        (gzip.compress(idx(IMAGES))[:-20], "expected a whole gzip file, found a damaged one"),
-        (gzip.compress(idx(IMAGES))[:-8] + b"12345678", "expected a whole gzip file, found a damaged one"),
-        (b"\x1f\x8b" + b"nonsense" * 4, "expected a whole gzip file, found a damaged one"),
+        (gzip.compress(idx(IMAGES))[:-20], "expected a complete gzip file, found a damaged one"),
+        (gzip.compress(idx(IMAGES))[:-8] + b"12345678", "expected a complete gzip file, found a damaged one"),
+        (b"\x1f\x8b" + b"nonsense" * 4, "expected a complete gzip file, found a damaged one"),
         (gzip.compress(bytes(2**26 + 5)), "of at most 67108864 bytes, found more"),
     ],
 )

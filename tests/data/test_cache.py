@@ -92,7 +92,7 @@ def put(path, place, data):
 
 
 def with_header(path, change):
-    """Rewrite the header, check sum and all."""
+    """Rewrite the header and its checksum."""
     data = path.read_bytes()
     _, _, length, _ = struct.unpack_from("<16sIII", data)
     header = json.loads(data[28 : 28 + length])
@@ -108,23 +108,23 @@ def add_one(header):
 BAD = {
     "foreign": (
         lambda p: p.write_bytes(b"PK\x03\x04" + bytes(9000)),
-        "foreign: expected b'.*' at its start, found b'PK",
+        "not a cache file: expected b'.*' at its start, found b'PK",
     ),
-    "empty": (lambda p: p.write_bytes(b""), "foreign"),
-    "short": (lambda p: p.write_bytes(p.read_bytes()[:20]), "foreign"),
+    "empty": (lambda p: p.write_bytes(b""), "not a cache file"),
+    "short": (lambda p: p.write_bytes(p.read_bytes()[:20]), "not a cache file"),
     "version": (lambda p: put(p, 16, struct.pack("<I", 7)), "another version: expected 2, found 7"),
     "header": (lambda p: put(p, 40, b"#"), "damaged: its header does not match"),
     "header cut": (lambda p: p.write_bytes(p.read_bytes()[:100]), "damaged: its header does not match"),
     "huge header": (lambda p: put(p, 20, b"\xff\xff\xff\x7f"), "damaged: its header does not match"),
     "truncated": (lambda p: p.write_bytes(p.read_bytes()[:-1]), r"truncated: expected -?\d+ bytes, found \d+"),
     "grown": (lambda p: p.write_bytes(p.read_bytes() + b"x"), r"truncated: expected -?\d+ bytes, found \d+"),
-    "labels": (lambda p: put(p, 8192, b"\x09"), "damaged: labels does not match its check sum"),
-    "offsets": (lambda p: put(p, 4096 + 8, b"\xff\xff"), "damaged: offsets does not match its check sum"),
+    "labels": (lambda p: put(p, 8192, b"\x09"), "damaged: labels does not match its checksum"),
+    "offsets": (lambda p: put(p, 4096 + 8, b"\xff\xff"), "damaged: offsets does not match its checksum"),
     "counts": (lambda p: with_header(p, add_one), "truncated"),
-    "no counts": (lambda p: with_header(p, lambda h: h.pop("events")), "damaged: its header is not understood"),
+    "no counts": (lambda p: with_header(p, lambda h: h.pop("events")), "damaged: its header cannot be read"),
     "odd counts": (lambda p: with_header(p, lambda h: h.update(events=-5)), "truncated|damaged"),
     "no sums": (lambda p: with_header(p, lambda h: h.update(crc32={})), "damaged: offsets does not match"),
-    "odd key": (lambda p: with_header(p, lambda h: h.update(key=[1])), "damaged: its header is not understood"),
+    "odd key": (lambda p: with_header(p, lambda h: h.update(key=[1])), "damaged: its header cannot be read"),
     "stale": (lambda p: with_header(p, lambda h: h["key"].update(recordings="old")), "stale: recordings changed"),
 }
 
@@ -168,7 +168,7 @@ def test_every_single_bit_is_guarded(tmp_path, packed):
         data[at] ^= 1 << int(rng.integers(8))
         path.write_bytes(data)
         os.utime(path, ns=(1, 10**18 + number))
-        with pytest.raises(CacheError, match="foreign|another version|damaged"):
+        with pytest.raises(CacheError, match="not a cache file|another version|damaged"):
             open_cache(path, KEY)
 
 
@@ -310,7 +310,7 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path, packed):
 
 
 def test_wrong_announcements_are_refused(tmp_path, packed):
-    with pytest.raises(ValueError, match=r"expected x as announced, \(\d+,\), found"):
+    with pytest.raises(ValueError, match=r"expected x of the announced shape \(\d+,\), found"):
         write_cache(tmp_path / "a.events", KEY, len(packed), len(packed.x) + 1, lambda arrays: packed)
     assert not (tmp_path / "a.events").exists()
 
@@ -378,12 +378,12 @@ def setting(index, value):
         (
             "t",
             setting(0, 8_000_000),
-            r"t: expected times that never fall, found \d+ us after 8000000 us in recording 0 \(event 1\)",
+            r"t: expected times that never decrease, found \d+ us after 8000000 us in recording 0 \(event 1\)",
         ),
         ("t", lambda a: a.astype(np.int64), "t: expected a flat int32 array, found int64"),
-        ("y", lambda a: a[:-1], "y: expected .* events as x has"),
+        ("y", lambda a: a[:-1], "y: expected .* events, like x"),
         ("labels", setting(1, 10), r"labels: expected digits 0\.\.9"),
-        ("offsets", setting(1, 10_000), "offsets: expected 0 rising to"),
+        ("offsets", setting(1, 10_000), "offsets: expected them to rise from 0 to"),
         ("offsets", lambda a: a[:-1], "expected 3 ids and 4 offsets for 3 labels, found 3 and 3"),
         ("ids", setting(0, -1), "ids: expected 0 or more, found -1"),
     ],

@@ -247,8 +247,8 @@ def test_bad_archives_are_named(tmp_path):
     ("options", "message"),
     [
         ({"source": "real"}, "source: expected one of auto, recorded, simulated, found 'real'"),
-        ({"sampling_time": 0}, "sampling_time: expected ms above 0, found 0"),
-        ({"sampling_time": float("nan")}, "sampling_time: expected ms above 0"),
+        ({"sampling_time": 0}, "sampling_time: expected a positive number of ms, found 0"),
+        ({"sampling_time": float("nan")}, "sampling_time: expected a positive number of ms"),
         ({"sample_length": 0.5}, "expected 1 to 2.20 bins"),
     ],
 )

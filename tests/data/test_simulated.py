@@ -59,7 +59,7 @@ def test_damaged_cache_is_made_anew(few_digits, capsys):
     path.write_bytes(data)
     capsys.readouterr()
     assert same(simulated.simulated_split(True), events)
-    assert "damaged: t does not match its check sum; writing it anew" in capsys.readouterr().out
+    assert "damaged: t does not match its checksum; writing it anew" in capsys.readouterr().out
     assert same(simulated.simulated_split(True), events)
     assert capsys.readouterr().out == ""
 

@@ -52,14 +52,14 @@ def test_event_does_not_change_its_inputs():
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (([1, 2], [1], [0, 0], [0, 0]), r"expected y of shape \[2\] as t has, found \[1\]"),
-    (([1, 2], None, [0, 0], [0]), r"expected x of shape \[1\] as t has, found \[2\]"),
+    (([1, 2], [1], [0, 0], [0, 0]), r"expected y of shape \[2\], like t, found \[1\]"),
+    (([1, 2], None, [0, 0], [0]), r"expected x of shape \[1\], like t, found \[2\]"),
     (([1, 2], None, [0, 0], [0, 1], [1]), r"expected payload of shape \[2\]"),
-    (([[1, 2]], None, [[0, 0]], [[0, 1]]), r"expected x of shape \[2\] as t has, found \[1, 2\]"),
+    (([[1, 2]], None, [[0, 0]], [[0, 1]]), r"expected x of shape \[2\], like t, found \[1, 2\]"),
     (([0, 2], None, [0, 0], [0, float("nan")]), "expected finite t, found nan"),
     (([0, float("inf")], None, [0, 0], [0, 1]), "expected finite x, found inf"),
-    ((["a", "b"], None, [0, 0], [0, 1]), "expected numbers as x, found <U1"),
-    (([1, 2], None, [0, 0j], [0, 1]), "expected numbers as c, found complex128"),
+    ((["a", "b"], None, [0, 0], [0, 1]), "expected numbers for x, found <U1"),
+    (([1, 2], None, [0, 0j], [0, 1]), "expected numbers for c, found complex128"),
 ])  # fmt: skip
 def test_event_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -142,7 +142,7 @@ def test_fractions_are_rounded_half_to_even_and_payloads_follow(mode):
     expected = {"OR": [4, 0, 2, 0], "SUM": [5, 0, 2, 0]}[mode]
     assert event.to_tensor(dim=(1, 1, 4, 1), binning_mode=mode).ravel().tolist() == expected
     event.x = event.x * np.nan
-    with pytest.raises(ValueError, match="expected numbers as x, found nan"):
+    with pytest.raises(ValueError, match="expected numbers for x, found nan"):
         event.to_tensor(dim=(1, 1, 4, 1))
 
 

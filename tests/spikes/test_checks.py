@@ -21,7 +21,7 @@ BAD = {
     "channel below 0": ({"channel": ints(-1, 4, 2, 1, 3)}, "channels from 0 to 4, found -1..4"),
     "channel twice in a row": ({"channel": ints(4, 4, 2, 1, 3)}, "increase within a row, found 4 before 4 in row 0"),
     "channels that fall": ({"channel": ints(0, 4, 2, 3, 1)}, "increase within a row, found 3 before 1 in row 3"),
-    "falling indptr": ({"indptr": ints(0, 3, 2, 3, 5)}, "rise from 0 to 5, .*falls on the way"),
+    "falling indptr": ({"indptr": ints(0, 3, 2, 3, 5)}, "rise from 0 to 5, .*decreases in between"),
     "indptr that begins late": ({"indptr": ints(1, 2, 2, 3, 5)}, "rise from 0 to 5, .*from 1 to 5"),
     "too few channels": ({"channel": ints(0, 4, 2, 1)}, "rise from 0 to 4, .*from 0 to 5"),
     "indptr of another length": ({"indptr": ints(0, 2, 5)}, r"B \* T \+ 1 = 5 entries of indptr .*, found 3"),
