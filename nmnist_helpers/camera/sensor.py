@@ -10,7 +10,7 @@ The simulation goes from the image to the events in these steps:
 4. A pixel responds to the logarithm of its light. It fires an event when the logarithm has changed by the pixel's
    threshold since its last reset. During the reset, changes are lost. Between the reset and the end of the refractory
    time, the pixel is silent, but changes still count.
-5. The reset switch leaks, which has the effect of slowly rising light: a still pixel fires an ON event every 2.5 s.
+5. The reset switch leaks, which has the effect of slowly rising light: a still pixel fires an ON event every 2.7 s.
 
 The constants below were fitted to 600 recordings of N-MNIST with known digits (recording ``<id>`` shows training digit
 ``<id>`` of MNIST). `compare` was applied to 200 other recordings.

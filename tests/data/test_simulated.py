@@ -1,6 +1,7 @@
 """Simulated splits and their cache."""
 
 import gzip
+import shutil
 import struct
 
 import numpy as np
@@ -92,6 +93,21 @@ def write_mnist(folder, monkeypatch):
         (folder / labels).write_bytes(gzip.compress(struct.pack(">2I", 0x801, count) + bytes(range(count))))
         files[train] = (images, labels, count)
     monkeypatch.setattr(digits, "MNIST_FILES", files)
+
+
+def test_copies_of_mnist_share_a_cache_and_changed_files_do_not(few_digits, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "mnist"
+    write_mnist(folder, monkeypatch)
+    monkeypatch.setenv("NMNIST_MNIST", str(folder))
+    labels = NMNISTDataset(train=True, source="simulated").labels
+    copy = shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)  # with other times of change
+    monkeypatch.setenv("NMNIST_MNIST", str(copy))
+    capsys.readouterr()
+    assert NMNISTDataset(train=True, source="simulated").labels.tolist() == labels.tolist()
+    assert "changed" not in capsys.readouterr().out
+    (copy / digits.MNIST_FILES[True][1]).write_bytes(gzip.compress(struct.pack(">2I", 0x801, 5) + bytes([9] * 5)))
+    assert NMNISTDataset(train=True, source="simulated").labels.tolist() == [9] * 5
+    assert "stale: digits changed since it was written" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("where", ["variable", "data folder"])
