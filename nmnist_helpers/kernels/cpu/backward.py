@@ -11,7 +11,7 @@ from ...tasks import tasks
 from ..common import Axon, Membrane, OutputGradients, State
 from ..constants import DECAY_SCALE
 from .arithmetic import LOG2_E, exp2_negative, f32, i32, i64, leak
-from .lanes import CHUNK, LANES, abs_f32, load, spread, store, to_f32, where
+from .lanes import CHUNK, LANES, abs_f32, load, load_each, spread, store, to_f32, where
 from .layout import Layout, flat, pad
 
 
@@ -29,31 +29,20 @@ class Gradients(NamedTuple):
 
 
 @njit(inline="always")
-def _undo_lags(grad, lag, first, row, width, steps, out):
-    """Copy the gradient of a sample's chunk to `out`, moved back in time: axons move spikes from t to ``t + lag``."""
-    shortest, longest = i64(lag[first]), i64(lag[first])
-    for c in range(1, CHUNK):
-        shortest, longest = min(shortest, i64(lag[first + c])), max(longest, i64(lag[first + c]))
-    # Often most channels have the shortest lag: whole rows are copied with it, then the other channels are replaced.
-    # Indices are unsigned, because Numba tests every signed index for a negative value (one that counts from the end).
-    replaced, source = np.empty(CHUNK, np.uint64), np.empty(CHUNK, np.uint64)
-    count = np.uint64(0)
-    for c in range(CHUNK):
-        if lag[first + c] != shortest:
-            replaced[count], source[count] = np.uint64(c), np.uint64(row + lag[first + c] * width + c)
-            count += np.uint64(1)
+def _copy_rows(rows, row, width, steps, out):
+    """Copy the gradient of a sample's chunk to `out` [steps, CHUNK], which then lies in the cache."""
     for t in range(steps):
-        begin, to = np.uint64(t * width), np.uint64(t * CHUNK)
         for part in range(0, CHUNK, LANES):
-            at = row + (t + shortest) * width + part
-            store(out, t * CHUNK + part, load(grad, at) if t + shortest < steps else spread(f32(0.0)))
-        if t + longest < steps:
-            for k in range(count):
-                out[to + replaced[k]] = grad[begin + source[k]]
-        else:
-            for k in range(count):
-                inside = t + lag[np.uint64(first) + replaced[k]] < steps
-                out[to + replaced[k]] = grad[begin + source[k]] if inside else f32(0.0)
+            store(out, t * CHUNK + part, load(rows, row + t * width + part))
+
+
+@njit(inline="always")
+def _all_equal(values, first):
+    """Return whether `LANES` values are equal, from `first` on."""
+    equal = True
+    for c in range(1, LANES):
+        equal &= values[first + c] == values[first]
+    return equal
 
 
 @njit(inline="always")
@@ -80,13 +69,21 @@ def _backward(
     of_sample, of_chunk, of_step = layout
     inputs = len(grad_table) // width
     sample, chunk = divmod(task, chunks)
-    grad_spikes = np.empty(steps * CHUNK if grad.size else 0, np.float32)
+    # An axon moves a spike from step t to ``t + lag``, so a neuron reads its gradient `lag` rows ahead. Behind the last
+    # row there are zeros, the gradient of spikes that leave the recording.
+    delayed = np.empty(CHUNK, np.int64)  # position of a neuron's gradient for t = 0
+    longest = i64(0)
+    for c in range(CHUNK):
+        delayed[c] = lag[chunk * CHUNK + c] * CHUNK + c
+        longest = max(longest, i64(lag[chunk * CHUNK + c]))
+    grad_spikes = np.empty((steps + longest) * CHUNK if grad.size else 0, np.float32)
+    grad_spikes[steps * CHUNK :] = f32(0.0)
     rows = np.empty(steps * CHUNK if inputs else 0, np.float32)
     table = np.zeros(inputs * CHUNK, np.float32)
     limit, zero = spread(i32(threshold)), spread(f32(0.0))
     for b in range(0 if inputs else sample, batch if inputs else sample + 1):
         if grad.size:
-            _undo_lags(grad, lag, chunk * CHUNK, b * steps * width + chunk * CHUNK, width, steps, grad_spikes)
+            _copy_rows(grad, b * steps * width + chunk * CHUNK, width, steps, grad_spikes)
         for part in range(0, min(CHUNK, channels - chunk * CHUNK), LANES):
             first = chunk * CHUNK + part
             a_i = to_f32(load(retain_i, first)) * spread(f32(1.0 / DECAY_SCALE))
@@ -94,14 +91,18 @@ def _backward(
             a_v = to_f32(k_v) * spread(f32(1.0 / DECAY_SCALE))
             state, begin = b * width + first, b * steps * width + first
             base = b * of_sample + chunk * of_chunk + part
-            gain = load(factor, state)
+            gain, together = load(factor, state), _all_equal(lag, first)
             g_v, g_i, g_after = zero, zero, zero
             sum_i, sum_v, sum_d = zero, zero, zero
             v = load(voltage, base + (steps - 1) * of_step)
             for t in range(steps - 1, -1, -1):
                 g = zero
                 if grad.size:
-                    g_s = load(grad_spikes, t * CHUNK + part)
+                    at = t * CHUNK
+                    if together:
+                        g_s = load(grad_spikes, at + delayed[part])
+                    else:
+                        g_s = load_each(grad_spikes, at, delayed, part)
                     # The delayed spike train rises at a spike and falls one step later.
                     sum_d = sum_d + where(v > limit, g_after - g_s, zero)
                     g_after = g_s

@@ -204,6 +204,27 @@ def gather(typingctx, array, at, stride):
 
 
 @intrinsic
+def load_each(typingctx, array, at, places, first):
+    """Load the elements ``at + places[first]``, ``at + places[first + 1]``, ... of a flat float32 array."""
+    flat = isinstance(array, types.Array) and array.layout == "C" and array.ndim == 1 and array.dtype == types.float32
+    if not flat or not isinstance(places, types.Array) or places.dtype != types.int64 or places.layout != "C":
+        return None
+
+    def codegen(context, builder, sig, args):
+        array, at, places, first = args
+        data = builder.gep(context.make_array(sig.args[0])(context, builder, array).data, [at])
+        table = builder.gep(context.make_array(sig.args[2])(context, builder, places).data, [first])
+        lanes = ir.Constant(F32.vector, ir.Undefined)
+        for lane in range(LANES):
+            place = builder.load(builder.gep(table, [ir.Constant(_LONG, lane)]))
+            one = builder.load(builder.gep(data, [place]))
+            lanes = builder.insert_element(lanes, one, ir.Constant(_INT, lane))
+        return lanes
+
+    return F32(array, types.int64, places, types.int64), codegen
+
+
+@intrinsic
 def scatter(typingctx, array, at, stride, lanes):
     """Write lanes to the elements ``at``, ``at + stride``, ... of a flat float32 array."""
     if not isinstance(array, types.Array) or array.layout != "C" or array.ndim != 1 or lanes is not F32:
