@@ -24,7 +24,7 @@ from nmnist_helpers.neuron.cuba import Neuron
 from nmnist_helpers.train import Settings
 from nmnist_helpers.train.folder import Folder
 from nmnist_helpers.train.group import Group, dist
-from nmnist_helpers.train.parts import evenly, learn_and_validate, split
+from nmnist_helpers.train.parts import evenly_spaced, learn_and_validate, split
 from nmnist_helpers.train.progress import Progress, groups, network_of, step_factor
 
 SMALL = ["--source", "recorded", "--hidden", "12", "--batch-size", "8", "--validation", "0.25"]
@@ -108,12 +108,12 @@ def test_split_refuses_what_cannot_be_divided(labels, validation):
 @pytest.mark.parametrize("most", [50, 60, 64, 599])
 def test_a_part_of_the_recordings_has_every_digit(most):
     labels = np.repeat(np.arange(10), 60)  # recordings come in order of digit
-    chosen = evenly(len(labels), most)
+    chosen = evenly_spaced(len(labels), most)
     assert len(np.unique(chosen)) == len(chosen) == most
     counts = np.bincount(labels[chosen], minlength=10)
     assert counts.max() - counts.min() <= 1
     for all_of_them in (None, 600, 601):
-        assert (evenly(600, all_of_them) == np.arange(600)).all()
+        assert (evenly_spaced(600, all_of_them) == np.arange(600)).all()
 
 
 class AllOfMnist:
@@ -398,7 +398,7 @@ def test_while_a_run_goes_on_no_result_describes_other_weights(tmp_path, monkeyp
         (["--seed", 1], "expected --seed 0 as in this run, found 1"),
         (["--batch-size", 4], "expected --batch-size 8 as in this run, found 4"),
         (["--schedule", "cosine"], "expected --schedule 'onecycle'"),
-        (["--epochs", 4], "expected --epochs 3, as its onecycle schedule was planned, found 4"),
+        (["--epochs", 4], "expected --epochs 3, for which its onecycle schedule was planned, found 4"),
         (["--source", "simulated"], "expected --source 'recorded' as in this run, found 'simulated'"),
         (["--hidden", "13"], "expected --hidden"),
         (["--recordings", 39], "expected --recordings None"),
@@ -469,7 +469,7 @@ def test_a_folder_holds_one_run(copy, capsys):
         start(copy, "--epochs", 1)
     with FileLock(copy / ".lock"):
         for options in (["--overwrite"], ["--resume"]):
-            with pytest.raises(FileExistsError, match="another run writes there now"):
+            with pytest.raises(FileExistsError, match="another run is writing there"):
                 start(copy, *STATEFUL, "--epochs", 3, *options)
     assert content(copy) == before
     start(copy, "--epochs", 1, "--overwrite")
@@ -525,8 +525,8 @@ def test_a_signal_leaves_whole_files_and_a_line_that_says_how_to_go_on(
         signal.signal(signal.SIGTERM, before[0])
         signal.signal(signal.SIGINT, before[1])
     error = capsys.readouterr().err
-    assert error.splitlines()[-1].endswith(f"to go on: python -m nmnist_helpers train --out {out} --resume")
-    assert "epochs kept: 1;" in error
+    assert error.splitlines()[-1].endswith(f"to resume: python -m nmnist_helpers train --out {out} --resume")
+    assert "epochs saved: 1;" in error
     assert len((out / "loss.txt").read_text().splitlines()) == 2, "files of the epoch that is kept"
     go_on(out)
     assert content(out) == content(finished)
@@ -543,7 +543,7 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tmp_path, monkeypatch, 
 
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "commit", fill)
-        with pytest.raises(OSError, match="disk full; epochs kept: 1; to go on: .*--resume"):
+        with pytest.raises(OSError, match="disk full; epochs saved: 1; to resume: .*--resume"):
             start(out, *STATEFUL, "--epochs", 3)
     go_on(out)
     assert content(out) == content(finished)
@@ -616,7 +616,7 @@ def test_a_process_ends_with_the_torchrun_that_started_it():
     assert run.stdout.readline() == "waits\n"
     run.kill()
     said, _ = run.communicate(timeout=60)  # the child's output ends with the child
-    assert said == "The torchrun that started this process has ended: so does this process.\n"
+    assert said == "The torchrun that started this process has ended; this process ends too.\n"
 
 
 def test_the_convolutional_network_is_an_option():
@@ -624,5 +624,5 @@ def test_the_convolutional_network_is_an_option():
     net = network_of(Settings(network="cnn", dropout=0.25))
     assert type(net) is ConvNetwork
     assert net[0].neuron.drop.p == 0.25
-    with pytest.raises(ValueError, match="--hidden: expected layers of the dense network alone"):
+    with pytest.raises(ValueError, match="--hidden: expected --network dense"):
         Settings(network="cnn", hidden=(12,))
