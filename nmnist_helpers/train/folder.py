@@ -123,8 +123,7 @@ class Folder:
         if self.saved_epochs is None:
             return "nothing of this run was written"
         return (
-            f"epochs saved: {self.saved_epochs};"
-            f" to resume: python -m nmnist_helpers train --out {self.path} --resume"
+            f"epochs saved: {self.saved_epochs}; to resume: python -m nmnist_helpers train --out {self.path} --resume"
         )
 
     def load(self) -> dict:
