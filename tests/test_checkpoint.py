@@ -81,7 +81,7 @@ def test_our_own_checkpoint_comes_back_bit_for_bit(tmp_path):
 
 
 def test_a_file_of_ours_tells_its_constants(tmp_path):
-    """The constants are stored beside the tensors, where lava-dl and torch ignore them. Loading then has no warnings."""
+    """The constants are stored beside the tensors, where lava-dl and torch ignore them. Loading gives no warnings."""
     net = network(threshold=3.5, tau_grad=0.2, scale_grad=2)
     for save in (torch.save, lambda state, path: save_tree(path, state)):
         save(net.state_dict(), tmp_path / "a.pt")

@@ -31,7 +31,7 @@ from .progress import Progress, network_of, step_factor
 from .settings import Settings
 
 DEFAULT_OUT = TRAINED / "long"
-#: Seconds between two updates of the files derived from the checkpoint, which itself is written after every epoch.
+#: Minimum seconds between two updates of the derived files. The checkpoint itself is written after every epoch.
 DERIVE_EVERY = 30
 
 
