@@ -41,7 +41,7 @@ class EventAnimation(animation.FuncAnimation):
         path, data = Path(filename), None
         if writer == "pillow" and not (args or kwargs):
             writer, fps = animation.PillowWriter(fps=fps or 1000 / self.scene.interval), None  # type: ignore[arg-type]
-        if type(writer) is not animation.PillowWriter:  # such a writer may derive other file names
+        if type(writer) is not animation.PillowWriter:  # other writers may derive further file names from this one
             return super().save(
                 os.fspath(filename), writer, fps, dpi, *args, progress_callback=progress_callback, **kwargs
             )
@@ -111,8 +111,8 @@ def show(
 ) -> None:
     """Play a recording in a matplotlib window or, in a notebook, as a gif.
 
-    The parameters are those of `anim`. In a notebook, the gif always repeats and `fig` is not used. It shows at most 25
-    frames per second, so that a higher `frame_rate` slows the film down.
+    The parameters are those of `anim`. In a notebook, `fig` is not used, and the gif always repeats. The gif shows at
+    most 25 frames per second, so that a higher `frame_rate` slows the film down.
     """
     if _inline():
         from IPython.display import display

@@ -106,7 +106,7 @@ def _key(rgba: np.ndarray) -> np.ndarray:
 
 
 def _palette(pictures: list[np.ndarray]) -> tuple[np.ndarray, bytes] | None:
-    """Return a table from `_key` to palette number, and the palette; None if over 256 colours or any transparent."""
+    """Return a table from `_key` to palette number, and the palette; None for over 256 colours or transparency."""
     found = []
     for picture in pictures:
         color = np.ascontiguousarray(picture).view("<u4")[..., 0]

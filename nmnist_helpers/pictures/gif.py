@@ -47,7 +47,7 @@ def gif_bytes(
         gifs of inputs and outputs stay in step. Without such a length, it is 300 ms, or up to the last event if that
         is later than 350 ms (real recordings end shortly after 300 ms).
     hold : float
-        ms for which the last frame is shown longer than the others.
+        Additional ms for which the last frame is shown.
     **options
         Options of `camera_frames` (`scale`) or `raster_frames` (`scale`, `label`, `width`).
 

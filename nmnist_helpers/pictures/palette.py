@@ -13,7 +13,7 @@ POSITIVE, NEGATIVE = "#7a3e9d", "#7a7000"
 
 #: Greys for everything else, from the most to the least prominent.
 INK, SLATE, GREY, LIGHT = "#1f2733", "#5b6675", "#9aa3af", "#c9ced6"
-#: Backgrounds: of the page and of a plot; then lines and tracks.
+#: The page, the background of a plot on it, and lines and tracks.
 PAPER, PANEL, LINE = "#ffffff", "#f6f7f9", "#d9dde3"
 
 #: Colours of the channels of a recording; a camera has two channels, OFF and ON.

@@ -39,7 +39,7 @@ def raster(ax: Axes, spikes: "torch.Tensor", color: str = INK, size: float = 12,
 
 
 def event_map(event: Recording, start: float = 0, end: float = np.inf) -> np.ndarray:
-    """Count the OFF and ON events of each pixel from `start` up to, but without, `end` (ms); float [2, 34, 34]."""
+    """Count OFF and ON events per pixel from `start` (inclusive) to `end` (exclusive), in ms; float [2, 34, 34]."""
     now = (event.t >= start) & (event.t < end)
     counts = np.zeros((2, SIDE, SIDE))
     np.add.at(counts, (event.c[now], event.y[now], event.x[now]), 1)
@@ -91,7 +91,7 @@ def neuron_traces(
     drive, current, voltage, spikes : arrays [T]
         Weighted input, current and voltage in real units, and spikes as 0 or 1.
     threshold : float
-        Voltage that a dashed line marks.
+        Threshold voltage, drawn as a dashed line.
     title : str
         Title of the figure.
     """

@@ -34,7 +34,7 @@ def network_gif(
     slowdown : float
         ms of film per ms of the recording.
     hold : float
-        ms for which the last frame is shown longer than the others.
+        Additional ms for which the last frame is shown.
 
     Returns
     -------
