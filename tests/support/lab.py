@@ -97,7 +97,7 @@ class Lab:
         return self.page.evaluate(f"{GIFS}.length")
 
     def _is_moving(self, number: int, seconds: float = 15) -> bool:
-        """Return whether a gif changes on the page; a gif with a single frame need not."""
+        """Return whether a gif moves on the page; a gif with a single frame always counts as moving."""
         image = f"{GIFS}[{number}]"
         data = self.page.evaluate(
             f"fetch({image}.src).then(reply => reply.arrayBuffer()).then("
