@@ -440,7 +440,7 @@ def test_damaged_files_are_named_and_change_nothing(tmp_path, name):
             stats.load(tmp_path)
         assert stats.training.loss_log == [1.0], what
     (tmp_path / name).write_bytes(b"\x80\x02\xff" + whole.encode())
-    with pytest.raises(ValueError, match=re.escape(name) + ": expected text"):
+    with pytest.raises(ValueError, match=re.escape(name) + ": expected ASCII text"):
         LearningStats().load(tmp_path)
 
 
