@@ -124,7 +124,7 @@ def test_fault_1_a_descent_finds_the_decays(backend):
 
 
 def test_fault_1_decays_have_a_step_size_that_fits_their_scale():
-    """With the weights' step size of 0.001, a decay stored as 1024 (for 0.25) would hardly change."""
+    """Decays are not trained in units of x4096, because a step of 0.001 would hardly change them there."""
     net = small_block()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.001)
     decays = net.neuron.current_decay, net.neuron.voltage_decay
@@ -219,7 +219,7 @@ def test_fault_3_the_same_seed_makes_the_same_network():
         assert torch.equal(a, b)
 
 
-# ------------------------------------------------------------------------------------------ 4. export that changes
+# ------------------------------------------------------------------------------ 4. export that changes the network
 
 
 @pytest.mark.parametrize("forward_first", [True, False])
@@ -265,7 +265,7 @@ def test_fault_4_what_is_exported_is_what_runs(tmp_path):
         np.testing.assert_array_equal(file["layer/0/delay"][()], block.delay.delay.detach().floor().numpy())
 
 
-# --------------------------------------------------------------------- 5. the best epoch asked for before `update`
+# ------------------------------------------------------------------------- 5. `best_accuracy` read before `update`
 
 
 def test_fault_5_the_best_accuracy_is_that_of_the_epoch_at_hand():
@@ -371,7 +371,7 @@ def test_fault_8_the_step_of_a_layer_takes_no_torch_loop_over_time():
     assert counts[0] == counts[1]
 
 
-# ---------------------------------------------------------------- 9. decays clipped in silence, an import of opencv
+# ------------------------------------------------------------------ 9. decays clipped silently, an import of opencv
 
 
 @pytest.mark.parametrize("name", ["current_decay", "voltage_decay"])

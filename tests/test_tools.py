@@ -54,9 +54,8 @@ def test_autocast_changes_nothing(net, x, kind):
         assert torch.equal(net(x), expected)
         assert torch.equal(net(x.bfloat16()), expected)
         out = net(x)
-        if (
-            kind == "fused"
-        ):  # elsewhere torch's own products are part of the backward pass: run it outside, as torch asks
+        # The other kinds use torch's own products, whose backward pass must run outside autocast.
+        if kind == "fused":
             assert all(map(torch.equal, gradients(net, x), by))
     net.zero_grad()
     out.square().sum().backward()

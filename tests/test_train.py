@@ -183,7 +183,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(tmp_path, cap
     arguments = ["train", *SMALL, *options.split(), "--out", str(tmp_path / "run")]
     assert __main__.main(arguments) == 1
     lines = capsys.readouterr().err.splitlines()
-    (error,) = [line for line in lines if "compiling its CPU kernels" not in line]  # in the first test
+    (error,) = [line for line in lines if "compiling its CPU kernels" not in line]  # the first test prints it
     assert re.search(words, error)
     assert not (tmp_path / "run").exists()
 
