@@ -14,7 +14,7 @@ COMMANDS = {
     "download": ("data.download", "fetch and check the official N-MNIST archives (1.2 GB)"),
     "mnist": ("data.mnist", "fetch MNIST, the digits that the simulated camera records (11 MB)"),
     "camera": ("calibrate", "compare simulated with real recordings of the same digits"),
-    "lava": ("lava", "print lava-dl's names and what became of them here"),
+    "lava": ("lava", "list the names of lava-dl with their counterparts here"),
 }
 PROGRAM = "python -m nmnist_helpers"
 

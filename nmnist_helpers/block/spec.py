@@ -257,7 +257,7 @@ def as_specs(network) -> list[LayerSpec]:
             raise ValueError(f"layer {index}: {error}") from error
         specs.append(spec)
     if not 1 <= len(specs) <= MAX_LAYERS:
-        raise ValueError(f"expected 1 to {MAX_LAYERS} layers, found {len(specs)}")
+        raise ValueError(f"network: expected 1 to {MAX_LAYERS} layers, found {len(specs)}")
     return specs
 
 

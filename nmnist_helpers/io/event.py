@@ -225,7 +225,7 @@ def _numbers(name: str, values, whole: bool = True) -> np.ndarray:
 def _bins(t: np.ndarray, sampling_time: float) -> np.ndarray:
     """Return the time bins of times in ms, as floats."""
     if not 0 < sampling_time < float("inf"):
-        raise ValueError(f"expected a positive sampling_time in ms, found {sampling_time}")
+        raise ValueError(f"sampling_time: expected a positive number of ms, found {sampling_time}")
     return np.rint(np.asarray(t) / sampling_time)
 
 

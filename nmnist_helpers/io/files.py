@@ -52,7 +52,7 @@ def decode_2d(data: bytes | bytearray | np.ndarray) -> tuple[np.ndarray, np.ndar
     """
     raw = np.frombuffer(data, np.uint8)
     if len(raw) % EVENT_BYTES:
-        raise ValueError(f"expected {EVENT_BYTES} bytes an event, found {len(raw)} bytes in all (truncated?)")
+        raise ValueError(f"events: expected {EVENT_BYTES} bytes an event, found {len(raw)} bytes in all (truncated?)")
     columns = raw.reshape(-1, EVENT_BYTES)
     high = columns[:, 2].astype(np.int32)
     t = ((high & 127) << 16) | (columns[:, 3].astype(np.int32) << 8) | columns[:, 4]

@@ -190,7 +190,7 @@ def test_fill_tensor_errors():
         event.fill_tensor(np.zeros((2, 34, 34, 5)), binning_mode="max")
     with pytest.raises(ValueError, match=r"expected a tensor \[C, H, W, T\], found \[2, 34, 5\]"):
         event.fill_tensor(np.zeros((2, 34, 5)))
-    with pytest.raises(ValueError, match="positive sampling_time in ms, found 0"):
+    with pytest.raises(ValueError, match="sampling_time: expected a positive number of ms, found 0"):
         event.to_tensor(sampling_time=0)
 
 
