@@ -184,7 +184,9 @@ class Augment:
         x, y, p = (np.asarray(a).astype(np.int64) for a in (x, y, p))
         t = np.asarray(t, dtype=np.float64)
         if x.size and (min(x.min(), y.min()) < 0 or max(x.max(), y.max()) >= SIDE):
-            raise ValueError(f"augment: expected pixels 0..{SIDE - 1}, found x {x.min()}..{x.max()}, y {y.min()}..{y.max()}")
+            raise ValueError(
+                f"augment: expected pixels 0..{SIDE - 1}, found x {x.min()}..{x.max()}, y {y.min()}..{y.max()}"
+            )
         if flip and x.size and (p.min() < 0 or p.max() > 1):
             raise ValueError(f"polarity flip: expected polarities 0 and 1, found {p.min()}..{p.max()}")
         new_x, new_y = rotate(cos, sin, dx, dy, x, y)

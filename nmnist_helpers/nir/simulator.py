@@ -140,7 +140,9 @@ def agreement(exact, other) -> Agreement:
     """Compare the output spikes [B, out, T] of the exact network with those of another version of it."""
     a, b = (np.asarray(x.detach().cpu() if isinstance(x, torch.Tensor) else x, dtype=np.int64) for x in (exact, other))
     if a.shape != b.shape or a.ndim != 3:
-        raise ValueError(f"agreement: expected two arrays of the same shape [B, out, T], found {list(a.shape)} and {list(b.shape)}")
+        raise ValueError(
+            f"agreement: expected two arrays of the same shape [B, out, T], found {list(a.shape)} and {list(b.shape)}"
+        )
     both = np.minimum(a, b).sum()
     total = a.sum() + b.sum()
     return Agreement(

@@ -32,7 +32,9 @@ def read_log(file: Path) -> dict[str, list[float | None]]:
     parts = {name: part for part, name in PARTS.items()}
     heads = [word for word in (lines[0][1] if lines else []) if word != "#"]
     if not lines or not lines[0][1][0].startswith("#") or len(set(heads)) < len(heads) or not set(heads) <= set(parts):
-        raise ValueError(f"{file}: expected a first line like '# {' '.join(parts)}', found {text[:60].splitlines()[:1]}")
+        raise ValueError(
+            f"{file}: expected a first line like '# {' '.join(parts)}', found {text[:60].splitlines()[:1]}"
+        )
     columns: dict[str, list[float | None]] = {parts[head]: [] for head in heads}
     for number, words in lines[1:]:
         try:

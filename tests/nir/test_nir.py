@@ -273,7 +273,9 @@ def test_agreement_counts():
     assert found.counts == pytest.approx(1 / 6)
     assert nir.agreement(a, a) == nir.Agreement(1.0, 1.0, 1.0, 1.0, 0.0)
     assert nir.agreement(0 * a, 0 * a).spikes == 1.0
-    with pytest.raises(ValueError, match=r"agreement: expected two arrays of the same shape.*found \[2, 3, 4\] and \[1, 3, 4\]"):
+    with pytest.raises(
+        ValueError, match=r"agreement: expected two arrays of the same shape.*found \[2, 3, 4\] and \[1, 3, 4\]"
+    ):
         nir.agreement(a, a[:1])
     assert "equal trains 50.0 %" in str(found)
 
