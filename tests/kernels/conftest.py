@@ -1,4 +1,4 @@
-"""What the tests of the kernels share."""
+"""Fixtures of the kernel tests."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 
 @pytest.fixture
 def fresh_memory_is_nan():
-    """torch.empty gives NaN (or the largest integer): an element that no kernel wrote shows."""
+    """Let torch.empty return NaN (or the largest integer), so that elements that no kernel writes are noticed."""
     torch.use_deterministic_algorithms(True)
     assert torch.utils.deterministic.fill_uninitialized_memory
     assert torch.empty(3).isnan().all()

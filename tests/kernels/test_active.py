@@ -1,4 +1,4 @@
-"""Where a gradient has an effect, and that it is left out nowhere else."""
+"""Test where neurons are active, and that skipping inactive neurons does not change a network's gradients."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ NARROW = Surrogate(0.02, 0.3)
 
 
 def bits_of(active: np.ndarray) -> np.ndarray:
-    """The bits of `Active` for bool [B, C, T], set one by one."""
+    """Return the bits of `Active.near` for a bool array [B, C, T], set one at a time."""
     batch, channels, steps = active.shape
     near = zero_bits(batch, steps, padded(channels)).view(np.uint32)
     for b, c, t in zip(*np.nonzero(active), strict=True):
@@ -27,23 +27,23 @@ def bits_of(active: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("steps", [1, 7, 8, 33, 255, 256, 257, 600])
-def test_a_layer_says_where_its_neurons_are_active(steps):
+def test_a_layer_returns_where_its_neurons_are_active(steps):
     z, keep_i, keep_v, current, reset = random_case(3, (2, 70, steps))
     membrane = membrane_of(keep_i, keep_v, surrogate=NARROW)
     trace = cpu.neuron_forward(rows(z), membrane, state_of(current, reset))
-    given = membrane, state_of(current, reset), Axon(ints(np.zeros(70)))
+    arguments = membrane, state_of(current, reset), Axon(ints(np.zeros(70)))
     weights = cpu.quantise(torch.eye(70), torch.ones(70))
-    found = cpu.layer_forward(rows(z), weights, *given)
+    found = cpu.layer_forward(rows(z), weights, *arguments)
     low = membrane.threshold - REACH * NARROW.tau * membrane.scale
     expected = trains(trace.voltage) > low
     assert steps == 1 or 0.02 < expected.mean() < 0.9
     np.testing.assert_array_equal(found.active.near[:, :, :70], bits_of(expected)[:, :, :70])
-    assert cpu.layer_forward(rows(z), weights, *given, need_grad=False).active is None
+    assert cpu.layer_forward(rows(z), weights, *arguments, need_grad=False).active is None
 
 
 @pytest.mark.parametrize("dropped", [True, False])
 @pytest.mark.parametrize(("sizes", "depth"), [((2, 40, 5), 64), ((1, 100, 300), 70), ((3, 65, 33), 150)], ids=str)
-def test_the_gradient_is_whole_where_neurons_are_active(sizes, depth, dropped, monkeypatch):
+def test_the_gradient_is_complete_where_neurons_are_active(sizes, depth, dropped, monkeypatch):
     rng = np.random.default_rng(0)
     batch, channels, steps = sizes
     active = rng.random(sizes) < 0.1
@@ -52,19 +52,19 @@ def test_the_gradient_is_whole_where_neurons_are_active(sizes, depth, dropped, m
     kept = rng.random((batch, channels)) < 0.6 if dropped else None
     grad_z = rng.normal(size=(batch, depth, steps))
     weights = cpu.quantise(torch.from_numpy(rng.normal(size=(depth, channels)).astype(np.float32)), torch.ones(depth))
-    monkeypatch.setattr(module, "matmul", None)  # the whole product is not asked for
+    monkeypatch.setattr(module, "matmul", None)  # the full product must not be computed
     axon = Axon(ints(lag), None if kept is None else oracles.tensor(kept, torch.uint8))
     found = trains(input_gradient(rows(grad_z), weights, Active(bits_of(active), axon)))
 
     monkeypatch.undo()
-    whole = trains(input_gradient(rows(grad_z), weights))
-    felt = np.zeros(sizes, bool)  # what arrives of an active step, and the step after it
+    full = trains(input_gradient(rows(grad_z), weights))
+    needed = np.zeros(sizes, bool)  # steps at which spikes of active steps arrive, and the steps after them
     for later in (0, 1):
-        felt |= oracles.shifted(active, lag + later).astype(bool)
+        needed |= oracles.shifted(active, lag + later).astype(bool)
     if kept is not None:
-        felt &= kept[:, :, None]
-    assert felt.any()
-    np.testing.assert_allclose(found[felt], whole[felt], atol=2e-5)
+        needed &= kept[:, :, None]
+    assert needed.any()
+    np.testing.assert_allclose(found[needed], full[needed], atol=2e-5)
     assert (found == 0).mean() > 0.3
     if kept is not None:
         assert not found[~kept].any()
@@ -75,23 +75,23 @@ def network(tau_grad: float = 0.0003) -> Network:
     return Network((130, 90), dropout=0.3, inputs=50, neuron_params={"tau_grad": tau_grad, "threshold": 0.5})
 
 
-def some_spikes() -> torch.Tensor:
+def random_spikes() -> torch.Tensor:
     return (torch.rand(3, 50, 300, generator=torch.Generator().manual_seed(0)) < 0.2).float()
 
 
-def one_by_one(net, spikes):
+def run_network(net, spikes):
     return net(spikes)
 
 
-def flattened(net, spikes):
+def run_with_flatten(net, spikes):
     return Network.from_blocks([net[0], block.cuba.Flatten(), *net.blocks[1:]])(spikes)
 
 
-def dense_between(net, spikes):
+def run_with_dense_spikes_between(net, spikes):
     return net[2](net[1](net[0](spikes, dense=False).dense(), dense=False))
 
 
-def switched(net, spikes):
+def run_second_block_on_reference(net, spikes):
     hidden = net[0](spikes, dense=False)
     with kernels.using("reference"):
         hidden = net[1](hidden, dense=False)
@@ -100,68 +100,71 @@ def switched(net, spikes):
 
 def gradients(net: Network, forward) -> list[torch.Tensor]:
     net.zero_grad()
-    torch.manual_seed(1)  # of dropout
-    SpikeRate(0.2, 0.03)(forward(net, some_spikes()), torch.tensor([0, 1, 2])).backward()
+    torch.manual_seed(1)  # for the same dropout in every run
+    SpikeRate(0.2, 0.03)(forward(net, random_spikes()), torch.tensor([0, 1, 2])).backward()
     return [parameter.grad.clone() for parameter in net.parameters() if parameter.grad is not None]
 
 
-def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor], bound: float) -> None:
-    for one, other in zip(found, expected, strict=True):
-        assert other.any()
-        assert (one - other).abs().max() <= bound * other.abs().max()
+def assert_all_close(found: list[torch.Tensor], expected: list[torch.Tensor], bound: float) -> None:
+    for gradient, target in zip(found, expected, strict=True):
+        assert target.any()
+        assert (gradient - target).abs().max() <= bound * target.abs().max()
 
 
 @pytest.fixture
 def shares(monkeypatch):
-    """The active shares that the layers below had when gradients were handed down to them."""
+    """Record the active share that `input_gradient` computes for each layer."""
     found = []
 
-    def noted(active, steps, share=Active.share):
+    def record(active, steps, share=Active.share):
         found.append(share(active, steps))
         return found[-1]
 
-    monkeypatch.setattr(Active, "share", noted)
+    monkeypatch.setattr(Active, "share", record)
     return found
 
 
-@pytest.mark.parametrize("forward", [one_by_one, flattened, dense_between, switched])
-def test_what_is_left_out_changes_no_gradient(forward, shares):
+@pytest.mark.parametrize(
+    "forward", [run_network, run_with_flatten, run_with_dense_spikes_between, run_second_block_on_reference]
+)
+def test_skipping_inactive_neurons_changes_no_gradient(forward, shares):
     net = network()
     for layer in net.blocks[:2]:
         layer.delay.delay.data.uniform_(0, 40)
     found = gradients(net, forward)
-    assert len(shares) == (1 if forward in (one_by_one, flattened) else 0)
+    assert len(shares) == (1 if forward in (run_network, run_with_flatten) else 0)
     assert all(0.05 < share < module.SPARSE_BELOW for share in shares)
-    assert_same(found, gradients(net, lambda net, spikes: net(spikes, layers=True)[-1]), 2e-6)  # all is computed
+    # With `layers`, all spikes are dense tensors, whose gradients are computed completely.
+    assert_all_close(found, gradients(net, lambda net, spikes: net(spikes, layers=True)[-1]), 2e-6)
     with kernels.using("reference"):
-        assert_same(found, gradients(net, one_by_one), 1e-5)
+        assert_all_close(found, gradients(net, run_network), 1e-5)
 
 
-def test_neurons_that_are_all_far_away_get_the_whole_gradient():
-    """Adam makes steps of the usual size of the smallest gradient."""
+def test_a_layer_without_active_neurons_gets_the_full_gradient():
+    """Even the smallest gradient matters to Adam, whose steps do not depend on its scale."""
     weights = cpu.quantise(torch.randn(64, 3), torch.ones(64))
-    nobody = Active(zero_bits(2, 5, padded(3)), Axon(ints(np.zeros(3))))
+    none_active = Active(zero_bits(2, 5, padded(3)), Axon(ints(np.zeros(3))))
     grad_z = torch.randn(2, 5, 64)
-    assert torch.equal(input_gradient(grad_z, weights, nobody), input_gradient(grad_z, weights))
+    assert torch.equal(input_gradient(grad_z, weights, none_active), input_gradient(grad_z, weights))
 
 
-@pytest.mark.parametrize("read", [False, True])
-def test_a_gradient_that_someone_reads_is_whole(read):
+@pytest.mark.parametrize("convert", [False, True])
+def test_a_retained_gradient_is_complete(convert):
     net, found = network(), {}
     for name in ("cpu", "reference"):
         torch.manual_seed(1)
         with kernels.using(name):
-            if read:
-                hidden = net[0](some_spikes(), dense=False).dense()
+            if convert:
+                hidden = net[0](random_spikes(), dense=False).dense()
                 hidden.retain_grad()
                 output = net[2](net[1](hidden, dense=False))
             else:
-                hidden, _, output = net(some_spikes(), layers=True)
+                hidden, _, output = net(random_spikes(), layers=True)
                 hidden.retain_grad()
             output.sum().backward()
             found[name] = hidden.grad
     assert (found["reference"] != 0).float().mean() > 0.9
-    assert_same([found["cpu"]], [found["reference"]], 1e-5)
+    assert_all_close([found["cpu"]], [found["reference"]], 1e-5)
 
 
 @pytest.mark.parametrize(("tau", "threshold"), [(1e300, 5120), (1e-30, 5120), (0.05, 2**31 - 1), (3.75, 5120)])

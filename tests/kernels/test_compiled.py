@@ -1,4 +1,4 @@
-"""Compiled code: never stale, stored where it may be, said when it is made; threads and forks."""
+"""Test how compiled kernels are stored and reported, and how kernels run in threads and forked processes."""
 
 import os
 import shutil
@@ -29,12 +29,12 @@ from .compiled import njit
 def plus(x):
     return x + {0}
 """
-ASK = "from small.kernel import answer; print(answer(1))"
+PRINT_ANSWER = "from small.kernel import answer; print(answer(1))"
 
 
 @pytest.fixture
-def small(tmp_path) -> Path:
-    """A package of two kernels that is stored as this one is."""
+def small_package(tmp_path) -> Path:
+    """Write a package of two kernels, stored like those of `nmnist_helpers`, and return its folder."""
     folder = tmp_path / "small"
     folder.mkdir()
     for name in ("compiled.py", "paths.py"):
@@ -45,84 +45,86 @@ def small(tmp_path) -> Path:
     return folder
 
 
-def run(code: str, small: Path | None = None, options: tuple[str, ...] = (), **environment) -> tuple[str, str]:
-    """Output and errors of a Python process that must end well."""
-    paths = [str(PACKAGE.parent), *([str(small.parent)] if small else [])]
-    if small:
+def run(code: str, small_package: Path | None = None, options: tuple[str, ...] = (), **environment) -> tuple[str, str]:
+    """Run code in a Python process that must succeed; return its standard output and standard error."""
+    paths = [str(PACKAGE.parent), *([str(small_package.parent)] if small_package else [])]
+    if small_package:
         environment = {"NUMBA_CACHE_DIR": None, **environment}
     return python(code, options, **{"PYTHONPATH": os.pathsep.join(paths), **environment})
 
 
-SAID = "nmnist_helpers: compiling its CPU kernels (once per installation"
+COMPILING = "nmnist_helpers: compiling its CPU kernels (once per installation"
 
 
 @pytest.mark.slow
-def test_an_edit_of_a_helper_is_seen(small):
-    place = {"XDG_CACHE_HOME": str(small.parent / "cache")}
-    answer, said = run(ASK, small, **place)
+def test_an_edit_of_a_helper_recompiles_its_caller(small_package):
+    environment = {"XDG_CACHE_HOME": str(small_package.parent / "cache")}
+    answer, errors = run(PRINT_ANSWER, small_package, **environment)
     assert answer == "2"
-    assert said.count(SAID) == 1
-    answer, said = run(ASK, small, **place)
+    assert errors.count(COMPILING) == 1
+    answer, errors = run(PRINT_ANSWER, small_package, **environment)
     assert answer == "2"
-    assert said == ""  # stored: nothing to compile, nothing to say
-    (small / "helper.py").write_text(HELPER.format(2))
-    answer, said = run(ASK, small, **place)
+    assert errors == ""  # the kernels are stored, so nothing is compiled or reported
+    (small_package / "helper.py").write_text(HELPER.format(2))
+    answer, errors = run(PRINT_ANSWER, small_package, **environment)
     assert answer == "3"
-    assert SAID in said
+    assert COMPILING in errors
 
 
 @pytest.mark.slow
-def test_old_folders_go_and_those_in_use_stay(small):
-    home = small.parent / "numba"
-    place = {"NUMBA_CACHE_DIR": str(home)}  # what the user chose is respected
-    run(ASK, small, **place)
+def test_only_unused_folders_of_this_package_are_removed(small_package):
+    home = small_package.parent / "numba"
+    environment = {"NUMBA_CACHE_DIR": str(home)}  # a folder that the user has set
+    run(PRINT_ANSWER, small_package, **environment)
     (first,) = home.iterdir()
     abandoned, foreign = home / f"{compiled.PREFIX}abandoned", home / "foreign"
     for folder in (abandoned, foreign):
         folder.mkdir()
         os.utime(folder, (0, 0))
-    (small / "helper.py").write_text(HELPER.format(5))
-    assert run(ASK, small, **place)[0] == "6"
+    (small_package / "helper.py").write_text(HELPER.format(5))
+    assert run(PRINT_ANSWER, small_package, **environment)[0] == "6"
     assert first.exists()
     assert foreign.exists()
     assert not abandoned.exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("why", ["a file in the way", "full disk"])
-def test_where_nothing_can_be_written_it_compiles_all_the_same(small, why):
-    place = small.parent / "cache"
-    if why == "full disk":
-        place = Path("/dev/full")
+@pytest.mark.parametrize("obstacle", ["a file in the way", "full disk"])
+def test_kernels_compile_without_a_writable_folder(small_package, obstacle):
+    cache = small_package.parent / "cache"
+    if obstacle == "full disk":
+        cache = Path("/dev/full")
     else:
-        place.write_text("")
-    answer, said = run(ASK, small, XDG_CACHE_HOME=str(place))
+        cache.write_text("")
+    answer, errors = run(PRINT_ANSWER, small_package, XDG_CACHE_HOME=str(cache))
     assert answer == "2"
-    assert said.count("expected a writable folder for compiled kernels, found") == 1
-    assert not list(small.rglob("*.nbi"))
+    assert errors.count("expected a writable folder for compiled kernels, found") == 1
+    assert not list(small_package.rglob("*.nbi"))
 
 
 @pytest.mark.slow
-def test_damaged_files_are_made_anew(small):
-    place = {"NUMBA_CACHE_DIR": str(small.parent / "numba")}
-    run(ASK, small, **place)
-    for path in (small.parent / "numba").rglob("*.nb?"):
+def test_damaged_files_are_replaced(small_package):
+    environment = {"NUMBA_CACHE_DIR": str(small_package.parent / "numba")}
+    run(PRINT_ANSWER, small_package, **environment)
+    for path in (small_package.parent / "numba").rglob("*.nb?"):
         path.write_bytes(path.read_bytes()[:7] + b"damaged")
-    assert run(ASK, small, **place)[0] == "2"
-    assert SAID not in run(ASK, small, **place)[1]  # and stored again
+    assert run(PRINT_ANSWER, small_package, **environment)[0] == "2"
+    assert COMPILING not in run(PRINT_ANSWER, small_package, **environment)[1]  # the kernels have been stored again
 
 
 @pytest.mark.slow
-def test_processes_compile_once_together(small):
-    place = {"NUMBA_CACHE_DIR": str(small.parent / "numba")}
+def test_two_processes_compile_the_kernels_only_once(small_package):
+    environment = {"NUMBA_CACHE_DIR": str(small_package.parent / "numba")}
     found = []
-    threads = [threading.Thread(target=lambda: found.append(run(ASK, small, **place))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: found.append(run(PRINT_ANSWER, small_package, **environment))) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert [answer for answer, _ in found] == ["2", "2"]
-    assert sum(said.count(SAID) for _, said in found) == 1
+    assert sum(errors.count(COMPILING) for _, errors in found) == 1
 
 
 STEP = """
@@ -137,7 +139,7 @@ SETTINGS_AND_FORKS = f"""
 import os, numba
 before = dict(vars(numba.config))
 import nmnist_helpers.netx
-print("as they were" if vars(numba.config) == before else "changed", flush=True)
+print("unchanged" if vars(numba.config) == before else "changed", flush=True)
 {STEP}
 def step_in_a_child():
     if os.fork() == 0:
@@ -157,27 +159,26 @@ if hasattr(os, "fork"):
 
 
 @pytest.fixture(scope="module")
-def said() -> list[str]:
-    """What one process says of Numba's settings and of two children, made before and after its first kernel."""
+def settings_and_forks() -> list[str]:
+    """Run SETTINGS_AND_FORKS; return lines on Numba's settings and on children forked before and after a kernel."""
     return run(SETTINGS_AND_FORKS)[0].splitlines()
 
 
 @pytest.mark.slow
-def test_the_users_own_numba_is_left_alone(said):
-    """A process that imports the package has Numba's settings as they were."""
-    assert said[0] == "as they were"
+def test_an_import_does_not_change_numbas_settings(settings_and_forks):
+    assert settings_and_forks[0] == "unchanged"
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_a_child_that_is_forked_before_the_first_kernel_runs_them(said):
-    assert said[1] == "ran"
+def test_a_child_forked_before_the_first_kernel_can_run_kernels(settings_and_forks):
+    assert settings_and_forks[1] == "ran"
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_a_forked_child_says_why_it_cannot_run_kernels(said):
-    assert "expected a process with threads of its own, found a child that os.fork made" in said[2]
+def test_a_child_forked_after_a_kernel_raises(settings_and_forks):
+    assert "expected a process with threads of its own, found a child that os.fork made" in settings_and_forks[2]
 
 
 @pytest.mark.slow
@@ -196,33 +197,33 @@ print(numba.threading_layer())
 
 
 @pytest.mark.slow
-def test_it_runs_without_docstrings_and_assertions():
-    # Forwards: without docstrings Numba compiles everything anew, and the way back would take as long again.
+def test_the_package_runs_without_docstrings_and_assertions():
+    # Without docstrings Numba compiles everything anew. A backward pass would take as long again, so it is omitted.
     code = STEP + "with torch.no_grad():\n    block(torch.ones(1, 4, 3))\n"
     code += "from nmnist_helpers import __main__\nprint(__main__.main(['train', '--epochs', '0', '--out', 'nowhere']))"
-    answer, said = run(code, options=("-OO",))
+    answer, errors = run(code, options=("-OO",))
     assert answer == "1"
-    assert said.endswith("--epochs: expected a whole number from 1, found 0\n")
+    assert errors.endswith("--epochs: expected a whole number from 1, found 0\n")
 
 
-def test_two_threads_choose_their_twins_apart():
-    """One thread's block ends inside the other's: neither sees the other's choice, nothing is left chosen."""
+def test_threads_choose_their_twins_independently():
+    """The threads' `using` blocks overlap; neither affects the other thread, and no choice remains afterwards."""
     cpu = torch.device("cpu")
     entered, left = threading.Event(), threading.Event()
-    seen = []
+    resolved = []
 
-    def other():
+    def choose_reference():
         with kernels.using("reference"):
             entered.set()
             left.wait(10)
-            seen.append(backend.resolve(cpu))
+            resolved.append(backend.resolve(cpu))
 
-    thread = threading.Thread(target=other)
+    thread = threading.Thread(target=choose_reference)
     with kernels.using("cpu"):
         thread.start()
         entered.wait(10)
         assert backend.resolve(cpu) == "cpu"
     left.set()
     thread.join()
-    assert seen == ["reference"]
+    assert resolved == ["reference"]
     assert backend.resolve(cpu) == "cpu"

@@ -1,4 +1,4 @@
-"""The kernels of convolution, on the reference and the CPU twin, held to the oracle."""
+"""Compare the convolution kernels of the reference and of the CPU twin with the oracle."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("fresh_memory_is_nan")
 @TWINS
 @pytest.mark.parametrize("name", WINDOWS)
 @pytest.mark.parametrize(("value", "dropped", "spread"), [(1.0, False, 2), (1.25, True, 25)], ids=["plain", "dropout"])
-def test_conv(twin, name, value, dropped, spread):
+def test_conv_agrees_with_the_oracle(twin, name, value, dropped, spread):
     check_conv(twin, WINDOWS[name], torch.device("cpu"), value=value, dropped=dropped, spread=spread)
 
 

@@ -1,7 +1,7 @@
-"""The Triton kernels compiled ahead of time for sm_80 and sm_90, with the options of the launches: no GPU is needed.
+"""Compile the Triton kernels ahead of time for sm_80 and sm_90, with the options of their launches and without a GPU.
 
-What the machine code must show: loads that run ahead of their use (``cp.async``), tensor-core products, no
-spilled registers, and 16-byte accesses where rows are aligned.
+The machine code must load data before they are used (``cp.async``), compute products on tensor cores, spill no
+registers, and access 16 bytes at a time where rows are aligned.
 """
 
 import importlib
@@ -25,7 +25,7 @@ from nmnist_helpers.kernels.gpu import axon, launch, matmul, neuron, weight  # n
 
 product = importlib.import_module("nmnist_helpers.kernels.gpu.product")  # `gpu.product` is the function
 
-# Between the smallest and the largest launch nothing is new.
+# The shapes between the smallest and the largest test little that is new, so they are marked as slow.
 SHAPES = [shape for _, shape in launch.SHAPES]
 SHAPES[1:-1] = [pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES[1:-1]]
 CAPABILITIES = pytest.mark.parametrize(
@@ -47,25 +47,25 @@ BACKWARD = {
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _empty_cache(tmp_path_factory):
-    """Compile anew: what an earlier run left would prove nothing."""
+def _use_empty_cache(tmp_path_factory):
+    """Use an empty cache, so that no kernel comes from an earlier run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
         yield
 
 
-def compiled(kernel, capability, signature, constants, aligned=(), **options):
-    """Compile as a launch would: pointers at multiples of 16, and so the sizes named in `aligned`.
+def compile_kernel(kernel, capability, signature, constants, aligned=(), **options):
+    """Compile a kernel as a launch would, with pointers and the sizes named in `aligned` being multiples of 16.
 
-    An argument that is None in `constants` is absent, whatever `signature` says of it.
+    The arguments in `constants` are fixed, even if `signature` names them too; None omits an argument.
     """
     names = kernel.arg_names
     signature = {name: kind for name, kind in signature.items() if name not in constants}
     types = {name: signature.get(name, "constexpr") for name in names}
     values = {name: constants[name] for name in names if types[name] == "constexpr"}
     assert set(signature) <= set(names)
-    sixteen = [["tt.divisibility", 16]]
-    attributes = {(i,): sixteen for i, name in enumerate(names) if types[name].startswith("*") or name in aligned}
+    divisible = [["tt.divisibility", 16]]
+    attributes = {(i,): divisible for i, name in enumerate(names) if types[name].startswith("*") or name in aligned}
     source = ASTSource(kernel, types, constexprs=values, attrs=attributes)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
@@ -87,37 +87,37 @@ def assert_no_spills(kernel, tmp_path):
 
 @CAPABILITIES
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_neuron(capability, shape, tmp_path):
+def test_neuron_kernels(capability, shape, tmp_path):
     options = {"BLOCK": shape.block, "STAGES": shape.stages}
-    wide = shape.block // (32 * shape.warps) == 4  # four channels a thread
-    forward = compiled(
+    wide = shape.block // (32 * shape.warps) == 4  # four channels per thread
+    forward = compile_kernel(
         neuron.forward_kernel, capability, FORWARD, {**options, "current": None},
         aligned=["C"], num_warps=shape.warps,
     )  # fmt: skip
-    backward = compiled(
+    backward = compile_kernel(
         neuron.backward_kernel, capability, BACKWARD,
         {**options, "DECAY": 4096, "grad_voltage": None, "grad_current": None, "lag": None},
         aligned=["C"], num_warps=shape.warps,
     )  # fmt: skip
     for kernel, streams in ((forward, 1), (backward, 2)):
-        ahead = count(kernel, r"cp\.async\.c[ag]\.shared")
-        assert ahead >= streams * (shape.stages - 1)  # one per stage before the loop, one in it
+        prefetches = count(kernel, r"cp\.async\.c[ag]\.shared")
+        assert prefetches >= streams * (shape.stages - 1)  # stages - 1 before the loop, one in it
         if wide:
-            assert count(kernel, r"cp\.async\.cg\.shared") == ahead  # .cg takes 16 bytes only
+            assert count(kernel, r"cp\.async\.cg\.shared") == prefetches  # .cg always copies 16 bytes
             assert count(kernel, r"st\.global\.v4\.b32") > 0
         assert_no_spills(kernel, tmp_path)
-    assert count(forward, r"mul\.wide\.s32|mul\.lo\.s64") < 12  # 64 bits for addresses only, none for the states
+    assert count(forward, r"mul\.wide\.s32|mul\.lo\.s64") < 12  # 64-bit products only for addresses
 
 
 @pytest.mark.slow
 @CAPABILITIES
-def test_neuron_with_everything(capability):
-    """All gradients, a lag per channel, rows that are not aligned, the current asked for."""
-    compiled(
+def test_neuron_kernels_with_all_arguments(capability):
+    """With all gradients, a lag per channel, the current as an output, and rows that are not aligned."""
+    compile_kernel(
         neuron.forward_kernel, capability, FORWARD,
         {"BLOCK": 32, "STAGES": 8}, num_warps=1,
     )  # fmt: skip
-    backward = compiled(
+    backward = compile_kernel(
         neuron.backward_kernel, capability, BACKWARD,
         {"BLOCK": 32, "STAGES": 8, "DECAY": 4096}, num_warps=1,
     )  # fmt: skip
@@ -125,19 +125,19 @@ def test_neuron_with_everything(capability):
 
 
 @CAPABILITIES
-def test_axon(capability):
+def test_axon_kernels(capability):
     signature = {"spikes": "*u8", "lag": "*i32", "kept": "*u8", "out": "*u8", "T": "i32", "C": "i32"}
     constants = {"ROWS": axon.ROWS, "BLOCK": axon.COLUMNS}
     for absent in ({}, {"kept": None}):
-        compiled(axon.axon_kernel, capability, signature, {**constants, **absent}, aligned=["C"])
-    compiled(
+        compile_kernel(axon.axon_kernel, capability, signature, {**constants, **absent}, aligned=["C"])
+    compile_kernel(
         axon.delay_gradient_kernel, capability,
         {"grad": "*fp32", "out": "*u8", "sums": "*fp32", "T": "i32", "C": "i32"}, {"BLOCK": 32, "STAGES": 8},
         aligned=["C"], num_warps=1,
     )  # fmt: skip
 
 
-# The three products of a layer, as [M, K] @ [K, N] with the strides that are 1.
+# The products [M, K] @ [K, N] of a layer: types of both factors, strides that are 1, whether the first has two terms.
 PRODUCTS = {
     "product": ("*u8", "*bf16", {"a_k": 1, "b_k": 1}, False),
     "input gradient": ("*fp32", "*bf16", {"a_k": 1, "b_n": 1}, True),
@@ -149,49 +149,49 @@ PRODUCTS = {
 @pytest.mark.parametrize("name", ["product", *(pytest.param(n, marks=pytest.mark.slow) for n in list(PRODUCTS)[1:])])
 @pytest.mark.parametrize("size", [512, pytest.param(10, marks=pytest.mark.slow)])
 def test_products_run_on_tensor_cores(capability, name, size, tmp_path):
-    a, b, ones, two_terms = PRODUCTS[name]
+    a, b, unit_strides, two_terms = PRODUCTS[name]
     sizes = {"product": (9600, size), "input gradient": (9600, 512), "weight gradient": (size, 512)}[name]
     signature = {"a": a, "b": b, "out": "*fp32", "out_part": "i64", "value": "fp32"}
     strides = "M N K a_m a_k b_k b_n out_m share".split()
-    signature |= {n: "i32" for n in strides if n not in ones}
+    signature |= {n: "i32" for n in strides if n not in unit_strides}
     options = matmul.tiling(*sizes, two_terms)
-    constants = {**ones, "TWO_TERMS": two_terms, "OPERAND": tl.bfloat16, "WHOLE": True, "GROUP": matmul.GROUP}
+    constants = {**unit_strides, "TWO_TERMS": two_terms, "OPERAND": tl.bfloat16, "WHOLE": True, "GROUP": matmul.GROUP}
     constants |= {k: v for k, v in options.items() if k.startswith("BLOCK")}
-    small = {"M"} if name == "weight gradient" and size == 10 else {"N"} if size == 10 else set()
-    aligned = [n for n in strides if n not in ones and n not in small]
-    kernel = compiled(
+    unaligned = {"M"} if name == "weight gradient" and size == 10 else {"N"} if size == 10 else set()
+    aligned = [n for n in strides if n not in unit_strides and n not in unaligned]
+    kernel = compile_kernel(
         matmul.matmul_kernel, capability, signature, constants, aligned,
         num_warps=options["num_warps"], num_stages=options["num_stages"],
     )  # fmt: skip
-    # Hopper's own instruction takes 64 rows at least.
+    # Hopper's own instruction needs at least 64 rows.
     own = capability == 90 and options["BLOCK_M"] >= 64
     assert count(kernel, r"wgmma\.mma_async\S*\.f32\.bf16\.bf16" if own else r"mma\.sync\S*\.f32\.bf16\.bf16\.f32") > 0
     assert count(kernel, r"cp\.async\.c[ag]\.shared") > 0
-    if not small:
-        assert count(kernel, r"ld\.global\.b8") == 0  # bytes come in whole vectors
+    if not unaligned:
+        assert count(kernel, r"ld\.global\.b8") == 0  # bytes are loaded as vectors
     assert_no_spills(kernel, tmp_path)
 
 
 @CAPABILITIES
 @pytest.mark.parametrize("table", ["*bf16", "*fp32"])
-def test_gather(capability, table):
+def test_gather_kernel(capability, table):
     signature = {"indptr": "*i32", "index": "*i32", "table": table, "out": "*fp32", "N": "i32", "stride": "i32",
                  "value": "fp32"}  # fmt: skip
     constants = {"EVENTS": product.EVENTS, "BLOCK": product.COLUMNS}
-    compiled(product.gather_kernel, capability, signature, constants, aligned=["N", "stride"])
+    compile_kernel(product.gather_kernel, capability, signature, constants, aligned=["N", "stride"])
 
 
 @CAPABILITIES
-def test_weights(capability):
+def test_weight_kernels(capability):
     pointers = dict.fromkeys(["v", "factor", "norm", "grad", "grad_v", "grad_g"], "*fp32")
-    quantise = compiled(
+    quantise = compile_kernel(
         weight.quantise_kernel, capability,
         {"v": "*fp32", "factor": "*fp32", "weights": "*bf16", "C": "i32", "stride": "i32"}, {"BLOCK": weight.COLUMNS},
         aligned=["stride"],
     )  # fmt: skip
-    assert count(quantise, r"min\.NaN\.f32|max\.NaN\.f32") > 0  # a NaN weight is not clamped away
+    assert count(quantise, r"min\.NaN\.f32|max\.NaN\.f32") > 0  # clamping does not remove NaN
     for absent in ({}, {"norm": None, "grad_g": None}):
-        compiled(
+        compile_kernel(
             weight.gradient_kernel, capability, {**pointers, "C": "i32", "stride": "i32"},
             {"BLOCK": weight.COLUMNS, **absent},
         )  # fmt: skip
@@ -207,10 +207,10 @@ def test_weights(capability):
         pytest.param(False, "*i32", marks=pytest.mark.slow),
     ],
 )
-def test_raster(capability, words, random):
+def test_raster_kernel(capability, words, random):
     signature = {
         "words": words, **dict.fromkeys(["first", "count", "draws", "edges"], "*i64"), "out": "*u8",
         "T": "i32", "width": "i32", "cap": "i32", "drop_below": "i64", "jitter_scale": "i32",
     }  # fmt: skip
     constants = {"RANDOM": random, "JITTER": random, "SEARCH": 9, "EVENTS": raster.EVENTS}
-    compiled(raster.raster_kernel, capability, signature, constants, aligned=["width"])
+    compile_kernel(raster.raster_kernel, capability, signature, constants, aligned=["width"])

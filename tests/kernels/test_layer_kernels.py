@@ -1,4 +1,4 @@
-"""The kernels of axon, weights, products and whole layers, on the reference and the CPU twin, held to the oracle."""
+"""Compare the reference's and the CPU twin's kernels for axons, weights, products and layers with the oracle."""
 
 import numba
 import numpy as np
@@ -55,13 +55,14 @@ def test_axon(sizes, dropped):
     back = axon_backward(rows(grad), axon)
     expected_back = oracles.shifted_back(grad, lag) * 1.5 * (1 if kept is None else kept[:, :, None])
     assert_close(trains(back), expected_back, 1e-6)
-    assert np.vdot(grad, expected * 1.5) == pytest.approx(np.vdot(expected_back, spikes))  # of the oracle itself
+    # The oracle's backward pass is the transpose of its forward pass.
+    assert np.vdot(grad, expected * 1.5) == pytest.approx(np.vdot(expected_back, spikes))
 
     by_delay = reference.delay_gradient(rows(grad), out, 1.5)
     assert_close(by_delay, oracles.delay_gradient(grad, expected * 1.5))
 
 
-def test_axon_takes_strided_rows():
+def test_axon_accepts_strided_rows():
     rng = np.random.default_rng(0)
     spikes, grad = (rng.random((2, 9, 12)) < 0.4).astype(np.int64), rng.normal(size=(2, 9, 12))
     axon = Axon(ints(np.arange(9)))
@@ -70,15 +71,15 @@ def test_axon_takes_strided_rows():
     np.testing.assert_array_equal(trains(out), expected)
     strided = oracles.tensor(grad).transpose(1, 2)
     assert_close(trains(axon_backward(strided, axon)), oracles.shifted_back(grad, np.arange(9)), 1e-6)
-    of_output = oracles.tensor(expected, torch.uint8).transpose(1, 2)
-    assert_close(reference.delay_gradient(strided, of_output), oracles.delay_gradient(grad, expected))
+    strided_out = oracles.tensor(expected, torch.uint8).transpose(1, 2)
+    assert_close(reference.delay_gradient(strided, strided_out), oracles.delay_gradient(grad, expected))
 
 
 # --------------------------------------------------------------------------------------------- weights, products
 
 
 def weight_case(seed, outputs, inputs):
-    """Weights with ties of the rounding, values beyond the clamp, and everything between."""
+    """Return random weights, some of which are rounding ties or beyond the clamp."""
     rng = np.random.default_rng(seed)
     w = rng.normal(0, 1.5, (outputs, inputs)).astype(np.float32)
     ties = rng.random(w.shape) < 0.2
@@ -110,9 +111,8 @@ def test_quantise_raises_for_nan(twin):
     w[37, 29] = float("nan")
     with pytest.raises(OverflowError, match="weights: expected finite numbers, found NaN"):
         twin.quantise(w, torch.ones(40))
-    with pytest.raises(
-        OverflowError, match="weights: expected finite numbers, found NaN"
-    ):  # a row of zeros under weight normalisation
+    # The factor is infinite for a row of zeros under weight normalisation.
+    with pytest.raises(OverflowError, match="weights: expected finite numbers, found NaN"):
         twin.quantise(torch.zeros(2, 3), torch.tensor([1.0, float("inf")]))
 
 
@@ -126,22 +126,22 @@ def test_quantise_gradient(twin, shape, weight_norm):
     norm = v.norm(dim=1) if weight_norm else None
     factor = g.flatten() / norm if weight_norm else torch.ones(shape[0])
     grad = rng.normal(size=shape).astype(np.float32)
-    layout = torch.from_numpy(grad if twin is reference else np.ascontiguousarray(grad.T))
-    by_v, by_g = twin.quantise_gradient(v, factor, norm, layout)
+    grad_table = torch.from_numpy(grad if twin is reference else np.ascontiguousarray(grad.T))
+    by_v, by_g = twin.quantise_gradient(v, factor, norm, grad_table)
     expected_v, expected_g = oracles.straight_through(v, g, grad)
     if weight_norm and shape[1] > 1:
         assert_close(by_v, expected_v)
         assert_close(by_g.reshape(-1, 1), expected_g)
-    elif weight_norm:  # one input: v has no direction to turn to
+    elif weight_norm:  # with a single input, w depends only on the sign of v
         assert np.abs(by_v.numpy()).max() < 1e-5
         assert_close(by_g.reshape(-1, 1), expected_g)
     else:
         np.testing.assert_array_equal(by_v.numpy(), expected_v.astype(np.float32))
         assert by_g is None
-        assert w_outside_has_no_gradient(v, by_v)
+        assert is_zero_where_clamped(v, by_v)
 
 
-def w_outside_has_no_gradient(w, grad) -> bool:
+def is_zero_where_clamped(w, grad) -> bool:
     outside = (w > 128 / 32) | (w < -129 / 32)
     return bool((grad[outside] == 0).all() and (grad[~outside] != 0).any() | (w.numel() == 1))
 
@@ -156,8 +156,8 @@ def spike_case(seed, sizes, density, value):
     return dense, Spikes.from_rows(oracles.tensor(np.swapaxes(dense, 1, 2), torch.uint8), value)
 
 
-def product_of(twin):
-    """A twin's product by itself; the CPU's stands apart from the neuron for dense inputs alone."""
+def product_function(twin):
+    """Return a twin's product; the CPU twin has a separate one only for dense inputs."""
     return cpu_product.dense_product if twin is cpu else twin.product
 
 
@@ -166,10 +166,10 @@ def product_of(twin):
 @pytest.mark.parametrize("value", VALUES)
 def test_product_of_events(twin, density, value):
     dense, spikes = spike_case(1, (3, 70, 11), density, value)
-    assert (spikes.density > DENSE_FROM) == (density > 0.2)  # both sides of the switch are met
+    assert (spikes.density > DENSE_FROM) == (density > 0.2)  # densities on both sides of DENSE_FROM
     w = weight_case(1, 150, 70)
     weights = twin.quantise(torch.from_numpy(w), torch.ones(150))
-    z = product_of(twin)(spikes, weights)
+    z = product_function(twin)(spikes, weights)
     np.testing.assert_array_equal(trains(z), oracles.product(oracles.steps_of_weight(w), dense, value))
 
 
@@ -178,12 +178,12 @@ def test_product_of_graded_rows(twin):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 20, 6)).astype(np.float32)
     w = weight_case(1, 30, 20)
-    z = product_of(twin)(rows(x), twin.quantise(torch.from_numpy(w), torch.ones(30)))
+    z = product_function(twin)(rows(x), twin.quantise(torch.from_numpy(w), torch.ones(30)))
     assert_close(trains(z), np.einsum("oi,bit->bot", oracles.steps_of_weight(w) / 32, x.astype(np.float64)), 1e-6)
 
 
 def layer_voltage(trace, sizes) -> np.ndarray:
-    """The voltage that a layer kept for its backward pass, as [B, C, T]; the CPU's lies by chunks of channels."""
+    """Return the voltage that a layer saved for its backward pass as [B, C, T]; the CPU twin stores it in chunks."""
     batch, channels, steps = sizes
     voltage = trace.saved[0]
     if voltage.dim() == 1:
@@ -191,50 +191,54 @@ def layer_voltage(trace, sizes) -> np.ndarray:
     return trains(voltage)
 
 
-def layer_case(twin, sizes, outputs, density, value, same_lag, dropped):
-    """Arguments of `layer_forward`, and what the oracles expect of it."""
+def layer_case(twin, sizes, outputs, density, value, lag_count, dropped):
+    """Return a random case for a layer and what the oracle computes for it.
+
+    The items are dense spikes, the same spikes as a list, the other arguments of `layer_forward`, the results of
+    `oracles.neuron`, the output spikes, and the details that `oracles.block_gradient` needs.
+    """
     rng = np.random.default_rng(6)
     batch, inputs, steps = sizes
     dense, spikes = spike_case(2, sizes, density, value)
     w = weight_case(3, outputs, inputs) * np.float32(0.1)
     weights = twin.quantise(torch.from_numpy(w), torch.ones(outputs))
     _, keep_i, keep_v, current, reset = random_case(1, (batch, outputs, 1))
-    lag = np.full(outputs, 2) if same_lag == 1 else rng.integers(1, 1 + same_lag, outputs)
+    lag = np.full(outputs, 2) if lag_count == 1 else rng.integers(1, 1 + lag_count, outputs)
     kept = rng.random((batch, outputs)) < 0.7 if dropped else None
     z = oracles.product(oracles.steps_of_weight(w), dense, value)
     neuron = oracles.neuron(z, keep_i, keep_v, THRESHOLD, current, reset)
     sent = neuron[2] if kept is None else neuron[2] * kept[:, :, None]
     axon = Axon(ints(lag), None if kept is None else oracles.tensor(kept, torch.uint8), 1.25 if dropped else 1.0)
-    given = weights, membrane_of(keep_i, keep_v), state_of(current, reset), axon
-    inside = {
+    arguments = weights, membrane_of(keep_i, keep_v), state_of(current, reset), axon
+    signals = {
         "voltage": neuron[1], "current": neuron[0], "spikes": neuron[2], "lag": lag, "start": (current, reset),
     }  # fmt: skip
-    return dense, spikes, given, neuron, oracles.shifted(sent, lag), (oracles.steps_of_weight(w), inside, kept)
+    return dense, spikes, arguments, neuron, oracles.shifted(sent, lag), (oracles.steps_of_weight(w), signals, kept)
 
 
-LAGS = [1, 2, 30]  # one lag, two neighbours, all over the place
+LAGS = [1, 2, 30]  # at most this many different lags in a layer
 
 
 @TWINS
-@pairwise(density=DENSITIES, value=VALUES, same_lag=LAGS, dropped=[False, True])
-def test_layer_forward(twin, density, value, same_lag, dropped):
+@pairwise(density=DENSITIES, value=VALUES, lag_count=LAGS, dropped=[False, True])
+def test_layer_forward(twin, density, value, lag_count, dropped):
     sizes, outputs = (3, 70, 25), 140
-    dense, spikes, given, neuron, expected, _ = layer_case(twin, sizes, outputs, density, value, same_lag, dropped)
+    dense, spikes, arguments, neuron, expected, _ = layer_case(twin, sizes, outputs, density, value, lag_count, dropped)
     _, voltage, fired, current, reset = neuron
     for source in (spikes, oracles.tensor(dense * np.float32(value)).transpose(1, 2)):
         if not isinstance(source, Spikes) and value == 1 / 0.95:
-            continue  # a dense product of such a value is not exact: blocks hand over events then
-        trace = twin.layer_forward(source, *given)
+            continue  # a dense product with this value is not exact, so blocks pass lists
+        trace = twin.layer_forward(source, *arguments)
         np.testing.assert_array_equal(layer_voltage(trace, (3, outputs, 25)), voltage)
         np.testing.assert_array_equal(trace.state.current.numpy(), current)
         np.testing.assert_array_equal(trace.state.voltage.numpy(), reset)
         assert trace.spikes.shape == (3, outputs, 25)
-        assert trace.spikes.value == given[-1].value
+        assert trace.spikes.value == arguments[-1].value
         np.testing.assert_array_equal(trains(trace.spikes.rows(value=1.0)), expected)
-        listed = Spikes.from_rows(rows(expected, torch.uint8))  # in order, none twice
+        listed = Spikes.from_rows(rows(expected, torch.uint8))  # sorted, without duplicates
         assert torch.equal(trace.spikes.indptr, listed.indptr)
         assert torch.equal(trace.spikes.channel, listed.channel)
-        bare = twin.layer_forward(source, *given, need_grad=False)
+        bare = twin.layer_forward(source, *arguments, need_grad=False)
         assert bare.saved == ()
         assert torch.equal(bare.spikes.channel, trace.spikes.channel)
         assert torch.equal(bare.state.voltage, trace.state.voltage)
@@ -245,32 +249,32 @@ def test_layer_forward(twin, density, value, same_lag, dropped):
 @pytest.mark.parametrize(
     ("twin", "threads"), [(reference, 1), (cpu, 1), (cpu, 2)], ids=["reference", "cpu, 1 thread", "cpu, 2 threads"]
 )
-@pairwise(same_lag=LAGS, density=[0.0, 0.6 * DENSE_FROM, 0.5], outputs=[1, 10, 64, 150], dropped=[False, True])
-def test_layer_backward(twin, threads, same_lag, density, outputs, dropped):
+@pairwise(lag_count=LAGS, density=[0.0, 0.6 * DENSE_FROM, 0.5], outputs=[1, 10, 64, 150], dropped=[False, True])
+def test_layer_backward(twin, threads, lag_count, density, outputs, dropped):
     sizes, value = (3, 70, 25), 0.25
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     try:
-        dense, spikes, given, _, out, inside = layer_case(twin, sizes, outputs, density, value, same_lag, dropped)
-        _, membrane, _, axon = given
-        steps, known, kept_there = inside
+        dense, spikes, arguments, _, out, details = layer_case(twin, sizes, outputs, density, value, lag_count, dropped)
+        _, membrane, _, axon = arguments
+        weight_steps, signals, kept = details
         grad = np.random.default_rng(0).normal(size=(3, outputs, 25))
         expected = oracles.block_gradient(
-            grad, dense * value, steps, known, out, *(r.numpy() for r in membrane[:2]), kept=kept_there,
+            grad, dense * value, weight_steps, signals, out, *(r.numpy() for r in membrane[:2]), kept=kept,
             value=axon.value, delay=axon.lag,
         )  # fmt: skip
-        saved = twin.layer_forward(spikes, *given).saved
-        arguments = (rows(grad), saved, spikes, *given)
-        found = twin.layer_backward(*arguments)
+        saved = twin.layer_forward(spikes, *arguments).saved
+        backward_arguments = (rows(grad), saved, spikes, *arguments)
+        found = twin.layer_backward(*backward_arguments)
         assert_close(trains(found.input), expected["x"])
         assert_close(found.weights if twin is reference else found.weights.t(), expected["weight"])
         for name in ("current_decay", "voltage_decay", "delay"):
             assert_close(getattr(found, name), expected[name])
-        only = twin.layer_backward(*arguments, Needs(input=False))
-        assert only.input is None
-        assert torch.equal(only.weights, found.weights)
-        only = twin.layer_backward(*arguments, Needs(weights=False))
-        assert only.weights is None
-        assert torch.equal(only.input, found.input)
+        partial = twin.layer_backward(*backward_arguments, Needs(input=False))
+        assert partial.input is None
+        assert torch.equal(partial.weights, found.weights)
+        partial = twin.layer_backward(*backward_arguments, Needs(weights=False))
+        assert partial.weights is None
+        assert torch.equal(partial.input, found.input)
     finally:
         numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
 
@@ -279,24 +283,24 @@ def test_layer_backward(twin, threads, same_lag, density, outputs, dropped):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, 2.0**16, -(2.0**16)])
 def test_layer_forward_raises_for_a_value_out_of_range(twin, value):
     spikes = Spikes(ints([0, 0, 4]), ints([0, 1, 2, 3]), (1, 40, 2))
-    spikes.value = value  # `Spikes` itself refuses what is not finite
+    spikes.value = value  # set here, because `Spikes` refuses values that are not finite
     weights = twin.quantise(torch.ones(3, 40), torch.ones(3))
     zero = np.zeros(3)
     with pytest.raises(OverflowError, match="left the range of the fixed-point"):
         twin.layer_forward(spikes, weights, membrane_of(zero, zero), state_of(zero[None], zero[None]), Axon(ints(zero)))
 
 
-def test_layer_forward_refuses_what_its_integers_cannot_hold():
+def test_layer_forward_refuses_too_many_inputs():
     inputs = MAX_INPUTS + 1
     spikes = Spikes(ints([0, 0]), ints([]), (1, inputs, 1))
     table = torch.zeros(inputs, 1, dtype=torch.int8)
     with pytest.raises(ValueError, match=f"at most {MAX_INPUTS} inputs, found {inputs}"):
         cpu.layer_forward(spikes, table, membrane_of([0], [0]), state_of([[0]], [[0]]), Axon(ints([0])))
-    assert MAX_INPUTS * 128 * 128 < 2**30  # the largest sum fits
+    assert MAX_INPUTS * 128 * 128 < 2**30  # the largest sum is a valid state
 
 
 def test_largest_sums_are_exact():
-    """All inputs at once, all weights at their limits: sums near the end of the range."""
+    """All inputs spike at once, with all weights at their limits: the sums exceed half of the range of a state."""
     inputs = 40_000
     channel = ints(np.arange(inputs))
     spikes = Spikes(ints([0] + [inputs] * 200), channel, (1, inputs, 200))
@@ -307,7 +311,7 @@ def test_largest_sums_are_exact():
     assert layer_voltage(trace, (1, 2, 200))[0, :, 0].tolist() == [-128 * 128 * inputs, 127 * 128 * inputs]
 
 
-BAD = {  # what a user's own state, mask or delay may do to the compiled code, and what is said about it
+INVALID = {  # invalid arguments of `layer_forward`, and what the error message names
     "state of another type": ({"state": State(torch.zeros(1, 5), torch.zeros(1, 5))}, "neuron state, current"),
     "state of another size": (
         {"state": State(ints(np.zeros((1, 5))), ints(np.zeros((1, 4))))},
@@ -326,19 +330,19 @@ BAD = {  # what a user's own state, mask or delay may do to the compiled code, a
 
 
 @TWINS
-@pytest.mark.parametrize("name", BAD)
-def test_nothing_unchecked_reaches_compiled_code(twin, name):
-    changed, message = BAD[name]
+@pytest.mark.parametrize("name", INVALID)
+def test_layer_forward_refuses_invalid_arguments(twin, name):
+    invalid, message = INVALID[name]
     zero = np.zeros((1, 5))
-    given = {"membrane": membrane_of(zero[0], zero[0]), "state": state_of(zero, zero), "axon": Axon(ints(zero[0]))}
+    valid = {"membrane": membrane_of(zero[0], zero[0]), "state": state_of(zero, zero), "axon": Axon(ints(zero[0]))}
     spikes = Spikes(ints([0, 2, 2]), ints([0, 3]), (1, 4, 2))
     weights = twin.quantise(torch.ones(5, 4), torch.ones(5))
-    twin.layer_forward(spikes, weights, **given)
+    twin.layer_forward(spikes, weights, **valid)
     with pytest.raises(ValueError, match=f"{message}.*: expected .*, found"):
-        twin.layer_forward(spikes, weights, **{**given, **changed})
+        twin.layer_forward(spikes, weights, **{**valid, **invalid})
 
 
-def products_of(twin):
+def product_module(twin):
     return cpu_product if twin is cpu else twin
 
 
@@ -350,19 +354,19 @@ def test_weight_gradient(twin, density, value, outputs):
     expected = oracles.weight_gradient(grad_z, dense * value)
     graded = oracles.tensor(dense * value).transpose(1, 2)
     for source in (spikes, graded):
-        found = products_of(twin).weight_gradient(source, rows(grad_z))
+        found = product_module(twin).weight_gradient(source, rows(grad_z))
         assert_close(found if twin is reference else found.t(), expected)
 
 
 @pytest.mark.parametrize("depth", [3, 300])
-def test_a_product_takes_views(depth):
-    """Rows inside wider ones, at the end of their memory, rows that are all the same one, and columns of one step."""
+def test_matmul_accepts_views(depth):
+    """Test parts of wider rows (up to the end of their memory), expanded rows, and columns as rows of one step."""
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randint(-9, 9, (depth, 70), generator=generator).float()
     wide = torch.randint(-9, 9, (3, 7, depth + 5), generator=generator).float()
     column = torch.randint(-9, 9, (3, depth, 1), generator=generator).float().transpose(1, 2)
-    for rows_ in (wide[..., 5:], wide[..., :depth], wide[:1, :1, 5:].expand(3, 7, depth), wide[:, ::2, 5:], column):
-        assert torch.equal(cpu_product.matmul(rows_, matrix), rows_ @ matrix)
+    for view in (wide[..., 5:], wide[..., :depth], wide[:1, :1, 5:].expand(3, 7, depth), wide[:, ::2, 5:], column):
+        assert torch.equal(cpu_product.matmul(view, matrix), view @ matrix)
 
 
 @TWINS

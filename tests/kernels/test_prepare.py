@@ -1,4 +1,4 @@
-"""A second process compiles the kernels of a training step, and nothing depends on it."""
+"""Test the second process, which compiles the kernels of a training step, and that nothing depends on it."""
 
 import os
 import sys
@@ -32,38 +32,38 @@ def run(code: str, **environment) -> tuple[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2 and (os.cpu_count() or 1) < 2, reason="needs two processors")
-def test_the_second_process_compiles_all_that_a_step_needs(tmp_path):
-    place = {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
-    assert run(STEP.format(wait=True, step=True), **place) == ("done", "")  # this process compiled nothing
+def test_the_second_process_compiles_all_kernels_of_a_step(tmp_path):
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    assert run(STEP.format(wait=True, step=True), **environment) == ("done", "")  # this process compiled nothing
     stored = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")}
     assert stored
     (done,) = tmp_path.rglob("training")
-    assert max(stored.values()) <= done.stat().st_mtime_ns, "the step compiled a kernel after the second process"
+    assert max(stored.values()) <= done.stat().st_mtime_ns, "the step compiled a kernel that the second process had not"
     code = "from nmnist_helpers import prepare; prepare.start(); " + STEP.format(wait=False, step=True)
-    assert run(code, **place) == ("done", "")  # everything is stored: nothing to start, nothing to say
+    assert run(code, **environment) == ("done", "")  # everything is stored: no process is started, nothing is reported
 
 
 @pytest.mark.slow
 def test_a_second_process_that_fails_does_no_harm(tmp_path):
     failing = "import nmnist_helpers.prepare as p; p.CODE = 'import sys; sys.exit(3)'\n"
-    out, said = run(failing + STEP.format(wait=True, step=False), NUMBA_CACHE_DIR=str(tmp_path / "numba"))
+    out, errors = run(failing + STEP.format(wait=True, step=False), NUMBA_CACHE_DIR=str(tmp_path / "numba"))
     assert out == "done"
-    assert said.count("compiling its CPU kernels") == 1
+    assert errors.count("compiling its CPU kernels") == 1
 
 
-@pytest.mark.parametrize("why", ["one processor", "is the second process", "no place", "no interpreter"])
-def test_where_it_is_of_no_use_none_is_started(why, monkeypatch, tmp_path):
-    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 1 if why == "one processor" else 2)
-    monkeypatch.setattr(prepare, "storage", lambda: None if why == "no place" else tmp_path)
+@pytest.mark.parametrize("reason", ["one processor", "is the second process", "no storage", "no interpreter"])
+def test_start_returns_none_where_a_second_process_is_useless(reason, monkeypatch, tmp_path):
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 1 if reason == "one processor" else 2)
+    monkeypatch.setattr(prepare, "storage", lambda: None if reason == "no storage" else tmp_path)
     monkeypatch.setattr(prepare.subprocess, "Popen", lambda *a, **k: pytest.fail("started"))
-    if why == "is the second process":
+    if reason == "is the second process":
         monkeypatch.setenv(prepare.CHILD, "1")
-    if why == "no interpreter":
+    if reason == "no interpreter":
         monkeypatch.setattr(sys, "executable", "")
     assert prepare.start.__wrapped__() is None
 
 
-def test_a_call_in_a_dry_run_does_not_run():
+def test_a_kernel_that_is_called_in_a_dry_run_does_not_run():
     @compiled.njit()
     def function(x):
         return x + 1

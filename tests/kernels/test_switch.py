@@ -1,4 +1,4 @@
-"""Which twin of the kernels runs: by argument, by environment, by device."""
+"""Test which twin of the kernels runs: the choice by argument, by environment variable, and by device."""
 
 import pytest
 import torch
@@ -11,7 +11,8 @@ from nmnist_helpers.kernels import backend, cpu, reference
 
 
 @pytest.fixture
-def clean_choice(monkeypatch):
+def patch(monkeypatch):
+    """Remove every choice of a twin before and after the test; return `monkeypatch`."""
     monkeypatch.delenv(backend.ENVIRONMENT, raising=False)
     kernels.use(None)
     yield monkeypatch
@@ -21,7 +22,7 @@ def clean_choice(monkeypatch):
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
 
-def test_switch_by_argument_and_environment(clean_choice):
+def test_switch_by_argument_and_environment(patch):
     assert backend.resolve(CPU) == "cpu"
     kernels.use("reference")
     assert backend.resolve(CPU) == "reference"
@@ -32,14 +33,14 @@ def test_switch_by_argument_and_environment(clean_choice):
             assert backend.resolve(CPU) == "cpu"
     assert backend.resolve(CPU) == "reference"
     kernels.use(None)
-    clean_choice.setenv(backend.ENVIRONMENT, "reference")
+    patch.setenv(backend.ENVIRONMENT, "reference")
     assert backend.resolve(CPU) == "reference"
-    with kernels.using("cpu"):  # the argument goes before the environment
+    with kernels.using("cpu"):  # the argument takes precedence over the environment
         assert backend.resolve(CPU) == "cpu"
     assert backend.resolve(CPU) == "reference"
 
 
-def test_using_gives_the_choice_back_after_an_error(clean_choice):
+def test_using_restores_the_choice_after_an_error(patch):
     def fail():
         with kernels.using("reference"):
             raise KeyError("x")
@@ -48,19 +49,19 @@ def test_using_gives_the_choice_back_after_an_error(clean_choice):
     assert backend.resolve(CPU) == "cpu"
 
 
-def test_switch_refuses_unknown_names(clean_choice):
+def test_switch_refuses_unknown_names(patch):
     with pytest.raises(ValueError, match="kernels.use: expected one of auto, reference, .*, found 'fast'"):
         kernels.use("fast")
     with pytest.raises(ValueError, match="found 'numba'"), kernels.using("numba"):
         pass
     assert backend.resolve(CPU) == "cpu"
-    clean_choice.setenv(backend.ENVIRONMENT, "slow")
+    patch.setenv(backend.ENVIRONMENT, "slow")
     with pytest.raises(ValueError, match="environment variable NMNIST_BACKEND: expected one of .*, found 'slow'"):
         backend.resolve(CPU)
 
 
-def test_a_choice_that_cannot_be_had_raises(clean_choice):
-    clean_choice.setenv("TRITON_INTERPRET", "0")
+def test_an_unavailable_choice_raises(patch):
+    patch.setenv("TRITON_INTERPRET", "0")
     kernels.use("cpu")
     with pytest.raises(RuntimeError, match="back end 'cpu': expected tensors on the CPU, found them on cuda:0"):
         backend.resolve(CUDA)
@@ -71,7 +72,7 @@ def test_a_choice_that_cannot_be_had_raises(clean_choice):
         backend.resolve(CPU)
     with pytest.raises(RuntimeError, match="back end 'gpu': expected"):
         Dense(DYNAMICS, 4, 2)(torch.zeros(1, 4, 3))
-    clean_choice.setattr(backend.importlib.util, "find_spec", lambda name: None)
+    patch.setattr(backend.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match="expected the package triton, found none"):
         backend.resolve(CUDA)
     kernels.use("auto")
@@ -79,18 +80,18 @@ def test_a_choice_that_cannot_be_had_raises(clean_choice):
 
 
 @pytest.mark.parametrize("name", ["reference", "cpu"])
-def test_the_chosen_twin_is_the_one_that_runs(clean_choice, name):
+def test_the_chosen_twin_is_the_one_that_runs(patch, name):
     ran = []
     for twin in (reference, cpu):
         original = twin.layer_forward
-        clean_choice.setattr(twin, "layer_forward", lambda *a, t=twin, f=original, **o: (ran.append(t), f(*a, **o))[1])
+        patch.setattr(twin, "layer_forward", lambda *a, t=twin, f=original, **o: (ran.append(t), f(*a, **o))[1])
     with kernels.using(name):
         Dense(DYNAMICS, 4, 2)(torch.zeros(1, 4, 3))
     assert ran == [{"reference": reference, "cpu": cpu}[name]]
 
 
-def test_backward_runs_on_the_twin_of_its_forward(clean_choice):
-    """Weights lie in the twin's own layout: another twin's backward would read them transposed."""
+def test_backward_runs_on_the_twin_of_its_forward(patch):
+    """Each twin stores the weights in its own layout, which another twin's backward pass would read transposed."""
     torch.manual_seed(0)
     block = Dense(FIXED, 8, 8, weight_scale=4)
     x = (torch.rand(2, 8, 20) < 0.4).float().requires_grad_()

@@ -1,4 +1,4 @@
-"""What is no list of spikes is refused before compiled code sees it."""
+"""Test that invalid lists of spikes are refused before compiled code reads them."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def ints(*numbers) -> torch.Tensor:
 
 INDPTR, CHANNEL, SHAPE = ints(0, 2, 2, 3, 5), ints(0, 4, 2, 1, 3), (2, 5, 2)
 
-BAD = {
+INVALID = {
     "channel far outside": ({"channel": ints(0, 10**8, 2, 1, 3)}, "channels from 0 to 4, found 0..100000000"),
     "channel just outside": ({"channel": ints(0, 5, 2, 1, 3)}, "channels from 0 to 4, found 0..5"),
     "channel below 0": ({"channel": ints(-1, 4, 2, 1, 3)}, "channels from 0 to 4, found -1..4"),
@@ -30,20 +30,20 @@ BAD = {
     "strided channels": ({"channel": torch.stack([CHANNEL, CHANNEL], 1)[:, 0]}, "channel as a contiguous int32"),
     "NumPy channels": ({"channel": CHANNEL.numpy()}, "channel as a contiguous int32 tensor .*found ndarray"),
     "another device": ({"channel": CHANNEL.to("meta")}, "on one device, found cpu and meta"),
-    "two sides": ({"shape": (2, 10)}, r"a shape \(B, C, T\) of whole numbers from 0, found \(2, 10\)"),
-    "a side below 0": ({"shape": (-2, 5, -2)}, r"a shape \(B, C, T\) of whole numbers"),
-    "sides of 64 bits": ({"shape": (2, 2**40, 2)}, r"B \* T and C below 2\*\*31"),
+    "two axes": ({"shape": (2, 10)}, r"a shape \(B, C, T\) of whole numbers from 0, found \(2, 10\)"),
+    "a negative size": ({"shape": (-2, 5, -2)}, r"a shape \(B, C, T\) of whole numbers"),
+    "a size of 64 bits": ({"shape": (2, 2**40, 2)}, r"B \* T and C below 2\*\*31"),
     "value NaN": ({"value": float("nan")}, "a finite value of a spike, found nan"),
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_what_is_no_list_of_spikes_is_refused(name):
-    changed, message = BAD[name]
-    given = {"indptr": INDPTR, "channel": CHANNEL, "shape": SHAPE}
-    assert Spikes(**given).count == 5
+@pytest.mark.parametrize("name", INVALID)
+def test_an_invalid_list_is_refused(name):
+    invalid, message = INVALID[name]
+    valid = {"indptr": INDPTR, "channel": CHANNEL, "shape": SHAPE}
+    assert Spikes(**valid).count == 5
     with pytest.raises(ValueError, match=f"Spikes: expected .*{message}"):
-        Spikes(**{**given, **changed})
+        Spikes(**{**valid, **invalid})
 
 
 @pytest.mark.parametrize("part", ["indptr", "channel"])
@@ -56,7 +56,7 @@ def test_a_list_that_was_changed_in_place_is_checked_again(part):
         block(spikes)
 
 
-def test_bytes_beyond_1_count_as_one_spike():
+def test_bytes_above_1_count_as_one_spike():
     rows = torch.tensor([[[0, 255, 2, 0, 1, 0, 0, 0, 0, 7]]], dtype=torch.uint8)
     assert Spikes.from_rows(rows).channel.tolist() == [1, 2, 4, 9]
     with pytest.raises(ValueError, match=r"Spikes.from_rows: expected a uint8 tensor \[B, T, C\], found torch.float32"):
@@ -64,21 +64,21 @@ def test_bytes_beyond_1_count_as_one_spike():
 
 
 @pytest.mark.parametrize("form", [Spikes, DenseSpikes])
-@pytest.mark.parametrize("where", ["numpy", "data"])
-@pytest.mark.parametrize("change", ["a spike more", "a spike less", "moved", "another value"])
-def test_a_change_behind_torch_is_found(form, where, change):
+@pytest.mark.parametrize("access", ["numpy", "data"])
+@pytest.mark.parametrize("change", ["added", "removed", "moved", "another value"])
+def test_a_change_that_torch_does_not_count_is_detected(form, access, change):
     rng = np.random.default_rng(0)
     events = form.from_rows(torch.from_numpy((rng.random((2, 30, 9)) < 0.2).astype(np.uint8)), 0.5)
     dense = events.dense()
     assert remembered(dense) is events
     (on, off) = ((dense != 0).nonzero()[7].tolist(), (dense == 0).nonzero()[100].tolist())
-    seen = dense.numpy() if where == "numpy" else dense.data
-    if change != "a spike less":
-        seen[tuple(off)] = 0.5
-    if change in ("a spike less", "moved"):
-        seen[tuple(on)] = 0
+    view = dense.numpy() if access == "numpy" else dense.data
+    if change != "removed":
+        view[tuple(off)] = 0.5
+    if change in ("removed", "moved"):
+        view[tuple(on)] = 0
     if change == "another value":
-        seen[tuple(off)], seen[tuple(on)] = 0, 0.25
+        view[tuple(off)], view[tuple(on)] = 0, 0.25
     assert remembered(dense) is None
     found = Spikes.from_dense(dense)
     assert found is None if change == "another value" else torch.equal(found.dense(), dense)

@@ -1,4 +1,4 @@
-"""Spikes kept as bytes: everything that a list of spikes can do, and the same numbers."""
+"""Test that spikes stored as bytes behave like a list of spikes, with the same numbers."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def events() -> Spikes:
 
 
 @pytest.mark.parametrize("width", [None, 64])
-def test_it_stands_for_the_same_spikes(events, width):
+def test_bytes_represent_the_same_spikes(events, width):
     dense = DenseSpikes.from_events(events, width)
     assert dense.data.shape == (3, 11, width or 37)
     assert (dense.shape, dense.value, dense.count, dense.density) == (
@@ -33,7 +33,7 @@ def test_it_stands_for_the_same_spikes(events, width):
     assert Spikes.from_dense(tensor) is dense
 
 
-def test_made_from_rows(events):
+def test_bytes_are_made_from_rows(events):
     rows = events.rows(torch.uint8, 1)
     dense = DenseSpikes.from_rows(rows, 0.5)
     assert dense.shape == events.shape
@@ -41,7 +41,7 @@ def test_made_from_rows(events):
     assert "shape=(3, 37, 11), value=0.5" in repr(dense)
 
 
-def test_to_another_device(events):
+def test_bytes_move_to_another_device(events):
     dense = DenseSpikes.from_events(events, 64)
     assert dense.to("cpu") is dense
     there = dense.to("meta")
@@ -57,14 +57,14 @@ def test_to_another_device(events):
         (torch.zeros(1, 2, 3, dtype=torch.uint8), 4, "1 to 3 channels in rows of 3, found 4"),
     ],
 )
-def test_other_data_are_refused(data, channels, message):
+def test_invalid_data_are_refused(data, channels, message):
     with pytest.raises(ValueError, match=message):
         DenseSpikes(data, channels)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("value", [1.0, 0.8, -2.0])
-def test_found_in_a_dense_tensor_on_a_gpu(events, value):
+def test_spikes_are_found_in_a_dense_tensor_on_a_gpu(events, value):
     dense = (events.dense() != 0).float() * value
     found = Spikes.from_dense(dense.cuda())
     assert isinstance(found, DenseSpikes)

@@ -1,4 +1,4 @@
-"""Spikes as events and as dense tensors, and what a dense tensor remembers of its events."""
+"""Test spikes as lists of events and as dense tensors, and the events that a dense tensor remembers."""
 
 import copy
 import io
@@ -18,8 +18,8 @@ def random_dense(sizes, density=0.2, value=1.0, seed=0) -> torch.Tensor:
     return torch.from_numpy((rng.random(sizes) < density).astype(np.float32)) * value
 
 
-def listed(spikes: Spikes) -> list[tuple[int, int, int]]:
-    """(b, t, c) of every spike, in order."""
+def spike_positions(spikes: Spikes) -> list[tuple[int, int, int]]:
+    """Return (b, t, c) of every spike in the order of the list."""
     steps = spikes.shape[2]
     rows = np.repeat(np.arange(len(spikes.indptr) - 1), np.diff(spikes.indptr.numpy()))
     return [(int(r) // steps, int(r) % steps, int(c)) for r, c in zip(rows, spikes.channel, strict=True)]
@@ -31,7 +31,7 @@ def test_dense_to_events_and_back(sizes, density, value):
     spikes = Spikes.from_dense(dense)
     batch, channels, steps = sizes
     expected = [(b, t, c) for b in range(batch) for t in range(steps) for c in range(channels) if dense[b, c, t] != 0]
-    assert listed(spikes) == expected
+    assert spike_positions(spikes) == expected
     assert spikes.count == len(expected)
     assert spikes.density == pytest.approx(len(expected) / dense.numel())
     assert spikes.shape == sizes
@@ -47,17 +47,17 @@ def test_dense_to_events_and_back(sizes, density, value):
     assert spikes.indptr.dtype == spikes.channel.dtype == torch.int32
 
 
-def test_events_of_other_layouts_and_types():
+def test_events_do_not_depend_on_layout_and_type():
     dense = random_dense((4, 9, 14))
-    expected = listed(Spikes.from_dense(dense))
+    expected = spike_positions(Spikes.from_dense(dense))
     strided = torch.zeros(4, 18, 28)[:, ::2, ::2]
     strided.copy_(dense)
-    turned = dense.transpose(1, 2).contiguous().transpose(1, 2)
-    others = [strided, turned, *(dense.to(t) for t in (torch.bool, torch.uint8, torch.int64, torch.half, torch.double))]
-    for other in others:
-        assert listed(Spikes.from_dense(other)) == expected, other.dtype
+    swapped = dense.transpose(1, 2).contiguous().transpose(1, 2)
+    forms = [strided, swapped, *(dense.to(t) for t in (torch.bool, torch.uint8, torch.int64, torch.half, torch.double))]
+    for form in forms:
+        assert spike_positions(Spikes.from_dense(form)) == expected, form.dtype
     rows = strided.transpose(1, 2).to(torch.uint8)
-    assert listed(Spikes.from_rows(rows)) == expected
+    assert spike_positions(Spikes.from_rows(rows)) == expected
 
 
 def test_graded_spikes_have_no_events():
@@ -68,9 +68,9 @@ def test_graded_spikes_have_no_events():
     within[tuple(at[0])] = 2.0  # two values in one sample
     assert Spikes.from_dense(within) is None
     between = dense.clone()
-    between[2] *= 3  # two values, one to a sample
+    between[2] *= 3  # two values, one per sample
     assert Spikes.from_dense(between) is None
-    graded = torch.arange(12).reshape(1, 3, 4)  # integers too
+    graded = torch.arange(12).reshape(1, 3, 4)  # integers can be graded too
     assert Spikes.from_dense(graded) is None
     dense[tuple(at[-1])] = float("nan")
     assert Spikes.from_dense(dense) is None
@@ -105,7 +105,7 @@ def test_a_dense_tensor_remembers_its_events():
         lambda x: x.transpose(0, 1).zero_(),
     ],
 )
-def test_a_change_in_place_ends_the_memory(change):
+def test_a_tensor_that_is_changed_in_place_forgets_its_events(change):
     dense = Spikes.from_dense(random_dense((2, 3, 4), 0.5)).dense()
     change(dense)
     assert remembered(dense) is None
@@ -113,8 +113,8 @@ def test_a_change_in_place_ends_the_memory(change):
     assert found is None or torch.equal(found.dense(), dense)
 
 
-def test_memory_stays_with_the_tensor_it_was_given():
-    """Neither a copy nor a saved file carries events along: they would outlive a change."""
+def test_copies_and_saved_files_do_not_remember_events():
+    """If copies or saved files took the events along, later changes would not invalidate them."""
     dense = Spikes.from_dense(random_dense((2, 3, 4), 0.5)).dense()
     copied = copy.deepcopy(dense)
     assert remembered(copied) is None
@@ -127,18 +127,18 @@ def test_memory_stays_with_the_tensor_it_was_given():
     assert remembered(dense) is not None
 
 
-def test_memory_ends_with_the_tensor():
-    from nmnist_helpers.spikes import batch as spikes
+def test_events_are_released_with_their_tensor():
+    from nmnist_helpers.spikes import batch
 
-    before = len(spikes._events)
-    kept = [Spikes.from_dense(random_dense((2, 3, 4), seed=i)).dense() for i in range(5)]
-    assert len(spikes._events) == before + 5
-    del kept
-    assert len(spikes._events) == before
+    before = len(batch._events)
+    tensors = [Spikes.from_dense(random_dense((2, 3, 4), seed=i)).dense() for i in range(5)]
+    assert len(batch._events) == before + 5
+    del tensors
+    assert len(batch._events) == before
 
 
-def test_tensors_of_inference_mode_are_not_remembered():
-    """They do not count their changes, so a memory could go stale."""
+def test_events_of_inference_tensors_are_not_remembered():
+    """Torch does not count the changes of these tensors, so their events could become outdated unnoticed."""
     with torch.inference_mode():
         dense = random_dense((2, 3, 4))
         spikes = Spikes.from_dense(dense)

@@ -1,6 +1,6 @@
-"""Tests of the Triton kernels: on a GPU as they are, without one under Triton's interpreter.
+"""Fixtures for the tests of the Triton kernels, which run on a GPU or, without one, in Triton's interpreter.
 
-``TRITON_INTERPRET=1 pytest tests/kernels/gpu_twin`` runs them by hand; `test_gpu_interpreter.py` does so in the suite.
+``TRITON_INTERPRET=1 pytest tests/kernels/gpu_twin`` runs them in the interpreter, as `test_gpu_interpreter.py` does.
 """
 
 import os
@@ -10,7 +10,7 @@ import torch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
-# Triton decides when it is imported whether it interprets, so these tests need a process of their own.
+# Triton reads TRITON_INTERPRET when it is imported, so tests in the interpreter need a process of their own.
 if not INTERPRETED and not torch.cuda.is_available():
     collect_ignore_glob = ["test_*.py"]
 
@@ -22,7 +22,7 @@ def device() -> torch.device:
 
 @pytest.fixture(autouse=True)
 def _fresh_memory_is_nan():
-    """torch.empty gives NaN (or the largest integer): an element that no kernel wrote shows."""
+    """Let torch.empty return NaN (or the largest integer), so that elements that no kernel writes are noticed."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     assert torch.empty(3).isnan().all()
     yield
@@ -30,8 +30,8 @@ def _fresh_memory_is_nan():
 
 
 @pytest.fixture(autouse=True)
-def _flag_is_clear():
-    """A test that makes a state leave its range has to look for it itself."""
+def _check_flag():
+    """Fail if a test made a state leave its range and has not called `gpu.check`, which clears the flag."""
     from nmnist_helpers.kernels import gpu
 
     yield

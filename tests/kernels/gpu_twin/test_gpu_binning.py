@@ -1,4 +1,4 @@
-"""Rasterising and augmenting on the device against the path on the CPU: the same spikes in the same bins."""
+"""Test that binning and augmentation on the device give the same spikes as on the CPU."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from nmnist_helpers.geometry import CHANNELS, SIDE
 from nmnist_helpers.io import PackedEvents
 from nmnist_helpers.spikes import Spikes
 
-COUNTS = np.array([0, 1, 300, 5000])  # none, one, and more than the programs of a recording take in one round
+COUNTS = np.array([0, 1, 300, 5000])  # none, one, few, and more than the programs of a recording process in one round
 
 
 def recordings(longest_us=330_000) -> PackedEvents:
@@ -25,8 +25,8 @@ def recordings(longest_us=330_000) -> PackedEvents:
     return PackedEvents(x, y, p, t, offsets, zeros, zeros).validate()
 
 
-def both(packed, index, sampling_time, augment, cap, device, **options):
-    """The dense rows of both paths."""
+def bin_on_both(packed, index, sampling_time, augment, cap, device, **options):
+    """Return the spikes of some recordings, binned on the device and on the CPU."""
     bins = time_bins(300, sampling_time)
     edges = bin_edges(bins, sampling_time)
     if augment:
@@ -57,18 +57,18 @@ def both(packed, index, sampling_time, augment, cap, device, **options):
     ],
     ids=str,
 )
-def test_the_same_spikes_as_on_the_cpu(device, sampling_time, augment, cap):
-    found, expected = both(recordings(), np.array([3, 0, 1, 2]), sampling_time, augment, cap, device)
+def test_spikes_equal_those_of_the_cpu(device, sampling_time, augment, cap):
+    found, expected = bin_on_both(recordings(), np.array([3, 0, 1, 2]), sampling_time, augment, cap, device)
     assert (expected.count == 0) == (augment is not None and augment.event_dropout == 1)
     assert torch.equal(found.rows().cpu(), expected.rows())
     assert not found.data[..., CHANNELS:].any()
 
 
-def test_long_recordings_and_a_buffer_that_was_used_before(device):
-    """Times beyond half a second take 64-bit words; what an earlier batch left is gone."""
+def test_long_recordings_in_a_reused_buffer(device):
+    """Times above half a second need 64-bit words; the buffer's earlier contents are overwritten."""
     packed = recordings(longest_us=900_000)
     out = torch.full((2, 300, CHANNELS + 8), 255, dtype=torch.uint8, device=device)
-    found, expected = both(packed, np.array([2, 2]), 1, Augment(), None, device, out=out)
+    found, expected = bin_on_both(packed, np.array([2, 2]), 1, Augment(), None, device, out=out)
     assert found.data.data_ptr() == out.data_ptr()
     assert torch.equal(found.rows().cpu(), expected.rows())
     assert not out[..., CHANNELS:].any()
@@ -77,4 +77,4 @@ def test_long_recordings_and_a_buffer_that_was_used_before(device):
 def test_a_buffer_of_another_shape_is_refused(device):
     out = torch.zeros(1, 300, CHANNELS - 1, dtype=torch.uint8, device=device)
     with pytest.raises(ValueError, match=r"contiguous output \[1, 300, 2312 or more\], found \[1, 300, 2311\]"):
-        both(recordings(), np.array([2]), 1, None, None, device, out=out)
+        bin_on_both(recordings(), np.array([2]), 1, None, None, device, out=out)

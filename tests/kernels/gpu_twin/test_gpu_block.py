@@ -1,4 +1,4 @@
-"""Whole blocks on the Triton twin against the reference: spikes equal, gradients to 1e-5."""
+"""Compare whole blocks on the Triton twin with the reference: equal spikes, and gradients within a tolerance."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def network() -> torch.nn.Sequential:
 
 
 def run(twin, net, spikes, device, monkeypatch):
-    """Output and gradients; the drawn dropout is the same for every twin."""
+    """Return a network's output and gradients on a twin; every twin gets the same random dropout."""
     net = net.to(device)
     net.zero_grad()
     generator = torch.Generator().manual_seed(7)
@@ -50,7 +50,7 @@ def run(twin, net, spikes, device, monkeypatch):
 
 
 @pytest.mark.parametrize("form", ["list", "bytes", "dense", "graded"])
-def test_network(device, monkeypatch, form):
+def test_network_agrees_with_the_reference(device, monkeypatch, form):
     net = network()
     dense = (torch.rand(2, 70, 12) < 0.2).float()
     events = Spikes.from_dense(dense)
@@ -67,24 +67,24 @@ def test_network(device, monkeypatch, form):
     assert isinstance(remembered(found), DenseSpikes)
     assert grads.keys() == by_reference.keys()
     for name, grad in grads.items():
-        # All terms of a shared decay's gradient add up to one number: they cancel, and so leave fewer digits.
+        # The gradient of a shared decay is the sum of many terms, which partly cancel, so it is less accurate.
         oracles.assert_close(grad, by_reference[name], 1e-4 if name.endswith("_decay") else 2e-5)
 
 
 def test_no_layer_lists_its_spikes(device, monkeypatch):
-    """A list has a length that the host would have to wait for, at every layer."""
+    """The host would have to wait for the length of a list at every layer."""
     net = network().to(device)
     spikes = DenseSpikes((torch.rand(2, 9, 70) < 0.2).to(torch.uint8).to(device))
     for name in ("from_rows", "from_dense"):
         monkeypatch.setattr(Spikes, name, lambda *_: pytest.fail("a list of spikes was made"))
-    monkeypatch.setattr(Spikes, "from_dense", remembered)  # what the layer before left must be there
+    monkeypatch.setattr(Spikes, "from_dense", remembered)  # finds only what the previous layer attached
     with kernels.using("gpu"):
         net(spikes).sum().backward()
     assert all(p.grad is not None for p in net.parameters())
 
 
 def test_neuron_with_norm_and_state(device):
-    """The general path: each integrator a step of its own, the state kept between two calls."""
+    """With a norm, current and voltage are integrated in separate steps; the state is kept between two calls."""
     params = {**PARAMS, "norm": neuron.norm.MeanOnlyBatchNorm, "num_neurons": 5, "persistent_state": True}
     z = torch.randint(-4, 40, (2, 5, 12)) / 16
     outputs = {}
@@ -96,10 +96,10 @@ def test_neuron_with_norm_and_state(device):
             first, second = cell(x), cell(x)
             second.sum().backward()
         outputs[twin] = [t.detach().cpu() for t in (first, second, x.grad, cell.current_decay.grad)]
-    plain, fast = outputs["reference"], outputs["gpu"]
-    assert plain[0].any()
-    assert not torch.equal(plain[0], plain[1])
-    assert torch.equal(fast[0], plain[0])
-    assert torch.equal(fast[1], plain[1])
-    oracles.assert_close(fast[2], plain[2])
-    oracles.assert_close(fast[3], plain[3])
+    expected, found = outputs["reference"], outputs["gpu"]
+    assert expected[0].any()
+    assert not torch.equal(expected[0], expected[1])
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    oracles.assert_close(found[2], expected[2])
+    oracles.assert_close(found[3], expected[3])

@@ -1,4 +1,4 @@
-"""EventLoader with its events on the device: Triton's batches are those of the CPU."""
+"""Test that an `EventLoader` with its events on the device gives the same batches as on the CPU."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def packed():
 
 
 @pytest.mark.parametrize("transform", [False, Augment(), Augment(20, 4, 0.2, 2, 0.5)], ids=str)
-def test_batches_are_those_of_the_cpu(packed, device, transform):
+def test_batches_equal_those_of_the_cpu(packed, device, transform):
     options = {
         "batch_size": 2, "shuffle": True, "seed": 3, "transform": transform, "sampling_time": 0.5,
         "sample_length": 20, "max_events": 100,

@@ -1,4 +1,4 @@
-"""The Triton neuron step against NumPy in 64-bit integers, and its gradients in float64."""
+"""Compare the Triton kernels for neurons with NumPy: states in 64-bit integers, gradients in float64."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def membrane_of(keep_i, keep_v, device, threshold=THRESHOLD) -> Membrane:
     return Membrane(ints(keep_i).to(device), ints(keep_v).to(device), threshold, SURROGATE)
 
 
-def forward(z, keep_i, keep_v, current, reset, device, threshold=THRESHOLD, **options):
+def run_forward(z, keep_i, keep_v, current, reset, device, threshold=THRESHOLD, **options):
     state = State(ints(current).to(device), ints(reset).to(device))
     return gpu.neuron_forward(z, membrane_of(keep_i, keep_v, device, threshold), state, **options)
 
@@ -60,7 +60,7 @@ def test_leak_is_exact_for_every_decay_and_all_kinds_of_states(device):
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_forward(device, sizes):
     z, keep_i, keep_v, current, reset = random_case(1, sizes)
-    trace = forward(rows(z).to(device), keep_i, keep_v, current, reset, device, need_current=True)
+    trace = run_forward(rows(z).to(device), keep_i, keep_v, current, reset, device, need_current=True)
     i, v, s, i_end, r_end = oracles.neuron(z, keep_i, keep_v, THRESHOLD, current, reset)
     assert s.any() or sizes[2] < 3
     assert trace.spikes.dtype == torch.uint8
@@ -76,7 +76,7 @@ def test_forward_of_strided_rows_without_voltage(device):
     z, keep_i, keep_v, current, reset = random_case(2, (2, 7, 11))
     wide = torch.full((2, 14, 11), float("nan"), device=device)
     wide[:, ::2] = oracles.tensor(z).to(device)
-    trace = forward(wide[:, ::2].transpose(1, 2), keep_i, keep_v, current, reset, device, need_voltage=False)
+    trace = run_forward(wide[:, ::2].transpose(1, 2), keep_i, keep_v, current, reset, device, need_voltage=False)
     np.testing.assert_array_equal(trains(trace.spikes), oracles.neuron(z, keep_i, keep_v, THRESHOLD, current, reset)[2])
     assert trace.voltage.numel() == 0
 
@@ -84,14 +84,14 @@ def test_forward_of_strided_rows_without_voltage(device):
 def test_voltage_at_the_threshold_neither_fires_nor_resets(device):
     z = np.zeros((1, 3, 3), np.float32)
     z[0, :, 0] = np.array([79, 80, 81]) * 64 / 4096
-    trace = forward(rows(z).to(device), [0] * 3, [4096] * 3, [[0] * 3], [[0] * 3], device)
+    trace = run_forward(rows(z).to(device), [0] * 3, [4096] * 3, [[0] * 3], [[0] * 3], device)
     np.testing.assert_array_equal(trains(trace.spikes)[0], [[0, 0, 0], [0, 0, 0], [1, 0, 0]])
     np.testing.assert_array_equal(trains(trace.voltage)[0], np.array([[79] * 3, [80] * 3, [81, 0, 0]]) * 64)
 
 
-def test_states_far_beyond_a_float(device):
+def test_states_beyond_float32_precision_are_exact(device):
     z = np.full((1, 2, 9), 2**24 / 4096 + 0.0003, np.float32) * np.array([1, -1], np.float32)[:, None]
-    trace = forward(rows(z).to(device), [4000, 4095], [3001, 4093], [[7, -7]], [[5, 5]], device, NEVER)
+    trace = run_forward(rows(z).to(device), [4000, 4095], [3001, 4093], [[7, -7]], [[5, 5]], device, NEVER)
     expected = oracles.neuron(z, [4000, 4095], [3001, 4093], NEVER, [[7, -7]], [[5, 5]])
     assert np.abs(expected[1]).max() > 2**28
     np.testing.assert_array_equal(trains(trace.voltage), expected[1])
@@ -102,35 +102,35 @@ def test_an_input_out_of_range_is_found_by_check(device, bad):
     z = np.zeros((2, 40, 3), np.float32)
     z[1, 39, 2] = bad
     zeros = np.zeros((2, 40))
-    forward(rows(z).to(device), [0] * 40, [0] * 40, zeros, zeros, device)
+    run_forward(rows(z).to(device), [0] * 40, [0] * 40, zeros, zeros, device)
     with pytest.raises(OverflowError, match="not finite, or a current or voltage that left"):
         gpu.check()
-    gpu.check()  # clear again
+    gpu.check()  # the flag has been cleared
     z[1, 39, 2] = np.nextafter(np.float32(2**18), np.float32(0)) * np.sign(bad) if np.isfinite(bad) else 0
-    forward(rows(z).to(device), [0] * 40, [0] * 40, zeros, zeros, device)
+    run_forward(rows(z).to(device), [0] * 40, [0] * 40, zeros, zeros, device)
     gpu.check()
 
 
 @pytest.mark.parametrize("keep_i", [4096, 0])
 def test_a_state_out_of_range_is_found_by_check(device, keep_i):
-    z = np.full((1, 1, 9), 2.0**16, np.float32)  # I grows to 2**30 at the fourth step; or only V does
-    forward(rows(z[..., :3]).to(device), [keep_i], [0], [[0]], [[0]], device, NEVER)
+    z = np.full((1, 1, 9), 2.0**16, np.float32)  # I (or, for keep_i = 0, only V) reaches 2**30 at the fourth step
+    run_forward(rows(z[..., :3]).to(device), [keep_i], [0], [[0]], [[0]], device, NEVER)
     gpu.check()
-    forward(rows(z).to(device), [keep_i], [4096], [[0]], [[0]], device, NEVER)
+    run_forward(rows(z).to(device), [keep_i], [4096], [[0]], [[0]], device, NEVER)
     with pytest.raises(OverflowError):
         gpu.check()
 
 
-def test_check_on_every_step_by_environment(device, monkeypatch):
+def test_an_environment_variable_requests_a_check_after_every_step(device, monkeypatch):
     monkeypatch.setenv(launch.CHECK, "1")
     with pytest.raises(OverflowError):
-        forward(torch.full((1, 1, 1), float("nan"), device=device), [0], [0], [[0]], [[0]], device)
+        run_forward(torch.full((1, 1, 1), float("nan"), device=device), [0], [0], [[0]], [[0]], device)
 
 
 @pytest.mark.parametrize("bad", [torch.zeros(2, 3), torch.zeros(1, 0, 2), torch.zeros(1, 2, 3, dtype=torch.int32)])
-def test_other_tensors_are_refused(device, bad):
+def test_wrong_types_and_shapes_are_refused(device, bad):
     with pytest.raises(ValueError, match="floating-point tensor .B, T, C."):
-        forward(bad.to(device), [0], [0], [[0]], [[0]], device)
+        run_forward(bad.to(device), [0], [0], [[0]], [[0]], device)
 
 
 def backward_case(seed, sizes):
@@ -140,24 +140,24 @@ def backward_case(seed, sizes):
     return keep_i, keep_v, current, reset, i, v, s, grads
 
 
-def backward(given, keep_i, keep_v, current, reset, v, device, threshold=THRESHOLD, **options):
+def run_backward(output_grads, keep_i, keep_v, current, reset, v, device, threshold=THRESHOLD, **options):
     state = State(ints(current).to(device), ints(reset).to(device))
-    grads = OutputGradients(*(None if g is None else rows(g).to(device) for g in given))
+    grads = OutputGradients(*(None if g is None else rows(g).to(device) for g in output_grads))
     membrane = membrane_of(keep_i, keep_v, device, threshold)
     return gpu.neuron_backward(grads, rows(v, torch.int32).to(device), membrane, state, **options)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "given"),
-    [(s, (1, 1, 1)) for s in SIZES] + [((2, 7, 11), given) for given in [(1, 0, 0), (0, 1, 0), (0, 0, 1)]],
+    ("sizes", "selected"),
+    [(s, (1, 1, 1)) for s in SIZES] + [((2, 7, 11), selected) for selected in [(1, 0, 0), (0, 1, 0), (0, 0, 1)]],
     ids=str,
 )
-def test_backward(device, sizes, given):
+def test_backward(device, sizes, selected):
     keep_i, keep_v, current, reset, i, v, s, grads = backward_case(3, sizes)
-    given = [g if use else None for g, use in zip(grads, given, strict=True)]
-    found = backward(given, keep_i, keep_v, current, reset, v, device)
+    selected = [g if use else None for g, use in zip(grads, selected, strict=True)]
+    found = run_backward(selected, keep_i, keep_v, current, reset, v, device)
     expected = oracles.neuron_gradient(
-        given[0], i, v, s, keep_i, keep_v, oracles.surrogate(v), current, reset, *given[1:]
+        selected[0], i, v, s, keep_i, keep_v, oracles.surrogate(v), current, reset, *selected[1:]
     )
     assert_close(trains(found[0]), expected[0])
     assert_close(found[1].cpu(), expected[1])
@@ -165,30 +165,30 @@ def test_backward(device, sizes, given):
 
 
 @pytest.mark.parametrize("same_lag", [True, False])
-def test_backward_with_the_axon_in_it(device, same_lag):
+def test_backward_through_the_axon(device, same_lag):
     sizes = (2, 33, 17)
     keep_i, keep_v, current, reset, i, v, s, grads = backward_case(4, sizes)
     rng = np.random.default_rng(0)
-    lag = np.full(33, 2) if same_lag else rng.integers(0, 20, 33)  # beyond the end too
+    lag = np.full(33, 2) if same_lag else rng.integers(0, 20, 33)  # some are longer than the recording
     kept = (rng.random((2, 33)) < 0.7).astype(np.int64)
-    found = backward(
+    found = run_backward(
         [grads[0], None, None], keep_i, keep_v, current, reset, v, device,
         axon=Axon(ints(lag).to(device), oracles.tensor(kept, torch.uint8).to(device), 1.25),
     )  # fmt: skip
-    inner = oracles.shifted_back(grads[0].astype(np.float64), lag) * kept[:, :, None] * 1.25
-    expected = oracles.neuron_gradient(inner, i, v, s, keep_i, keep_v, oracles.surrogate(v), current, reset)
+    at_neuron = oracles.shifted_back(grads[0].astype(np.float64), lag) * kept[:, :, None] * 1.25
+    expected = oracles.neuron_gradient(at_neuron, i, v, s, keep_i, keep_v, oracles.surrogate(v), current, reset)
     assert_close(trains(found[0]), expected[0])
     assert_close(found[1].cpu(), expected[1])
     assert_close(found[2].cpu(), expected[2])
 
 
-def test_backward_without_decay_gradients_takes_strided_gradients(device):
+def test_backward_without_decay_gradients_accepts_strided_gradients(device):
     keep_i, keep_v, current, reset, i, v, s, grads = backward_case(5, (2, 9, 13))
     state = State(ints(current).to(device), ints(reset).to(device))
-    spread = oracles.tensor(grads[0]).to(device).transpose(1, 2)  # [B, T, C] by strides only
-    assert not spread.is_contiguous()
+    strided = oracles.tensor(grads[0]).to(device).transpose(1, 2)  # a view [B, T, C] of [B, C, T]
+    assert not strided.is_contiguous()
     found = gpu.neuron_backward(
-        OutputGradients(spread), rows(v, torch.int32).to(device), membrane_of(keep_i, keep_v, device), state,
+        OutputGradients(strided), rows(v, torch.int32).to(device), membrane_of(keep_i, keep_v, device), state,
         need_decay=False,
     )  # fmt: skip
     assert found[1:] == (None, None)
@@ -198,21 +198,21 @@ def test_backward_without_decay_gradients_takes_strided_gradients(device):
 
 def test_a_neuron_that_never_fires_has_finite_gradients(device):
     v = np.array([[[-(2**29), 0, 2**29]]])
-    found = backward([np.ones((1, 1, 3)), None, None], [0], [0], [[0]], [[0]], v, device, NEVER)
+    found = run_backward([np.ones((1, 1, 3)), None, None], [0], [0], [[0]], [[0]], v, device, NEVER)
     assert all((x == 0).all() for x in found)
 
 
 def test_both_passes_agree_with_the_reference_twin(device):
-    """No voltage but the one kept: current and reset state are worked out again, as in the reference."""
+    """Only the voltage is saved; both backward passes recompute the current and the reset state from it."""
     z, keep_i, keep_v, current, reset = random_case(6, (2, 40, 21))
     membrane = membrane_of(keep_i, keep_v, "cpu")
     state = State(ints(current), ints(reset))
-    plain = reference.neuron_forward(rows(z), membrane, state)
-    trace = forward(rows(z).to(device), keep_i, keep_v, current, reset, device)
-    assert torch.equal(trace.voltage.cpu(), plain.voltage)
+    reference_trace = reference.neuron_forward(rows(z), membrane, state)
+    trace = run_forward(rows(z).to(device), keep_i, keep_v, current, reset, device)
+    assert torch.equal(trace.voltage.cpu(), reference_trace.voltage)
     grad = torch.randn(2, 21, 40, dtype=torch.float64)
-    expected = reference.neuron_backward(OutputGradients(grad), plain.voltage, membrane, state)
-    found = backward([np.swapaxes(grad.numpy(), 1, 2), None, None], keep_i, keep_v, current, reset,
-                     trains(plain.voltage), device)  # fmt: skip
+    expected = reference.neuron_backward(OutputGradients(grad), reference_trace.voltage, membrane, state)
+    found = run_backward([np.swapaxes(grad.numpy(), 1, 2), None, None], keep_i, keep_v, current, reset,
+                         trains(reference_trace.voltage), device)  # fmt: skip
     for x, y in zip(found, expected, strict=True):
         assert_close(x.cpu(), y)

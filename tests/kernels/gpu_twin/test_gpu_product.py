@@ -1,4 +1,4 @@
-"""Quantised weights and their products in Triton: exact where they are exact, 1e-5 where they are not."""
+"""Test quantised weights and products in Triton: exact for spikes, within 1e-5 for gradients and graded rows."""
 
 import importlib
 
@@ -19,13 +19,13 @@ FORMS = pytest.mark.parametrize("form", ["list", "dense list", "bytes", "padded 
 
 
 def weights(shape, device, seed=0):
-    """Quantised weights x 32 in NumPy, and as the kernels keep them; all 256 values where there is room."""
+    """Return random quantised weights x 32, -128..127, as a NumPy array and as the kernels' table of the weights."""
     steps = np.random.default_rng(seed).integers(-128, 128, shape)
     return steps, gpu.quantise(oracles.tensor(steps / 32).to(device), torch.ones(shape[0], device=device))
 
 
-def spikes_in(form, x, value, device, monkeypatch):
-    """The spikes x [B, C, T] in one of the forms that a layer may get."""
+def convert_spikes(form, x, value, device, monkeypatch):
+    """Convert spikes x [B, C, T] to a form that a layer accepts; a "dense list" is multiplied like bytes."""
     monkeypatch.setattr(product_module, "DENSE_FROM", 0.0 if form == "dense list" else 1.1)
     events = Spikes.from_dense(oracles.tensor(x))
     events.value = value
@@ -36,7 +36,7 @@ def spikes_in(form, x, value, device, monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (33, 70), (5, 1030)], ids=str)
-def test_quantise_is_the_cpu_twins(device, shape):
+def test_quantise_agrees_with_the_cpu_twin(device, shape):
     rng = np.random.default_rng(1)
     v = rng.normal(0, 2.5, shape).astype(np.float32)
     v.flat[: min(9, v.size)] = [0, 0.5 / 32, 1.5 / 32, 2.5 / 32, -0.5 / 32, 127.5 / 32, -128.5 / 32, 9, -9][: v.size]
@@ -48,8 +48,8 @@ def test_quantise_is_the_cpu_twins(device, shape):
     found = gpu.weight_values(table).cpu()
     assert torch.equal(found, cpu.weight_values(cpu.quantise(torch.from_numpy(v), factor)))
     np.testing.assert_array_equal(found.numpy() * 32, oracles.steps_of_weight(v * factor.numpy()[:, None]))
-    beyond = table.as_strided((shape[0], padded(shape[1])), (table.stride(0), 1))[:, shape[1] :]
-    assert (beyond == 0).all()
+    padding = table.as_strided((shape[0], padded(shape[1])), (table.stride(0), 1))[:, shape[1] :]
+    assert (padding == 0).all()
 
 
 def test_nan_weights_are_found_by_check(device):
@@ -58,10 +58,10 @@ def test_nan_weights_are_found_by_check(device):
     table = gpu.quantise(v.to(device), torch.ones(3, device=device))
     assert gpu.weight_values(table).isnan().sum() == 1
     spikes = DenseSpikes(torch.ones(1, 2, 4, dtype=torch.uint8, device=device))
-    keep = torch.zeros(3, dtype=torch.int32, device=device)
-    rest = State(*torch.zeros(2, 1, 3, dtype=torch.int32, device=device))
-    membrane = Membrane(keep, keep, 5120, Surrogate(3.75, 0.04))
-    gpu.layer_forward(spikes, table, membrane, rest, Axon(keep))
+    zeros = torch.zeros(3, dtype=torch.int32, device=device)
+    state = State(*torch.zeros(2, 1, 3, dtype=torch.int32, device=device))
+    membrane = Membrane(zeros, zeros, 5120, Surrogate(3.75, 0.04))
+    gpu.layer_forward(spikes, table, membrane, state, Axon(zeros))
     with pytest.raises(OverflowError):
         gpu.check()
 
@@ -69,15 +69,15 @@ def test_nan_weights_are_found_by_check(device):
 @pytest.mark.parametrize("weight_norm", [True, False])
 def test_quantise_gradient(device, weight_norm):
     rng = np.random.default_rng(2)
-    shape = (7, 1100)  # more than one block a row
+    shape = (7, 1100)  # more than one block per row
     v = torch.from_numpy(rng.normal(0, 0.3, shape).astype(np.float32))
-    v[0, :4] = torch.tensor([127.49, 127.5, -128.5, -128.51]) / 32  # the outer two of the clamp's edges are inside
+    v[0, :4] = torch.tensor([127.49, 127.5, -128.5, -128.51]) / 32  # only the first and the third round into the range
     g = torch.from_numpy(rng.uniform(0.5, 40, (7, 1)).astype(np.float32)) if weight_norm else None
     norm = v.norm(dim=1) if weight_norm else None
     factor = g.flatten() / norm if weight_norm else torch.ones(7)
     grad = rng.normal(size=shape).astype(np.float32)
-    there = [None if x is None else x.to(device) for x in (v, factor, norm, torch.from_numpy(grad))]
-    by_v, by_g = gpu.quantise_gradient(*there)
+    device_arguments = [None if x is None else x.to(device) for x in (v, factor, norm, torch.from_numpy(grad))]
+    by_v, by_g = gpu.quantise_gradient(*device_arguments)
     expected_v, expected_g = oracles.straight_through(v, g, grad)
     if weight_norm:
         assert_close(by_v.cpu(), expected_v)
@@ -86,13 +86,13 @@ def test_quantise_gradient(device, weight_norm):
         np.testing.assert_array_equal(by_v.cpu().numpy(), expected_v.astype(np.float32))
         np.testing.assert_array_equal(by_v[0, :4].cpu().numpy() != 0, [True, False, True, False])
         assert by_g is None
-    spread = there[3].t().contiguous().t()  # as the product over events gives it
-    again = gpu.quantise_gradient(*there[:3], spread)
+    strided = device_arguments[3].t().contiguous().t()  # the layout that the product over events returns
+    again = gpu.quantise_gradient(*device_arguments[:3], strided)
     assert torch.equal(again[0], by_v)
 
 
-def some_spikes(rng, sizes) -> np.ndarray:
-    """Spikes, fewer where there is much room: the interpreter takes its time for each one in a list."""
+def random_spikes(rng, sizes) -> np.ndarray:
+    """Return random spikes, sparser in large arrays, because the interpreter is slow for each spike of a list."""
     return (rng.random(sizes) < (0.05 if np.prod(sizes) < 1000 else 0.02)).astype(np.float32)
 
 
@@ -103,22 +103,22 @@ def some_spikes(rng, sizes) -> np.ndarray:
     ids=str,
 )
 def test_product_is_exact(device, monkeypatch, form, sizes, outputs, value):
-    x = some_spikes(np.random.default_rng(3), sizes)
+    x = random_spikes(np.random.default_rng(3), sizes)
     x[0, :, 0] = 0  # an empty row
     x[-1, :, -1] = 1
     steps, table = weights((outputs, sizes[1]), device)
-    z = gpu.product(spikes_in(form, x, value, device, monkeypatch), table)
+    z = gpu.product(convert_spikes(form, x, value, device, monkeypatch), table)
     assert z.dtype == torch.float32
     np.testing.assert_array_equal(np.swapaxes(z.cpu().numpy(), 1, 2), oracles.product(steps, x, value))
 
 
 @FORMS
 def test_the_largest_sums_are_exact(device, monkeypatch, form):
-    """2312 inputs that all spike, all weights at one end, one of them a step off: nothing is rounded away."""
+    """All 2312 inputs spike; all weights of a row are -128 but one, which is -127 and must not be rounded."""
     steps = np.full((16, 2312), -128)
     steps[np.arange(16), np.arange(16) * 140] = -127
     table = gpu.quantise(oracles.tensor(steps / 32).to(device), torch.ones(16, device=device))
-    z = gpu.product(spikes_in(form, np.ones((1, 2312, 2), np.float32), 1.0, device, monkeypatch), table)
+    z = gpu.product(convert_spikes(form, np.ones((1, 2312, 2), np.float32), 1.0, device, monkeypatch), table)
     assert (z.cpu() * 32 == -128 * 2312 + 1).all()
 
 
@@ -128,7 +128,7 @@ def test_product_of_graded_rows(device):
     assert_close(gpu.product(x, table).cpu(), x.double().cpu() @ torch.from_numpy(steps / 32).t())
 
 
-def test_product_refuses_sums_that_would_round(device):
+def test_product_refuses_sums_that_would_be_rounded(device):
     table = torch.zeros(1, product_module.MAX_INPUTS + 1, dtype=torch.bfloat16, device=device)
     spikes = DenseSpikes(torch.zeros(1, 1, product_module.MAX_INPUTS + 1, dtype=torch.uint8, device=device))
     with pytest.raises(ValueError, match="at most 131072 inputs, found 131073"):
@@ -143,16 +143,16 @@ def test_product_refuses_sums_that_would_round(device):
 )
 def test_weight_gradient(device, monkeypatch, form, sizes, outputs, value):
     rng = np.random.default_rng(4)
-    x = some_spikes(rng, sizes)
+    x = random_spikes(rng, sizes)
     x[:, 0] = 0  # a channel that never spikes
     grad = rng.normal(size=(sizes[0], outputs, sizes[2])).astype(np.float32)
-    spikes = spikes_in(form, x, value, device, monkeypatch)
+    spikes = convert_spikes(form, x, value, device, monkeypatch)
     grad_rows = oracles.tensor(np.swapaxes(grad, 1, 2)).to(device)
     found = gpu.weight_gradient(spikes, grad_rows)
     assert found.shape == (outputs, sizes[1])
     assert_close(found.cpu(), oracles.weight_gradient(grad, x * value))
     assert (found[:, 0] == 0).all()
-    assert torch.equal(found, gpu.weight_gradient(spikes, grad_rows))  # the same sum in the same order
+    assert torch.equal(found, gpu.weight_gradient(spikes, grad_rows))  # the order of the sum is fixed
 
 
 def test_weight_gradient_of_graded_rows(device):
@@ -164,7 +164,7 @@ def test_weight_gradient_of_graded_rows(device):
 
 @pytest.mark.parametrize(("rows", "outputs", "inputs"), [((1, 1), 1, 1), ((2, 5), 10, 37), ((3, 23), 140, 70)])
 def test_input_gradient(device, rows, outputs, inputs):
-    """Two bfloat16 terms carry 16 bits of the gradient: 1e-5 of the largest, whatever the scale."""
+    """Two bfloat16 terms hold 16 bits of the gradient: within 1e-5 of the largest value, whatever the scale."""
     steps, table = weights((outputs, inputs), device)
     for scale in (1.0, 1e-12, 1e12):
         grad = torch.randn(*rows, outputs) * scale
@@ -172,17 +172,17 @@ def test_input_gradient(device, rows, outputs, inputs):
         assert_close(found.cpu(), grad.double() @ torch.from_numpy(steps / 32))
 
 
-def test_one_bfloat16_term_would_not_do(device):
-    """The bound above is a real one: the leading term alone misses it by far."""
+def test_one_bfloat16_term_is_not_accurate_enough(device):
+    """The tolerance of `test_input_gradient` is strict: the leading term alone exceeds it more than tenfold."""
     grad, (steps, table) = torch.randn(2, 5, 64), weights((64, 48), device)
     leading = gpu.input_gradient(grad.bfloat16().float().to(device), table).cpu()
     expected = grad.double() @ torch.from_numpy(steps / 32)
     assert (leading - expected).abs().max() > 1e-4 * expected.abs().max()
 
 
-@pytest.mark.filterwarnings("ignore:invalid value encountered")  # NumPy's, under the interpreter
-def test_not_a_number_stays_one(device):
-    for bits in (0x7FFFFFFF, -1, 0x7F800001):  # rounding these as integers would give a number
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # from NumPy, in the interpreter
+def test_nan_gradients_stay_nan(device):
+    for bits in (0x7FFFFFFF, -1, 0x7F800001):  # rounded as integers, these would become numbers
         grad = torch.zeros(1, 2, 16)
         grad.view(torch.int32)[0, 1, 3] = bits
         found = gpu.input_gradient(grad.to(device), weights((16, 4), device)[1])
@@ -190,8 +190,8 @@ def test_not_a_number_stays_one(device):
         assert not found[0, 0].isnan().any()
 
 
-def test_sums_shared_between_programs_are_whole(device, monkeypatch):
-    """Few tiles, a long sum: parts of it are added up at the end, for any number of parts."""
+def test_sums_split_between_programs_are_complete(device, monkeypatch):
+    """A long sum with few tiles is split into parts, which are added at the end, for any number of parts."""
     a, b = torch.randn(20, 1000), (torch.rand(1000, 33) < 0.1).to(torch.uint8)
     for programs in (1, 2, 3, 256):
         monkeypatch.setattr(matmul_module, "PROGRAMS", programs)
