@@ -28,8 +28,8 @@ def bits_of(active: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("steps", [1, 7, 8, 33, 255, 256, 257, 600])
 def test_a_layer_returns_where_its_neurons_are_active(steps):
-    z, keep_i, keep_v, current, reset = random_case(3, (2, 70, steps))
-    membrane = membrane_of(keep_i, keep_v, surrogate=NARROW)
+    z, retain_i, retain_v, current, reset = random_case(3, (2, 70, steps))
+    membrane = membrane_of(retain_i, retain_v, surrogate=NARROW)
     trace = cpu.neuron_forward(rows(z), membrane, state_of(current, reset))
     arguments = membrane, state_of(current, reset), Axon(ints(np.zeros(70)))
     weights = cpu.quantise(torch.eye(70), torch.ones(70))

@@ -202,14 +202,14 @@ def layer_case(twin, sizes, outputs, density, value, lag_count, dropped):
     dense, spikes = spike_case(2, sizes, density, value)
     w = weight_case(3, outputs, inputs) * np.float32(0.1)
     weights = twin.quantise(torch.from_numpy(w), torch.ones(outputs))
-    _, keep_i, keep_v, current, reset = random_case(1, (batch, outputs, 1))
+    _, retain_i, retain_v, current, reset = random_case(1, (batch, outputs, 1))
     lag = np.full(outputs, 2) if lag_count == 1 else rng.integers(1, 1 + lag_count, outputs)
     kept = rng.random((batch, outputs)) < 0.7 if dropped else None
     z = oracles.product(oracles.steps_of_weight(w), dense, value)
-    neuron = oracles.neuron(z, keep_i, keep_v, THRESHOLD, current, reset)
+    neuron = oracles.neuron(z, retain_i, retain_v, THRESHOLD, current, reset)
     sent = neuron[2] if kept is None else neuron[2] * kept[:, :, None]
     axon = Axon(ints(lag), None if kept is None else oracles.tensor(kept, torch.uint8), 1.25 if dropped else 1.0)
-    arguments = weights, membrane_of(keep_i, keep_v), state_of(current, reset), axon
+    arguments = weights, membrane_of(retain_i, retain_v), state_of(current, reset), axon
     signals = {
         "voltage": neuron[1], "current": neuron[0], "spikes": neuron[2], "lag": lag, "start": (current, reset),
     }  # fmt: skip

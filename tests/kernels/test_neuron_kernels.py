@@ -35,14 +35,14 @@ pytestmark = pytest.mark.usefixtures("fresh_memory_is_nan")
 def test_neuron_forward(twin, sizes, per_channel, with_state):
     for seed in (0, 1):
         case = random_case(seed, sizes, per_channel, with_state)
-        z, keep_i, keep_v, current, reset = case
-        expected = oracles.neuron(z, keep_i, keep_v, THRESHOLD, current, reset)
-        trace = run_forward(twin, rows(z), keep_i, keep_v, THRESHOLD, current, reset, need_current=True)
+        z, retain_i, retain_v, current, reset = case
+        expected = oracles.neuron(z, retain_i, retain_v, THRESHOLD, current, reset)
+        trace = run_forward(twin, rows(z), retain_i, retain_v, THRESHOLD, current, reset, need_current=True)
         assert trace.current is not None
         check_forward(trace, expected)
         if z.size > 1000:
             assert 0.01 < expected[2].mean() < 0.9  # there are steps with and without a spike
-        check_forward(run_forward(twin, rows(z), keep_i, keep_v, THRESHOLD, current, reset), expected)
+        check_forward(run_forward(twin, rows(z), retain_i, retain_v, THRESHOLD, current, reset), expected)
 
 
 @TWINS
@@ -50,16 +50,16 @@ def test_neuron_forward_with_random_sizes(twin):
     rng = np.random.default_rng(5)
     for seed in range(25):
         sizes = tuple(int(n) for n in (rng.integers(1, 5), rng.integers(1, 300), rng.integers(1, 50)))
-        z, keep_i, keep_v, current, reset = random_case(seed, sizes)
-        trace = run_forward(twin, rows(z), keep_i, keep_v, THRESHOLD, current, reset, need_current=True)
-        check_forward(trace, oracles.neuron(z, keep_i, keep_v, THRESHOLD, current, reset))
+        z, retain_i, retain_v, current, reset = random_case(seed, sizes)
+        trace = run_forward(twin, rows(z), retain_i, retain_v, THRESHOLD, current, reset, need_current=True)
+        check_forward(trace, oracles.neuron(z, retain_i, retain_v, THRESHOLD, current, reset))
 
 
 @TWINS
 def test_neuron_forward_does_not_change_the_given_state(twin):
-    z, keep_i, keep_v, current, reset = random_case(0, (2, 5, 9))
+    z, retain_i, retain_v, current, reset = random_case(0, (2, 5, 9))
     state = state_of(current, reset)
-    twin.neuron_forward(rows(z), membrane_of(keep_i, keep_v), state)
+    twin.neuron_forward(rows(z), membrane_of(retain_i, retain_v), state)
     np.testing.assert_array_equal(state.current.numpy(), current)
     np.testing.assert_array_equal(state.voltage.numpy(), reset)
 
@@ -67,7 +67,7 @@ def test_neuron_forward_does_not_change_the_given_state(twin):
 @TWINS
 @pytest.mark.parametrize("layout", ["transposed", "strided", "expanded", "double"])
 def test_neuron_forward_accepts_any_layout(twin, layout):
-    z, keep_i, keep_v, current, reset = random_case(3, (4, 33, 20))
+    z, retain_i, retain_v, current, reset = random_case(3, (4, 33, 20))
     if layout == "transposed":
         given = oracles.tensor(z).transpose(1, 2)
     elif layout == "strided":
@@ -80,16 +80,16 @@ def test_neuron_forward_accepts_any_layout(twin, layout):
     else:
         given = rows(z).double()
     assert layout == "double" or not given.is_contiguous()
-    trace = run_forward(twin, given, keep_i, keep_v, THRESHOLD, current, reset)
-    check_forward(trace, oracles.neuron(z, keep_i, keep_v, THRESHOLD, current, reset))
+    trace = run_forward(twin, given, retain_i, retain_v, THRESHOLD, current, reset)
+    check_forward(trace, oracles.neuron(z, retain_i, retain_v, THRESHOLD, current, reset))
 
 
 @TWINS
 def test_voltage_at_the_threshold_neither_fires_nor_resets(twin):
     z = np.zeros((1, 3, 3), np.float32)
     z[0, :, 0] = 1.25, 1.25 + 1 / 4096, 1.25 - 1 / 4096
-    keep_i, keep_v = np.zeros(3, int), np.full(3, 4096)  # the voltage does not decay
-    trace = run_forward(twin, rows(z), keep_i, keep_v, THRESHOLD, np.zeros((1, 3)), np.zeros((1, 3)))
+    retain_i, retain_v = np.zeros(3, int), np.full(3, 4096)  # the voltage does not decay
+    trace = run_forward(twin, rows(z), retain_i, retain_v, THRESHOLD, np.zeros((1, 3)), np.zeros((1, 3)))
     np.testing.assert_array_equal(trains(trace.spikes)[0], [[0, 0, 0], [1, 0, 0], [0, 0, 0]])
     np.testing.assert_array_equal(trains(trace.voltage)[0], [[5120] * 3, [5121, 0, 0], [5119] * 3])
     np.testing.assert_array_equal(trace.state.voltage.numpy(), [[5120, 0, 5119]])
@@ -118,12 +118,12 @@ def test_large_states_are_exact(twin, size):
     shape = (2, 131, 200)
     z = rng.normal(0, size / 4096 / 14, shape).astype(np.float32)
     z[:, ::2] += np.float32(size / 4096 / 70)
-    keep_i, keep_v = rng.integers(0, 2000, 131), rng.integers(3500, 4000, 131)
+    retain_i, retain_v = rng.integers(0, 2000, 131), rng.integers(3500, 4000, 131)
     threshold = int(0.7 * size)
-    expected = oracles.neuron(z, keep_i, keep_v, threshold)
+    expected = oracles.neuron(z, retain_i, retain_v, threshold)
     assert size < np.abs(expected[1]).max() < 2**30
     assert expected[2].any()
-    trace = run_forward(twin, rows(z), keep_i, keep_v, threshold, np.zeros((2, 131)), np.zeros((2, 131)))
+    trace = run_forward(twin, rows(z), retain_i, retain_v, threshold, np.zeros((2, 131)), np.zeros((2, 131)))
     check_forward(trace, expected)
 
 
@@ -150,21 +150,21 @@ def test_largest_input_is_accepted(twin, sign):
 @pytest.mark.parametrize("case", ["current", "voltage", "current in between", "input beside a state"])
 def test_state_out_of_range_raises(twin, case):
     z = np.zeros((1, 1, 4), np.float32)
-    keep_i, keep_v, current, reset = 4096, 0, 0, 0
+    retain_i, retain_v, current, reset = 4096, 0, 0, 0
     if case == "current":
         z[:] = 100000.0
     elif case == "voltage":
-        z[:], keep_i, keep_v = -100000.0, 0, 4096
+        z[:], retain_i, retain_v = -100000.0, 0, 4096
     elif case == "current in between":  # all voltages and the last current are in range
         z[0, 0] = [-130000.0, 200000.0, 200000.0, -200000.0]
-        current, reset, keep_v = 0, -(2**29), 4096
+        current, reset, retain_v = 0, -(2**29), 4096
         i, v, *_ = oracles.neuron(z, 4096, 4096, NEVER, [[0]], [[reset]])
         assert np.abs(v).max() < 2**30 <= np.abs(i).max()
         assert np.abs(i[..., -1]) < 2**30
     else:  # an input of exactly 2**30; the negative state brings the sum back into the range
         z[0, 0, 0], current = 2.0**18, -100
     with pytest.raises(OverflowError, match="left the range of the fixed-point"):
-        run_forward(twin, rows(z), [keep_i], [keep_v], NEVER, [[current]], [[reset]])
+        run_forward(twin, rows(z), [retain_i], [retain_v], NEVER, [[current]], [[reset]])
 
 
 @TWINS
@@ -178,24 +178,24 @@ def test_neuron_refuses_wrong_types_and_shapes(twin, bad):
 
 
 def backward_case(seed, sizes):
-    z, keep_i, keep_v, current0, reset0 = random_case(seed, sizes)
-    current, voltage, spikes, *_ = oracles.neuron(z, keep_i, keep_v, THRESHOLD, current0, reset0)
-    return keep_i, keep_v, current0, reset0, current, voltage, spikes
+    z, retain_i, retain_v, current0, reset0 = random_case(seed, sizes)
+    current, voltage, spikes, *_ = oracles.neuron(z, retain_i, retain_v, THRESHOLD, current0, reset0)
+    return retain_i, retain_v, current0, reset0, current, voltage, spikes
 
 
 def run_backward(twin, case, *grads, threshold=THRESHOLD, surrogate=SURROGATE, **options):
-    keep_i, keep_v, current0, reset0, _, voltage, _ = case
+    retain_i, retain_v, current0, reset0, _, voltage, _ = case
     spike, volt, curr = (g if g is None or isinstance(g, torch.Tensor) else rows(g) for g in grads)
-    membrane = membrane_of(keep_i, keep_v, threshold, surrogate)
+    membrane = membrane_of(retain_i, retain_v, threshold, surrogate)
     return twin.neuron_backward(
         OutputGradients(spike, volt, curr), rows(voltage, torch.int32), membrane, state_of(current0, reset0), **options
     )
 
 
 def expected_gradients(case, spike=None, voltage=None, current=None):
-    keep_i, keep_v, current0, reset0, i, v, s = case
+    retain_i, retain_v, current0, reset0, i, v, s = case
     return oracles.neuron_gradient(
-        spike, i, v, s, keep_i, keep_v, oracles.surrogate(v), current0, reset0, voltage, current
+        spike, i, v, s, retain_i, retain_v, oracles.surrogate(v), current0, reset0, voltage, current
     )
 
 

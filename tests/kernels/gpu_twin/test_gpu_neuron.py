@@ -23,19 +23,19 @@ def random_case(seed, sizes):
     batch, channels, steps = sizes
     z = rng.normal(0.1, 0.8, sizes).astype(np.float32)
     z[rng.random(sizes) < 0.3] = 0
-    keep_i, keep_v = rng.integers(0, 4097, channels), rng.integers(2000, 4097, channels)
+    retain_i, retain_v = rng.integers(0, 4097, channels), rng.integers(2000, 4097, channels)
     current = rng.integers(-9000, 9000, (batch, channels))
     reset = rng.integers(-9000, THRESHOLD, (batch, channels))
-    return z, keep_i, keep_v, current, reset
+    return z, retain_i, retain_v, current, reset
 
 
-def membrane_of(keep_i, keep_v, device, threshold=THRESHOLD) -> Membrane:
-    return Membrane(ints(keep_i).to(device), ints(keep_v).to(device), threshold, SURROGATE)
+def membrane_of(retain_i, retain_v, device, threshold=THRESHOLD) -> Membrane:
+    return Membrane(ints(retain_i).to(device), ints(retain_v).to(device), threshold, SURROGATE)
 
 
-def run_forward(z, keep_i, keep_v, current, reset, device, threshold=THRESHOLD, **options):
+def run_forward(z, retain_i, retain_v, current, reset, device, threshold=THRESHOLD, **options):
     state = State(ints(current).to(device), ints(reset).to(device))
-    return gpu.neuron_forward(z, membrane_of(keep_i, keep_v, device, threshold), state, **options)
+    return gpu.neuron_forward(z, membrane_of(retain_i, retain_v, device, threshold), state, **options)
 
 
 @triton.jit
@@ -59,9 +59,9 @@ def test_leak_is_exact_for_every_decay_and_all_kinds_of_states(device):
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_forward(device, sizes):
-    z, keep_i, keep_v, current, reset = random_case(1, sizes)
-    trace = run_forward(rows(z).to(device), keep_i, keep_v, current, reset, device, need_current=True)
-    i, v, s, i_end, r_end = oracles.neuron(z, keep_i, keep_v, THRESHOLD, current, reset)
+    z, retain_i, retain_v, current, reset = random_case(1, sizes)
+    trace = run_forward(rows(z).to(device), retain_i, retain_v, current, reset, device, need_current=True)
+    i, v, s, i_end, r_end = oracles.neuron(z, retain_i, retain_v, THRESHOLD, current, reset)
     assert s.any() or sizes[2] < 3
     assert trace.spikes.dtype == torch.uint8
     assert trace.voltage.dtype == trace.current.dtype == torch.int32
@@ -73,11 +73,13 @@ def test_forward(device, sizes):
 
 
 def test_forward_of_strided_rows_without_voltage(device):
-    z, keep_i, keep_v, current, reset = random_case(2, (2, 7, 11))
+    z, retain_i, retain_v, current, reset = random_case(2, (2, 7, 11))
     wide = torch.full((2, 14, 11), float("nan"), device=device)
     wide[:, ::2] = oracles.tensor(z).to(device)
-    trace = run_forward(wide[:, ::2].transpose(1, 2), keep_i, keep_v, current, reset, device, need_voltage=False)
-    np.testing.assert_array_equal(trains(trace.spikes), oracles.neuron(z, keep_i, keep_v, THRESHOLD, current, reset)[2])
+    trace = run_forward(wide[:, ::2].transpose(1, 2), retain_i, retain_v, current, reset, device, need_voltage=False)
+    np.testing.assert_array_equal(
+        trains(trace.spikes), oracles.neuron(z, retain_i, retain_v, THRESHOLD, current, reset)[2]
+    )
     assert trace.voltage.numel() == 0
 
 
@@ -111,12 +113,12 @@ def test_an_input_out_of_range_is_found_by_check(device, bad):
     gpu.check()
 
 
-@pytest.mark.parametrize("keep_i", [4096, 0])
-def test_a_state_out_of_range_is_found_by_check(device, keep_i):
-    z = np.full((1, 1, 9), 2.0**16, np.float32)  # I (or, for keep_i = 0, only V) reaches 2**30 at the fourth step
-    run_forward(rows(z[..., :3]).to(device), [keep_i], [0], [[0]], [[0]], device, NEVER)
+@pytest.mark.parametrize("retain_i", [4096, 0])
+def test_a_state_out_of_range_is_found_by_check(device, retain_i):
+    z = np.full((1, 1, 9), 2.0**16, np.float32)  # I (or, for retain_i = 0, only V) reaches 2**30 at the fourth step
+    run_forward(rows(z[..., :3]).to(device), [retain_i], [0], [[0]], [[0]], device, NEVER)
     gpu.check()
-    run_forward(rows(z).to(device), [keep_i], [4096], [[0]], [[0]], device, NEVER)
+    run_forward(rows(z).to(device), [retain_i], [4096], [[0]], [[0]], device, NEVER)
     with pytest.raises(OverflowError):
         gpu.check()
 
@@ -134,16 +136,16 @@ def test_wrong_types_and_shapes_are_refused(device, bad):
 
 
 def backward_case(seed, sizes):
-    z, keep_i, keep_v, current, reset = random_case(seed, sizes)
-    i, v, s, _, _ = oracles.neuron(z, keep_i, keep_v, THRESHOLD, current, reset)
+    z, retain_i, retain_v, current, reset = random_case(seed, sizes)
+    i, v, s, _, _ = oracles.neuron(z, retain_i, retain_v, THRESHOLD, current, reset)
     grads = np.random.default_rng(seed + 99).normal(size=(3, *sizes)).astype(np.float32)
-    return keep_i, keep_v, current, reset, i, v, s, grads
+    return retain_i, retain_v, current, reset, i, v, s, grads
 
 
-def run_backward(output_grads, keep_i, keep_v, current, reset, v, device, threshold=THRESHOLD, **options):
+def run_backward(output_grads, retain_i, retain_v, current, reset, v, device, threshold=THRESHOLD, **options):
     state = State(ints(current).to(device), ints(reset).to(device))
     grads = OutputGradients(*(None if g is None else rows(g).to(device) for g in output_grads))
-    membrane = membrane_of(keep_i, keep_v, device, threshold)
+    membrane = membrane_of(retain_i, retain_v, device, threshold)
     return gpu.neuron_backward(grads, rows(v, torch.int32).to(device), membrane, state, **options)
 
 
@@ -153,11 +155,11 @@ def run_backward(output_grads, keep_i, keep_v, current, reset, v, device, thresh
     ids=str,
 )
 def test_backward(device, sizes, selected):
-    keep_i, keep_v, current, reset, i, v, s, grads = backward_case(3, sizes)
+    retain_i, retain_v, current, reset, i, v, s, grads = backward_case(3, sizes)
     selected = [g if use else None for g, use in zip(grads, selected, strict=True)]
-    found = run_backward(selected, keep_i, keep_v, current, reset, v, device)
+    found = run_backward(selected, retain_i, retain_v, current, reset, v, device)
     expected = oracles.neuron_gradient(
-        selected[0], i, v, s, keep_i, keep_v, oracles.surrogate(v), current, reset, *selected[1:]
+        selected[0], i, v, s, retain_i, retain_v, oracles.surrogate(v), current, reset, *selected[1:]
     )
     assert_close(trains(found[0]), expected[0])
     assert_close(found[1].cpu(), expected[1])
@@ -167,32 +169,32 @@ def test_backward(device, sizes, selected):
 @pytest.mark.parametrize("same_lag", [True, False])
 def test_backward_through_the_axon(device, same_lag):
     sizes = (2, 33, 17)
-    keep_i, keep_v, current, reset, i, v, s, grads = backward_case(4, sizes)
+    retain_i, retain_v, current, reset, i, v, s, grads = backward_case(4, sizes)
     rng = np.random.default_rng(0)
     lag = np.full(33, 2) if same_lag else rng.integers(0, 20, 33)  # some are longer than the recording
     kept = (rng.random((2, 33)) < 0.7).astype(np.int64)
     found = run_backward(
-        [grads[0], None, None], keep_i, keep_v, current, reset, v, device,
+        [grads[0], None, None], retain_i, retain_v, current, reset, v, device,
         axon=Axon(ints(lag).to(device), oracles.tensor(kept, torch.uint8).to(device), 1.25),
     )  # fmt: skip
     at_neuron = oracles.shifted_back(grads[0].astype(np.float64), lag) * kept[:, :, None] * 1.25
-    expected = oracles.neuron_gradient(at_neuron, i, v, s, keep_i, keep_v, oracles.surrogate(v), current, reset)
+    expected = oracles.neuron_gradient(at_neuron, i, v, s, retain_i, retain_v, oracles.surrogate(v), current, reset)
     assert_close(trains(found[0]), expected[0])
     assert_close(found[1].cpu(), expected[1])
     assert_close(found[2].cpu(), expected[2])
 
 
 def test_backward_without_decay_gradients_accepts_strided_gradients(device):
-    keep_i, keep_v, current, reset, i, v, s, grads = backward_case(5, (2, 9, 13))
+    retain_i, retain_v, current, reset, i, v, s, grads = backward_case(5, (2, 9, 13))
     state = State(ints(current).to(device), ints(reset).to(device))
     strided = oracles.tensor(grads[0]).to(device).transpose(1, 2)  # a view [B, T, C] of [B, C, T]
     assert not strided.is_contiguous()
     found = gpu.neuron_backward(
-        OutputGradients(strided), rows(v, torch.int32).to(device), membrane_of(keep_i, keep_v, device), state,
+        OutputGradients(strided), rows(v, torch.int32).to(device), membrane_of(retain_i, retain_v, device), state,
         need_decay=False,
     )  # fmt: skip
     assert found[1:] == (None, None)
-    expected = oracles.neuron_gradient(grads[0], i, v, s, keep_i, keep_v, oracles.surrogate(v), current, reset)
+    expected = oracles.neuron_gradient(grads[0], i, v, s, retain_i, retain_v, oracles.surrogate(v), current, reset)
     assert_close(trains(found[0]), expected[0])
 
 
@@ -204,15 +206,15 @@ def test_a_neuron_that_never_fires_has_finite_gradients(device):
 
 def test_both_passes_agree_with_the_reference_twin(device):
     """Only the voltage is saved; both backward passes recompute the current and the reset state from it."""
-    z, keep_i, keep_v, current, reset = random_case(6, (2, 40, 21))
-    membrane = membrane_of(keep_i, keep_v, "cpu")
+    z, retain_i, retain_v, current, reset = random_case(6, (2, 40, 21))
+    membrane = membrane_of(retain_i, retain_v, "cpu")
     state = State(ints(current), ints(reset))
     reference_trace = reference.neuron_forward(rows(z), membrane, state)
-    trace = run_forward(rows(z).to(device), keep_i, keep_v, current, reset, device)
+    trace = run_forward(rows(z).to(device), retain_i, retain_v, current, reset, device)
     assert torch.equal(trace.voltage.cpu(), reference_trace.voltage)
     grad = torch.randn(2, 21, 40, dtype=torch.float64)
     expected = reference.neuron_backward(OutputGradients(grad), reference_trace.voltage, membrane, state)
-    found = run_backward([np.swapaxes(grad.numpy(), 1, 2), None, None], keep_i, keep_v, current, reset,
+    found = run_backward([np.swapaxes(grad.numpy(), 1, 2), None, None], retain_i, retain_v, current, reset,
                          trains(reference_trace.voltage), device)  # fmt: skip
     for x, y in zip(found, expected, strict=True):
         assert_close(x.cpu(), y)
