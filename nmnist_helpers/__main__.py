@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-#: Command -> (module with a `main`, what it does).
+#: Command: (module whose `main` runs it, one-line description).
 COMMANDS = {
     "train": ("train", "train the tutorial's network; validation chooses the best epoch"),
     "sim2real": ("sim2real", "train on simulated digits, test on real recordings"),
@@ -20,17 +20,17 @@ PROGRAM = "python -m nmnist_helpers"
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived; as after Ctrl-C, everything that is open is closed on the way out."""
+    """Raised on SIGTERM, so that files and locks are closed as they are after Ctrl-C."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that `argv` begins with; without one, list the commands.
+    """Run the command named first in `argv`; list the commands if there is none.
 
     Returns
     -------
     int
-        The exit status: 0; 1 with one line on what went wrong; 2 for an unknown command; 130 after Ctrl-C; 143
-        after SIGTERM.
+        Exit status: 0 on success; 1 after an error, which is reported in one line; 2 for an unknown command; 130
+        after Ctrl-C; 143 after SIGTERM.
     """
     name, *options = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
@@ -40,15 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM} COMMAND --help lists the options of a command.")
         return 0
     if name not in COMMANDS:
-        return _say(f"expected a command, one of {', '.join(COMMANDS)}; found {name!r}", 2)
+        return _fail(f"expected a command, one of {', '.join(COMMANDS)}; found {name!r}", 2)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:
         importlib.import_module(f".{COMMANDS[name][0]}", "nmnist_helpers").main(options)
     except KeyboardInterrupt as stop:
-        return _say(f"{name}: {stop or 'stopped'}", 143 if isinstance(stop, Terminated) else 130)
+        return _fail(f"{name}: {stop or 'stopped'}", 143 if isinstance(stop, Terminated) else 130)
     except (OSError, ValueError, FloatingPointError) as error:
-        return _say(f"{name}: {error}", 1)
+        return _fail(f"{name}: {error}", 1)
     return 0
 
 
@@ -56,7 +56,7 @@ def _terminate(*_) -> None:
     raise Terminated
 
 
-def _say(line: str, status: int) -> int:
+def _fail(line: str, status: int) -> int:
     process = f" (process {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
     print(f"{PROGRAM}{process} {line}", file=sys.stderr)
     return status

@@ -2,9 +2,9 @@
 
     python -m nmnist_helpers sim2real --mnist FOLDER --data FOLDER --out Trained/real
 
-The network learns from simulated training digits of MNIST, and from none of those that the recordings show. It is
-tested on all recordings. Then it is tuned on the real training recordings and tested on the real test recordings;
-there the last epoch counts, so that nothing is selected on them. Both trainings are runs of `nmnist_helpers.train`.
+The network is trained on simulated training digits of MNIST, without those that the recordings show, and tested on all
+recordings. It is then tuned on the real training recordings and tested on the real test recordings. The last epoch of
+tuning is used, so that nothing is selected on the recordings. Both trainings are runs of `nmnist_helpers.train`.
 """
 
 import os
@@ -29,33 +29,34 @@ from .train.progress import network_of
 DEFAULT_OUT = TRAINED / "real"
 DESCRIPTION = """\
 Train on simulated digits of MNIST and test on all real recordings. Then tune the network on the real training
-recordings and test it on the real test recordings. The training takes the options of the command train and writes into
-the folder --out, the tuning into the folder tuned in it. reality.json in --out holds the results of both tests."""
+recordings and test it on the real test recordings. Training takes the options of the command train and writes into the
+folder --out. Tuning writes into its subfolder tuned. The file reality.json in --out holds the results of both tests."""
 REPORT = "reality.json"
 
 
 def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = False) -> dict:
-    """Train on simulated digits, tune on recordings, test on recordings after each.
+    """Train on simulated digits, then tune on recordings; test on recordings after each of the two.
 
     Parameters
     ----------
     settings : Settings
-        Of the simulated training. Tuning takes them too, but for a one-cycle schedule up to a step size of 0.0005.
+        Settings of the training on simulated digits. Tuning shares them, but always uses a one-cycle schedule with a
+        largest step size of 0.0005, all recordings and no validation.
     tune : int
-        Epochs of tuning.
+        Number of tuning epochs.
     resume, overwrite : bool
         See `nmnist_helpers.train.run`.
 
     Returns
     -------
     dict
-        What ``reality.json`` holds: accuracies and confusions.
+        The contents of ``reality.json``: accuracies and confusion matrices.
 
     Raises
     ------
     ValueError
-        If the simulated digits are not all of MNIST, or a recording shows one that would be learned from. Otherwise
-        as `nmnist_helpers.train.run`.
+        If the simulated digits are not all of MNIST, or if a recording shows one of the digits to train on. Other
+        errors are those of `nmnist_helpers.train.run`.
     """
     if tune < 1:
         raise ValueError(f"--tune: expected a whole number from 1, found {tune}")
@@ -66,25 +67,25 @@ def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = 
     out = Path(DEFAULT_OUT if settings.out is None else settings.out)
     settings = replace(settings, source="simulated", out=str(out))
     folder = Folder(out)
-    folder.refuse(resume, overwrite)
+    folder.check(resume, overwrite)
     tuned = Folder(out / "tuned")
     recorded = [NMNISTDataset(settings.data, train=train, source="recorded") for train in (True, False)]
     _check_unseen(settings, np.concatenate([part.packed.ids for part in recorded]))
 
-    folder.remove(REPORT)  # it will not describe what comes now
+    folder.remove(REPORT)  # an old report would not describe this run
     trained = run(settings, resume, overwrite)
     everything = PackedEvents.concatenate([part.packed for part in recorded])
     result = {"simulated_digits": trained["recordings"]["train"], "epochs": settings.epochs}
-    result |= _read(folder, settings, everything, "")
+    result |= _evaluate(folder, settings, everything, "")
     print(f"trained on simulated digits: {result['accuracy']:.2%} of {len(everything)} recordings")
 
     tuning = replace(
         settings, source="recorded", start=str(folder.path / "network.pt"), out=str(tuned.path), epochs=tune, lr=0.0005,
         schedule="onecycle", validation=0, keep="last", recordings=None,
     )  # fmt: skip
-    run(tuning, overwrite=True)  # always anew: it begins with what was trained just now
+    run(tuning, overwrite=True)  # tuning always starts over, with the network that has just been trained
     result |= {"tuned_on": len(recorded[0]), "tuning_epochs": tune}
-    result |= _read(tuned, settings, recorded[1], "tuned_")
+    result |= _evaluate(tuned, settings, recorded[1], "tuned_")
     print(
         f"tuned on {len(recorded[0])} recordings: {result['tuned_accuracy']:.2%} of {len(recorded[1])} test recordings"
     )
@@ -93,24 +94,24 @@ def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = 
 
 
 def _check_unseen(settings: Settings, shown: np.ndarray) -> None:
-    """Refuse to learn from digits that the recordings show."""
+    """Raise ValueError unless all of MNIST is simulated and no training digit appears in the recordings."""
     simulated = NMNISTDataset(train=True, source="simulated")
     if not is_mnist(simulated):
         raise ValueError(
-            "--mnist: expected all of MNIST to simulate, found other digits; name the folder of its files, or"
+            "--mnist: expected all of MNIST to simulate, found other digits; name the folder that holds its files, or"
             " fetch them first (python -m nmnist_helpers mnist)"
         )
     learn, _ = learn_and_validate(simulated, settings)
     both = np.intersect1d(simulated.packed.ids[learn], shown)
     if len(both):
         raise ValueError(
-            f"--validation: expected at least the {shown.max()} first digits, which recordings show, found"
-            f" {len(both)} of these digits among those to learn from"
+            f"--validation: expected at least the first {shown.max()} digits, which the recordings show, found"
+            f" {len(both)} of them among the digits to train on"
         )
 
 
-def _read(folder: Folder, settings: Settings, recordings: NMNISTDataset | PackedEvents, prefix: str) -> dict:
-    """What the network in a folder reads of recordings."""
+def _evaluate(folder: Folder, settings: Settings, recordings: NMNISTDataset | PackedEvents, prefix: str) -> dict:
+    """Test the network in `folder` on recordings; return its results under keys that begin with `prefix`."""
     device = Group(settings.device).device
     net = load_checkpoint(folder.path / "network.pt", network_of(settings)).to(device)
     found, true = answers(net, recordings, device)
@@ -124,7 +125,7 @@ def _read(folder: Folder, settings: Settings, recordings: NMNISTDataset | Packed
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
-    """Parse the command line and run."""
+    """Parse the command line and return the result of `real`."""
     p = parser("python -m nmnist_helpers sim2real", without=("source", "start", "out"))
     p.description, p.epilog = DESCRIPTION, None
     p.add_argument("--mnist", help="folder of MNIST's files (default NMNIST_MNIST, else mnist/ in the data folder)")

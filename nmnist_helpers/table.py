@@ -1,18 +1,18 @@
-"""Listings for the terminal and for a notebook."""
+"""Tables that can be shown in a terminal and in a notebook."""
 
 import html
 
 
 class Table:
-    """An object that lists itself: with `print` as aligned text, at the end of a notebook cell as a table.
+    """A table that is printed as aligned text, and shown as an HTML table at the end of a notebook cell.
 
-    Subclasses give `title` and `rows`.
+    Subclasses define `title` and `rows`.
     """
 
     title = ""
 
     def rows(self) -> list[dict[str, str]]:
-        """The lines, each as column title and text; all with the same titles."""
+        """Return the rows as dictionaries from column title to text, all with the same titles."""
         raise NotImplementedError
 
     def __str__(self) -> str:

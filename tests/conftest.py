@@ -1,4 +1,4 @@
-"""Every test works in folders of its own: the user's home and caches, and the checkout, stay as they are."""
+"""Give every test folders of its own: the user's home and caches and the checkout are never changed."""
 
 import os
 import shutil
@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# Jupyter's jsonschema makes a parser for addresses when it is imported, for two seconds. No test needs one.
+# When imported, Jupyter's jsonschema builds a parser for web addresses, which takes two seconds. No test needs it.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-# Compiled modules are kept (git ignores them), whatever the shell says: each process that a test starts would compile
-# the package anew, and each worker the tests.
+# Keep compiled modules (git ignores them) whatever the environment says. Otherwise each process that a test starts
+# would compile the package again, and each worker the tests.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-#: Where tests find MNIST's files. `NMNIST_MNIST` itself is unset: with it, simulated recordings would be all of MNIST.
+#: Folder of MNIST's files for the tests. `NMNIST_MNIST` itself is unset; otherwise tests would simulate all of MNIST.
 TEST_MNIST = "NMNIST_TEST_MNIST"
-#: Set for the processes of one run: its worker processes and all that tests start share one home.
+#: Home folder of one test run, shared by its workers and by all processes that tests start.
 TEST_HOME = "NMNIST_TEST_HOME"
 
 
@@ -28,19 +28,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--notebooks",
         choices=("once", "all"),
         default="once",
-        help="run each notebook in one situation, another one for its neighbour, or in all of them: with recordings,"
-        " without any data, in another working directory",
+        help="run each notebook once, with the situations taken in turn, or in all situations: with recordings, without"
+        " any data, in another working directory",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Point everything that looks for a home, a cache or an output folder to a temporary one."""
+    """Point all variables that name a home, cache or output folder to a temporary one."""
     if TEST_HOME in os.environ:
         return
     if "NMNIST_MNIST" in os.environ:
         os.environ[TEST_MNIST] = os.environ.pop("NMNIST_MNIST")
     home = tempfile.mkdtemp(prefix="nmnist-tests-")
-    kept = ROOT / ".pytest_cache"  # compiled kernels and font lists are worth keeping; git ignores this folder
+    kept = ROOT / ".pytest_cache"  # keep compiled kernels and font lists; git ignores this folder
     os.environ |= {
         TEST_HOME: home,
         "HOME": home,
@@ -53,9 +53,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", str(kept / "numba")),
         "MPLBACKEND": os.environ.get("MPLBACKEND", "agg"),
     }
-    if config.getoption("numprocesses", None):  # see `_one_thread_a_worker`
+    if config.getoption("numprocesses", None):  # see `_one_thread_per_worker`
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads without work sleep; else they turn in a loop
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads sleep instead of spinning
     if (ROOT / "data").is_dir():
         os.environ.setdefault("NMNIST_DATA", str(ROOT / "data"))
     project = Path(home, "project")
@@ -65,12 +65,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the notebooks: one that runs last keeps one worker busy while the others wait."""
+    """Run the notebooks first: a long one at the end would keep one worker busy while the others wait."""
     items.sort(key=lambda item: "situation" not in getattr(item, "fixturenames", ()))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests that need a GPU where there is none, and those in a browser unless ``-m`` names them."""
+    """Skip tests that need a GPU if there is none, and tests in a browser unless ``-m`` selects them."""
     if item.get_closest_marker("browser") and "browser" not in item.config.option.markexpr:
         pytest.skip("takes a minute or two for each notebook; to run it: pytest -m browser")
     if item.get_closest_marker("gpu"):
@@ -81,8 +81,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread_a_worker():
-    """Workers share the processors: the threads of two workers would wait for each other most of the time."""
+def _one_thread_per_worker():
+    """Give each worker one thread, because the threads of workers that share a core wait for each other."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         import numba
 
@@ -91,7 +91,7 @@ def _one_thread_a_worker():
 
 @pytest.fixture
 def few_digits(monkeypatch, tmp_path):
-    """The digits to simulate are 64 bars a part, and their cache is the test's own: thousands would take a while."""
+    """Simulate 64 bars per part instead of thousands of digits, which would take long; cache them for this test."""
 
     def bars(train: bool):
         labels = np.arange(64) % 10

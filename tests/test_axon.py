@@ -1,4 +1,4 @@
-"""The one-step shift, learned delays, dropout."""
+"""Test the one-step shift, learned delays and dropout."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_learned_delay(sizes):
 
 
 def test_delay_gradient_points_downhill():
-    """A spike that comes too early: more delay lessens the loss, so the gradient is negative; too late, positive."""
+    """More delay reduces the loss of a spike that is too early, so the gradient is negative; else it is positive."""
     for at, sign in ((4, -1), (12, 1)):
         layer = axon.Delay(1)
         layer.delay.data.fill_(0.0)
@@ -98,7 +98,7 @@ def test_delays_are_kept_in_range():
 
 def test_sampling_time_and_gradient_scale():
     layer = axon.Delay(1, sampling_time=2, grad_scale=10)
-    layer.delay.data.fill_(5.0)  # ms: two steps of 2 ms
+    layer.delay.data.fill_(5.0)  # 5 ms: two whole steps of 2 ms
     x = torch.zeros(1, 1, 8)
     x[..., 1] = 1
     y = layer(x)
@@ -135,7 +135,7 @@ def test_dropout_takes_whole_trains_and_scales_the_rest():
     assert (y == per_neuron[..., None]).all()  # the same for the whole duration
     assert set(per_neuron.unique().tolist()) == {0.0, np.float32(1.25)}
     assert (per_neuron == 0).float().mean().item() == pytest.approx(0.2, abs=0.03)
-    assert not (per_neuron == per_neuron[:1]).all()  # every sample draws anew
+    assert not (per_neuron == per_neuron[:1]).all()  # every sample has its own dropout
     assert (x == 1).all()  # the input is not changed
     images = drop(torch.ones(10, 4, 5, 5, 3))
     assert 0 < (images[..., 0] == 0).float().mean() < 0.5
@@ -181,7 +181,7 @@ def test_a_delay_without_a_size_takes_it_from_the_first_input():
     assert 0 <= layer.delay.min() <= layer.delay.max() < 1
     before = layer.delay.detach().clone()
     optimizer.step()
-    assert not torch.equal(before, layer.delay)  # the optimiser's parameter is the one that was made
+    assert not torch.equal(before, layer.delay)  # the optimiser updates the layer's own parameter
 
 
 def test_a_delay_without_a_size_keeps_what_was_loaded():

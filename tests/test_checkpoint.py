@@ -1,4 +1,4 @@
-"""Loading `network.pt` files: lava-dl's variants, and clear refusals."""
+"""Test loading `network.pt` files: lava-dl's variants, and clear errors for files that do not fit."""
 
 import pickle
 import zipfile
@@ -15,12 +15,12 @@ pytestmark = pytest.mark.filterwarnings("error", "ignore:.*assumed the tutorial'
 
 
 def network(weight_norm=True, delay=True, **params):
-    """The tutorial's network in small."""
+    """Return a small version of the tutorial's network."""
     return Blocks((20, 16, 5), weight_norm, delay, **params)
 
 
 def lava_dl_state(weight_norm=True, seed=0):
-    """What lava-dl's state_dict holds for this network, written down from its layout."""
+    """Return a state_dict with the keys and shapes of lava-dl's for this network."""
     g = torch.Generator().manual_seed(seed)
     state = {}
     for index, (inputs, out) in enumerate([(20, 16), (16, 5)]):
@@ -55,7 +55,7 @@ def test_a_fresh_network_takes_a_lava_dl_checkpoint(tmp_path, weight_norm):
     net = network(weight_norm)
     assert load_checkpoint(path, net) is net
     assert_holds(net, state)
-    assert net.blocks[0].synapse.direction.requires_grad  # still a parameter that trains
+    assert net.blocks[0].synapse.direction.requires_grad  # still a trainable parameter
 
 
 @pytest.mark.parametrize("weight_norm", [True, False])
@@ -81,7 +81,7 @@ def test_our_own_checkpoint_comes_back_bit_for_bit(tmp_path):
 
 
 def test_a_file_of_ours_tells_its_constants(tmp_path):
-    """Beside the tensors: lava-dl and torch pass them over. Nothing is assumed, so nothing is warned of."""
+    """The constants are stored beside the tensors, where lava-dl and torch ignore them. Loading gives no warnings."""
     net = network(threshold=3.5, tau_grad=0.2, scale_grad=2)
     for save in (torch.save, lambda state, path: save_tree(path, state)):
         save(net.state_dict(), tmp_path / "a.pt")
@@ -105,7 +105,7 @@ def test_constants_out_of_range_are_refused(tmp_path, said):
 
 def test_weights_change_form_and_quantise_the_same(tmp_path):
     normed = lava_dl_state(True)
-    # a neuron without weights, and weights half-way between two steps, where a last bit decides
+    # One neuron has zero weights only. Weights half-way between two quantisation steps are rounded by their last bit.
     normed["blocks.0.synapse.weight_g"][3] = 0
     source = load_checkpoint(saved(tmp_path, normed), network(True))
     plain = load_checkpoint(tmp_path / "network.pt", network(False))
@@ -130,7 +130,7 @@ def test_weights_in_other_axes(tmp_path, shape):
 
 
 def test_what_lava_dl_makes_at_the_first_forward(tmp_path):
-    """Saved before it: one delay for all, one decay for all channels."""
+    """A file saved before the first forward pass has one delay and one decay for all channels."""
     state = lava_dl_state()
     state["blocks.0.delay.delay"] = torch.zeros(1)
     net = load_checkpoint(saved(tmp_path, state), network())
@@ -187,7 +187,7 @@ def test_a_mismatch_lists_every_key_and_shape(tmp_path):
         "  shape: blocks.0.delay.delay: expected [16], found [15]",
         "  shape: blocks.1.synapse.weight_v: expected [5, 16, 1, 1, 1], found [5, 17, 1, 1, 1]",
     ]
-    assert_holds(net, before)  # all or nothing
+    assert_holds(net, before)  # nothing was loaded
 
 
 def test_a_network_without_delays_refuses_delays(tmp_path):
@@ -268,7 +268,7 @@ def test_nesting_without_end_is_refused(tmp_path):
     path = saved(tmp_path, {"w": torch.ones(2)})
     deep = (
         b"\x80\x02}" + b")" + b"\x85" * 100_000 + b"K\x01s."
-    )  # a dictionary with a very deep key: hashing it recurses
+    )  # a dictionary with a deeply nested key, whose hash recurses
     path = rebuilt(path, tmp_path / "b.pt", lambda name, data: deep if name == "data.pkl" else data)
     with pytest.raises(CheckpointError, match="expected at most 1000 tensors, found a pickle with more"):
         load_tree(path)
@@ -313,7 +313,7 @@ def test_a_script_is_refused(tmp_path):
 
 
 def test_nothing_holds_on_to_the_file(tmp_path):
-    """The tensors are mapped while loading; the network has its own numbers."""
+    """Tensors are memory-mapped while loading, but the network holds copies."""
     path = saved(tmp_path, lava_dl_state())
     net = load_checkpoint(path)
     before = {key: value.clone() for key, value in net.state_dict().items()}
@@ -326,7 +326,7 @@ def test_nothing_holds_on_to_the_file(tmp_path):
 
 
 def tree(seed=0):
-    """What a run keeps: weights, the optimiser's state, random states, settings."""
+    """Return a tree such as a run may save: weights, the optimiser's state, random states and settings."""
     torch.manual_seed(seed)
     net = network()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
@@ -357,11 +357,11 @@ def test_a_tree_comes_back(tmp_path):
 
 
 def test_equal_trees_give_equal_bytes(tmp_path):
-    """Whatever the file's name, and whether equal strings and tensors are one object or two."""
+    """The bytes do not depend on the file's name, nor on whether equal strings or tensors are the same object."""
     save_tree(tmp_path / "a.pt", tree())
     other = tree()
     part = torch.arange(100.0)
-    other["random"][1] = part[50:50]  # a part of a larger storage
+    other["random"][1] = part[50:50]  # a view of a larger storage
     other["settings"]["name"] = "".join(["", "a"])
     save_tree(tmp_path / "another name.pt", other)
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "another name.pt").read_bytes()
@@ -390,7 +390,7 @@ def test_what_cannot_be_loaded_is_not_saved(tmp_path, value, message):
 
 
 def test_a_tree_that_is_larger_than_its_file_is_refused(tmp_path):
-    """Lists that hold one list many times, and a tree without an end."""
+    """The trees are nested lists that repeat the same list, and a list that contains itself."""
     many = []
     for _ in range(30):
         many = [many, many]
@@ -405,7 +405,7 @@ def test_a_tree_that_is_larger_than_its_file_is_refused(tmp_path):
 
 
 def test_a_damaged_tree_is_refused_or_whole(tmp_path):
-    """Whatever bit is flipped: torch.load takes most of these files with other numbers in them."""
+    """This holds for any flipped bit; torch.load reads most of these files and returns wrong numbers."""
     save_tree(tmp_path / "a.pt", tree())
     data = (tmp_path / "a.pt").read_bytes()
     refused = 0

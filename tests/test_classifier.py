@@ -1,4 +1,4 @@
-"""Classifiers against sums written out by hand."""
+"""Compare the classifiers with directly computed sums."""
 
 import math
 
@@ -14,7 +14,7 @@ def spikes(batch=3, classes=4, steps=17, seed=0):
 
 
 def windowed(s, window):
-    """Rate over the last `window` steps, step by step."""
+    """Return the rate over the last `window` steps, at every step."""
     out = np.zeros(s.shape)
     for t in range(s.shape[-1]):
         out[..., t] = s[..., max(0, t - window + 1) : t + 1].sum(-1) / window
@@ -60,7 +60,7 @@ def test_moving_window(window):
     classifier = MovingWindow(window)
     expected = windowed(s, window)
     np.testing.assert_allclose(classifier.rate(torch.from_numpy(s)), expected, rtol=1e-6)
-    # equal rates: the first wins, in float32 as in exact counts
+    # Among classes with equal rates, the first one is predicted, with float32 rates as with exact counts.
     best = np.rint(expected * window).argmax(1)
     assert (classifier(torch.from_numpy(s)).numpy() == best).all()
     share = expected / (expected.sum(1, keepdims=True) + 1e-6)

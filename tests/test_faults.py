@@ -1,4 +1,4 @@
-"""Nine faults of lava-dl that were measured or read in its code, each with tests that catch its return here."""
+"""Nine faults of lava-dl, which were measured or found in its code; the tests ensure that they do not occur here."""
 
 import h5py
 import numpy as np
@@ -34,7 +34,7 @@ def small_block(weight_norm=True, delay=True, **changes):
 
 
 def finite_difference(function, neuron, name, step):
-    """Central difference by a decay as it is stored, x4096."""
+    """Return the central difference with respect to a decay as it is stored, x4096."""
     decay = getattr(neuron, name)
     at, values = decay.item(), []
     for sign in (1, -1):
@@ -48,12 +48,12 @@ def finite_difference(function, neuron, name, step):
 @pytest.mark.parametrize("name", ["current_decay", "voltage_decay"])
 @pytest.mark.parametrize("of", ["voltage", "current"])
 def test_fault_1_decay_gradients_are_true_derivatives(backend, name, of):
-    """Below the threshold a weighted sum of voltages is smooth but for the truncation: compare with differences."""
+    """Below the threshold, a weighted sum of states is smooth except for truncation, so differences can be compared."""
     neuron = Neuron(**{**PARAMS, "threshold": 4000.0, "voltage_decay": 0.1})
     for decay in (neuron.current_decay, neuron.voltage_decay):
         decay.requires_grad_()
     rng = np.random.default_rng(0)
-    z = torch.from_numpy(rng.uniform(20, 40, (2, 3, 50)).astype(np.float32))  # large, so that cutting matters little
+    z = torch.from_numpy(rng.uniform(20, 40, (2, 3, 50)).astype(np.float32))  # large, so that truncation hardly matters
     weights = torch.from_numpy(rng.uniform(0.5, 1.5, (2, 3, 50)))
 
     def function():
@@ -68,7 +68,7 @@ def test_fault_1_decay_gradients_are_true_derivatives(backend, name, of):
     if (of, name) == ("current", "voltage_decay"):
         assert found == expected == 0
     else:
-        assert expected < -10  # a larger decay leaves less
+        assert expected < -10  # a larger decay reduces the sum
         assert found == pytest.approx(expected, rel=2e-3)
 
 
@@ -93,7 +93,7 @@ def test_fault_1_decay_gradients_of_every_channel(backend):
 
 @BACKENDS
 def test_fault_1_the_voltage_that_decays_is_the_one_after_reset(backend):
-    """A neuron that fires at every step has no voltage left to decay: its voltage decay has no gradient."""
+    """A neuron that fires at every step has no voltage left to decay, so its voltage decay has gradient 0."""
     neuron = Neuron(**PARAMS)
     z = torch.full((1, 2, 20), 5.0, requires_grad=True)
     with kernels.using(backend):
@@ -106,7 +106,7 @@ def test_fault_1_the_voltage_that_decays_is_the_one_after_reset(backend):
 
 @BACKENDS
 def test_fault_1_a_descent_finds_the_decays(backend):
-    """Steps against the gradient bring a neuron's voltage to that of another with other decays, from either side."""
+    """Gradient descent fits a neuron's voltage to that of a neuron with other decays, from both sides."""
     z = torch.from_numpy(np.random.default_rng(0).uniform(0, 8, (4, 1, 60)).astype(np.float32))
     with kernels.using(backend):
         target = Neuron(**{**PARAMS, "threshold": 4000.0}).dynamics(z)[1].detach()
@@ -124,7 +124,7 @@ def test_fault_1_a_descent_finds_the_decays(backend):
 
 
 def test_fault_1_decays_have_a_step_size_that_fits_their_scale():
-    """At a weight's step of 0.001 a decay (1024 for 0.25) would never move."""
+    """Decays are not trained in units of x4096, because a step of 0.001 would hardly change them there."""
     net = small_block()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.001)
     decays = net.neuron.current_decay, net.neuron.voltage_decay
@@ -152,7 +152,7 @@ def test_fault_2_at_the_threshold_no_spike_and_no_reset(twin):
 
 @BACKENDS
 def test_fault_2_inside_a_block(backend):
-    """Weight 1.25, one spike: the voltage is the threshold, stays, and the slightest input makes it fire."""
+    """After one spike with weight 1.25, the voltage stays at the threshold, and the smallest input makes it fire."""
     block = cuba.Dense({**PARAMS, "current_decay": 1.0, "voltage_decay": 0.0}, 2, 1, delay_shift=False)
     block.synapse.weight.data[0, :, 0, 0, 0] = torch.tensor([1.25, 1 / 32])
     x = torch.zeros(1, 2, 6)
@@ -219,7 +219,7 @@ def test_fault_3_the_same_seed_makes_the_same_network():
         assert torch.equal(a, b)
 
 
-# ------------------------------------------------------------------------------------------ 4. export that changes
+# ------------------------------------------------------------------------------ 4. export that changes the network
 
 
 @pytest.mark.parametrize("forward_first", [True, False])
@@ -236,7 +236,7 @@ def test_fault_4_export_leaves_the_network_alone(tmp_path, forward_first):
     names = [name for name, _ in block.named_parameters()]
     objects = [id(p) for p in block.parameters()]
     state = {key: value.clone() for key, value in block.state_dict().items()}
-    for attempt in range(2):  # and it can be done again
+    for attempt in range(2):  # exporting twice must work
         with h5py.File(tmp_path / f"{attempt}.net", "w") as file:
             block.export_hdf5(file.create_group("layer/0"))
     assert [name for name, _ in block.named_parameters()] == names
@@ -265,7 +265,7 @@ def test_fault_4_what_is_exported_is_what_runs(tmp_path):
         np.testing.assert_array_equal(file["layer/0/delay"][()], block.delay.delay.detach().floor().numpy())
 
 
-# --------------------------------------------------------------------- 5. the best epoch asked for before `update`
+# ------------------------------------------------------------------------- 5. `best_accuracy` read before `update`
 
 
 def test_fault_5_the_best_accuracy_is_that_of_the_epoch_at_hand():
@@ -273,7 +273,7 @@ def test_fault_5_the_best_accuracy_is_that_of_the_epoch_at_hand():
     for correct, best in ((5, True), (7, True), (6, False), (7, False), (9, True)):
         stats.testing.num_samples += 10
         stats.testing.correct_samples += correct
-        before = stats.testing.best_accuracy  # where the tutorial asks
+        before = stats.testing.best_accuracy  # as in the tutorial
         stats.update()
         assert before is best
         assert stats.testing.best_accuracy is best
@@ -283,7 +283,7 @@ def test_fault_5_the_best_accuracy_is_that_of_the_epoch_at_hand():
 
 
 def test_fault_6_augment_is_a_rotation_about_the_centre():
-    """A square of events keeps its shape and, but for the shift, its centre; the original is not touched."""
+    """A square of events keeps its shape and, except for the shift, its centre; the original does not change."""
     x, y = (a.ravel() for a in np.meshgrid(np.arange(8.0, 26), np.arange(8.0, 26)))
     event = slayer.io.Event(x, y, np.zeros_like(x), np.arange(len(x), dtype=float))
     given = event.x.copy(), event.y.copy()
@@ -291,7 +291,7 @@ def test_fault_6_augment_is_a_rotation_about_the_centre():
     shifts = []
     for _ in range(300):
         turned = slayer.augment(event)
-        assert len(turned.x) == len(x)  # nothing leaves the sensor from here
+        assert len(turned.x) == len(x)  # the square is too far inside to leave the sensor
         shifts.append((turned.x.mean() - x.mean(), turned.y.mean() - y.mean()))
         u, v = turned.x - turned.x.mean(), turned.y - turned.y.mean()
         assert abs((u * v).mean()) < 1  # a shear by 5 degrees gives 2.4
@@ -335,7 +335,7 @@ def test_fault_7_without_download_nothing_is_fetched(tmp_path, monkeypatch):
 
 
 class Counter(TorchDispatchMode):
-    """Counts torch's operations."""
+    """A mode that counts torch's operations."""
 
     def __init__(self):
         super().__init__()
@@ -347,7 +347,7 @@ class Counter(TorchDispatchMode):
 
 
 def test_fault_8_learned_delays_are_one_step_for_all_channels():
-    """The work does not grow by a Python step per channel: as many torch operations for 4 channels as for 400."""
+    """There is no Python loop over channels: 4 channels take as many torch operations as 400."""
     counts = []
     for channels in (4, 400):
         layer = slayer.axon.Delay(channels)
@@ -362,16 +362,16 @@ def test_fault_8_learned_delays_are_one_step_for_all_channels():
 def test_fault_8_the_step_of_a_layer_takes_no_torch_loop_over_time():
     counts = []
     block = small_block()
-    block(sample((2, 30, 5), 0.03))  # the first call in training looks at the weights once
+    block(sample((2, 30, 5), 0.03))  # the first call in training checks the weights once
     for steps in (5, 200):
-        x = sample((2, 30, steps), 0.03)  # sparse either way: the same path
+        x = sample((2, 30, steps), 0.03)  # sparse for both lengths, so that the same code runs
         with Counter() as counter, kernels.using("cpu"):
             block(x).sum().backward()
         counts.append(counter.calls)
     assert counts[0] == counts[1]
 
 
-# ---------------------------------------------------------------- 9. decays clipped in silence, an import of opencv
+# ------------------------------------------------------------------ 9. decays clipped silently, an import of opencv
 
 
 @pytest.mark.parametrize("name", ["current_decay", "voltage_decay"])

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what a full disk, a killed run or a link makes of that."""
+"""Test that files appear complete or not at all, even with a full disk, a killed run or a link."""
 
 import errno
 import os
@@ -37,7 +37,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 
 
 def test_threads_cannot_change_the_rights_of_a_file(tmp_path):
-    # The umask belongs to the process: to read it is to set it, for all threads.
+    # The umask belongs to the whole process and can only be read by setting it, which affects all threads.
     before = os.umask(0o027)
     try:
         opened = []
@@ -143,12 +143,12 @@ with atomic(sys.argv[2]) as temporary:
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the age alone decides on Windows")
+@pytest.mark.skipif(os.name == "nt", reason="on Windows, only the age of a file decides")
 def test_what_a_killed_run_left_is_swept_at_the_next_write(tmp_path):
     here = Path(files.__file__).parents[1]
     subprocess.run([sys.executable, "-c", KILLED, str(here), str(tmp_path / "a.pt")])
     assert len(names(tmp_path)) == 1
-    # Somebody else's, and those of a process that runs, stay.
+    # Recent files of another machine, files of a running process and unrelated files stay.
     young, old = (tmp_path / f".b.0000000{i}-1-abcd.tmp.pt" for i in (1, 2))
     mine = tmp_path / f".c.{files._MACHINE}-{os.getpid()}-abcd.tmp.pt"
     for file in (young, old, mine, tmp_path / ".hidden.tmp"):

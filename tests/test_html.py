@@ -1,4 +1,4 @@
-"""``jupyter nbconvert --to html`` keeps what the notebooks show: pictures, gifs, formulas, alternative texts."""
+"""Test that ``jupyter nbconvert --to html`` keeps the pictures, gifs, formulas and alternative texts of notebooks."""
 
 import copy
 import html
@@ -25,13 +25,13 @@ def squeezed(text: str) -> str:
 
 
 def tags(text: str) -> list[tuple[str, str]]:
-    """Alternative text and source of each image in a piece of HTML."""
+    """Return the alternative text and the source of each image in a piece of HTML."""
     parsed = [bs4.BeautifulSoup(tag, "html.parser").img for tag in re.findall(r"<img\b[^>]*>", text)]
     return [(tag.get("alt", ""), "".join(tag.get("src", "").split())) for tag in parsed]
 
 
 def images(cell) -> list[tuple[str, str]]:
-    """Alternative text and source of each picture that a cell shows; no text stands for any."""
+    """Return the alternative text and the source of each picture in a cell; an empty text is not checked."""
     if cell.cell_type == "markdown":
         return MARKDOWN_IMAGE.findall(CODE.sub("", cell.source)) + tags(CODE.sub("", cell.source))
     found = []
@@ -42,13 +42,13 @@ def images(cell) -> list[tuple[str, str]]:
             continue
         for kind in data:
             if kind.startswith("image/"):
-                # nbconvert's usual template leaves out an alternative text in the metadata.
+                # nbconvert's default template drops the alternative text in the metadata.
                 found.append(("", f"data:{kind};base64,{''.join(data[kind].split())}"))
     return found
 
 
 def lost(notebook, page: str) -> list[str]:
-    """What the notebook shows and its page does not, one line each."""
+    """Return what the notebook shows but its HTML page does not, one line each."""
     found = []
     shown = set(tags(page))
     sources = {source for _, source in shown}
@@ -72,8 +72,8 @@ def lost(notebook, page: str) -> list[str]:
 
 
 def converted(notebook) -> str:
-    """The page, without the code, whose colours take most of the time."""
-    from nbconvert import HTMLExporter  # here, for it takes a while
+    """Return the notebook's HTML page without code, because highlighting code takes most of the time."""
+    from nbconvert import HTMLExporter  # imported here because it is slow
 
     bare = copy.deepcopy(notebook)
     for cell in bare.cells:

@@ -1,4 +1,4 @@
-"""What parts of the package do without, looked at in a process that has imported nothing yet."""
+"""Test that parts of the package can be imported without large dependencies, in a new process."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ CODE = """
 import sys, types
 
 sys.modules["cv2"] = None  # lava-dl needed OpenCV
-package = types.ModuleType("nmnist_helpers")  # as it is, but without what its __init__ imports
+package = types.ModuleType("nmnist_helpers")  # the package without the imports of its __init__
 package.__path__ = [sys.argv[1]]
 sys.modules["nmnist_helpers"] = package
 import nmnist_helpers.io

@@ -1,4 +1,4 @@
-"""The table of lava-dl's names: what it says is so."""
+"""Test that the table of lava-dl's names is correct."""
 
 import inspect
 import operator

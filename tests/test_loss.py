@@ -1,4 +1,4 @@
-"""Losses against their formulas written out in float64, gradients against finite differences."""
+"""Compare losses with their formulas in float64, and gradients with finite differences."""
 
 import math
 
@@ -14,11 +14,11 @@ LABEL = [2, 0, 3]
 
 
 def rate_loss(rate, label, true=0.2, false=0.03):
-    """Squared error of rates [B, C] or [B, C, T] for labels [B] or [B, T]."""
+    """Return the squared error of rates [B, C] or [B, C, T] for labels [B] or [B, T]."""
     total = 0.0
     for b in range(rate.shape[0]):
         for c in range(rate.shape[1]):
-            hit = np.asarray(label)[b] == c  # one answer, or one a step
+            hit = np.asarray(label)[b] == c  # one value, or one per time step
             total += np.sum((rate[b, c] - np.where(hit, true, false)) ** 2)
     return total
 
@@ -88,7 +88,7 @@ def test_spike_max_is_close_to_the_likelihood_of_the_confidence():
 def test_spike_max_and_its_gradient_are_finite_where_the_true_class_is_silent(window):
     s = torch.from_numpy(spikes())
     s[:, 1] = 0
-    s[2] = 0  # and where everything is
+    s[2] = 0  # a sample without any spikes
     s.requires_grad_()
     loss = SpikeMax(moving_window=window)(s, torch.tensor([1, 1, 1]))
     loss.backward()

@@ -1,4 +1,4 @@
-"""The networks as wholes: what `frozen` keeps, and for how long."""
+"""Test whole networks: which results `frozen` keeps, and for how long."""
 
 import copy
 
@@ -31,7 +31,7 @@ def test_a_frozen_network_gives_the_same_spikes(made):
             found = net(given)
             assert not found.requires_grad
             assert torch.equal(found[..., :30], expected[: len(given), ..., :30])
-        with kernels.using("reference"):  # its weights have another form
+        with kernels.using("reference"):  # its weights have another layout
             assert torch.equal(net(spikes), expected)
 
 
@@ -48,7 +48,7 @@ def test_a_frozen_network_rounds_its_weights_once_and_thaws(monkeypatch):
         net(events)
         assert len(rounded) == len(net)
         twin = copy.deepcopy(net)
-        with torch.enable_grad():  # a backward pass needs more than what is kept
+        with torch.enable_grad():  # a backward pass needs more than the frozen weights
             net(events).sum().backward()
         assert all(block.synapse.weight_v.grad is not None for block in net)
     for thawed in (net, twin):

@@ -1,4 +1,4 @@
-"""Notebooks run from a clean kernel, on copies; what is committed of them is whole and fit to be read."""
+"""Run copies of the notebooks in a clean kernel, and test that their committed outputs are complete and readable."""
 
 import os
 import shutil
@@ -15,17 +15,17 @@ from support import notebooks  # noqa: E402
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 EACH = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-MOST_BYTES = 10_000_000  # all notebooks together
-#: Folders in Trained/ that hold runs of a reader, and are not part of the project.
+MOST_BYTES = 10_000_000  # of all notebooks together
+#: Folders in Trained/ that hold a reader's own runs and are not part of the project.
 OWN_RUNS = shutil.ignore_patterns("long", "mine", "real")
 
 
 def situations(all_of_them: bool) -> list:
-    """Notebooks and what each is run with: one situation each, in turn, or all of them."""
+    """Return pairs of notebook and situation: one situation per notebook, in turn, or all situations for each."""
     if {"NMNIST_DATA", "NMNIST_TEST_MNIST"} & set(os.environ):
         names = ["recordings", "no data", "another folder"]
     else:
-        names = ["no data", "another folder"]  # without data, too
+        names = ["no data", "another folder"]  # both without data
     chosen = [names if all_of_them else [names[number % len(names)]] for number in range(len(NOTEBOOKS))]
     return [
         pytest.param(notebook, name, id=f"{notebook.stem}-{name}")
@@ -40,12 +40,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def run(notebook: Path, folder: Path, data: bool = True, home: Path | None = None) -> subprocess.CompletedProcess:
-    """Execute a copy of `notebook` in `folder` with nbmake, with the recordings at hand or without any data."""
-    # Notebooks that run side by side must not write where another reads.
+    """Execute a copy of `notebook` in `folder` with nbmake, either with the recordings or without any data."""
+    # A notebook must not write to files that another one reads at the same time.
     home = folder.with_name("home") if home is None else home
     for part in ("Trained", "gifs"):
         shutil.copytree(Path(__file__).parents[1] / part, home / part, ignore=OWN_RUNS, dirs_exist_ok=True)
-    # One thread for each worker of the suite: two that share a core wait for each other most of the time.
+    # One thread per worker of the suite, because two threads on one core wait for each other most of the time.
     environment = os.environ | {"NMNIST_HOME": str(home), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     if not data:
         environment.pop("NMNIST_DATA", None)
@@ -62,7 +62,7 @@ def run(notebook: Path, folder: Path, data: bool = True, home: Path | None = Non
 
 @pytest.mark.slow
 def test_a_notebook_runs_to_its_end(notebook, situation, tmp_path):
-    """In the folder `notebooks` of the course, with recordings or without, or in one that has nothing to do with it."""
+    """It runs in the course's folder `notebooks`, with or without recordings, or in an unrelated folder."""
     course = tmp_path / "course"
     folder = tmp_path / "elsewhere" if situation == "another folder" else course / "notebooks"
     done = run(notebook, folder, situation != "no data", course)
@@ -127,7 +127,7 @@ def stream(text, name="stdout"):
         (v4.new_output("execute_result", {"text/plain": "<a.B at 0x7f01>"}), "an object, '<a.B at 0x7f01>'"),
         (v4.new_output("execute_result", {"text/html": "<td>/home/me/x</td>"}), "a path of a machine, '/home/me/x'"),
         (stream("saved to /tmp/run/a.gif"), "a path of a machine, '/tmp/run/a.gif'"),
-        (stream("1\n" * 51), "51 lines of text, at most 50 are read"),
+        (stream("1\n" * 51), "expected 50 lines or fewer, found 51"),
         (stream("a.py:3: UserWarning: slow"), "a warning, 'UserWarning: '"),
         (stream("hm", "stderr"), "expected no errors, found 'hm'"),
         (v4.new_output("error", ename="KeyError", evalue="'a'", traceback=[]), "expected no errors, found 'KeyError'"),
@@ -145,7 +145,7 @@ def test_widgets_are_not_committed():
     notebook = v4.new_notebook(cells=[cell], metadata={"widgets": {"a": {}}})
     notebook.metadata["nmnist"] = {"source_hash": notebooks.source_hash(notebook)}
     assert notebooks.faults(notebook) == [
-        "expected no state of widgets, found some",
+        "expected no saved widgets, found some",
         "cell 1: a widget, which shows nothing without a kernel",
     ]
     notebooks.mark(notebook)

@@ -1,4 +1,4 @@
-"""The trained networks that come with the project: files that belong together, and reports that are true."""
+"""Test the trained networks shipped with the project: their files match, and their reports are true."""
 
 import hashlib
 import json

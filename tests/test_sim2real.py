@@ -1,4 +1,4 @@
-"""From simulation to reality: a very short run, and what it refuses."""
+"""Test sim2real: a very short run, and the errors that it raises."""
 
 import json
 
@@ -16,7 +16,7 @@ SMALL = ["--hidden", "12", "--batch-size", "8", "--epochs", "1", "--tune", "2"]
 
 
 class Simulated:
-    """Forty recordings that stand for all of MNIST; the digit of recording n has the id n + 1."""
+    """A stand-in for a dataset that simulates all of MNIST; the digit of recording n has the id n + 1."""
 
     source = "simulated"
 
@@ -33,7 +33,7 @@ class Simulated:
 
 @pytest.fixture
 def small_world(tmp_path, monkeypatch):
-    """Recordings of the first digits in a folder, and simulated ones of all."""
+    """Write recordings of the first digits, simulate recordings of all digits, and return the folder of a run."""
     for split, per_digit in (("Train", 2), ("Test", 1)):
         fake_nmnist.write_folder(tmp_path / "data", split, fake_nmnist.make(0, per_digit, first_id=1))
     fake_nmnist.write_folder(tmp_path / "more", "Train", fake_nmnist.make(1, 6))
@@ -68,7 +68,7 @@ def test_short_run_writes_its_report_and_goes_on(small_world):
 def test_digits_that_recordings_show_are_not_for_training(small_world, capsys):
     arguments = ["sim2real", *SMALL, "--validation", "15", "--out", str(small_world)]
     assert __main__.main(arguments) == 1
-    assert "--validation: expected at least the 20 first digits" in capsys.readouterr().err
+    assert "--validation: expected at least the first 20 digits" in capsys.readouterr().err
     assert not small_world.exists()
 
 

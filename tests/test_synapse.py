@@ -1,4 +1,4 @@
-"""Weights: initial values, normalisation, quantisation, products, and their gradients."""
+"""Test the weights: initial values, normalisation, quantisation, products, and gradients."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_quantisation_gradient_is_straight_through_and_zero_outside():
     w = torch.tensor([-300.0, -4.02, -4.0, -3.99, 0.013, 3.96, 3.98, 4.0, 9.0], requires_grad=True)
     factors = torch.arange(1.0, 10.0)
     (quantise(w) * factors).sum().backward()
-    # -4.02 and 3.98 round into the range (-128.6 -> -129: out; 127.4 -> 127: in)
+    # In steps of 1/32, -4.02 rounds to -129 and is outside the range; 3.98 rounds to 127 and is inside.
     inside = torch.tensor([0, 0, 1, 1, 1, 1, 1, 0, 0])
     assert torch.equal(w.grad, factors * inside)
 
@@ -107,7 +107,7 @@ def test_weight_norm_can_be_switched_on_and_off():
     layer = synapse.Dense(9, 4)
     before = layer.weight.detach().clone()
     layer.enable_weight_norm()
-    layer.enable_weight_norm()  # nothing more to do
+    layer.enable_weight_norm()  # a second call changes nothing
     assert sorted(n for n, _ in layer.named_parameters()) == ["weight_g", "weight_v"]
     assert_close(layer.weight, before, 1e-6)
     layer.weight_g.data *= 2

@@ -1,4 +1,4 @@
-"""The number of threads changes no number; several threads of a program may train; containers are respected."""
+"""Test that results do not depend on the number of threads, that several threads can train, and container limits."""
 
 import threading
 
@@ -14,7 +14,7 @@ from nmnist_helpers.spikes.convert import events_to_rows, rows_to_events
 
 
 def trained(threads: int, steps: int = 3) -> list[torch.Tensor]:
-    """Outputs and weights of some steps of training, computed by so many threads."""
+    """Train for some steps with the given number of threads; return all outputs and the final weights."""
     before = torch.get_num_threads(), numba.get_num_threads()
     torch.set_num_threads(threads)
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
@@ -36,7 +36,7 @@ def trained(threads: int, steps: int = 3) -> list[torch.Tensor]:
     return [*outputs, *net.parameters()]
 
 
-@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread is all there is")
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs at least two threads")
 def test_one_thread_and_two_train_the_same_network():
     one, two = trained(1), trained(2)
     assert one[0].any()

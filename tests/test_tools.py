@@ -1,4 +1,4 @@
-"""PyTorch's own tools on a network: the same spikes, or a refusal in plain words."""
+"""Test PyTorch's own tools on a network: they give the same spikes or raise a clear error."""
 
 import copy
 import pickle
@@ -54,9 +54,8 @@ def test_autocast_changes_nothing(net, x, kind):
         assert torch.equal(net(x), expected)
         assert torch.equal(net(x.bfloat16()), expected)
         out = net(x)
-        if (
-            kind == "fused"
-        ):  # elsewhere torch's own products are part of the backward pass: run it outside, as torch asks
+        # The other kinds use torch's own products, whose backward pass must run outside autocast.
+        if kind == "fused":
             assert all(map(torch.equal, gradients(net, x), by))
     net.zero_grad()
     out.square().sum().backward()
@@ -69,7 +68,7 @@ def test_hooks_on_the_parts_of_a_block_fire(net, x, part):
     block = net.blocks[0]
     handle = block.get_submodule(part).register_forward_hook(lambda module, args, out: seen.append(out))
     assert torch.equal(net(x), expected)
-    assert {type(out) for out in seen} == {torch.Tensor}  # the one dropout serves both hidden blocks
+    assert {type(out) for out in seen} == {torch.Tensor}  # both hidden blocks share one dropout module
     handle.remove()
     assert block.fused
 

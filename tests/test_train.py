@@ -1,4 +1,4 @@
-"""The training command: what it writes, what it refuses, going on, several processes."""
+"""Test the training command: its files, its errors, resumed runs, and runs in several processes."""
 
 import hashlib
 import json
@@ -24,11 +24,11 @@ from nmnist_helpers.neuron.cuba import Neuron
 from nmnist_helpers.train import Settings
 from nmnist_helpers.train.folder import Folder
 from nmnist_helpers.train.group import Group, dist
-from nmnist_helpers.train.parts import evenly, learn_and_validate, split
+from nmnist_helpers.train.parts import evenly_spaced, learn_and_validate, split
 from nmnist_helpers.train.progress import Progress, groups, network_of, step_factor
 
 SMALL = ["--source", "recorded", "--hidden", "12", "--batch-size", "8", "--validation", "0.25"]
-# Everything that has a state of its own.
+# Options of features that have a state of their own.
 STATEFUL = ["--dropout", "0.2", "--average", "0.8", "--schedule", "onecycle", "--delay-step", "3"]
 
 
@@ -59,7 +59,7 @@ def go_on(out, *options):
 
 
 def content(out):
-    """All that a run leaves, without the seconds."""
+    """Return the report and the files of a run, without the time that it took."""
     tree, result = load_tree(out / "checkpoint.pt"), json.loads((out / "result.json").read_text())
     del tree["seconds"], result["seconds"]
     save_tree(out / "again.pt", tree)
@@ -69,7 +69,7 @@ def content(out):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data):
-    """A run of three epochs; copy it before you change it."""
+    """A finished run of three epochs; copy it before changing it."""
     out = tmp_path_factory.mktemp("finished") / "run"
     start(out, *STATEFUL, "--epochs", 3, "--data", data)
     return out
@@ -107,17 +107,17 @@ def test_split_refuses_what_cannot_be_divided(labels, validation):
 
 @pytest.mark.parametrize("most", [50, 60, 64, 599])
 def test_a_part_of_the_recordings_has_every_digit(most):
-    labels = np.repeat(np.arange(10), 60)  # recordings come in order of digit
-    chosen = evenly(len(labels), most)
+    labels = np.repeat(np.arange(10), 60)  # recordings are sorted by digit
+    chosen = evenly_spaced(len(labels), most)
     assert len(np.unique(chosen)) == len(chosen) == most
     counts = np.bincount(labels[chosen], minlength=10)
     assert counts.max() - counts.min() <= 1
     for all_of_them in (None, 600, 601):
-        assert (evenly(600, all_of_them) == np.arange(600)).all()
+        assert (evenly_spaced(600, all_of_them) == np.arange(600)).all()
 
 
 class AllOfMnist:
-    """As many simulated recordings as MNIST has digits, in some order."""
+    """A stand-in for a dataset that simulates all of MNIST, with its digits in random order."""
 
     source = "simulated"
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(tmp_path, cap
     arguments = ["train", *SMALL, *options.split(), "--out", str(tmp_path / "run")]
     assert __main__.main(arguments) == 1
     lines = capsys.readouterr().err.splitlines()
-    (error,) = [line for line in lines if "compiling its CPU kernels" not in line]  # by whichever test comes first
+    (error,) = [line for line in lines if "compiling its CPU kernels" not in line]  # the first test prints it
     assert re.search(words, error)
     assert not (tmp_path / "run").exists()
 
@@ -293,7 +293,7 @@ def test_run_writes_network_curves_and_result(finished, data):
     )
     assert result["network_sha256"] == hashlib.sha256((finished / "network.pt").read_bytes()).hexdigest()
     load_checkpoint(finished / "network.pt", Network((12,)))
-    assert len((finished / "loss.txt").read_text().splitlines()) == 4, "a line of heads and one for each epoch"
+    assert len((finished / "loss.txt").read_text().splitlines()) == 4, "one line of titles and one line per epoch"
     names = {file.name for file in finished.iterdir()} - {".lock", "again.pt"}
     assert names == {"accuracy.txt", "checkpoint.pt", "curves.png", "loss.txt", "network.pt", "result.json"}
     for folder in (finished, data):
@@ -333,11 +333,11 @@ def test_a_run_may_begin_with_the_weights_of_another(tmp_path, finished, monkeyp
     assert all(torch.equal(begun[0][name], value) for name, value in load_tree(finished / "network.pt").items())
 
 
-# -- going on
+# -- resuming
 
 
 class Unplugged(BaseException):
-    """Nothing in the package catches it."""
+    """An exception that the package does not catch."""
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ class Unplugged(BaseException):
         ("commit", "before"),
         *(
             pytest.param(call, when, marks=pytest.mark.slow)
-            for call in ("commit", "derive", "report")
+            for call in ("commit", "write_derived", "report")
             for when in ("before", "after")
             if (call, when) != ("commit", "before")
         ),
@@ -386,7 +386,7 @@ def test_a_finished_run_goes_on_with_more_epochs(tmp_path):
 
 def test_while_a_run_goes_on_no_result_describes_other_weights(tmp_path, monkeypatch):
     start(tmp_path / "run", "--epochs", 1)
-    monkeypatch.setattr(Folder, "derive", lambda *_: (_ for _ in ()).throw(Unplugged))
+    monkeypatch.setattr(Folder, "write_derived", lambda *_: (_ for _ in ()).throw(Unplugged))
     with pytest.raises(Unplugged):
         go_on(tmp_path / "run", "--epochs", 2)
     assert not (tmp_path / "run" / "result.json").exists()
@@ -398,7 +398,7 @@ def test_while_a_run_goes_on_no_result_describes_other_weights(tmp_path, monkeyp
         (["--seed", 1], "expected --seed 0 as in this run, found 1"),
         (["--batch-size", 4], "expected --batch-size 8 as in this run, found 4"),
         (["--schedule", "cosine"], "expected --schedule 'onecycle'"),
-        (["--epochs", 4], "expected --epochs 3, as its onecycle schedule was planned, found 4"),
+        (["--epochs", 4], "expected --epochs 3, for which its onecycle schedule was planned, found 4"),
         (["--source", "simulated"], "expected --source 'recorded' as in this run, found 'simulated'"),
         (["--hidden", "13"], "expected --hidden"),
         (["--recordings", 39], "expected --recordings None"),
@@ -469,7 +469,7 @@ def test_a_folder_holds_one_run(copy, capsys):
         start(copy, "--epochs", 1)
     with FileLock(copy / ".lock"):
         for options in (["--overwrite"], ["--resume"]):
-            with pytest.raises(FileExistsError, match="another run writes there now"):
+            with pytest.raises(FileExistsError, match="another run is writing there"):
                 start(copy, *STATEFUL, "--epochs", 3, *options)
     assert content(copy) == before
     start(copy, "--epochs", 1, "--overwrite")
@@ -516,7 +516,7 @@ def test_a_signal_leaves_whole_files_and_a_line_that_says_how_to_go_on(
             time.sleep(1)
 
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts pytest in the background ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores SIGINT
     try:
         with monkeypatch.context() as patch:
             patch.setattr(Folder, "commit", send)
@@ -525,9 +525,9 @@ def test_a_signal_leaves_whole_files_and_a_line_that_says_how_to_go_on(
         signal.signal(signal.SIGTERM, before[0])
         signal.signal(signal.SIGINT, before[1])
     error = capsys.readouterr().err
-    assert error.splitlines()[-1].endswith(f"to go on: python -m nmnist_helpers train --out {out} --resume")
-    assert "epochs kept: 1;" in error
-    assert len((out / "loss.txt").read_text().splitlines()) == 2, "files of the epoch that is kept"
+    assert error.splitlines()[-1].endswith(f"to resume: python -m nmnist_helpers train --out {out} --resume")
+    assert "epochs saved: 1;" in error
+    assert len((out / "loss.txt").read_text().splitlines()) == 2, "the files belong to the saved epoch"
     go_on(out)
     assert content(out) == content(finished)
 
@@ -543,7 +543,7 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tmp_path, monkeypatch, 
 
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "commit", fill)
-        with pytest.raises(OSError, match="disk full; epochs kept: 1; to go on: .*--resume"):
+        with pytest.raises(OSError, match="disk full; epochs saved: 1; to resume: .*--resume"):
             start(out, *STATEFUL, "--epochs", 3)
     go_on(out)
     assert content(out) == content(finished)
@@ -563,7 +563,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch, rank):
     assert Group("auto").device == torch.device("cuda", rank)
     assert chosen == [torch.device("cuda", rank)]
     assert Group("cpu").device == torch.device("cpu")
-    assert backends == ["nccl", "gloo"], "NCCL cannot add up what is on the CPU"
+    assert backends == ["nccl", "gloo"], "NCCL cannot sum tensors on the CPU"
 
 
 needs_distributed = pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed package")
@@ -572,7 +572,7 @@ needs_distributed = pytest.mark.skipif(not dist.is_available(), reason="this tor
 @pytest.mark.slow
 @needs_distributed
 def test_two_processes_take_the_step_of_one_with_twice_the_batch(tmp_path):
-    # One step: its moments are a tenth of the gradient, where Adam's step would hide its size.
+    # After one step, the first moments are a tenth of the gradient. Adam's step itself would hide the gradient's size.
     options = ["--validation", "12", "--epochs", "1", "--dropout", "0"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command += ["-m", "nmnist_helpers.train", *SMALL, *options, "--batch-size", "14", "--device", "cpu"]
@@ -592,7 +592,7 @@ def test_two_processes_take_the_step_of_one_with_twice_the_batch(tmp_path):
         go_on(tmp_path / "two", "--epochs", 2)
 
 
-# What torchrun does, and a process of it that joins the group and waits there for the others.
+# PARENT acts as torchrun; CHILD, the process that it starts, joins the group and waits there for the other processes.
 PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
 CHILD = """
 import time
@@ -616,7 +616,7 @@ def test_a_process_ends_with_the_torchrun_that_started_it():
     assert run.stdout.readline() == "waits\n"
     run.kill()
     said, _ = run.communicate(timeout=60)  # the child's output ends with the child
-    assert said == "The torchrun that started this process has ended: so does this process.\n"
+    assert said == "The torchrun that started this process has ended; this process ends too.\n"
 
 
 def test_the_convolutional_network_is_an_option():
@@ -624,5 +624,5 @@ def test_the_convolutional_network_is_an_option():
     net = network_of(Settings(network="cnn", dropout=0.25))
     assert type(net) is ConvNetwork
     assert net[0].neuron.drop.p == 0.25
-    with pytest.raises(ValueError, match="--hidden: expected layers of the dense network alone"):
+    with pytest.raises(ValueError, match="--hidden: expected --network dense"):
         Settings(network="cnn", hidden=(12,))

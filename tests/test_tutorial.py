@@ -1,4 +1,4 @@
-"""The lava-dl tutorial's program, cell by cell, on our package: one changed import, small data, one epoch."""
+"""Run the program of lava-dl's tutorial, cell by cell, with one changed import, little data and one epoch."""
 
 import glob
 import os
@@ -21,7 +21,7 @@ from matplotlib import animation  # noqa: E402
 
 
 class Network(torch.nn.Module):
-    """As a lava-dl user writes it."""
+    """The tutorial's network, as a lava-dl user writes it."""
 
     def __init__(self):
         super().__init__()
@@ -88,7 +88,7 @@ def test_the_tutorial_runs_with_one_changed_import(folder, capsys):
     train_loader = DataLoader(dataset=training_set, batch_size=32, shuffle=True)
     test_loader = DataLoader(dataset=testing_set, batch_size=32, shuffle=True)
 
-    # Input gifs, as the tutorial makes them (fewer dots: 34 x 34 pixels do not need 300 dpi)
+    # Input gifs, as in the tutorial, but at a lower resolution (34 x 34 pixels do not need 300 dpi)
     for i in range(1):
         spike_tensor, label = testing_set[np.random.randint(len(testing_set))]  # noqa: NPY002
         spike_tensor = spike_tensor.reshape(2, 34, 34, -1)

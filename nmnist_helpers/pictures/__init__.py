@@ -1,4 +1,4 @@
-"""From events to pictures: gifs, animations, and the figures that several notebooks share."""
+"""Pictures of events and results: gifs, animations, and the figures that several notebooks share."""
 
 from . import palette
 from .gif import gif_bytes, gif_table, ink_png, save_gif

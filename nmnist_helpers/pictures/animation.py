@@ -1,4 +1,4 @@
-"""`Event.anim` and `Event.show`: recordings as matplotlib animations, which are saved as gifs in a second."""
+"""`Event.anim` and `Event.show`: recordings as matplotlib animations that are saved as gifs within a second."""
 
 import os
 from pathlib import Path
@@ -13,14 +13,14 @@ from .frames import Recording
 from .gif import gif_bytes, gif_table
 from .scenes import Camera, Raster, Scene
 
-NOTEBOOK_PACE = 40.0  # ms for which a notebook shows a frame at least
+NOTEBOOK_PACE = 40.0  # least time in ms for which a notebook shows a frame
 
 
 class EventAnimation(animation.FuncAnimation):
-    """A matplotlib animation of a scene.
+    """A matplotlib animation of a scene that is quickly saved as a gif.
 
-    matplotlib draws the whole figure anew for every frame of a gif. `save` draws it a few times, and puts the frames
-    together from the pictures.
+    matplotlib redraws the whole figure for every frame of a gif. `save` draws it only a few times, and composes the
+    frames from the resulting pictures.
     """
 
     def __init__(self, scene: Scene, repeat: bool):
@@ -32,16 +32,16 @@ class EventAnimation(animation.FuncAnimation):
     def save(
         self, filename: str | os.PathLike, writer=None, fps=None, dpi=None, *args, progress_callback=None, **kwargs
     ):
-        """Save the animation; parameters are those of `matplotlib.animation.Animation.save`.
+        """Save the animation; the parameters are those of `matplotlib.animation.Animation.save`.
 
-        A gif by ``PillowWriter`` takes the quick way. matplotlib itself writes it where other arguments of
-        matplotlib's change the pictures, and where the figure is transparent or has more colours than a gif's palette.
-        In both cases the file appears whole or not at all. Other writers are matplotlib's own affair.
+        With ``PillowWriter``, a gif is composed as the class describes. matplotlib itself writes it if other arguments
+        or settings change the pictures, or if the figure is transparent or has more colours than a gif's palette. In
+        both cases the file appears complete or not at all. All other writers work as in matplotlib.
         """
         path, data = Path(filename), None
         if writer == "pillow" and not (args or kwargs):
             writer, fps = animation.PillowWriter(fps=fps or 1000 / self.scene.interval), None  # type: ignore[arg-type]
-        if type(writer) is not animation.PillowWriter:  # a writer may name other files after this one: frames, a log
+        if type(writer) is not animation.PillowWriter:  # other writers may derive further file names from this one
             return super().save(
                 os.fspath(filename), writer, fps, dpi, *args, progress_callback=progress_callback, **kwargs
             )
@@ -71,16 +71,16 @@ def anim(
     Parameters
     ----------
     event : Event
-        2-D: pixels in the colour of their channel; 1-D: a raster that builds up.
+        If it is 2-D, its pixels are shown in the colour of their channel; if it is 1-D, as a growing raster of spikes.
     fig : matplotlib Figure, optional
-        Where to draw; pyplot forgets it, so that a notebook does not show it as a still picture.
+        Figure to draw on. It is closed in pyplot, so that a notebook does not also show it as a still picture.
     frame_rate : float
-        Frames for a second of recording: each collects ``1000 / frame_rate`` ms. Saved at fewer frames a
-        second, the film is slowed down: 240 here and 24 there make 300 ms last 3 s.
+        Frames per second of the recording; each frame collects ``1000 / frame_rate`` ms. Saving at a lower frame rate
+        slows the film down: 240 here and 24 in `save` make 300 ms last 3 s.
     pre_compute_frames : bool
-        Compute all frames of a camera now (True) or each when it is due.
+        Whether to compute all frames of a 2-D recording now, or each when it is shown.
     repeat : bool
-        Begin again at the end.
+        Whether to start again at the end.
 
     Returns
     -------
@@ -109,10 +109,10 @@ def show(
     pre_compute_frames: bool = True,
     repeat: bool = False,
 ) -> None:
-    """Play a recording: in a matplotlib window, or in a notebook as a gif.
+    """Play a recording in a matplotlib window or, in a notebook, as a gif.
 
-    Parameters are those of `anim`. A notebook repeats in any case and does not use `fig`. It shows at most 25 frames a
-    second: a higher `frame_rate` slows the film down.
+    The parameters are those of `anim`. In a notebook, `fig` is not used, and the gif always repeats. The gif shows at
+    most 25 frames per second, so that a higher `frame_rate` slows the film down.
     """
     if _inline():
         from IPython.display import display
@@ -123,18 +123,18 @@ def show(
         display(gif_table([[gif_bytes(event, frame_ms=interval, slowdown=max(1.0, NOTEBOOK_PACE / interval))]]))
         return
     made = _animation(event, fig, frame_rate, pre_compute_frames, repeat)
-    made.scene.fig.nmnist_film = made  # type: ignore[attr-defined]  # an animation that nobody holds stops
-    made._draw_was_started = True  # a window without a screen never draws: that is no mistake to warn of
+    made.scene.fig.nmnist_film = made  # type: ignore[attr-defined]  # an animation stops if it has no reference
+    made._draw_was_started = True  # no warning that nothing was drawn, which is normal without a screen
     plt.show()
 
 
 def _inline() -> bool:
-    """Whether pictures go into a notebook (and not into a separate window)."""
+    """Return whether pictures go into a notebook and not into a separate window."""
     return "inline" in plt.get_backend().lower()
 
 
 def _interval(frame_rate: float) -> float:
-    """ms of the recording in one frame."""
+    """Return the duration of a frame in ms of the recording."""
     if not 0 < frame_rate < float("inf"):
         raise ValueError(
             f"frame_rate: expected a positive number of frames per second of recording, found {frame_rate}"

@@ -1,6 +1,6 @@
 """A canvas in a notebook on which the user draws a digit with the mouse or a finger.
 
-It needs the package anywidget (``pip install anywidget``) and no connection: the few lines of JavaScript are below.
+It needs the package anywidget (``pip install anywidget``), but no internet connection: its JavaScript is below.
 """
 
 from collections.abc import Callable
@@ -95,14 +95,14 @@ class DigitCanvas(anywidget.AnyWidget):
     Parameters
     ----------
     on_stroke : callable, optional
-        Called with the canvas whenever a stroke has ended.
+        Called with the canvas at the end of every stroke.
 
     Attributes
     ----------
     data : bytes
-        The picture row by row; empty before the first stroke.
+        The picture row by row, one byte per pixel; empty before the first stroke.
     strokes : int
-        How many strokes the picture has.
+        Number of strokes in the picture.
 
     Examples
     --------
@@ -123,7 +123,7 @@ class DigitCanvas(anywidget.AnyWidget):
         self.observe(self._stroke_ended, "strokes")
 
     @traitlets.validate("data")
-    def _whole_picture(self, proposal) -> bytes:
+    def _check_size(self, proposal) -> bytes:
         data = proposal["value"]
         if len(data) not in (0, SIDE * SIDE):
             raise traitlets.TraitError(f"data: expected {SIDE * SIDE} bytes or none, found {len(data)}")
@@ -134,7 +134,7 @@ class DigitCanvas(anywidget.AnyWidget):
             self._on_stroke(self)
 
     def image(self) -> np.ndarray:
-        """Return the picture, uint8 [280, 280], ink bright on black."""
+        """Return the picture, uint8 [280, 280], with bright ink on black."""
         if not self.data:
             return np.zeros((SIDE, SIDE), np.uint8)
         return np.frombuffer(self.data, np.uint8).reshape(SIDE, SIDE).copy()

@@ -12,7 +12,7 @@ from ..files import atomic
 from .live import picture
 from .palette import GREY, INK, SLATE
 
-#: Part of the statistics -> style of its curve; training recedes, what counts stands out.
+#: Styles of the curves by part of the data. Validation and testing stand out against training.
 STYLE = {
     "training": {"color": GREY, "lw": 1.5},
     "validation": {"color": INK, "lw": 1.8},
@@ -21,9 +21,9 @@ STYLE = {
 
 
 class CurveFigure(Figure):
-    """A figure that a notebook shows once, also as the last value of a cell.
+    """A figure that a notebook shows only once, even as the last value of a cell.
 
-    Jupyter would show it twice there: as a value, and as an open figure of pyplot at the end of the cell.
+    Jupyter would otherwise show it twice: as that value, and as an open pyplot figure at the end of the cell.
     """
 
     alt = "learning curves"
@@ -31,7 +31,7 @@ class CurveFigure(Figure):
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        display(picture(self, self.alt))  # closed: nothing is left open for the end of the cell
+        display(picture(self, self.alt))  # this closes the figure, so that it is not shown again
 
 
 def plot_curves(
@@ -40,27 +40,27 @@ def plot_curves(
     figsize: tuple[float, float] | None = None,
     path: str | os.PathLike | None = None,
 ) -> Figure | tuple[Figure, ...]:
-    """Draw loss and accuracy of a `LearningStats` over its epochs; see `LearningStats.plot`."""
+    """Draw the loss and the accuracy of a `LearningStats` over its epochs; see `LearningStats.plot`."""
     how: dict[str, Any] = {"FigureClass": CurveFigure, "layout": "constrained"}
     if figures is None:
         shown: tuple[Any, ...] = (plt.figure(figsize=figsize or (11, 4), **how),)
         panels = shown[0].subplots(1, 2)
     else:
         for number in figures:
-            plt.close(number)  # of an earlier call: drawn anew, not on top
+            plt.close(number)  # start afresh instead of drawing over an earlier figure
         shown = tuple(plt.figure(number, figsize=figsize, **how) for number in figures)
         panels = [fig.subplots() for fig in shown]
     for ax, kind in zip(panels, ("loss", "accuracy"), strict=True):
-        _panel(ax, stats, kind)
+        _draw_panel(ax, stats, kind)
     for fig in shown:
-        fig.alt = "Learning curves. " + " ".join(map(_in_words, fig.axes))
+        fig.alt = "Learning curves. " + " ".join(map(_describe, fig.axes))
     if path is not None:
         _save(stats, shown, figsize, Path(path))
     return shown if figures is not None else shown[0]
 
 
 def _save(stats, shown: tuple[Figure, ...], figsize: tuple[float, float] | None, path: Path) -> None:
-    """One picture where `path` is a file; in a folder loss and accuracy apart."""
+    """Save one picture if `path` is a file; save loss and accuracy separately if it is a folder."""
     if path.suffix:
         if len(shown) > 1:
             raise ValueError(f"stats.plot: expected a folder for two figures, found the file {path}")
@@ -69,19 +69,19 @@ def _save(stats, shown: tuple[Figure, ...], figsize: tuple[float, float] | None,
         pictures = {}
         for kind in ("loss", "accuracy"):
             pictures[path / f"{kind}.png"] = figure = Figure(figsize=figsize, layout="constrained")
-            _panel(figure.subplots(), stats, kind)
+            _draw_panel(figure.subplots(), stats, kind)
     for file, figure in pictures.items():
         with atomic(file) as temporary:
             figure.savefig(temporary, dpi=100)
 
 
-def _panel(ax, stats, kind: str) -> None:
-    """Loss or accuracy of all parts of the data, each with a dot at its best epoch."""
+def _draw_panel(ax, stats, kind: str) -> None:
+    """Draw the loss or the accuracy of all parts of the data, each with a dot at its best epoch."""
     form = ".4f" if kind == "loss" else ".2%"
     for part, style in STYLE.items():
         stat = getattr(stats, part)
         best = stat.min_loss if kind == "loss" else stat.max_accuracy
-        if best is None:  # no epoch has a number
+        if best is None:  # no epoch has a value
             continue
         values = [float("nan") if value is None else value for value in getattr(stat, f"{kind}_log")]
         ax.plot(values, label=f"{part} (best {best:{form}})", marker="." if len(values) < 3 else None, **style)
@@ -100,7 +100,7 @@ def _panel(ax, stats, kind: str) -> None:
         ax.legend(frameon=False)
 
 
-def _in_words(ax) -> str:
-    """What a panel shows."""
+def _describe(ax) -> str:
+    """Describe a panel for the figure's alternative text."""
     curves = ", ".join(line.get_label() for line in ax.lines if not line.get_label().startswith("_"))
     return f"{ax.get_ylabel().capitalize()} over the epochs: {curves or 'no curve'}."

@@ -1,4 +1,4 @@
-"""Figures on answers and mistakes: confusion matrices, rows of recordings, marks of the saccades."""
+"""Figures of answers and mistakes: confusion matrices, rows of recordings, and marks at the saccades."""
 
 from collections.abc import Sequence
 
@@ -13,35 +13,35 @@ from .plots import POLARITY, event_map, picture_axes
 
 
 def mark_saccades(ax: Axes) -> None:
-    """Draw dashed lines at the times, in ms, at which the events of the second and third saccade begin."""
+    """Draw dashed lines at the times (in ms) at which the events of the second and third saccades begin."""
     for begin in BURSTS[1:]:
         ax.axvline(begin, color="0.75", ls="--", lw=1, zorder=0)
 
 
 def event_rows(events: Sequence[Recording], titles: Sequence[str], columns: int = 10) -> Figure:
-    """Draw the first saccade of recordings in rows, ON and OFF events in their colours.
+    """Draw the first saccade of each recording in rows of pictures, with ON and OFF events in their colours.
 
     Parameters
     ----------
     events : sequence of Event
     titles : sequence of str
-        One above each picture.
+        One title for each picture.
     columns : int
-        Pictures in a row.
+        Number of pictures in a row.
     """
     rows = max(1, -(-len(events) // columns))
     fig, axes = plt.subplots(rows, columns, figsize=(1.15 * columns, 1.45 * rows), squeeze=False)
     picture_axes(axes)
     for ax, event, title in zip(axes.flat, events, titles, strict=False):
         off, on = event_map(event, 0, SACCADES[1])
-        most = max(1, np.quantile(abs(on - off), 0.99))  # a single busy pixel does not make the others pale
+        most = max(1, np.quantile(abs(on - off), 0.99))  # no single busy pixel makes the others pale
         ax.imshow(on - off, POLARITY, vmin=-most, vmax=most)
         ax.set_title(title, fontsize=9)
     return fig
 
 
 def show_confusion(ax: Axes, confusion: np.ndarray, title: str = "") -> None:
-    """Draw a confusion matrix: rows are digits shown, columns answers; numbers are recordings, and 0 stays empty."""
+    """Draw a confusion matrix of recordings: rows are the digits shown, columns the answers; zeros are left empty."""
     from sklearn.metrics import ConfusionMatrixDisplay
 
     ConfusionMatrixDisplay(np.asarray(confusion)).plot(ax=ax, cmap="Greys", colorbar=False)
@@ -52,18 +52,18 @@ def show_confusion(ax: Axes, confusion: np.ndarray, title: str = "") -> None:
 
 
 def confused_pairs(confusion: np.ndarray, most: int = 3) -> list[tuple[int, int, int]]:
-    """Find the commonest mistakes of a confusion matrix.
+    """Find the most frequent mistakes in a confusion matrix.
 
     Parameters
     ----------
     confusion : int array [10, 10]
     most : int
-        How many pairs at most.
+        Largest number of pairs.
 
     Returns
     -------
     list of (int, int, int)
-        Digit shown, answer, and how often, the commonest first; pairs that do not occur are left out.
+        Digit shown, answer and count, the most frequent pair first; pairs that do not occur are left out.
     """
     wrong = np.array(confusion)
     np.fill_diagonal(wrong, 0)

@@ -1,4 +1,4 @@
-"""A quick way from a matplotlib animation to a gif: matplotlib draws a few pictures, NumPy cuts frames from them."""
+"""Fast gifs of matplotlib animations: matplotlib draws a few pictures, and NumPy composes the frames from them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,16 +19,16 @@ def film(scene: Scene, fps: float, dpi: float, progress: Callable | None = None)
     Parameters
     ----------
     scene : Scene
-        Whatever else is on its figure is in every frame.
+        Anything else on its figure appears in every frame.
     fps, dpi : float
-        Frames a second; pixels an inch.
+        Frames per second; pixels per inch.
     progress : callable, optional
-        Called with the number of each frame and the number of all.
+        Called for each frame with its number and the total number of frames.
 
     Returns
     -------
     bytes or None
-        The file's contents; None where the figure is transparent or has too many colours for one palette.
+        The contents of the gif file; None if the figure is transparent or has too many colours for one palette.
     """
     with _canvas(scene.fig, dpi, scene.clock) as canvas:
         states: list[np.ndarray] = []
@@ -65,7 +65,7 @@ def film(scene: Scene, fps: float, dpi: float, progress: Callable | None = None)
 
 @contextmanager
 def _canvas(fig: Figure, dpi: float, clock: Artist) -> Iterator[FigureCanvasAgg]:
-    """A canvas of `dpi` for the figure, which keeps a place for the clock and leaves it out."""
+    """Give the figure a canvas of `dpi` that leaves room for the clock but does not draw it."""
     before, usual = fig.canvas, fig.dpi
     canvas = FigureCanvasAgg(fig)
     try:
@@ -79,7 +79,7 @@ def _canvas(fig: Figure, dpi: float, clock: Artist) -> Iterator[FigureCanvasAgg]
 
 
 def _clocks(canvas: FigureCanvasAgg, scene: Scene) -> tuple[tuple[slice, slice], dict[str, np.ndarray]]:
-    """The rectangle in which the clock's texts fit, and the picture of each there."""
+    """Return a rectangle that holds every text of the clock, and the picture of that rectangle with each text."""
     texts = dict.fromkeys(map(scene.time, scene.frames))
     renderer, height = canvas.get_renderer(), canvas.get_width_height()[1]
     boxes = []
@@ -100,23 +100,23 @@ def _clocks(canvas: FigureCanvasAgg, scene: Scene) -> tuple[tuple[slice, slice],
 
 
 def _key(rgba: np.ndarray) -> np.ndarray:
-    """Colours as numbers of 15 bits: five bits of red, green and blue."""
+    """Return colours as 15-bit numbers: the upper five bits of red, green and blue."""
     color = np.ascontiguousarray(rgba).view("<u4")[..., 0]
     return ((color >> 3 & 0x1F) | (color >> 6 & 0x3E0) | (color >> 9 & 0x7C00)).astype(np.uint16)
 
 
 def _palette(pictures: list[np.ndarray]) -> tuple[np.ndarray, bytes] | None:
-    """From `_key` to the number of a colour, and the colours; None for more than 256 of them or transparent ones."""
+    """Return a table from `_key` to palette number, and the palette; None for over 256 colours or transparency."""
     found = []
     for picture in pictures:
         color = np.ascontiguousarray(picture).view("<u4")[..., 0]
-        found += [color[:, 0], color[:, 1:][color[:, 1:] != color[:, :-1]]]  # a colour begins a run in some row
+        found += [color[:, 0], color[:, 1:][color[:, 1:] != color[:, :-1]]]  # every colour starts a run
     colors, counts = np.unique(np.concatenate(found), return_counts=True)
     rgba = colors.astype("<u4").view(np.uint8).reshape(-1, 4)
     if (rgba[:, 3] < 255).any():
         return None
     keys = _key(rgba)
-    order = np.argsort(counts, kind="stable")  # of the colours with one key the commonest is the last
+    order = np.argsort(counts, kind="stable")  # among colours with equal keys, the most frequent comes last
     exact = np.zeros((1 << 15, 3), np.uint8)
     exact[keys[order]] = rgba[order, :3]
     used = np.unique(keys)

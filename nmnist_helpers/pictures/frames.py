@@ -1,4 +1,4 @@
-"""The frames of a small gif, drawn in a few colours: the events of a camera, or the spikes of a layer."""
+"""Frames of small gifs with few colours: the events of a camera, or the spikes of a layer."""
 
 from functools import lru_cache
 from typing import Any, Protocol
@@ -11,11 +11,11 @@ from .palette import CHANNELS, INK, LINE, PANEL, PAPER, SLATE, TRUE
 
 AGES = (1.0, 0.45, 0.18)  # strength of an event in its frame and the two after it
 GREYS = 6  # steps from paper to ink, for smooth text
-PICTURE = 238  # pixels: 34 sensor pixels of 7
-BAR = 20  # pixels of the time bar below
+PICTURE = 238  # height of a picture in pixels: 34 sensor pixels, drawn as 7 pixels each
+BAR = 20  # height of the time bar below it, in pixels
 MARGIN = 8
-USUAL_SPAN = 300.0  # ms of a recording that networks see
-CLASS_ROWS = 24  # up to so many neurons get labels and counts
+USUAL_SPAN = 300.0  # ms of a recording that networks take as input
+CLASS_ROWS = 24  # layers of up to this many neurons get labels and counts
 
 
 def _mix(color: str, ground: str, share: float) -> np.ndarray:
@@ -23,7 +23,7 @@ def _mix(color: str, ground: str, share: float) -> np.ndarray:
 
 
 class Palette:
-    """Colours by number: plain ones have names, and text and fading events have ramps."""
+    """Numbered colours: single colours have names, and there are ramps for text and for fading events."""
 
     names = {"paper": PAPER, "panel": PANEL, "line": LINE, "slate": SLATE, "ink": INK, "true": TRUE}
 
@@ -46,7 +46,7 @@ PALETTE = Palette()
 
 @lru_cache(maxsize=256)
 def _glyphs(text: str, size: int) -> np.ndarray:
-    """Draw text as palette numbers [H, W], smooth on paper; as high as a digit, or higher where a letter descends."""
+    """Draw smooth text as palette numbers [H, W], as high as a digit or, if a letter has a descender, higher."""
     font = ImageFont.load_default(size)
     left, _, right, low = font.getbbox(text)
     _, top, _, bottom = font.getbbox("0")
@@ -57,7 +57,7 @@ def _glyphs(text: str, size: int) -> np.ndarray:
 
 
 def _write(canvas: np.ndarray, text: str, x: float, y: float, size: int = 12, align: str = "left") -> None:
-    """Put text on a canvas of palette numbers, the middle of its digits at `y`."""
+    """Write text on a canvas of palette numbers, with the middle of its digits at row `y`."""
     glyphs = _glyphs(text, size)
     height, width = glyphs.shape
     x = round(x - {"left": 0, "center": width / 2, "right": width}[align])
@@ -68,7 +68,7 @@ def _write(canvas: np.ndarray, text: str, x: float, y: float, size: int = 12, al
 
 
 class Recording(Protocol):
-    """What a picture needs of a recording; `nmnist_helpers.io.Event` has it."""
+    """The attributes of a recording that pictures need; `nmnist_helpers.io.Event` has them."""
 
     x: np.ndarray
     y: Any  # None makes the recording 1-D
@@ -82,7 +82,7 @@ class Recording(Protocol):
 
 
 def sensor_size(event: Recording) -> tuple[int, int]:
-    """Rows and columns of the sensor: the recording's own, else at least 34 x 34."""
+    """Return the rows and columns of the sensor: those of the recording's extent, else at least 34 x 34."""
     if event.extent:
         return event.extent[1:3]
     rows, columns = (max(SIDE, int(axis.max(initial=-1)) + 1) for axis in (event.y, event.x))
@@ -90,7 +90,7 @@ def sensor_size(event: Recording) -> tuple[int, int]:
 
 
 def film_span(event: Recording, span: float | None) -> float:
-    """Choose how many ms of the recording the film shows; see `gif_bytes`."""
+    """Return how many ms of the recording the film shows; see `gif_bytes`."""
     if span is None:
         last = float(event.t.max()) if len(event) else 0.0
         span = event.extent[3] if event.extent else max(USUAL_SPAN, last)
@@ -101,14 +101,14 @@ def film_span(event: Recording, span: float | None) -> float:
     return float(span)
 
 
-def _film(event: Recording, span: float, frame_ms: float) -> tuple[np.ndarray, int]:
+def _frame_numbers(event: Recording, span: float, frame_ms: float) -> tuple[np.ndarray, int]:
     """Return the frame that each event falls into, and the number of frames."""
     frames = max(1, int(np.ceil(span / frame_ms - 1e-9)))
     return np.floor(np.asarray(event.t, np.float64) / frame_ms + 1e-9).astype(np.int64), frames
 
 
 def camera_frames(event: Recording, span: float, frame_ms: float, scale: int | None = None) -> np.ndarray:
-    """Draw an event camera: pixels light up in the colour of their polarity and fade over three frames.
+    """Draw a camera's events: pixels light up in the colour of their polarity and fade over three frames.
 
     Parameters
     ----------
@@ -119,12 +119,12 @@ def camera_frames(event: Recording, span: float, frame_ms: float, scale: int | N
     frame_ms : float
         ms of the recording in one frame.
     scale : int, optional
-        Picture pixels for one of the sensor's; by default to about 238 pixels.
+        Side of a sensor pixel in pixels of the picture; by default, the picture's longer side is about 238 pixels.
 
     Returns
     -------
     uint8 array [F, H, W]
-        Numbers into `PALETTE`.
+        Frames of palette numbers; see `PALETTE`.
     """
     height, width = sensor_size(event)
     if len(event) and (event.y.max() >= height or event.x.max() >= width):
@@ -133,7 +133,7 @@ def camera_frames(event: Recording, span: float, frame_ms: float, scale: int | N
             f" row {event.y.max()} or column {event.x.max()}"
         )
     scale = scale or max(1, round(PICTURE / max(height, width)))
-    frame_of, frames = _film(event, span, frame_ms)
+    frame_of, frames = _frame_numbers(event, span, frame_ms)
     order = np.argsort(event.t, kind="stable")
     bounds = np.searchsorted(frame_of[order], np.arange(frames + 1))
 
@@ -168,25 +168,25 @@ def raster_frames(
     label: int | None = None,
     width: int = 420,
 ) -> np.ndarray:
-    """Draw a layer's spikes: a tick for every spike, a time cursor that moves, counts that grow.
+    """Draw a layer's spikes: a tick for every spike, a moving time cursor and growing counts.
 
     Parameters
     ----------
     event : Event
-        1-D; with several channels their neurons come one below the other. Without an extent it has at least 10.
+        1-D. The neurons of its channels are drawn one below the other; without an extent, at least 10 per channel.
     span, frame_ms : float
         As in `camera_frames`.
     scale : int, optional
         Height of a neuron's row in pixels.
     label : int, optional
-        The true class, drawn in its colour.
+        The true class, whose spikes are drawn in a colour of their own.
     width : int
-        Of the picture, in pixels.
+        Width of the picture in pixels.
 
     Returns
     -------
     uint8 array [F, H, W]
-        Numbers into `PALETTE`.
+        Frames of palette numbers; see `PALETTE`.
     """
     per_channel = event.extent[2] if event.extent else max(10, int(event.x.max(initial=-1)) + 1)
     channels = event.extent[0] if event.extent else max(1, int(event.c.max(initial=-1)) + 1)
@@ -201,7 +201,7 @@ def raster_frames(
     plot = width - left - right
     if plot < 50:
         raise ValueError(f"gif: expected a width of at least {left + right + 50} pixels, found {width}")
-    frame_of, frames = _film(event, span, frame_ms)
+    frame_of, frames = _frame_numbers(event, span, frame_ms)
 
     canvas = np.full((top + row * size + foot, width), PALETTE["paper"], np.uint8)
     bottom = top + row * size
@@ -221,7 +221,7 @@ def raster_frames(
         if x < left + plot - 24:  # leaves room for the clock
             _write(canvas, f"{tick:g}", x, bottom + 12, 11, "center")
 
-    # Ticks of all spikes once, with the frame from which each shows.
+    # The ticks of all spikes are drawn once; `born` holds the first frame that shows each pixel of a tick.
     columns = left + np.rint((plot - 1) * np.asarray(event.t, np.float64) / span).astype(np.int64)
     inside = (event.t >= 0) & (event.t <= span)
     born = np.full(canvas.shape, frames, np.int64)
@@ -251,7 +251,7 @@ def raster_frames(
 
 
 def _draw_counts(picture, counts, most, x: int, top: int, row: int, label: int | None) -> None:
-    """Draw the spikes so far as bars beside the rows: the leader's is dark, that of the true class has its colour."""
+    """Draw the spike counts as bars beside the rows: the longest bar is dark, the true class has its own colour."""
     longest = picture.shape[1] - x - 26
     leader = int(counts.argmax()) if counts.any() else -1
     pad = max(1, row // 4)
@@ -266,7 +266,7 @@ def _draw_counts(picture, counts, most, x: int, top: int, row: int, label: int |
 
 
 def _time_ticks(span: float) -> np.ndarray:
-    """Choose times in ms at which an axis is marked: steps of 1, 2 or 5 times a power of ten, three to seven marks."""
+    """Return three to seven times in ms to mark on an axis, in steps of 1, 2 or 5 times a power of ten."""
     step = 10 ** np.floor(np.log10(span / 2))
     step *= max(k for k in (1, 2, 5) if span / (step * k) >= 2)
     return np.arange(0, span + 1e-9, step)

@@ -1,7 +1,7 @@
 """Small gifs of recordings, and tables of gifs for notebooks.
 
-`frames` draws in a palette of a few colours, so that a gif takes less than a tenth of a second and 200 kB. Animations
-of the same recordings by matplotlib are in `animation`.
+`frames` draws with few colours, so that a gif needs less than a tenth of a second and less than 200 kB. `animation`
+makes matplotlib animations of the same recordings.
 """
 
 import base64
@@ -32,24 +32,24 @@ def gif_bytes(
     hold: float = 600.0,
     **options,
 ) -> bytes:
-    """Draw a recording as an endless gif.
+    """Draw a recording as a gif that loops forever.
 
     Parameters
     ----------
     event : Event
-        2-D: `camera_frames` draws it; 1-D: `raster_frames` does.
+        `camera_frames` draws a 2-D recording, `raster_frames` a 1-D one.
     frame_ms : float
         ms of the recording in one frame.
     slowdown : float
-        ms of film for one of the recording; a frame is shown for ``frame_ms * slowdown``, 20 ms or more.
+        ms of film per ms of the recording; a frame is shown for ``frame_ms * slowdown``, at least 20 ms.
     span : float, optional
-        ms of the recording to show. By default the length of the tensor that the events come from; else 300,
-        or up to the last event where that comes after 350 (real recordings trail off a little after 300). So
-        gifs of inputs and outputs keep in step.
+        ms of the recording to show. By default, this is the length of the tensor from which the events come, so that
+        gifs of inputs and outputs stay in step. Without such a length, it is 300 ms, or up to the last event if that
+        is later than 350 ms (real recordings end shortly after 300 ms).
     hold : float
-        ms for which the last frame stands.
+        Additional ms for which the last frame is shown.
     **options
-        Of `camera_frames` (`scale`) or `raster_frames` (`scale`, `label`, `width`).
+        Options of `camera_frames` (`scale`) or `raster_frames` (`scale`, `label`, `width`).
 
     Returns
     -------
@@ -59,7 +59,7 @@ def gif_bytes(
     Raises
     ------
     ValueError
-        If a size or time makes no film.
+        If a size or a time is not valid for a film.
 
     Examples
     --------
@@ -80,16 +80,16 @@ def gif_bytes(
 
 
 def pack(pictures: Iterable[np.ndarray], palette: bytes, times: Sequence[float]) -> bytes:
-    """Pack pictures as an endless gif. Each frame holds the rectangle that changed; equal frames are joined.
+    """Pack pictures into a gif that loops forever, storing only changed rectangles and merging equal frames.
 
     Parameters
     ----------
     pictures : iterable of uint8 arrays [H, W]
-        Numbers of colours.
+        Palette numbers.
     palette : bytes
         Red, green and blue of each colour.
     times : sequence of float
-        ms for which each picture stands; gif counts in steps of 10 ms.
+        ms for which each picture is shown; a gif counts in steps of 10 ms.
 
     Returns
     -------
@@ -120,12 +120,12 @@ def pack(pictures: Iterable[np.ndarray], palette: bytes, times: Sequence[float])
 
 
 def ink_png(drawing: np.ndarray) -> bytes:
-    """Draw ink (uint8 [H, W], bright on black, as MNIST keeps it) dark on paper, as large as a gif of the camera.
+    """Draw ink (uint8 [H, W], bright on black as in MNIST) as dark on white, at the size of a camera's gif.
 
     Returns
     -------
     bytes
-        A png file's contents, 238 pixels high, with the ink's own pixels.
+        The contents of a png file, 238 pixels high, enlarged without smoothing.
     """
     height, width = drawing.shape
     size = round(PICTURE * width / height), PICTURE
@@ -135,12 +135,12 @@ def ink_png(drawing: np.ndarray) -> bytes:
 
 
 def save_gif(event: Recording, path: str | os.PathLike, **options) -> Path:
-    """Write a recording as an endless gif; options as in `gif_bytes`.
+    """Write a recording as a gif that loops forever; the options are those of `gif_bytes`.
 
     Returns
     -------
     Path
-        Where it was written, whole or not at all.
+        The file, which appears complete or not at all.
 
     Examples
     --------
@@ -161,18 +161,18 @@ def gif_table(
     captions: Sequence | None = None,
     alts: Sequence | None = None,
 ) -> "HTML":
-    """Make a table of gifs (or other pictures) for a notebook, which then holds them and shows them anywhere.
+    """Make a table of gifs (or other pictures) for a notebook, in which the pictures are embedded.
 
     Parameters
     ----------
     rows : sequence of sequences of path, bytes or Event
         Pictures row by row; a flat sequence is one row. Events are drawn by `gif_bytes`.
     header : sequence of str, optional
-        Heads of the columns.
+        Column titles.
     captions : like `rows`, of str, optional
         Text below each picture.
     alts : like `rows`, of str, optional
-        Alternative texts, for readers who cannot see the pictures; by default the captions.
+        Alternative texts for readers who cannot see the pictures; by default, the captions.
 
     Returns
     -------
@@ -181,7 +181,7 @@ def gif_table(
     Raises
     ------
     ValueError
-        If captions, alternative texts or header do not fit the rows, or a file is no gif, png or jpeg.
+        If captions, alternative texts or header do not match the rows, or if a file is not a gif, png or jpeg.
 
     Examples
     --------
@@ -192,15 +192,15 @@ def gif_table(
     nested = _rows(rows)
     shape = [len(row) for row in nested]
     below = [[""] * columns for columns in shape] if captions is None else _rows(captions)
-    spoken = below if alts is None else _rows(alts)
-    for name, given in (("captions", below), ("alternative texts", spoken)):
+    alt_rows = below if alts is None else _rows(alts)
+    for name, given in (("captions", below), ("alternative texts", alt_rows)):
         if (found := [len(row) for row in given]) != shape:
             raise ValueError(f"gif_table: expected {name} in rows of {shape}, found {found}")
     if header is not None and len(header) != max(shape, default=0):
         raise ValueError(f"gif_table: expected {max(shape, default=0)} column heads, found {len(header)}")
     style = "text-align: center; vertical-align: top; padding: 4px 8px; background: white; color: #1f2733"
     lines = [] if header is None else [[f'<th style="{style}">{html.escape(str(head))}</th>' for head in header]]
-    for pictures, texts, alternatives in zip(nested, below, spoken, strict=True):
+    for pictures, texts, alternatives in zip(nested, below, alt_rows, strict=True):
         texts = [html.escape(str(text)) for text in texts]
         lines.append([
             f'<td style="{style}">{_image(picture, str(alt))}{text and f"<br>{text}"}</td>'
@@ -217,15 +217,15 @@ def _rows(rows: Sequence) -> list[list]:
 
 
 def image_tag(data: bytes, alt: str) -> str:
-    """Write a picture as HTML that holds it: the form in which screen readers find its alternative text.
+    """Return a picture as an HTML ``<img>`` with embedded data and an alternative text for screen readers.
 
-    JupyterLab and nbconvert drop the alternative text that an output of type ``image/png`` has in its metadata. An
-    ``<img>`` keeps it, and takes no more room.
+    JupyterLab and nbconvert drop the alternative text in the metadata of an ``image/png`` output. They keep that of an
+    ``<img>``, which takes no more space.
 
     Raises
     ------
     ValueError
-        If the data are no gif, png or jpeg.
+        If the data are not a gif, png or jpeg.
     """
     for start, kind in ((b"GIF8", "gif"), (b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg")):
         if data.startswith(start):

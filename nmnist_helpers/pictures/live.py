@@ -1,7 +1,7 @@
-"""Pictures that stand in a committed notebook, and come to life where the notebook runs: sliders, and a canvas.
+"""Pictures for notebooks, and the widgets that change them while a notebook runs: sliders and a canvas.
 
-The picture is an output of its own. The widgets beside it are another output, which `tests/support/notebooks.py` takes
-away when a notebook is committed. Where a notebook runs, they change the picture in its place.
+A picture and its widgets are separate outputs. A committed notebook keeps the picture only, because
+`tests/support/notebooks.py` removes the widgets. In a running notebook, the widgets update the picture in place.
 """
 
 import io
@@ -15,12 +15,12 @@ from PIL import Image
 
 from .gif import image_tag
 
-#: Steps of a slider from its lowest to its highest value.
+#: Number of steps of a slider from its lowest to its highest value.
 STEPS = 100
 
 
 class Picture:
-    """A picture in a notebook with an alternative text, which stands for it where there is no HTML.
+    """A picture in a notebook with an alternative text, which is shown instead where HTML is not supported.
 
     Parameters
     ----------
@@ -45,9 +45,9 @@ class Picture:
 
 
 def picture(fig: Figure, alt: str) -> Picture:
-    """Turn a figure into a picture with an alternative text, and close it.
+    """Convert a figure to a picture with an alternative text, and close the figure.
 
-    The picture has a palette of 256 colours, which takes less than half the room; the eye sees no difference.
+    A palette of 256 colours more than halves the picture's size, without a visible difference.
 
     Parameters
     ----------
@@ -90,12 +90,12 @@ def explore(draw: Callable[..., Figure], alt: str, **sliders: tuple[float, float
     alt : str
         Alternative text; see `picture`.
     **sliders : (float, float, float)
-        Value at first, lowest value, highest value. Without the package ipywidgets the figure has no sliders.
+        First value, lowest value, highest value. Without the package ipywidgets, the figure has no sliders.
 
     Raises
     ------
     ValueError
-        If a first value is not within its limits.
+        If a first value is not within its limits, or if the limits are equal.
 
     Examples
     --------
@@ -128,14 +128,14 @@ def explore(draw: Callable[..., Figure], alt: str, **sliders: tuple[float, float
 
 
 def draw_digit(answer: Callable[[np.ndarray], Any], drawing: np.ndarray) -> None:
-    """Show what `answer` makes of a drawing, and a canvas for drawings of the reader's own.
+    """Show the result of `answer` for a drawing, and a canvas on which the reader can draw another digit.
 
     Parameters
     ----------
     answer : callable
         Takes a drawing and returns what a notebook can display. It is called again after every stroke.
     drawing : uint8 array [H, W]
-        The first drawing, ink bright on black. Without the package anywidget there is no canvas.
+        The first drawing, with bright ink on black. Without the package anywidget, there is no canvas.
     """
     from IPython.display import display
 

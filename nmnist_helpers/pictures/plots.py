@@ -16,9 +16,9 @@ from .palette import INK, LIGHT, NEGATIVE, OFF, ON, POSITIVE, SLATE
 if TYPE_CHECKING:
     import torch
 
-#: From OFF over nothing to ON.
+#: Colour map from OFF events through white to ON events.
 POLARITY = LinearSegmentedColormap.from_list("polarity", (OFF, "white", ON))
-#: From negative over zero to positive.
+#: Colour map from negative weights through white (zero) to positive weights.
 WEIGHTS = LinearSegmentedColormap.from_list("weights", (NEGATIVE, "white", POSITIVE))
 
 
@@ -31,7 +31,7 @@ def style() -> None:
 
 
 def raster(ax: Axes, spikes: "torch.Tensor", color: str = INK, size: float = 12, first: int = 0) -> None:
-    """Mark every spike of a tensor [channels, steps]; `first` is the number of the lowest channel."""
+    """Mark every spike of a tensor [channels, steps]; the tensor's first channel has the number `first`."""
     channel, step = np.nonzero(spikes.detach().cpu().numpy())
     marker, width = ("|", 1.4) if size > 4 else ("o", 0)
     ax.scatter(step, channel + first, s=size, color=color, marker=marker, linewidths=width)
@@ -39,7 +39,7 @@ def raster(ax: Axes, spikes: "torch.Tensor", color: str = INK, size: float = 12,
 
 
 def event_map(event: Recording, start: float = 0, end: float = np.inf) -> np.ndarray:
-    """Events of each pixel from `start` to `end` (ms), float [2, 34, 34]: OFF, ON."""
+    """Count OFF and ON events per pixel from `start` (inclusive) to `end` (exclusive), in ms; float [2, 34, 34]."""
     now = (event.t >= start) & (event.t < end)
     counts = np.zeros((2, SIDE, SIDE))
     np.add.at(counts, (event.c[now], event.y[now], event.x[now]), 1)
@@ -47,22 +47,22 @@ def event_map(event: Recording, start: float = 0, end: float = np.inf) -> np.nda
 
 
 def sharpened(event: Recording, scale: int = 3) -> np.ndarray:
-    """Events by the place in the image that they come from: the movement of the camera is taken out.
+    """Count the events at the places in the image that caused them, with the camera's movement removed.
 
-    At time t the image is displaced by the camera's path (`camera.path.PATH`), so the same displacement leads from an
-    event back to the edge that caused it. A pixel is a square, and its event is spread over that square.
+    At time t the image is displaced by the camera's path (`camera.path.PATH`). Undoing this displacement moves an event
+    back to the edge that caused it. A pixel is a square, and its event is spread over that square.
 
     Parameters
     ----------
     event : Event
         A recording of three saccades.
     scale : int
-        Cells of the map for a pixel, in each direction; odd.
+        Cells of the map per pixel, in each direction; odd.
 
     Returns
     -------
     float array [28 * scale, 28 * scale]
-        Number of events, of both polarities.
+        Number of events of both polarities in each cell.
     """
     knots = PATH_STEP * np.arange(len(PATH))
     right, down = (np.interp(event.t, knots, axis) for axis in np.transpose(PATH))
@@ -74,7 +74,7 @@ def sharpened(event: Recording, scale: int = 3) -> np.ndarray:
 
 
 def picture_axes(axes: np.ndarray) -> np.ndarray:
-    """Take ticks and frames from axes that show pictures."""
+    """Remove ticks and frames from axes that show pictures, and return the axes."""
     for ax in np.ravel(axes):
         ax.set(xticks=(), yticks=())
         ax.spines[:].set_visible(False)
@@ -89,11 +89,11 @@ def neuron_traces(
     Parameters
     ----------
     drive, current, voltage, spikes : arrays [T]
-        Weighted input, the two states in real units, and 0/1.
+        Weighted input, current and voltage in real units, and spikes as 0 or 1.
     threshold : float
-        Dashed line.
+        Threshold voltage, drawn as a dashed line.
     title : str
-        Of the figure.
+        Title of the figure.
     """
     steps = np.arange(len(drive))
     fig, (top, middle, low) = plt.subplots(3, 1, figsize=(9, 4.6), sharex=True, height_ratios=(1, 1.2, 2))

@@ -1,8 +1,8 @@
 """The contents of the frames of a matplotlib animation: an event camera, or a raster of spikes.
 
-There are two ways from a scene to its frames. `draw` sets the artists, and matplotlib draws the whole figure. `states`
-and `changes` serve `film`, the quick way: they make a few pictures of the whole figure, and say which rectangle of a
-frame comes from which of them.
+There are two ways from a scene to its frames. For the first, `draw` updates the artists, and matplotlib draws the whole
+figure. `film` uses the second, which is faster: `states` puts the figure into a few states, each drawn once, and
+`changes` returns which rectangles of a frame come from which state.
 """
 
 from collections.abc import Iterator
@@ -15,22 +15,22 @@ from matplotlib.figure import Figure
 from .frames import CLASS_ROWS, Recording, sensor_size
 from .palette import CHANNELS, PANEL
 
-#: A rectangle of a picture, and the number of the state that it shows: rows, columns, state.
+#: A rectangle of a picture and the state that it shows: rows, columns, number of the state.
 Patch = tuple[slice, slice, int]
-#: A film with shorter frames is played slowly. Its clock ticks every so many ms, so that one can read it. (Every tick
-#: adds a kilobyte to a gif.)
+#: Step of the clock, in ms, in films with shorter frames, which are played slowly. Larger steps are easier to read, and
+#: each step adds a kilobyte to a gif.
 TICK = 20.0
 
 
 class Scene:
-    """Frames `frames` of a recording, each `interval` ms long, with a clock above the axes at the right."""
+    """A recording as numbered frames of `interval` ms each, with a clock above the axes at the right."""
 
     def __init__(self, fig: Figure, event: Recording, interval: float):
         self.fig, self.ax, self.event, self.interval = fig, fig.gca(), event, interval
         first, last = (event.t.min(), event.t.max()) if len(event) else (0, 0)
         self.frames = range(self._number(first), self._number(last) + 1)
         self.order = np.argsort(event.t, kind="stable")
-        self.number = self._number(np.asarray(event.t, np.float64)[self.order])  # of the frame of each event
+        self.number = self._number(np.asarray(event.t, np.float64)[self.order])  # frame of each event
         self.clock = self.ax.set_title(" ", fontsize=10, loc="right", color="0.4", family="monospace")
         self.moving: list[Artist] = [self.clock]
 
@@ -38,31 +38,31 @@ class Scene:
         number = np.floor(np.asarray(t) / self.interval + 1e-9).astype(np.int64)
         return number if number.ndim else int(number)
 
-    def _until(self, f: int) -> int:
-        """How many events the frames before `f` hold."""
+    def _events_before(self, f: int) -> int:
+        """Return the number of events in all frames before `f`."""
         return int(np.searchsorted(self.number, f))
 
     def time(self, f: int) -> str:
-        """What the clock says at the end of frame `f`."""
+        """Return the clock's text at the end of frame `f`."""
         now = (f + 1) * self.interval
         return f"{now if self.interval >= TICK else now // TICK * TICK:.0f} ms"
 
     def draw(self, f: int) -> list:
-        """Set the artists to frame `f`, and return them."""
+        """Update the artists to frame `f` and return them."""
         self.clock.set_text(self.time(f))
         return self.moving
 
     def states(self) -> Iterator[None]:
-        """Put the figure into one state after the other; the first shows no events."""
+        """Put the figure into one state after another, and yield after each; the first shows no events."""
         raise NotImplementedError
 
     def changes(self, f: int, height: int) -> tuple[list[Patch], list[Patch]]:
-        """What frame `f` of a picture `height` pixels high changes for good, and what it shows for itself only."""
+        """Return what frame `f` changes for all later frames, and what it alone shows; `height` is in pixels."""
         raise NotImplementedError
 
 
 def _patch(box: np.ndarray, height: int, state: int) -> Patch:
-    """The pixels of a box ((x, y), (x, y)) in matplotlib's display coordinates, which count rows from below."""
+    """Return the patch of a box ((x, y), (x, y)) in matplotlib's display coordinates, which count rows from below."""
     (left, low), (right, high) = np.rint(np.sort(box, axis=0)).astype(int).clip(0)
     return slice(max(height - high, 0), max(height - low, 0)), slice(left, right), state
 
@@ -82,9 +82,9 @@ class Camera(Scene):
         self.moving = [self.image, self.clock]
 
     def _cells(self, f: int) -> np.ndarray:
-        """For each pixel of the sensor 0, or 1 + channel of its last event in frame `f`."""
+        """Return, for each pixel of the sensor, 1 + the channel of its last event in frame `f`, or 0 without one."""
         cells = np.zeros(self.size, np.uint8)
-        now = self.order[self._until(f) : self._until(f + 1)]
+        now = self.order[self._events_before(f) : self._events_before(f + 1)]
         cells[self.event.y[now], self.event.x[now]] = 1 + self.event.c[now] % len(CHANNELS)
         return cells
 
@@ -112,7 +112,7 @@ class Camera(Scene):
 
 
 class Raster(Scene):
-    """A 1-D recording: the spikes so far, and a line at the time reached."""
+    """A 1-D recording: the spikes so far, and a line at the current time."""
 
     def __init__(self, fig: Figure, event: Recording, interval: float):
         super().__init__(fig, event, interval)
@@ -124,7 +124,7 @@ class Raster(Scene):
             strength = np.abs(np.asarray(event.p, np.float64)[self.order])
             strength /= strength.max()
         self.few = neurons <= CLASS_ROWS
-        self.sizes = (200 * 10 / max(10, neurons) if self.few else 2) * strength  # square points
+        self.sizes = (200 * 10 / max(10, neurons) if self.few else 2) * strength  # in square points
         self.marks = self.ax.scatter([], [], s=[], marker="|" if self.few else ".", color="0.1")
         if self.few:
             self.ax.set_yticks(range(neurons))
@@ -139,7 +139,7 @@ class Raster(Scene):
         self.marks.set_sizes(self.sizes[:number])
 
     def draw(self, f: int) -> list:
-        self._show(self._until(f + 1))
+        self._show(self._events_before(f + 1))
         self.cursor.set_xdata([min((f + 1) * self.interval, self.end)] * 2)
         return super().draw(f)
 
@@ -149,13 +149,13 @@ class Raster(Scene):
         for number in (0, len(self.places)):
             self._show(number)
             yield
-        self.cursor.set(visible=True, linewidth=200 * self.fig.get_size_inches()[0])  # covers all
+        self.cursor.set(visible=True, linewidth=200 * self.fig.get_size_inches()[0])  # covers the axes
         yield
         self.cursor.set_linewidth(width)
 
     def changes(self, f: int, height: int) -> tuple[list[Patch], list[Patch]]:
-        new = slice(self._until(f) if f > self.frames[0] else 0, self._until(f + 1))
-        dots = self.fig.dpi / 72  # pixels of a point
+        new = slice(self._events_before(f) if f > self.frames[0] else 0, self._events_before(f + 1))
+        dots = self.fig.dpi / 72  # pixels per point
         line = float(np.ravel(self.marks.get_linewidth())[0]) * dots / 2 + 1
         tall = np.sqrt(self.sizes[new]) * dots / 2 + (1 if self.few else line)
         reach = np.column_stack([np.full_like(tall, line) if self.few else tall, tall])
@@ -163,6 +163,6 @@ class Raster(Scene):
         spikes = [_patch(np.stack([place - r, place + r]), height, 1) for place, r in zip(places, reach, strict=True)]
         x = self.ax.transData.transform((min((f + 1) * self.interval, self.end), 0))[0]
         box, width = self.ax.bbox.get_points(), self.cursor.get_linewidth() * dots
-        x = np.floor(x + 0.5) + round(width) % 2 / 2  # matplotlib draws such lines sharp
+        x = np.floor(x + 0.5) + round(width) % 2 / 2  # matplotlib snaps such lines to whole pixels
         box[:, 0] = x - width / 2, x + width / 2
         return spikes, [_patch(box, height, 2)]

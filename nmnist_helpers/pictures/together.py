@@ -1,4 +1,4 @@
-"""One gif of a whole network: what goes in, what the hidden layers send, what comes out, side by side and in step."""
+"""One gif of a whole network: its input, the spikes of its hidden layers and its output, side by side and in step."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from ..io import Event
 from .frames import AGES, BAR, GREYS, MARGIN, PALETTE, Recording, _write, camera_frames, film_span, raster_frames
 from .gif import pack
 
-GAP, HEAD, FOOT = 14, 22, 24  # pixels between the panels, above them, and below
+GAP, HEAD, FOOT = 14, 22, 24  # space between, above and below the panels, in pixels
 COLUMNS = 16  # of the grid that shows a hidden layer
 
 
@@ -20,7 +20,7 @@ def network_gif(
     slowdown: float = 10.0,
     hold: float = 1000.0,
 ) -> bytes:
-    """Draw a recording and the spikes of every layer as one endless gif with a legend.
+    """Draw a recording and the spikes of every layer as one gif with a legend, which loops forever.
 
     Parameters
     ----------
@@ -28,13 +28,13 @@ def network_gif(
         The recording (2-D), the spikes of each hidden layer and those of the output layer (1-D), in the order of the
         network.
     label : int, optional
-        The true class; its row has its colour.
+        The true class, whose spikes are drawn in a colour of their own.
     frame_ms : float
         ms of the recording in one frame.
     slowdown : float
-        ms of film for one of the recording.
+        ms of film per ms of the recording.
     hold : float
-        ms for which the last frame stands.
+        Additional ms for which the last frame is shown.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def network_gif(
     Raises
     ------
     ValueError
-        If the layers are not a recording and at least one layer of neurons.
+        If `layers` is not a 2-D recording followed by at least one 1-D layer.
 
     Examples
     --------
@@ -73,42 +73,42 @@ def network_gif(
         film[:, HEAD : HEAD + panel.shape[1], left : left + panel.shape[2]] = panel
         _write_all(film, head, left, HEAD // 2)
         left += panel.shape[2] + GAP
-    _legend(film, height - FOOT // 2, label is not None)
+    _draw_legend(film, height - FOOT // 2, label is not None)
     pace = 10 * max(2, round(frame_ms * slowdown / 10))  # browsers slow down anything below 20 ms
     return pack(film, PALETTE.data, [pace] * (len(film) - 1) + [pace + 10 * round(hold / 10)])
 
 
 def grid_frames(event: Recording, span: float, frame_ms: float, scale: int = 7) -> np.ndarray:
-    """Draw a layer as a grid, a square for each neuron; it turns dark with a spike and fades over three frames.
+    """Draw a layer as a grid of one square per neuron, which turns dark at a spike and fades over three frames.
 
     Parameters
     ----------
     event : Event
-        1-D, with the number of its neurons as extent.
+        1-D, with an extent that gives the number of neurons.
     span, frame_ms : float
         As in `camera_frames`.
     scale : int
-        Pixels for the side of a square.
+        Side of a square in pixels.
 
     Returns
     -------
     uint8 array [F, H, W]
-        Numbers into `PALETTE`.
+        Frames of palette numbers; see `PALETTE`.
     """
     if event.extent is None:
-        raise ValueError("grid_frames: expected a layer that knows the number of its neurons, found none")
+        raise ValueError("grid_frames: expected an extent with the number of neurons, found none")
     rows = -(-event.extent[2] // COLUMNS)
     y, x = np.divmod(event.x, COLUMNS)
-    placed = Event(x, y, np.zeros(len(event), int), event.t)  # the layer as a camera: a pixel for each neuron
+    placed = Event(x, y, np.zeros(len(event), int), event.t)  # the layer as a camera with a pixel per neuron
     placed.extent = (1, rows, COLUMNS, span)
     film = camera_frames(placed, span, frame_ms, scale)[:, : rows * scale]
-    dark = np.arange(256, dtype=np.uint8)  # the colours of channel 0 become those of text
+    dark = np.arange(256, dtype=np.uint8)  # replaces the colours of channel 0 by those of text
     dark[PALETTE.event : PALETTE.event + len(AGES)] = PALETTE.text + np.array([GREYS - 1, GREYS // 2, 1])
     return dark[film]
 
 
 def _write_all(film: np.ndarray, text: str, x: int, y: int) -> int:
-    """Put the same text on every frame; return the column where it ends."""
+    """Write the same text on every frame; return the column after its end."""
     before = film[0].copy()
     _write(film[0], text, x, y, 12)
     changed = film[0] != before
@@ -116,8 +116,8 @@ def _write_all(film: np.ndarray, text: str, x: int, y: int) -> int:
     return int(np.flatnonzero(changed.any(0)).max()) + 1
 
 
-def _legend(film: np.ndarray, y: int, true_class: bool) -> None:
-    """Squares of the colours that occur, and what each means."""
+def _draw_legend(film: np.ndarray, y: int, true_class: bool) -> None:
+    """Draw a square in each colour that occurs, with the meaning of the colour."""
     entries = [
         (PALETTE.event + len(AGES), "ON event (brighter)"),
         (PALETTE.event, "OFF event (darker)"),

@@ -1,4 +1,4 @@
-"""``python -m nmnist_helpers.train`` is ``python -m nmnist_helpers train``; torchrun starts it, too."""
+"""``python -m nmnist_helpers.train``: the command ``train`` in the form that torchrun can start."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The folder of a run: one run at a time, one checkpoint that holds everything, and the files made from it."""
+"""The folder of a run: a lock for one run at a time, a checkpoint with the whole state, and files derived from it."""
 
 import hashlib
 import json
@@ -14,70 +14,70 @@ from ..checkpoint import load_tree, save_tree
 from ..files import atomic, named, sweep
 
 CHECKPOINT = "checkpoint.pt"
-#: What is made from the checkpoint, in the order in which an old run is removed: what tells of weights goes first.
+#: Files derived from the checkpoint, in order of removal: a report is removed before the network that it describes.
 DERIVED = ("result.json", "network.pt", "loss.txt", "accuracy.txt", "curves.png")
 
 
 class Folder:
-    """Where a run keeps its files.
+    """The folder in which a run keeps its files.
 
     Parameters
     ----------
     path : path-like
-        Made when it is held.
+        Created by `hold` if it is missing.
 
     Attributes
     ----------
-    kept : int or None
-        Epochs in the checkpoint that this process has written.
+    saved_epochs : int or None
+        Number of epochs in the checkpoint that this process has written; None before it writes one.
     """
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path).expanduser()
         self.checkpoint = self.path / CHECKPOINT
-        self.kept: int | None = None
+        self.saved_epochs: int | None = None
 
-    def refuse(self, resume: bool, overwrite: bool) -> None:
-        """Refuse a run that does not fit what is in the folder.
+    def check(self, resume: bool, overwrite: bool) -> None:
+        """Raise an error if the folder's contents do not allow the run.
 
         Parameters
         ----------
         resume, overwrite : bool
-            What to do with the run that the folder holds: go on with it, or replace it.
+            What to do with the run that the folder holds: continue it, or replace it.
 
         Raises
         ------
         FileExistsError
-            If the folder holds a run and neither was asked for.
+            If the folder holds a run and neither option is set.
         FileNotFoundError
-            If there is nothing to go on with.
+            If there is no checkpoint to resume from.
         """
         found = [name for name in (CHECKPOINT, *DERIVED) if (self.path / name).exists()]
         if resume and CHECKPOINT not in found:
             raise FileNotFoundError(f"--resume: expected {self.checkpoint}, found nothing there")
         if found and not (resume or overwrite):
             raise FileExistsError(
-                f"{self.path}: expected a folder without a run, found {', '.join(found)}: go on with that run"
+                f"{self.path}: expected a folder without a run, found {', '.join(found)}: continue that run"
                 " (--resume), replace it (--overwrite), or choose another folder (--out)"
             )
 
     @contextmanager
     def hold(self, resume: bool, overwrite: bool, room: int) -> Iterator[None]:
-        """Keep every other run out, and see before the first epoch that this one can write.
+        """Lock the folder for this run, and check before the first epoch that its files can be written.
 
         Parameters
         ----------
         resume, overwrite : bool
-            As in `refuse`, which is asked again.
+            As in `check`, which is called again once the folder is locked.
         room : int
-            Bytes that the run needs.
+            Disk space that the run needs, in bytes.
 
         Raises
         ------
         FileExistsError
-            If another run writes there now.
+            If another run is writing to the folder.
         OSError
-            Naming the file, if the disk is full or the folder cannot be written.
+            If the disk is full or the folder is not writable; the message names the file.
         """
         with named(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -86,22 +86,22 @@ class Folder:
             with named(self.path / ".lock"):
                 lock.acquire()
         except Timeout:
-            busy = f"{self.path}: another run writes there now; wait for it, or choose another --out"
+            busy = f"{self.path}: another run is writing there; wait until it has ended, or choose another --out"
             raise FileExistsError(busy) from None
         except NotImplementedError:
-            pass  # a file system without locks: to go on is better than to refuse every run
+            pass  # the file system has no locks; running without one is better than not running at all
         try:
-            self.refuse(resume, overwrite)
+            self.check(resume, overwrite)
             sweep(self.path)
-            self._rehearse(room)
+            self._check_space(room)
             if overwrite:
                 self.remove(*DERIVED)
             yield
         finally:
             lock.release()
 
-    def _rehearse(self, room: int) -> None:
-        """Write as many bytes as the run will, and remove them."""
+    def _check_space(self, room: int) -> None:
+        """Raise OSError if `room` bytes cannot be written to the folder; they are written and deleted."""
         with named(self.checkpoint), tempfile.TemporaryFile(dir=self.path) as file:
             for _ in range(0, room, 1 << 20):
                 file.write(b"\1" * (1 << 20))
@@ -109,34 +109,38 @@ class Folder:
             os.fsync(file.fileno())
 
     def remove(self, *names: str) -> None:
-        """Remove files of the run."""
+        """Delete files of the run, if they exist."""
         for name in names:
             (self.path / name).unlink(missing_ok=True)
 
     def commit(self, tree: dict) -> None:
-        """Write the checkpoint: the one file that counts."""
+        """Save the checkpoint, from which all other files can be derived."""
         save_tree(self.checkpoint, tree)
-        self.kept = tree["epoch"]
+        self.saved_epochs = tree["epoch"]
 
-    def how_to_go_on(self) -> str:
-        """What a run that ends early says."""
-        if self.kept is None:
+    def resume_hint(self) -> str:
+        """Return the number of saved epochs and the command that resumes the run, for a run that ends early."""
+        if self.saved_epochs is None:
             return "nothing of this run was written"
-        return f"epochs kept: {self.kept}; to go on: python -m nmnist_helpers train --out {self.path} --resume"
+        return (
+            f"epochs saved: {self.saved_epochs}; to resume: python -m nmnist_helpers train --out {self.path} --resume"
+        )
 
     def load(self) -> dict:
         """Read the checkpoint.
 
         Raises
         ------
+        FileNotFoundError
+            If there is no checkpoint.
         CheckpointError
-            If it is damaged.
+            If the checkpoint is damaged.
         """
-        self.refuse(resume=True, overwrite=False)
+        self.check(resume=True, overwrite=False)
         return load_tree(self.checkpoint)
 
-    def derive(self, best: dict | None, stats) -> None:
-        """Make the other files anew: the best epoch's network, the curves as text and as a picture."""
+    def write_derived(self, best: dict | None, stats) -> None:
+        """Rewrite the derived files: the best epoch's network, and the curves as text and as a picture."""
         import matplotlib.pyplot as plt
 
         if best is not None:
@@ -145,10 +149,10 @@ class Folder:
         plt.close(stats.plot(path=self.path / "curves.png"))
 
     def report(self, result: dict, name: str = "result.json") -> None:
-        """Write a report, which names the network that it describes by its SHA-256."""
+        """Write `result`, which identifies its network by SHA-256, as a JSON file."""
         with atomic(self.path / name) as temporary:
             temporary.write_text(json.dumps(result, indent=2) + "\n")
 
     def digest(self) -> str:
-        """SHA-256 of ``network.pt``."""
+        """Return the SHA-256 of ``network.pt``."""
         return hashlib.sha256((self.path / "network.pt").read_bytes()).hexdigest()

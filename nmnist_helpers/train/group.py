@@ -14,14 +14,14 @@ from ..data.loader import EventLoader
 
 
 class Group:
-    """The processes of a torchrun, or one process alone; use it in ``with``.
+    """The processes started by torchrun, or a single process; a context manager.
 
     Parameters
     ----------
     device : str
-        Where to compute. 'auto' takes a GPU where there is one; under torchrun 'cuda' gives each process its own.
+        Where to compute. 'auto' uses a GPU if there is one. Under torchrun, 'cuda' gives each process its own GPU.
     timeout : float
-        Seconds to wait for another process.
+        Seconds to wait for the other processes.
     """
 
     def __init__(self, device: str = "auto", timeout: float = 300):
@@ -34,7 +34,7 @@ class Group:
             device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         self.device, self.timeout = torch.device(device), timeout
         if self.device.index is not None and self.device.type == "cuda":
-            torch.cuda.set_device(self.device)  # Triton and NCCL go by the present device
+            torch.cuda.set_device(self.device)  # Triton and NCCL use the current device
         if self.size > 1:
             _end_with_parent()
             wait = datetime.timedelta(seconds=timeout)
@@ -46,48 +46,48 @@ class Group:
     def __exit__(self, kind, error, trace) -> None:
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
-        # torch has a type of its own for what goes wrong between processes, but Gloo raises the general one.
+        # torch has its own exception type for errors between processes, but Gloo raises a plain RuntimeError.
         if self.size > 1 and isinstance(error, RuntimeError) and ("gloo" in str(error) or "NCCL" in str(error)):
             raise ConnectionError(
-                f"process {self.rank}: expected an answer of the others within {self.timeout:g} s, found that one of"
-                f" them has ended or stands still ({str(error).splitlines()[0][:200]})"
+                f"process {self.rank}: expected an answer from the other processes within {self.timeout:g} s, found"
+                f" that one of them has ended or hangs ({str(error).splitlines()[0][:200]})"
             ) from error
 
-    def join(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let every step of the optimizer use the gradient of all processes' batches together, as one large batch.
+    def sum_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make every optimiser step use the summed gradients of all processes, as for one large batch.
 
-        The gradients are added up, because the loss is a sum over recordings (DistributedDataParallel would take
-        their mean). The processes begin with equal weights and take equal steps, so these stay equal.
+        The gradients are summed because the loss is a sum over recordings (DistributedDataParallel would average
+        them). All processes start with equal weights and take equal steps, so their weights stay equal.
         """
         if self.size > 1:
-            optimizer.register_step_pre_hook(_add_up_gradients)
+            optimizer.register_step_pre_hook(_sum_gradients)
 
     def batches(self, loader: EventLoader, epoch: int, drop_rest: bool) -> Iterator[tuple]:
-        """This process's batches of an epoch: every `size`-th one; for training the same number on each."""
+        """Yield every `size`-th batch of an epoch for this process; with `drop_rest`, all get equally many."""
         loader.set_epoch(epoch)
         count = self.steps(loader) * self.size if drop_rest else len(loader)
         for i in range(self.rank, count, self.size):
             yield loader.batch(i)
 
     def steps(self, loader: EventLoader) -> int:
-        """Batches of each process in an epoch of training."""
+        """Return the number of training batches per process and epoch."""
         return len(loader) // self.size
 
-    def add_up(self, stat) -> None:
-        """Sum a running statistic over the processes."""
+    def sum_statistic(self, stat) -> None:
+        """Sum the current epoch's counts of a `LearningStat` over the processes, in place."""
         if self.size > 1:
             total = torch.tensor([stat.loss_sum, stat.correct_samples, stat.num_samples], dtype=torch.float64)
             total = total.to(self.device)
             dist.all_reduce(total)
             stat.loss_sum, stat.correct_samples, stat.num_samples = total[0].item(), int(total[1]), int(total[2])
 
-    def meet(self) -> None:
-        """Wait until all processes are here."""
+    def wait_for_all(self) -> None:
+        """Wait until all processes have reached this point."""
         if self.size > 1:
             dist.all_reduce(torch.zeros(1, device=self.device))
 
 
-def _add_up_gradients(optimizer: torch.optim.Optimizer, *_) -> None:
+def _sum_gradients(optimizer: torch.optim.Optimizer, *_) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     works = [dist.all_reduce(p.grad, async_op=True) for p in parameters if p.grad is not None]
     for work in works:
@@ -95,13 +95,13 @@ def _add_up_gradients(optimizer: torch.optim.Optimizer, *_) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it has ended: a killed torchrun leaves its processes behind."""
+    """Exit as soon as the parent process has ended, because a killed torchrun leaves its processes running."""
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        print("The torchrun that started this process has ended: so does this process.", file=sys.stderr, flush=True)
+        print("The torchrun that started this process has ended; this process ends too.", file=sys.stderr, flush=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,4 +1,4 @@
-"""The loop: epochs of training and validation, each committed in one file, and the test at the end."""
+"""The training loop: train, validate and save a checkpoint in every epoch, and test at the end."""
 
 import contextlib
 import os
@@ -26,43 +26,43 @@ from ..paths import TRAINED
 from ..utils import Assistant
 from .folder import Folder
 from .group import Group
-from .parts import evenly, fingerprint, learn_and_validate
+from .parts import evenly_spaced, fingerprint, learn_and_validate
 from .progress import Progress, network_of, step_factor
 from .settings import Settings
 
 DEFAULT_OUT = TRAINED / "long"
-#: Seconds between two pictures of the curves. The checkpoint is written after every epoch.
-PICTURE_EVERY = 30
+#: Minimum seconds between two updates of the derived files. The checkpoint itself is written after every epoch.
+DERIVE_EVERY = 30
 
 
 def run(settings: Settings, resume: bool = False, overwrite: bool = False) -> dict:
-    """Train, choose the best epoch, read the test recordings once.
+    """Train a network, choose its best epoch, and test that epoch once on the test recordings.
 
     Parameters
     ----------
     settings : Settings
     resume : bool
-        Go on with the run in the output folder; it ends as it would have without the break, to the bit. With more
-        epochs a finished run goes on.
+        Continue the run in the output folder. The result is bit-identical to that of an uninterrupted run. A finished
+        run continues if `settings` asks for more epochs.
     overwrite : bool
         Replace the run in the output folder.
 
     Returns
     -------
     dict
-        What ``result.json`` holds: settings, best epoch, accuracies, seconds. Empty in all processes but the first.
+        The contents of ``result.json``: settings, best epoch, accuracies, seconds. Empty except in the first process.
 
     Raises
     ------
     ValueError, FileExistsError, FileNotFoundError, CheckpointError
-        If the run cannot begin, or go on, as asked for: before anything is written.
+        If the run cannot start or resume as requested. Nothing has been written by then.
     OSError
-        Naming the file that could not be written. What was written before stays whole.
+        If a file cannot be written; the message names it. Files written before stay intact.
     KeyboardInterrupt
-        With words that tell how to go on.
+        If the run is interrupted; the message tells how to resume it.
     """
     folder = Folder(DEFAULT_OUT if settings.out is None else settings.out)
-    folder.refuse(resume, overwrite)
+    folder.check(resume, overwrite)
     with contextlib.redirect_stdout(None if int(os.environ.get("RANK", 0)) else sys.stdout):
         dataset = NMNISTDataset(settings.data, train=True, source=settings.source)
     settings = replace(settings, source=dataset.source)
@@ -77,18 +77,18 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False) -> di
             raise ValueError(
                 f"--epochs: expected at least the {progress.epoch} that this run has, found {settings.epochs}"
             )
-        # Weights, average, best, two moments, network.pt; twice, for an old file stays until the new one is whole.
+        # Weights, average, best, two moments, network.pt; twice, because old files stay until new ones are complete.
         room = 12 * sum(p.numel() * p.element_size() for p in progress.net.parameters())
         with folder.hold(resume, overwrite, room) if group.first else contextlib.nullcontext():
-            group.meet()
-            with _told(progress, folder) if group.first else contextlib.nullcontext():
+            group.wait_for_all()
+            with _add_resume_hint(progress, folder) if group.first else contextlib.nullcontext():
                 loop = Loop(progress, group, folder, dataset, learn, validate)
                 loop.train()
                 return loop.finish() if group.first else {}
 
 
 class Loop:
-    """Epochs of a run, from where it stands to its end.
+    """The remaining epochs of a run, and the test at its end.
 
     Parameters
     ----------
@@ -96,9 +96,9 @@ class Loop:
     group : Group
     folder : Folder
     dataset : NMNISTDataset
-        The training recordings.
+        The training recordings, including those for validation.
     learn, validate : int arrays
-        Which of them to learn from and to validate on.
+        Indices of the recordings to train on, and of those to validate on.
     """
 
     def __init__(self, progress: Progress, group: Group, folder: Folder, dataset: NMNISTDataset, learn, validate):
@@ -106,53 +106,53 @@ class Loop:
         settings = self.settings = progress.settings
         self.sizes = {"train": len(learn), "validation": len(validate)}
         options: dict[str, Any] = {"batch_size": settings.batch_size, "device": group.device}
-        self.learning = EventLoader(
+        self.train_loader = EventLoader(
             Subset(dataset, learn),
             shuffle=True,
             seed=settings.seed,
             transform=Augment(settings.max_angle, settings.max_shift) if settings.augment else False,
             **options,
         )
-        self.validating = EventLoader(Subset(dataset, validate), transform=False, **options) if len(validate) else None
-        self.steps = group.steps(self.learning)
+        self.val_loader = EventLoader(Subset(dataset, validate), transform=False, **options) if len(validate) else None
+        self.steps = group.steps(self.train_loader)
         if not self.steps:
             raise ValueError(
                 f"--batch-size: expected at least a batch for each of {group.size} processes, found"
-                f" {len(self.learning)} of {settings.batch_size} recordings"
+                f" {len(self.train_loader)} of {settings.batch_size} recordings"
             )
         error = loss_of(settings).to(group.device)
         stats, optimizer = progress.stats, progress.optimizer
-        group.join(optimizer)
+        group.sum_gradients(optimizer)
         self.bases = [parameters["lr"] for parameters in optimizer.param_groups]
-        self.learner = Assistant(progress.net, error, optimizer, stats, classifier=Rate.predict)
-        self.judge = Assistant(progress.judged, error, None, stats, classifier=Rate.predict)
-        self.pictured = time.monotonic()
+        self.trainer = Assistant(progress.net, error, optimizer, stats, classifier=Rate.predict)
+        self.validator = Assistant(progress.validated_net, error, None, stats, classifier=Rate.predict)
+        self.derived_at = time.monotonic()
 
     def train(self) -> None:
-        """Go through the epochs that are left; commit each."""
+        """Run the remaining epochs, and save a checkpoint after each."""
         progress, first = self.progress, self.group.first
         if first:
-            self.folder.remove("result.json")  # it will not describe what comes now
+            self.folder.remove("result.json")  # an old report would not describe this run
             self.folder.commit(progress.tree())
             if progress.epoch:
-                self.derive()
+                self.write_derived()
         while progress.epoch < self.settings.epochs:
             began = time.perf_counter()
-            self.learn()
+            self.train_epoch()
             self.validate()
             seconds = time.perf_counter() - began
             progress.close_epoch(seconds)
             if first:
                 self.folder.commit(progress.tree())
-                if time.monotonic() - self.pictured > PICTURE_EVERY or progress.epoch == self.settings.epochs:
-                    self.derive()
-                self.say(seconds)
+                if time.monotonic() - self.derived_at > DERIVE_EVERY or progress.epoch == self.settings.epochs:
+                    self.write_derived()
+                self.print_epoch(seconds)
 
-    def learn(self) -> None:
-        """One epoch of training."""
+    def train_epoch(self) -> None:
+        """Train for one epoch."""
         progress, group, settings = self.progress, self.group, self.settings
         epoch, stat = progress.epoch, progress.stats.training
-        # Dropout of an epoch follows from its number, as order and augmentation do; each process draws its own.
+        # Like order and augmentation, dropout depends only on seed and epoch, and differs between the processes.
         drawn = np.random.SeedSequence([settings.seed, epoch, group.rank]).generate_state(1, np.uint64)[0]
         torch.manual_seed(int(drawn) >> 1)
         with tqdm(
@@ -160,60 +160,60 @@ class Loop:
             desc=f"epoch {epoch + 1}/{settings.epochs}",
             unit=" recordings",
             leave=False,
-            disable=None if group.first else True,  # None: no bar where there is no terminal
+            disable=None if group.first else True,  # None disables the bar where there is no terminal
         ) as bar:
-            for step, (spikes, label) in enumerate(group.batches(self.learning, epoch, drop_rest=True)):
+            for step, (spikes, label) in enumerate(group.batches(self.train_loader, epoch, drop_rest=True)):
                 factor = step_factor(settings.schedule, (epoch + step / self.steps) / settings.epochs)
                 for parameters, base in zip(progress.optimizer.param_groups, self.bases, strict=True):
                     parameters["lr"] = base * factor
-                self.learner.train(spikes, label)
+                self.trainer.train(spikes, label)
                 if progress.average is not None:
                     progress.average.update_parameters(progress.net)
                 bar.set_postfix_str(f"batch {step + 1}/{self.steps}, loss {stat.loss:.4f}", refresh=False)
                 bar.update(min(len(label) * group.size, bar.total - bar.n))
-        group.add_up(stat)
+        group.sum_statistic(stat)
         if group.device.type == "cuda" and kernels.backend.resolve(group.device) == "gpu":
             from ..kernels import gpu
 
-            gpu.check()  # the GPU notes states out of range and goes on; once an epoch it is asked
+            gpu.check()  # kernels only record that a state left its range; this raises the error, once per epoch
 
     def validate(self) -> None:
-        """One pass over the validation recordings."""
-        if self.validating is not None:
-            for spikes, label in self.group.batches(self.validating, 0, drop_rest=False):
-                self.judge.valid(spikes, label)
-            self.group.add_up(self.progress.stats.validation)
+        """Measure loss and accuracy on the validation recordings."""
+        if self.val_loader is not None:
+            for spikes, label in self.group.batches(self.val_loader, 0, drop_rest=False):
+                self.validator.valid(spikes, label)
+            self.group.sum_statistic(self.progress.stats.validation)
 
-    def derive(self) -> None:
-        """Make the files that follow from the checkpoint."""
-        self.folder.derive(self.progress.best, self.progress.stats)
-        self.pictured = time.monotonic()
+    def write_derived(self) -> None:
+        """Write the files derived from the checkpoint."""
+        self.folder.write_derived(self.progress.best, self.progress.stats)
+        self.derived_at = time.monotonic()
 
-    def say(self, seconds: float) -> None:
-        """One line on the epoch."""
+    def print_epoch(self, seconds: float) -> None:
+        """Print one line about the epoch just finished."""
         progress, stats = self.progress, self.progress.stats
         line = f"epoch {progress.epoch}/{self.settings.epochs}: loss {stats.training.loss_log[-1]:.4f}"
         line += f", accuracy {stats.training.accuracy_log[-1]:.4f}"
-        if self.validating is not None:
+        if self.val_loader is not None:
             best = " (best)" if progress.best_epoch == progress.epoch - 1 else ""
             line += f", validation {stats.validation.accuracy_log[-1]:.4f}{best}"
         left = (self.settings.epochs - progress.epoch) * progress.seconds / progress.epoch
         tqdm.write(f"{line}; {seconds:.1f} s, {tqdm.format_interval(left)} left")
 
     def finish(self) -> dict:
-        """Test the network that was kept, and write the report."""
+        """Test the chosen network, and write and return the report."""
         progress, settings = self.progress, self.settings
         net = network_of(settings).to(self.group.device)
         best, best_epoch = progress.best, progress.best_epoch
-        assert best is not None  # there was an epoch
+        assert best is not None  # at least one epoch has been trained
         assert best_epoch is not None
         net.load_state_dict(best)
         test_set = NMNISTDataset(settings.data, train=False, source=settings.source)
-        tested = Subset(test_set, evenly(len(test_set), settings.recordings).tolist())
+        tested = Subset(test_set, evenly_spaced(len(test_set), settings.recordings).tolist())
         found, true = answers(net, tested, self.group.device)
         curve = progress.stats.validation.accuracy_log
         result: dict[str, Any] = {
-            "settings": settings.lasting()
+            "settings": settings.saved_dict()
             | {"start": settings.start and Path(settings.start).name, "hidden": list(settings.hidden)},
             "source": settings.source,
             "recordings": self.sizes | {"test": len(tested)},
@@ -226,7 +226,7 @@ class Loop:
         }
         self.folder.report(result)
         chosen = "last epoch" if settings.keep == "last" else "best epoch"
-        validated = "" if self.validating is None else f" (validation {result['validation_accuracy']:.4f})"
+        validated = "" if self.val_loader is None else f" (validation {result['validation_accuracy']:.4f})"
         print(f"{chosen} {best_epoch + 1}{validated}: {result['test_accuracy']:.4f} of {len(tested)} test recordings")
         return result
 
@@ -235,7 +235,7 @@ class Loop:
 def answers(
     net: torch.nn.Module, dataset: Dataset | PackedEvents, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The network's answers and the true digits, int arrays [N]."""
+    """Return the network's answers and the true digits, int arrays [N]."""
     net.eval()
     pairs = [
         (Rate.predict(net(spikes)).cpu(), label.cpu())
@@ -246,20 +246,20 @@ def answers(
 
 
 def loss_of(settings: Settings) -> torch.nn.Module:
-    """The loss, summed over a batch."""
+    """Return the loss that the settings name; it is summed over a batch."""
     if settings.loss == "max":
         return SpikeMax(moving_window=settings.window, reduction="sum")
     return SpikeRate(settings.true_rate, settings.false_rate, settings.window, reduction="sum")
 
 
 @contextlib.contextmanager
-def _told(progress: Progress, folder: Folder) -> Iterator[None]:
-    """Where the run is interrupted, or cannot write, say how to go on."""
+def _add_resume_hint(progress: Progress, folder: Folder) -> Iterator[None]:
+    """Add to an interrupt or a write error the command that resumes the run."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        if folder.kept and folder.kept == progress.epoch:
-            folder.derive(progress.best, progress.stats)
-        raise type(stop)(f"stopped; {folder.how_to_go_on()}") from None
+        if folder.saved_epochs and folder.saved_epochs == progress.epoch:
+            folder.write_derived(progress.best, progress.stats)
+        raise type(stop)(f"stopped; {folder.resume_hint()}") from None
     except OSError as error:
-        raise OSError(f"{error}; {folder.how_to_go_on()}") from error
+        raise OSError(f"{error}; {folder.resume_hint()}") from error

@@ -1,4 +1,4 @@
-"""The recordings that a run learns from, and those that decide which epoch is best."""
+"""The two parts of a training set: the recordings to train on, and those that decide which epoch is best."""
 
 import hashlib
 
@@ -7,30 +7,30 @@ import numpy as np
 from ..data.dataset import NMNISTDataset
 from .settings import Settings
 
-#: By default this share of the training recordings is for validation, but no more than so many.
+#: By default, this share of the training recordings is held out for validation, but no more than this number.
 SHARE, MOST = 1 / 6, 5000
 MNIST_SIZE = 60_000
 
 
 def split(labels: np.ndarray, validation: float | int) -> tuple[np.ndarray, np.ndarray]:
-    """Divide a training set into a part to learn from and a part to choose the best epoch on.
+    """Divide a training set into a part to train on and a part to choose the best epoch with.
 
     Parameters
     ----------
     labels : int array [N]
-        Digits; every digit is divided in the same proportion.
+        Digits; each digit is divided in the same proportion.
     validation : float or int
-        The validation part, a share below 1 or a number of recordings.
+        Size of the validation part: a share below 1, or a number of recordings.
 
     Returns
     -------
     learn, validate : int arrays
-        Indices, always the same for the same labels.
+        Indices of the two parts; the same labels always give the same parts.
 
     Raises
     ------
     ValueError
-        If not every digit fits into both parts.
+        If one of the parts would lack a digit.
     """
     digits, counts = np.unique(labels, return_counts=True)
     wanted = _count(len(labels), validation)
@@ -45,23 +45,23 @@ def split(labels: np.ndarray, validation: float | int) -> tuple[np.ndarray, np.n
     return np.sort(learn), np.sort(validate)
 
 
-def evenly(count: int, most: int | None) -> np.ndarray:
-    """Indices of at most `most` of `count` recordings, taken evenly: datasets are in order of digit."""
+def evenly_spaced(count: int, most: int | None) -> np.ndarray:
+    """Return at most `most` evenly spaced indices of `count` recordings, because datasets are sorted by digit."""
     return np.arange(count) if most is None or most >= count else np.arange(most) * count // most
 
 
 def learn_and_validate(dataset: NMNISTDataset, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the recordings to learn from and to validate on.
+    """Return the indices of the recordings to train on and of those to validate on.
 
-    Of all of MNIST, simulated, the first digits are for validation, because real recordings show them (the ids 1 to
-    1,100 in small collections): no digit that a recording shows is learned from. Other sets are divided by `split`.
+    If all of MNIST is simulated, its first digits are used for validation, because real recordings show them (small
+    collections hold the ids 1 to 1,100). No such digit is then trained on. Other sets are divided by `split`.
 
     Raises
     ------
     ValueError
         If there are too few recordings.
     """
-    used = evenly(len(dataset), settings.recordings)
+    used = evenly_spaced(len(dataset), settings.recordings)
     validation = settings.validation
     if validation is None:
         validation = min(_count(len(used), SHARE), MOST)
@@ -78,12 +78,12 @@ def learn_and_validate(dataset: NMNISTDataset, settings: Settings) -> tuple[np.n
 
 
 def is_mnist(dataset: NMNISTDataset) -> bool:
-    """Whether these are the simulated recordings of all of MNIST's training digits."""
+    """Return whether the dataset simulates all training digits of MNIST."""
     return dataset.source == "simulated" and len(dataset) == MNIST_SIZE and dataset.packed.ids.max() == MNIST_SIZE
 
 
 def fingerprint(dataset: NMNISTDataset, learn: np.ndarray, validate: np.ndarray) -> str:
-    """Which recordings these are, wherever they lie: their digits, numbers and counts of events, in order."""
+    """Hash the digits, ids and event counts of both parts in order: the same recordings give the same hash anywhere."""
     digest = hashlib.blake2b(dataset.source.encode(), digest_size=8)
     for part in (learn, validate):
         for column in (dataset.packed.labels, dataset.packed.ids, dataset.packed.counts):
@@ -93,5 +93,5 @@ def fingerprint(dataset: NMNISTDataset, learn: np.ndarray, validate: np.ndarray)
 
 
 def _count(size: int, validation: float | int) -> int:
-    """Recordings in the validation part; a share counts upwards, as scikit-learn has it."""
+    """Return the number of validation recordings; a share is rounded up, as in scikit-learn."""
     return validation if isinstance(validation, int) else int(np.ceil(validation * size))

@@ -1,4 +1,4 @@
-"""The state of a run as one tree: saved after every epoch, checked before a run resumes."""
+"""The state of a run as one nested dictionary, saved after every epoch and checked before a run resumes."""
 
 import math
 from typing import cast
@@ -16,9 +16,9 @@ PARTS = ("training", "validation")
 
 
 class Progress:
-    """The network, its optimiser and the curves, after a number of epochs.
+    """The network, its optimiser and its learning curves after a number of epochs.
 
-    Random states are no part of it: order, augmentation and dropout of an epoch follow from the seed and the epoch.
+    It holds no random state, because the seed and the epoch determine order, augmentation and dropout.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class Progress:
     recordings : str
         Fingerprint of the recordings.
     processes : int
-        How many train together.
+        Number of processes that train together.
     """
 
     def __init__(self, settings: Settings, device: torch.device, recordings: str, processes: int):
@@ -44,23 +44,23 @@ class Progress:
         self.best_epoch: int | None = None
 
     @property
-    def judged(self) -> Network:
-        """The network that is validated: the average where there is one."""
+    def validated_net(self) -> Network:
+        """The network to validate: the averaged network if there is one, else the trained network."""
         return self.net if self.average is None else cast(Network, self.average.module)
 
     def close_epoch(self, seconds: float) -> None:
-        """Count an epoch whose statistics are complete, and note the network if it is the best so far."""
+        """Count a finished epoch, and copy its network if it is the best so far (or if the last one is kept)."""
         self.stats.update()
         if self.settings.keep == "last" or self.best is None or self.stats.validation.best_accuracy:
-            self.best = {name: value.clone() for name, value in self.judged.state_dict().items()}
+            self.best = {name: value.clone() for name, value in self.validated_net.state_dict().items()}
             self.best_epoch = self.epoch
         self.epoch += 1
         self.seconds += seconds
 
     def tree(self) -> dict:
-        """Everything, for `checkpoint.save_tree`."""
+        """Return the whole state, for `checkpoint.save_tree`."""
         return {
-            "settings": self.settings.lasting(),
+            "settings": self.settings.saved_dict(),
             "recordings": self.recordings,
             "processes": self.processes,
             "epoch": self.epoch,
@@ -74,24 +74,25 @@ class Progress:
         }
 
     def restore(self, found: dict, name: str) -> None:
-        """Take up what `tree` gave; nothing changes if it does not fit.
+        """Restore a state that `tree` returned; change nothing if it does not fit.
 
         Parameters
         ----------
         found : dict
+            The state, read from a checkpoint.
         name : str
-            Of the file, for the error messages.
+            Name of the checkpoint file, for error messages.
 
         Raises
         ------
         CheckpointError
-            If a part is missing, or of another type or shape than this run's.
+            If a part is missing, or if its type or shape differs from this run's.
         ValueError
-            If it belongs to other recordings, other settings or another number of processes.
+            If the state belongs to other recordings, other settings or another number of processes.
         """
         expected = self.tree()
         _check_keys(found, expected, name)
-        self._compare(found, name)
+        self._check_run(found, name)
         epoch = found["epoch"]
         _check_same(found["epoch"], 0, f"{name}: epoch")
         _check_same(found["seconds"], 0.0, f"{name}: seconds")
@@ -108,10 +109,10 @@ class Progress:
         _check_same(found["best"], expected["net"] if epoch else None, f"{name}: best")
         if not (isinstance(found["best_epoch"], int) and 0 <= found["best_epoch"] < epoch if epoch else True):
             raise CheckpointError(f"{name}: expected best_epoch in 0..{epoch - 1}, found {found['best_epoch']!r:.40}")
-        _check_same(found["moments"], self._moments_like() if epoch else {}, f"{name}: moments")
+        _check_same(found["moments"], self._expected_moments() if epoch else {}, f"{name}: moments")
 
         self.net.load_state_dict(found["net"])
-        own = self.optimizer.state_dict()["param_groups"]  # step sizes follow from the settings
+        own = self.optimizer.state_dict()["param_groups"]  # step sizes come from the settings
         self.optimizer.load_state_dict({"state": found["moments"], "param_groups": own})
         if self.average is not None:
             self.average.load_state_dict(found["average"])
@@ -123,17 +124,17 @@ class Progress:
         self.epoch, self.seconds = epoch, found["seconds"]
         self.best, self.best_epoch = found["best"], found["best_epoch"]
 
-    def _compare(self, found: dict, name: str) -> None:
-        """Refuse to go on with a run of other recordings or settings."""
-        own, kept = self.settings.lasting(), found["settings"]
+    def _check_run(self, found: dict, name: str) -> None:
+        """Raise ValueError if the checkpoint belongs to other settings, recordings or numbers of processes."""
+        own, kept = self.settings.saved_dict(), found["settings"]
         _check_keys(kept, own, f"{name}: settings")
         for key, value in own.items():
             if key != "epochs" and kept[key] != value:
                 raise ValueError(f"{name}: expected {flag(key)} {kept[key]!r:.80} as in this run, found {value!r}")
         if own["epochs"] != kept["epochs"] and own["schedule"] != "constant":
             raise ValueError(
-                f"{name}: expected --epochs {kept['epochs']!r:.20}, as its {own['schedule']} schedule was planned,"
-                f" found {own['epochs']}: the step size would jump"
+                f"{name}: expected --epochs {kept['epochs']!r:.20}, for which its {own['schedule']} schedule was"
+                f" planned, found {own['epochs']}: the step size would jump"
             )
         for key, words in (("processes", "processes"), ("recordings", "recordings (their fingerprint)")):
             if found[key] != getattr(self, key):
@@ -141,14 +142,14 @@ class Progress:
                     f"{name}: expected the {words} of this run, {found[key]!r:.40}, found {getattr(self, key)!r}"
                 )
 
-    def _moments_like(self) -> dict:
-        """The form of the optimiser's state: moments of the shapes of the parameters."""
+    def _expected_moments(self) -> dict:
+        """Return tensors with the types and shapes that the optimiser's state must have."""
         parameters = [p.detach() for group in self.optimizer.param_groups for p in group["params"]]
         return {i: {"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p} for i, p in enumerate(parameters)}
 
 
 def network_of(settings: Settings) -> Network:
-    """A new network as the settings say."""
+    """Build the network that the settings describe."""
     neuron_params = {"tau_grad": settings.tau_grad}
     if settings.network == "cnn":
         return ConvNetwork(dropout=settings.dropout, neuron_params=neuron_params)
@@ -156,7 +157,7 @@ def network_of(settings: Settings) -> Network:
 
 
 def groups(net: Network, settings: Settings) -> list[dict]:
-    """Parameter groups with the step sizes of weights, delays and decays; equal ones share a group."""
+    """Return parameter groups by step size: weights, delays and decays may have different ones."""
     found: dict[float, list] = {}
     for name, parameter in net.named_parameters():
         factor = 1.0
@@ -169,10 +170,10 @@ def groups(net: Network, settings: Settings) -> list[dict]:
 
 
 def step_factor(schedule: str, done: float) -> float:
-    """Step size as a share of the largest, after a share `done` of all steps.
+    """Return the step size as a fraction of the largest one, after a fraction `done` of all steps.
 
-    'cosine' falls along half a cosine; 'onecycle' first rises from 1/25 over three tenths of the run (Smith and Topin,
-    2018, as torch's OneCycleLR has it).
+    'cosine' falls along half a cosine. 'onecycle' first rises from 1/25 during the first three tenths of the run (Smith
+    and Topin, 2018, as in torch's OneCycleLR).
     """
     if schedule == "constant":
         return 1.0
@@ -189,7 +190,7 @@ def _check_keys(found, expected: dict, name: str) -> None:
 
 
 def _check_same(found, expected, name: str) -> None:
-    """Refuse a tree of other keys, types or shapes, and numbers that are not finite."""
+    """Raise CheckpointError if keys, types or shapes differ from `expected`, or if a number is out of range."""
     if isinstance(expected, dict):
         _check_keys(found, expected, name)
         for key in expected:
@@ -202,7 +203,7 @@ def _check_same(found, expected, name: str) -> None:
                 f"{name}: expected {expected.dtype} {list(expected.shape)}, found {found.dtype} {list(found.shape)}"
             )
         if found.is_floating_point() and not torch.isfinite(found).all():
-            raise CheckpointError(f"{name}: expected finite numbers, found others")
+            raise CheckpointError(f"{name}: expected finite numbers, found inf or nan")
     elif type(found) is not type(expected):
         raise CheckpointError(f"{name}: expected {type(expected).__name__}, found {found!r:.80}")
     elif isinstance(expected, float) and not (math.isfinite(found) and found >= 0):

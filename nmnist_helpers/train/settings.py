@@ -10,18 +10,19 @@ import torch
 
 from ..geometry import SIDE
 
-#: Settings that belong to a place, a computer or a start: they are not kept with a run, nor compared when it goes on.
+#: Settings that depend on the computer or on how a run was started: not saved with it, nor compared when it resumes.
 LOCAL = ("out", "data", "device", "start", "timeout")
 
 DESCRIPTION = """\
-Train the tutorial's network or its convolutional sibling. A part of the training recordings, kept for validation,
-chooses the best epoch; the test recordings are used once, at the end. The folder --out gets checkpoint.pt, which holds
-all that a run needs to go on, and the files made from it: network.pt (the best epoch), loss.txt, accuracy.txt,
+Train the tutorial's network or its convolutional sibling. A part of the training recordings is held out for validation
+and chooses the best epoch; the test recordings are used once, at the end. The folder --out receives checkpoint.pt, from
+which the run can be resumed, and the files derived from it: network.pt (the best epoch), loss.txt, accuracy.txt,
 curves.png and result.json."""
 EPILOG = """\
 To train in N processes: torchrun --nproc-per-node N -m nmnist_helpers.train ...
-Each process computes batches of --batch-size, and their gradients are added up, so that a step is that of one process
-with N times the batch size. If the number of batches is no multiple of N, an epoch leaves out the last ones."""
+Each process works on batches of --batch-size recordings, and the gradients are summed over the processes. A step thus
+equals that of one process with N times the batch size. If the number of batches is not a multiple of N, each epoch
+leaves out the last ones."""
 
 
 def _option(default: Any, rule: tuple[str, Callable[[Any], bool]], text: str, **parser: Any) -> Any:
@@ -63,7 +64,7 @@ def whole_numbers(text: str) -> tuple[int, ...]:
 
 
 POSITIVE = "a positive number", lambda v: 0 < v < math.inf
-SHARE = "a number from 0 to below 1", lambda v: 0 <= v < 1
+SHARE = "a number of at least 0 and less than 1", lambda v: 0 <= v < 1
 RATE = "a rate in 0..1 spikes per ms", lambda v: 0 <= v <= 1
 TEXT = "a path", lambda v: v is None or len(str(v)) > 0
 SIZES = "one or more whole numbers from 1", lambda v: len(v) > 0 and all(isinstance(n, int) and n >= 1 for n in v)
@@ -80,19 +81,19 @@ class Settings:
     Raises
     ------
     ValueError
-        Naming the setting that is not as expected.
+        If a setting is invalid; the message names it.
     """
 
     epochs: int = _option(60, _whole(1), "passes over all training recordings")
-    batch_size: int = _option(32, _whole(1), "recordings that each process takes in one step")
-    lr: float = _option(0.001, POSITIVE, "step size of Adam; with a schedule, the largest")
+    batch_size: int = _option(32, _whole(1), "recordings per step in each process")
+    lr: float = _option(0.001, POSITIVE, "step size of Adam; with a schedule, its largest value")
     schedule: str = _option(
         "constant", _one_of("constant", "cosine", "onecycle"), "how the step size changes: constant, cosine or onecycle"
     )
     delay_step: float = _option(1.0, POSITIVE, "step size of delays, as a multiple of --lr")
     decay_step: float = _option(1.0, POSITIVE, "step size of decays, as a multiple of --lr")
     average: float = _option(
-        0.0, SHARE, "share of the running average of the weights that a step keeps, such as 0.999; 0 for no average"
+        0.0, SHARE, "decay of an exponential moving average of the weights, such as 0.999; 0 for no average"
     )
     loss: str = _option("rate", _one_of("rate", "max"), "rate for SpikeRate, max for SpikeMax")
     true_rate: float = _option(0.2, RATE, "target of the true class, in spikes per ms")
@@ -102,7 +103,7 @@ class Settings:
     )
     dropout: float = _option(0.05, SHARE, "probability that a hidden neuron is silenced for a recording")
     tau_grad: float = _option(
-        0.03, POSITIVE, "width of the surrogate gradient: at 100 times so many thresholds from its peak it falls to 1/e"
+        0.03, POSITIVE, "width of the surrogate gradient, which falls to 1/e at 100 * GRAD thresholds from its peak"
     )
     augment: bool = _option(
         True, ("True or False", lambda v: isinstance(v, bool)), "rotate and shift the training recordings at random"
@@ -111,7 +112,9 @@ class Settings:
         5.0, ("degrees in 0..180", lambda v: 0 <= v <= 180), "largest rotation of the augmentation, in degrees"
     )
     max_shift: int = _option(
-        4, ("whole pixels in 0..33", lambda v: isinstance(v, int) and 0 <= v < SIDE), "its largest shift, in pixels"
+        4,
+        ("whole pixels in 0..33", lambda v: isinstance(v, int) and 0 <= v < SIDE),
+        "largest shift of the augmentation, in pixels",
     )
     network: str = _option(
         "dense", _one_of("dense", "cnn"), "dense for the tutorial's network, cnn for its convolutional sibling"
@@ -119,24 +122,24 @@ class Settings:
     hidden: tuple[int, ...] = _option(
         (512, 512), SIZES, "neurons of each hidden layer of the dense network (default 512,512)", type=whole_numbers
     )
-    seed: int = _option(0, _whole(0), "seed of weights, order, augmentation and dropout")
+    seed: int = _option(0, _whole(0), "seed of the initial weights, the order of recordings, augmentation and dropout")
     source: str = _option(
         "auto",
         _one_of("auto", "recorded", "simulated"),
-        "kind of recordings: recorded, simulated, or auto: recorded where there are some",
+        "kind of recordings: recorded, simulated, or auto (recorded ones if there are any)",
     )
     recordings: int | None = _option(
-        None, _or_none(_whole(1)), "use only so many training and so many test recordings, for a trial", type=int
+        None, _or_none(_whole(1)), "use only this many training and this many test recordings, for a trial", type=int
     )
     validation: float | int | None = _option(
         None,
         VALIDATION,
-        "training recordings kept to choose the best epoch, as a share (0.1) or a number (5000); if all of MNIST is "
-        "simulated, they are its first digits, which real recordings may show (default: a sixth, at most 5000)",
+        "training recordings held out to choose the best epoch, as a share (0.1) or a number (5000); if all of MNIST "
+        "is simulated, its first digits, because real recordings may show them (default: a sixth, at most 5000)",
         type=share_or_count,
     )
     keep: str = _option("best", _one_of("best", "last"), "epoch that network.pt holds: best (on validation) or last")
-    start: str | None = _option(None, TEXT, "file of weights to start from, such as another run's network.pt")
+    start: str | None = _option(None, TEXT, "file with the initial weights, such as another run's network.pt")
     data: str | None = _option(None, TEXT, "folder of the recordings (default NMNIST_DATA, else data/)")
     device: str = _option("auto", DEVICE, "auto, cpu, cuda or cuda:N")
     out: str | None = _option(None, TEXT, "folder of the run (default Trained/long)")
@@ -154,24 +157,24 @@ class Settings:
             if not fine:
                 raise ValueError(f"{flag(f.name)}: expected {words}, found {value!r}")
         if self.network == "cnn" and self.hidden != (512, 512):
-            raise ValueError("--hidden: expected layers of the dense network alone, found them for --network cnn")
+            raise ValueError("--hidden: expected --network dense for this option, found --network cnn")
         if self.validation == 0 and self.keep == "best":
             raise ValueError("--validation: expected recordings to choose the best epoch on, or --keep last, found 0")
 
-    def lasting(self) -> dict:
-        """The settings that are kept with a run."""
+    def saved_dict(self) -> dict:
+        """Return the settings that are saved with a run."""
         return {name: value for name, value in asdict(self).items() if name not in LOCAL}
 
 
 def flag(name: str) -> str:
-    """A setting's name on the command line."""
+    """Return a setting's name on the command line."""
     return "--" + name.replace("_", "-")
 
 
 def parser(prog: str = "python -m nmnist_helpers train", without: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """Make the parser of the command line, for all settings but those in `without`.
+    """Build the command-line parser for all settings except those in `without`.
 
-    A setting that is not given is absent from the result, so that a resumed run keeps its own.
+    A setting that is not given is absent from the parsed result, so that a resumed run keeps its saved value.
     """
     p = argparse.ArgumentParser(
         prog=prog,
@@ -180,7 +183,7 @@ def parser(prog: str = "python -m nmnist_helpers train", without: Sequence[str] 
         argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--resume", action="store_true", default=False, help="go on from the checkpoint in --out")
+    p.add_argument("--resume", action="store_true", default=False, help="continue from the checkpoint in --out")
     p.add_argument("--overwrite", action="store_true", default=False, help="replace the run that --out holds")
     for f in fields(Settings):
         if f.name in without:
@@ -191,6 +194,6 @@ def parser(prog: str = "python -m nmnist_helpers train", without: Sequence[str] 
         else:
             more.setdefault("type", f.type if f.type in (int, float) else str)
             more["metavar"] = f.name.rpartition("_")[2].upper()
-        said = "" if f.default is None or "default" in f.metadata["help"] else f" (default {f.default})"
-        p.add_argument(flag(f.name), help=(f.metadata["help"] + said).replace("%", "%%"), **more)
+        default = "" if f.default is None or "default" in f.metadata["help"] else f" (default {f.default})"
+        p.add_argument(flag(f.name), help=(f.metadata["help"] + default).replace("%", "%%"), **more)
     return p

@@ -1,4 +1,4 @@
-"""What a training loop needs around the network: statistics, the assistant, and small helpers on tensors."""
+"""Helpers for a training loop: statistics, the assistant, and small functions on tensors."""
 
 from ..lava import absent
 from . import time

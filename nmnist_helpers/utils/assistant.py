@@ -1,4 +1,4 @@
-"""Forward, loss and statistics of a batch in one call; in training, backward and the optimiser's step too."""
+"""One call per batch: forward pass, loss and statistics; in training, also backward pass and optimiser step."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from .stats import LearningStat, LearningStats
 
 
 class Assistant:
-    """Training, testing and validation on batches.
+    """A helper that trains, tests and validates a network, one batch at a time.
 
     Parameters
     ----------
@@ -19,15 +19,15 @@ class Assistant:
     error : callable
         ``error(output, target)`` returns the loss, a scalar tensor.
     optimizer : torch.optim.Optimizer or None
-        None if you only test.
+        None if the network is not trained.
     stats : LearningStats, optional
-        Where losses and correct answers are counted.
+        Statistics to which losses and correct answers are added.
     classifier : callable, optional
-        ``classifier(output)`` returns classes [B]; without one no answers are counted (regression).
+        ``classifier(output)`` returns classes [B]. Without it, correct answers are not counted (regression).
     count_log : bool
-        The network returns its spike counts as a last value, and so do `train`, `test` and `valid`.
+        Whether the network returns its spike counts as its last value. `train`, `test` and `valid` then do so too.
     lam : float, optional
-        The network returns a loss of its own after its output; `lam` times it is added for training.
+        Weight of a second loss, which the network returns after its output. The statistics leave this loss out.
 
     Examples
     --------
@@ -55,19 +55,19 @@ class Assistant:
 
     @property
     def device(self) -> torch.device | None:
-        """Where the network lives; None for a network without parameters."""
+        """Device of the network's parameters; None for a network without parameters."""
         parameter = next(self.net.parameters(), None)
         return None if parameter is None else parameter.device
 
     def train(self, input: torch.Tensor | Spikes, target: torch.Tensor):
-        """Learn from a batch.
+        """Train on one batch.
 
         Parameters
         ----------
         input : tensor [B, ..., T] or Spikes
-            Moved to the network's device if need be, as is `target`.
+            Like `target`, it is moved to the network's device if necessary.
         target : tensor
-            Classes [B], or what the error expects.
+            Classes [B], or whatever `error` expects.
 
         Returns
         -------
@@ -77,25 +77,25 @@ class Assistant:
         Raises
         ------
         FloatingPointError
-            If the loss is infinite or not a number; parameters are then as they were.
+            If the loss is infinite or not a number. The parameters are then unchanged.
         """
         if self.optimizer is None:
             raise ValueError("Assistant.train: expected an optimizer, found None")
         self.net.train()
         output, count, loss, total, target = self._forward(input, target)
         self.optimizer.zero_grad()
-        total.backward()  # before the values are read: a GPU works on while we wait for them
+        total.backward()  # before the loss is read, so that a GPU is busy while the host waits
         self._log("training", output, target, loss, total)
         self.optimizer.step()
         return (output, count) if self.count_log else output
 
     def test(self, input: torch.Tensor | Spikes, target: torch.Tensor):
-        """Test on a batch, without gradients; parameters and results as `train`."""
-        return self._judge("testing", input, target)
+        """Test on one batch without gradients; parameters and results are those of `train`."""
+        return self._evaluate("testing", input, target)
 
     def valid(self, input: torch.Tensor | Spikes, target: torch.Tensor):
-        """Validate on a batch, without gradients; parameters and results as `train`."""
-        return self._judge("validation", input, target)
+        """Validate on one batch without gradients; parameters and results are those of `train`."""
+        return self._evaluate("validation", input, target)
 
     def reduce_lr(self, factor: float = 10 / 3) -> None:
         """Divide the step size of every parameter group by `factor`.
@@ -103,7 +103,7 @@ class Assistant:
         Raises
         ------
         ValueError
-            If `factor` is not positive, or there is no optimiser.
+            If `factor` is not positive and finite, or if there is no optimiser.
         """
         if not 0 < factor < math.inf:
             raise ValueError(f"reduce_lr: expected a positive factor, found {factor}")
@@ -114,7 +114,7 @@ class Assistant:
         steps = ", ".join(f"{float(group['lr']):g}" for group in self.optimizer.param_groups)
         print(f"learning rate divided by {factor:g}: now {steps}")
 
-    def _judge(self, part: str, input, target):
+    def _evaluate(self, part: str, input, target):
         self.net.eval()
         with torch.no_grad():
             output, count, loss, total, target = self._forward(input, target)
@@ -130,7 +130,7 @@ class Assistant:
         if wanted > 1:
             if not isinstance(returned, tuple | list) or len(returned) != wanted:
                 found = len(returned) if isinstance(returned, tuple | list) else 1
-                raise ValueError(f"Assistant: expected {wanted} values of the network, found {found}")
+                raise ValueError(f"Assistant: expected {wanted} values from the network, found {found}")
             returned = list(returned)
             count = returned.pop() if self.count_log else None
             net_loss = returned.pop() if self.lam is not None else None
@@ -142,7 +142,7 @@ class Assistant:
         return returned, count, loss, total, target
 
     def _log(self, part: str, output, target, loss, total) -> None:
-        """Check the loss and count it; one transfer from the device for all numbers."""
+        """Check the loss and add it to the statistics of `part`; all numbers come from the device in one transfer."""
         classifier = None if self.stats is None else self.classifier
         correct = torch.zeros_like(loss) if classifier is None else (classifier(output.detach()) == target).sum()
         wide = torch.promote_types(loss.dtype, torch.float32)  # counts of a batch are exact in float32

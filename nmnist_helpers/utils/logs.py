@@ -1,16 +1,16 @@
-"""The logs of a training as text: a table with one line per epoch and one column per part of the data."""
+"""The logs of a training as text files, with one line per epoch and one column per part of the data."""
 
 import math
 from pathlib import Path
 
 from ..files import atomic
 
-#: Attribute of `LearningStats` and how its lines and columns are headed.
+#: Attribute of `LearningStats`: its name in printed lines and at the head of a column.
 PARTS = {"training": "Train", "validation": "Valid", "testing": "Test"}
 
 
 def write_log(file: Path, columns: list[list[float | None]]) -> None:
-    """Write the columns of the parts, ``nan`` where there is no number, in full precision."""
+    """Write one column per part of the data, in full precision, with ``nan`` for a missing number."""
     rows = ["# " + " ".join(f"{head:>22s}" for head in PARTS.values())[2:]]
     for row in zip(*columns, strict=True):
         rows.append(" ".join(f"{'nan' if value is None else repr(float(value)):>22s}" for value in row))
@@ -23,16 +23,16 @@ def length_of(columns: dict[str, list]) -> int:
 
 
 def read_log(file: Path) -> dict[str, list[float | None]]:
-    """Columns of a log by the part they belong to."""
+    """Return the columns of a log by part of the data, with None for a missing number."""
     try:
         text = file.read_text(encoding="ascii")
     except UnicodeDecodeError:
-        raise ValueError(f"{file}: expected text, found other bytes") from None
+        raise ValueError(f"{file}: expected ASCII text, found other bytes") from None
     lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     parts = {name: part for part, name in PARTS.items()}
     heads = [word for word in (lines[0][1] if lines else []) if word != "#"]
     if not lines or not lines[0][1][0].startswith("#") or len(set(heads)) < len(heads) or not set(heads) <= set(parts):
-        raise ValueError(f"{file}: expected a first line like '# {' '.join(parts)}', found no such heads")
+        raise ValueError(f"{file}: expected a first line like '# {' '.join(parts)}', found another one")
     columns: dict[str, list[float | None]] = {parts[head]: [] for head in heads}
     for number, words in lines[1:]:
         try:

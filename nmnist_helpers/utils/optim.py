@@ -4,23 +4,23 @@ import torch
 
 
 def parameter_groups(net: torch.nn.Module, lr: float) -> list[dict]:
-    """Parameter groups for an optimiser: the neurons' decays apart, without weight decay, which would pull them to 0.
+    """Return parameter groups that exempt the neurons' decays from weight decay, which would pull them to 0.
 
     Parameters
     ----------
     net : torch.nn.Module
-        Any network. A module may list the names of parameters that weight decay spares as ``spared``.
+        Any network. A module can list the names of parameters to exempt in an attribute ``spared``.
     lr : float
-        Step size of all parameters: neurons store their decays in units that the step of weights suits.
+        Step size of all parameters. Neurons store their decays in units for which the step size of weights is suitable.
 
     Returns
     -------
     list of dict
-        The group of the decays (if there are any), then that of all other parameters.
+        The group of the decays (if there are any), then the group of all other parameters.
 
     Notes
     -----
-    Without weight decay ``net.parameters()`` does as well.
+    An optimiser without weight decay can take ``net.parameters()`` instead.
 
     Examples
     --------

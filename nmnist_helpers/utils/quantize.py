@@ -1,4 +1,4 @@
-"""Rounding with a straight-through gradient, and the rate of events."""
+"""Rounding with a straight-through gradient, and the event rate of a tensor."""
 
 import enum
 
@@ -8,14 +8,14 @@ from ..kernels.constants import WEIGHT_SCALE
 
 
 class QUANTIZE_MODE(enum.IntEnum):
-    """To the nearest step (half to even), or to the one below."""
+    """Rounding mode: to the nearest multiple of the step (half to even), or to the one below."""
 
     ROUND = 0
     FLOOR = 1
 
 
 class _Quantize(torch.autograd.Function):
-    """Multiples of a step; backward as if nothing had been done."""
+    """Round to multiples of a step; the backward pass is the identity."""
 
     generate_vmap_rule = True
 
@@ -38,7 +38,7 @@ def quantize(input: torch.Tensor, step: float = 1, mode: QUANTIZE_MODE = QUANTIZ
     Raises
     ------
     ValueError
-        If `mode` is not of `QUANTIZE_MODE`.
+        If `mode` is not a member of `QUANTIZE_MODE`.
 
     Examples
     --------
@@ -51,19 +51,19 @@ def quantize(input: torch.Tensor, step: float = 1, mode: QUANTIZE_MODE = QUANTIZ
 def quantize_hook_fx(
     x: torch.Tensor, scale: int = WEIGHT_SCALE, num_bits: int = 8, descale: bool = False
 ) -> torch.Tensor:
-    """Quantise weights to even integers of ``1 / scale``: a `pre_hook_fx` for a synapse.
+    """Quantise weights to even multiples of ``1 / scale``; usable as the `pre_hook_fx` of a synapse.
 
     Parameters
     ----------
     x : tensor
         Weights.
     scale : int
-        Integer units of one real unit.
+        Integer that represents a weight of 1.
     num_bits : int
-        The integers lie in ``-2 * 2**num_bits .. 2 * (2**num_bits - 1)``. With its sign that is a bit more than the
-        name says, and than a block's own `nmnist_helpers.neuron.cuba.Neuron.quantize_8bit`; lava-dl has it so.
+        The integers lie in ``-2 * 2**num_bits .. 2 * (2**num_bits - 1)``, as in lava-dl. With the sign, this is one bit
+        more than the name says, and more than a block's `nmnist_helpers.neuron.cuba.Neuron.quantize_8bit` uses.
     descale : bool
-        Return the integers.
+        Whether to return the integers instead of the weights.
     """
     low, high = -2 * (1 << num_bits), 2 * ((1 << num_bits) - 1)
     clamped = quantize(x, 2 / scale).clamp(low / scale, high / scale)
@@ -71,5 +71,5 @@ def quantize_hook_fx(
 
 
 def event_rate(x: torch.Tensor) -> float:
-    """Share of the entries of [..., T] that are not zero, without the first step (unless it is the only one)."""
+    """Return the share of nonzero entries of [..., T] without the first time step (unless it is the only one)."""
     return (x if x.shape[-1] == 1 else x[..., 1:]).ne(0).float().mean().item()

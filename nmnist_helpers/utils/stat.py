@@ -10,15 +10,15 @@ class LearningStat:
     Attributes
     ----------
     loss_sum : float
-        Sum over the running epoch's samples of their losses; add to it.
+        Sum of the losses of all samples in the current epoch; add to it.
     num_samples : int
-        Samples seen in the running epoch; add to it.
+        Number of samples in the current epoch; add to it.
     correct_samples : int
-        Correct answers in the running epoch; add to it. Never touched, there is no accuracy (regression).
+        Number of correct answers in the current epoch; add to it. If never set, there is no accuracy (regression).
     loss_log, accuracy_log : list of float or None
-        One entry for every closed epoch; None where it saw no samples (or, for accuracy, counted no answers).
+        One entry per closed epoch; None if it had no samples (or, for the accuracy, if no answers were counted).
     loss_str, loss_unit, accuracy_str, accuracy_unit : str
-        What the two are called, and their units.
+        Names and units of loss and accuracy.
 
     Examples
     --------
@@ -38,28 +38,28 @@ class LearningStat:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the running epoch; the logs stay."""
+        """Discard the current epoch; the logs stay."""
         self.loss_sum = 0.0
         self.num_samples = 0
         self._correct: int | None = None
 
     @property
     def correct_samples(self) -> int:
-        """Correct answers in the running epoch."""
+        """Number of correct answers in the current epoch."""
         return 0 if self._correct is None else self._correct
 
     @correct_samples.setter
     def correct_samples(self, count: int) -> None:
-        self._correct = int(count)  # a tensor is welcome, and does not keep its graph alive
+        self._correct = int(count)  # accepts a tensor too, without keeping its graph alive
 
     @property
     def loss(self) -> float | None:
-        """Mean loss of the running epoch; None before its first sample."""
+        """Mean loss of the current epoch; None before its first sample."""
         return float(self.loss_sum) / self.num_samples if self.num_samples else None
 
     @property
     def accuracy(self) -> float | None:
-        """Share of correct answers in the running epoch; None before its first sample, or in regression."""
+        """Share of correct answers in the current epoch; None before its first sample, or in regression."""
         return self._correct / self.num_samples if self.num_samples and self._correct is not None else None
 
     @property
@@ -74,15 +74,15 @@ class LearningStat:
 
     @property
     def best_loss(self) -> bool:
-        """Whether this epoch's loss is below all earlier ones; see `best_accuracy`."""
+        """Whether this epoch's loss is lower than those of all earlier epochs; see `best_accuracy`."""
         return self._is_best(self.loss, self.loss_log, min)
 
     @property
     def best_accuracy(self) -> bool:
-        """Whether this epoch's accuracy is above all earlier ones.
+        """Whether this epoch's accuracy is higher than those of all earlier epochs.
 
-        "This epoch" is the running one as soon as it has samples, else the one that `update` closed last:
-        the answer is the same before and after `update`.
+        "This epoch" is the current one if it has samples, else the one that `update` closed last. The value is
+        therefore the same before and after `update`.
         """
         return self._is_best(self.accuracy, self.accuracy_log, max)
 
@@ -96,13 +96,13 @@ class LearningStat:
         return mark is None or (now != mark and best(now, mark) == now)
 
     def update(self) -> None:
-        """Close the running epoch: write its loss and accuracy into the logs and start the next one."""
+        """Close the current epoch: append its loss and accuracy to the logs and start the next one."""
         self.loss_log.append(self.loss)
         self.accuracy_log.append(self.accuracy)
         self.reset()
 
     def line(self, closed: bool = False) -> str:
-        """The running epoch against the best of the closed ones; with `closed`, the last closed one."""
+        """Describe the current epoch (or, with `closed`, the last closed one) and the best values of closed epochs."""
         loss, accuracy = self.loss, self.accuracy
         if closed:
             loss = self.loss_log[-1] if self.loss_log else None

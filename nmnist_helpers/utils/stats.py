@@ -19,9 +19,9 @@ class LearningStats:
     Parameters
     ----------
     loss_str, accuracy_str : str
-        What loss and accuracy are called: in the lines, on the axes and as names of the files.
+        Names of loss and accuracy in printed lines, on axes and in file names.
     loss_unit, accuracy_unit : str
-        Their units.
+        Units of loss and accuracy.
 
     Attributes
     ----------
@@ -52,26 +52,26 @@ class LearningStats:
         return [getattr(self, part) for part in PARTS]
 
     def update(self) -> None:
-        """Close the epoch of all three parts; call it once at the end of every epoch."""
+        """Close the current epoch of all three parts; call this once at the end of every epoch."""
         for stat in self._parts():
             stat.update()
 
     def reset(self) -> None:
-        """Forget the running epoch of all three parts; the logs stay."""
+        """Discard the current epoch of all three parts; the logs stay."""
         for stat in self._parts():
             stat.reset()
 
     def __str__(self) -> str:
-        """One line: of every part the running epoch, or before its first sample the last closed one.
+        """Describe each part's current epoch, or its last closed one before the first sample, in one line.
 
-        So a line is never shorter than the one before it, over which loops print it.
+        A line is therefore never shorter than the previous one, which a loop overwrites with it.
         """
         lines = ((name, getattr(self, part)) for part, name in PARTS.items())
         lines = ((name, stat.line(closed=not stat.num_samples)) for name, stat in lines)
         return " | ".join(f"{name:5s} {line}" for name, line in lines if line)
 
     def new_line(self) -> None:
-        """Let the next `print` begin below what is there instead of replacing it."""
+        """Let the next `print` start below the previous output instead of replacing it."""
         self._lines_printed = 0
         self._display = None
 
@@ -83,22 +83,22 @@ class LearningStats:
         header: Sequence[str] | str | None = None,
         dataloader=None,
     ) -> None:
-        """Show the statistics, in place of what the last call showed.
+        """Print the statistics, replacing the output of the previous call.
 
-        A notebook's output and a terminal's lines are replaced; anything else, a log file say, gets new lines.
+        The output is replaced in a notebook and in a terminal. Elsewhere, such as in a log file, lines are appended.
 
         Parameters
         ----------
         epoch : int
-            Its number.
+            Number of the epoch.
         iter : int, optional
             Number of the batch within the epoch, from 0.
         time_elapsed : float, optional
-            Seconds, shown in ms.
+            Elapsed time in seconds; it is shown in ms.
         header : list of str, optional
-            Lines to go before.
+            Lines to print first.
         dataloader : DataLoader or EventLoader, optional
-            With `iter`: how much of it has been seen.
+            Source of the batches. With `iter`, the share that has been processed is shown.
         """
         head = f"Epoch {epoch:4d}"
         if iter is not None:
@@ -112,7 +112,7 @@ class LearningStats:
             return
         if sys.stdout.isatty():
             if self._lines_printed:
-                sys.stdout.write(f"\033[{self._lines_printed}A\r\033[J")  # up, and clear what is below
+                sys.stdout.write(f"\033[{self._lines_printed}A\r\033[J")  # go up and clear the old lines
             self._lines_printed = sum(line.count("\n") + 1 for line in lines)
         print("\n".join(lines), flush=True)
 
@@ -136,42 +136,43 @@ class LearningStats:
         Parameters
         ----------
         figures : (int, int), optional
-            Numbers of two pyplot figures, one for the loss and one for the accuracy. By default both are drawn side
+            Numbers of two pyplot figures, one for the loss and one for the accuracy. By default, both are drawn side
             by side in one figure.
         figsize : (float, float), optional
             Width and height in inches.
         path : path-like, optional
-            A folder, which gets ``loss.png`` and ``accuracy.png``, or a file (``curves.svg``) for both side by side.
+            A folder for ``loss.png`` and ``accuracy.png``, or a file such as ``curves.svg`` for both side by side.
 
         Returns
         -------
         matplotlib.figure.Figure, or two of them with `figures`
-            Open in pyplot; a notebook shows it once, ``plt.show()`` shows it elsewhere.
+            Left open in pyplot. A notebook shows it once; ``plt.show()`` shows it elsewhere.
         """
         from ..pictures.curves import plot_curves
 
         return plot_curves(self, figures, figsize, path)
 
     def _files(self, folder: str | os.PathLike) -> dict[str, Path]:
-        """Attribute of the logs and the file that holds them."""
+        """Return the file of each log by the name of the log's attribute."""
         names = {"loss_log": self.training.loss_str, "accuracy_log": self.training.accuracy_str}
         return {log: Path(folder) / f"{name}.txt" for log, name in names.items()}
 
     def save(self, path: str | os.PathLike = "") -> None:
-        """Write the logs of the closed epochs as text, ``loss.txt`` and ``accuracy.txt``.
+        """Write the logs of the closed epochs to the text files ``loss.txt`` and ``accuracy.txt``.
 
-        One line an epoch, columns as the first line says, ``nan`` where there is no number; full precision.
+        The first line names the columns; each further line is one epoch. Numbers have full precision, and ``nan``
+        stands for a missing one.
 
         Parameters
         ----------
         path : path-like
-            Folder, with or without a slash at its end; made if it is missing.
+            Folder, with or without a trailing slash; created if it is missing.
         """
         for log, file in self._files(path).items():
             write_log(file, [getattr(stat, log) for stat in self._parts()])
 
     def load(self, path: str | os.PathLike = "") -> None:
-        """Read what `save` wrote (or lava-dl did) in place of the logs; the running epoch is forgotten.
+        """Replace the logs by those that `save` (or lava-dl) wrote, and discard the current epoch.
 
         Parameters
         ----------
@@ -181,9 +182,9 @@ class LearningStats:
         Raises
         ------
         FileNotFoundError
-            If ``loss.txt`` is missing. Without ``accuracy.txt`` there are no accuracies.
+            If ``loss.txt`` is missing. If only ``accuracy.txt`` is missing, there are no accuracies.
         ValueError
-            Naming the file and line that is not as expected. This object is then as it was.
+            If a file is malformed; the message names the file and, if possible, the line. The logs are then unchanged.
         """
         files = self._files(path)
         logs = {"loss_log": read_log(files["loss_log"])}
@@ -191,7 +192,7 @@ class LearningStats:
         accuracy = files["accuracy_log"]
         logs["accuracy_log"] = read_log(accuracy) if accuracy.exists() else {}
         if logs["accuracy_log"]:
-            # A save that was broken off between its two files leaves one of them an epoch ahead.
+            # If `save` is interrupted between its two files, one of them is an epoch ahead of the other.
             found = length_of(logs["accuracy_log"])
             if abs(found - epochs) > 1:
                 raise ValueError(f"{accuracy}: expected {epochs} epochs as {files['loss_log'].name} has, found {found}")
@@ -204,7 +205,7 @@ class LearningStats:
 
 
 def _progress(iter: int, dataloader) -> str:
-    """How far the epoch is: samples of the loader where it tells, else batches, else the batch's number."""
+    """Describe the progress of the epoch in samples, or in batches, or (without a loader) as the batch's number."""
     if dataloader is None:
         return f"batch {iter:5d}"
     batches = len(dataloader)
@@ -217,7 +218,7 @@ def _progress(iter: int, dataloader) -> str:
 
 
 def _in_notebook() -> bool:
-    """Whether output goes to a notebook: Jupyter's kernel, or one derived from it (Colab, Databricks)."""
+    """Return whether output goes to a notebook: to Jupyter's kernel or one derived from it (Colab, Databricks)."""
     kernel = sys.modules.get("ipykernel.zmqshell")
     if kernel is None:
         return False

@@ -1,29 +1,29 @@
-"""Signals in time: moving them, and repeating a value at every step."""
+"""Functions on signals in time: shift them, and repeat a value at every step."""
 
 import torch
 
 
 def shift(input: torch.Tensor, shift_val: float | torch.Tensor, sampling_time: float = 1) -> torch.Tensor:
-    """Move signals to later steps (or, below zero, to earlier ones); what leaves is lost, zeros come in.
+    """Shift signals to later time steps (or to earlier ones, if the shift is negative), filling in zeros.
 
     Parameters
     ----------
     input : tensor [B, C, ..., T]
         Any signal over time.
     shift_val : float or tensor
-        ms, one number for all or one for each of the C x ... signals.
+        Shift in ms: one number for all signals, or one for each of the C x ... signals.
     sampling_time : float
-        ms in a step. Parts of a step are cut off.
+        ms per time step. Shifts are truncated to whole steps.
 
     Returns
     -------
     tensor [B, C, ..., T]
-        Its gradient is shifted back.
+        The shifted signals. In the backward pass, the gradient is shifted back.
 
     Raises
     ------
     ValueError
-        If there are more or fewer shifts than signals.
+        If the number of shifts is neither 1 nor the number of signals.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""The engine on the CPU: the README's figures. ``pytest tests/benchmarks -s -n 0`` prints the tables.
+"""Benchmarks of the engine on the CPU, for the README's figures: ``pytest tests/benchmarks -s -n 0`` prints the tables.
 
-The figures are medians of interleaved runs in one process, and each has a floor under which its test fails.
-The floors leave room for a noisy machine; the README's figures come from a quiet one.
+The figures are medians of interleaved runs in one process. A test fails if its figure is worse than a limit. The limits
+leave room for a noisy machine; the README's figures come from a quiet one.
 """
 
 import multiprocessing
@@ -33,10 +33,10 @@ def contest():
 
 
 def test_training_step(contest, benchmark):
-    """Load, augment, forward, backward, Adam on 32 recordings, against the plain path and three dense layers."""
+    """Compare a training step on 32 recordings, from loading to Adam, with the plain path and three dense layers."""
     dense = DenseLinear()
     rows = contest.batch()[0].rows()
-    trained = Contest(net=load_checkpoint(TRAINED / "best" / "network.pt", Network()), lr=0.0)  # it stays as it is
+    trained = Contest(net=load_checkpoint(TRAINED / "best" / "network.pt", Network()), lr=0.0)  # lr=0: no change
     with kernels.using("cpu"):
         seconds = interleaved(
             {
@@ -51,7 +51,7 @@ def test_training_step(contest, benchmark):
     table(
         f"training step, {BATCH} {contest.dataset.source} recordings, T = {STEPS}",
         [(name, f"{1000 * s:.1f}", f"{s / engine:.1f}") for name, s in seconds.items()],
-        ("contestant", "ms", "times the engine's"),
+        ("variant", "ms", "times the engine's"),
     )
     benchmark.extra_info.update({name: s for name, s in seconds.items()})
     benchmark.pedantic(contest.engine_step, rounds=5)
@@ -60,7 +60,7 @@ def test_training_step(contest, benchmark):
 
 
 def test_inference(contest, benchmark):
-    """Forward only: events in against a dense tensor through the plain path; the spikes are the same."""
+    """Compare the forward pass on events with the plain path on a dense tensor; both give the same spikes."""
     spikes, _ = contest.batch()
     dense = spikes.rows().transpose(1, 2).contiguous()
     assert torch.equal(contest.engine_inference(spikes), contest.reference_inference(dense))
@@ -72,14 +72,14 @@ def test_inference(contest, benchmark):
     table(
         f"inference, {BATCH} recordings",
         [(name, f"{1000 * s:.1f}", f"{s / engine:.1f}") for name, s in seconds.items()],
-        ("contestant", "ms", "times the engine's"),
+        ("variant", "ms", "times the engine's"),
     )
     benchmark.pedantic(lambda: contest.engine_inference(spikes), rounds=5)
     assert seconds["plain path"] / engine > 15
 
 
 def test_inference_of_one_recording(contest):
-    """For live use: one recording in, ten counts out."""
+    """Measure live use: ten spike counts from a single recording."""
     one = EventLoader(contest.dataset, 1).batch(0)[0]
 
     def frozen():
@@ -88,13 +88,13 @@ def test_inference_of_one_recording(contest):
                 contest.net(one)
 
     seconds = interleaved({"as it is": lambda: contest.engine_inference(one), "frozen": frozen}, rounds=50, warm=5)
-    seconds["frozen"] /= 10  # the weights are rounded in the first of ten
+    seconds["frozen"] /= 10  # only the first of the ten runs rounds the weights
     table("inference of one recording", [(name, f"{1000 * s:.2f}") for name, s in seconds.items()], ("network", "ms"))
     assert seconds["frozen"] < seconds["as it is"] < 0.01
 
 
 def test_the_tutorials_loop(contest):
-    """lava-dl's loop as its tutorial writes it, a DataLoader of dense tensors and Assistant, against `EventLoader`."""
+    """Compare the loop of lava-dl's tutorial (a DataLoader of dense tensors, and Assistant) with `EventLoader`."""
     dataset = contest.dataset
     assistant = Assistant(contest.net, contest.error, contest.optimizer, LearningStats(), classifier=Rate.predict)
     workers = {"DataLoader, no workers": {}}
@@ -121,18 +121,18 @@ def test_the_tutorials_loop(contest):
 
 
 def test_peak_memory():
-    """Peak memory of three training steps, each contestant in a process of its own."""
+    """Compare the peak memory of three training steps, each variant in its own process."""
     engine, plain = peak_memory("engine"), peak_memory("reference")
     table(
         "peak memory of a training step beyond the loaded program",
         [("engine", f"{engine:.0f}", "1.0"), ("plain path", f"{plain:.0f}", f"{plain / engine:.1f}")],
-        ("contestant", "MB", "times the engine's"),
+        ("variant", "MB", "times the engine's"),
     )
     assert engine < plain / 3
 
 
 def timed(seconds: dict[str, list[float]], name: str, fx):
-    """`fx`, its time added to the list of `name`."""
+    """Return `fx` as a function that also appends its run time to the list ``seconds[name]``."""
 
     def run(*args, **options):
         began = time.perf_counter()
@@ -144,7 +144,7 @@ def timed(seconds: dict[str, list[float]], name: str, fx):
 
 
 def stages_of_steps(contest, monkeypatch, rounds: int) -> dict[tuple[str, int], float]:
-    """Median seconds of every stage of a training step, for the first, second and third block, while it runs."""
+    """Return the median seconds of every (stage, block) of a training step, measured during whole steps."""
     layer = import_module("nmnist_helpers.kernels.cpu.layer")
     seconds: dict[str, list[float]] = {}
     places = [
@@ -169,7 +169,7 @@ def stages_of_steps(contest, monkeypatch, rounds: int) -> dict[tuple[str, int], 
 
 
 def test_stages(contest, monkeypatch):
-    """Where the time of a step goes, and how far each stage is from the bytes or flops that it cannot do without."""
+    """Measure each stage of a training step, and compare it with the least time for its memory traffic or flops."""
     spikes, _ = contest.batch()
     with torch.no_grad(), kernels.using("cpu"):
         hidden = [s.detach().count_nonzero().item() for s in contest.net(spikes, layers=True)]
@@ -189,7 +189,7 @@ def test_stages(contest, monkeypatch):
     for block, (inputs, outputs) in enumerate(zip((2312, 512, 512), (512, 512, 10), strict=True), 1):
         neurons, weights = BATCH * STEPS * outputs, inputs * outputs
         additions = events[block - 1] * outputs / (flops / 2)
-        floors |= {  # bytes that must be read or written once, or additions and products that must happen
+        floors |= {  # from the bytes that must be read or written, or from the additions and products required
             ("quantise", block): 5 * weights / bandwidth,
             ("forward", block): max((4 * neurons + 4 * sum(events[block - 1 : block + 1])) / bandwidth, additions),
             ("backward", block): max(((8 if block == 1 else 12) * neurons + 4 * weights) / bandwidth, additions),
@@ -215,7 +215,7 @@ def test_stages(contest, monkeypatch):
 
 
 def growth() -> dict[str, list[tuple[float, float]]]:
-    """Seconds of forward and backward of one block as batch, steps, width and event rate grow."""
+    """Return the seconds of one block's forward and backward passes for growing batch, steps, width and event rate."""
     from nmnist_helpers import block
     from nmnist_helpers.network import NEURON_PARAMS
 
@@ -248,7 +248,7 @@ def growth() -> dict[str, list[tuple[float, float]]]:
 
 
 def draw_growth(measured: dict[str, list[tuple[float, float]]], path) -> None:
-    """The README's picture: time of one block over batch, steps, width and event rate."""
+    """Draw the README's picture: the time of one block against batch, steps, width and event rate."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -276,7 +276,7 @@ def draw_growth(measured: dict[str, list[tuple[float, float]]], path) -> None:
 
 
 def test_growth():
-    """Time grows no faster than the work does; the picture goes where the README looks for it."""
+    """Check that time grows no faster than the work; write the picture that the README shows."""
     measured = growth()
     draw_growth(measured, Path(__file__).resolve().parents[2] / "gifs" / "growth.png")
     for name, points in measured.items():
@@ -286,7 +286,7 @@ def test_growth():
 
 
 def test_dense_threshold(monkeypatch):
-    """Where dense products overtake those of events: the constant `DENSE_FROM` was read off this table."""
+    """Find the density above which dense products beat those of events: `DENSE_FROM` was chosen from this table."""
     product = import_module("nmnist_helpers.kernels.cpu.product")
     shape, outputs = (16, 2312, 300), 512
     weights = torch.randint(-8, 8, (shape[1], outputs), dtype=torch.int8)

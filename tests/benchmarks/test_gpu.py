@@ -1,9 +1,9 @@
-"""The engine on a GPU: every figure and every check that needs one, in one command.
+"""Benchmarks of the engine on a GPU, and the checks of the whole engine that need one.
 
-``pytest tests/benchmarks/test_gpu.py -s -n 0`` prints the tables; without a GPU everything is skipped with a reason.
-`test_launch_shapes` and `test_density` print what the constants `SHAPES` (`kernels/gpu/launch.py`) and `DENSE_FROM`
-(`kernels/gpu/product.py`) should be on this GPU. The checks of single kernels are in ``tests/kernels/gpu_twin``, which
-runs on the GPU itself where there is one.
+``pytest tests/benchmarks/test_gpu.py -s -n 0`` prints the tables; without a GPU, everything is skipped with a reason.
+`test_launch_shapes` and `test_density` print tables from which to choose the constants `SHAPES`
+(`kernels/gpu/launch.py`) and `DENSE_FROM` (`kernels/gpu/product.py`) for this GPU. The tests of single kernels are in
+``tests/kernels/gpu_twin``; they run on the GPU if there is one.
 """
 
 import importlib
@@ -38,15 +38,15 @@ from nmnist_helpers.kernels.gpu import launch
 product = importlib.import_module("nmnist_helpers.kernels.gpu.product")  # `gpu.product` is the function
 
 DEVICE = torch.device("cuda")
-STEPS, BATCH, WIDTH = 300, 256, 4096  # the neuron step's size
-EVENTS = 4100  # of a recording
+STEPS, BATCH, WIDTH = 300, 256, 4096  # size of the neuron step
+EVENTS = 4100  # events per recording
 SURROGATE = Surrogate(3.75, 0.3 / (2 * 3.75))
 THRESHOLD = 80 * 64
-FORWARD_BYTES, BACKWARD_BYTES = 4 + 4 + 1, 4 + 4 + 4  # z, V, s; grad, V, grad_z: of one neuron in one step
+FORWARD_BYTES, BACKWARD_BYTES = 4 + 4 + 1, 4 + 4 + 4  # z, V, s; grad, V, grad_z: per neuron and time step
 
 
 def milliseconds(fx, rounds: int = 20, warm: int = 3) -> float:
-    """Median time on the GPU of one call."""
+    """Return the median time of one call on the GPU."""
     for _ in range(warm):
         fx()
     times = []
@@ -62,14 +62,14 @@ def milliseconds(fx, rounds: int = 20, warm: int = 3) -> float:
 
 @pytest.fixture(scope="module")
 def copy_bandwidth() -> float:
-    """GB/s of a copy, read and write counted: what memory gives at best."""
+    """Memory bandwidth of a copy in GB/s, counting reads and writes: the upper limit for every kernel."""
     source = torch.empty(1 << 30, dtype=torch.float32, device=DEVICE)
     target = torch.empty_like(source)
     return 2 * source.nbytes / milliseconds(lambda: target.copy_(source)) / 1e6
 
 
 class NeuronStep:
-    """The inputs of a neuron step of [T, B, C], and the step itself."""
+    """Inputs of the neuron kernels, [B, T, C], and their forward and backward passes."""
 
     def __init__(self, steps: int = STEPS, batch: int = BATCH, channels: int = WIDTH, device=DEVICE):
         torch.manual_seed(0)
@@ -97,7 +97,7 @@ def neuron_step():
 
 
 def test_neuron_step(neuron_step, copy_bandwidth):
-    """Forward and backward each at 70 % of a copy or more."""
+    """Check that the forward and backward passes reach at least 70 % of a copy's bandwidth."""
     shares, rows = {}, []
     for name, bytes_each, fx in (
         ("forward", FORWARD_BYTES, neuron_step.forward),
@@ -120,7 +120,7 @@ def test_neuron_step(neuron_step, copy_bandwidth):
 
 @pytest.mark.parametrize("size", [(32, 512), (256, 512), (256, 4096)], ids=str)
 def test_launch_shapes(size, monkeypatch):
-    """Which block size, warps and loads ahead are the fastest; the chosen one is marked."""
+    """Print the fastest block sizes, numbers of warps and numbers of pipeline stages; mark the chosen ones."""
     step = NeuronStep(STEPS, *size)
     chosen = launch.shape_for(*size)
     rows = []
@@ -140,7 +140,7 @@ def test_launch_shapes(size, monkeypatch):
 
 
 def test_density(monkeypatch):
-    """Gathering events against dense tensor cores, forward and weight gradient of the first layer."""
+    """Compare gathered events with dense tensor-core products: forward pass and weight gradient of the first layer."""
     weights = gpu.quantise(torch.randn(512, CHANNELS, device=DEVICE) * 0.1, torch.ones(512, device=DEVICE))
     grad = torch.randn(32, STEPS, 512, device=DEVICE)
     rows = []
@@ -158,7 +158,7 @@ def test_density(monkeypatch):
 
 
 class Recordings:
-    """Synthetic recordings of real event count, as `DeviceEvents` keeps them; only counts and times matter here."""
+    """Synthetic recordings in the format of `DeviceEvents`: a realistic number of events at random places and times."""
 
     def __init__(self, count: int, events: int = EVENTS, device=DEVICE, seed: int = 0):
         generator = torch.Generator(device).manual_seed(seed)
@@ -177,7 +177,7 @@ class Recordings:
         return len(self.labels)
 
     def plan(self, seed: int):
-        """An epoch's order and augmentation, on the device: first, count, labels, draws."""
+        """Draw an epoch's order and augmentation; return first, count, labels and draws on the device."""
         rng = np.random.default_rng(seed)
         order = torch.from_numpy(rng.permutation(len(self))).to(self.labels.device)
         draws = torch.from_numpy(augment.draws(rng.random((len(self), 5)))).to(self.labels.device)
@@ -189,7 +189,7 @@ class Recordings:
 
 
 class TrainingStep:
-    """The tutorial's network, loss and Adam."""
+    """A training step of the tutorial's network with its loss and Adam."""
 
     def __init__(self, device=DEVICE):
         torch.manual_seed(0)
@@ -204,7 +204,7 @@ class TrainingStep:
 
 
 def train_epoch(step: TrainingStep, recordings: Recordings, seed: int, batch: int = 32) -> None:
-    """Rasterise, augment, forward, backward, Adam for every whole batch."""
+    """Rasterise and augment every complete batch, and take a training step on it."""
     plan = recordings.plan(seed)
     for start in range(0, len(recordings) - batch + 1, batch):
         part = slice(start, start + batch)
@@ -213,7 +213,7 @@ def train_epoch(step: TrainingStep, recordings: Recordings, seed: int, batch: in
 
 @torch.no_grad()
 def count_right(net: torch.nn.Module, recordings: Recordings, batch: int = 256) -> int:
-    """Recordings read rightly."""
+    """Return the number of recordings that are classified correctly."""
     net.eval()
     plan = recordings.plan(0)
     right = torch.zeros((), dtype=torch.int64, device=recordings.labels.device)
@@ -226,7 +226,7 @@ def count_right(net: torch.nn.Module, recordings: Recordings, batch: int = 256) 
 
 @pytest.mark.parametrize("batch", [32, 256])
 def test_training_step(batch):
-    """Rasterise, augment, forward, backward, Adam, and what of it the GPU is busy with."""
+    """Measure a training step from rasterising to Adam, and profile it on the GPU."""
     recordings, step = Recordings(2 * batch), TrainingStep()
     plan, part = recordings.plan(1), slice(0, batch)
 
@@ -248,7 +248,7 @@ def test_training_step(batch):
 
 
 def test_epoch():
-    """60,000 + 10,000 recordings of real event count at batch 32."""
+    """Train on 60,000 and test on 10,000 recordings with realistic numbers of events, in batches of 32."""
     learn, test = Recordings(60_000), Recordings(10_000, seed=1)
     step = TrainingStep()
     train_epoch(step, Recordings(320), 0)
@@ -271,10 +271,10 @@ def test_epoch():
 
 
 def test_the_same_spikes_as_on_the_cpu():
-    """Every layer's spikes, bit by bit, from a list, from bytes and from a dense tensor.
+    """Compare every layer's spikes, bit by bit, for inputs as a list, as bytes and as a dense tensor.
 
-    The weights are merged first: torch adds up the norm of weight normalisation in another order on a GPU, which
-    moves a weight by a step now and then. How many, is printed.
+    Weight normalisation is removed first: on a GPU, torch sums the norm in another order, which occasionally changes a
+    weight by one quantisation step. The number of such weights is printed.
     """
     recordings = Recordings(32)
     plan = recordings.plan(3)
@@ -302,7 +302,7 @@ def test_the_same_spikes_as_on_the_cpu():
 
 
 def test_two_runs_are_one():
-    """Gradients are summed in a fixed order: the same step twice is the same to the last bit."""
+    """Gradients are summed in a fixed order, so that repeating a step gives a bit-identical result."""
     recordings = Recordings(64)
     plan = recordings.plan(0)
     found = []
@@ -318,7 +318,7 @@ def test_two_runs_are_one():
 
 
 def test_against_the_cpu_engine():
-    """How many times faster a training step is than the CPU twin's in the same process."""
+    """Measure how much faster a training step is than that of the CPU kernels in the same process."""
     recordings = Recordings(64)
     plan = recordings.plan(0)
     spikes = recordings.batch(plan, slice(0, 32))
@@ -348,7 +348,7 @@ def test_against_the_cpu_engine():
 
 
 def test_more_elements_than_32_bits_count():
-    """B * T * C beyond 2**31: the last sample comes out as it does alone."""
+    """With B * T * C above 2**31, the last sample gives the same result as on its own."""
     if torch.cuda.get_device_properties(DEVICE).total_memory < 60 << 30:
         pytest.skip("needs a GPU of 60 GB")
     torch.cuda.empty_cache()
@@ -360,6 +360,6 @@ def test_more_elements_than_32_bits_count():
     expected = gpu.neuron_backward(OutputGradients(step.grad[-1:]), alone.voltage, step.membrane, state, axon)
     assert torch.equal(step.backward(step.lag)[0][-1:], expected[0])
     spikes = (step.voltage > THRESHOLD).to(torch.uint8)
-    step.voltage = step.z = None  # room for the output
+    step.voltage = step.z = None  # frees memory for the output
     moved = gpu.axon_forward(spikes, axon)
     assert torch.equal(moved[-1:], gpu.axon_forward(spikes[-1:].clone(), axon))

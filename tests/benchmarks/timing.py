@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, peak memory, the batch and the contestants."""
+"""Helpers that the benchmarks share: interleaved timing, peak memory, and the code to be measured."""
 
 import os
 import statistics
@@ -20,7 +20,7 @@ BATCH, STEPS = 32, 300
 
 
 def interleaved(contestants: dict[str, Callable], rounds: int = 7, warm: int = 1) -> dict[str, float]:
-    """Median seconds of each contestant; they take turns, so that a noisy machine disturbs all alike."""
+    """Return the median seconds of each function; runs are interleaved, so that noise affects all of them equally."""
     for fx in contestants.values():
         for _ in range(warm):
             fx()
@@ -34,7 +34,7 @@ def interleaved(contestants: dict[str, Callable], rounds: int = 7, warm: int = 1
 
 
 def machine() -> str:
-    """The processor's vector instructions and how many of its cores this process may use."""
+    """Describe the processor's vector instructions, and the cores and threads that this process may use."""
     features = llvmlite.binding.get_host_cpu_features()
     vectors = [
         name for name, flag in (("AVX-512", "avx512f"), ("AVX2", "avx2"), ("NEON", "neon")) if features.get(flag)
@@ -44,7 +44,7 @@ def machine() -> str:
 
 
 def table(title: str, rows: list[tuple], header: tuple) -> None:
-    """Print rows as an aligned table, and the machine they were measured on."""
+    """Print rows as an aligned table, with a description of the machine."""
     lines = [tuple(str(c) for c in row) for row in [header, *rows]]
     widths = [max(len(row[i]) for row in lines if i < len(row)) for i in range(len(header))]
     print(f"\n{title} ({machine()})")
@@ -53,10 +53,10 @@ def table(title: str, rows: list[tuple], header: tuple) -> None:
 
 
 class Contest:
-    """One training step of the tutorial's network on a batch of recordings, in several ways.
+    """One training step of the tutorial's network on a batch of recordings, with several implementations.
 
-    Recorded data where there is some, else the simulation. The reference path is what a user of the plain
-    twin does: a DataLoader that opens a file per recording, dense tensors, the plain kernels.
+    The recordings are real if there are any, else simulated. The plain path uses the reference kernels, dense tensors
+    and a DataLoader that opens one file per recording.
     """
 
     def __init__(self, batch: int = BATCH, net: Network | None = None, lr: float = 1e-3):
@@ -70,45 +70,45 @@ class Contest:
         self._next = 0
 
     def batch(self):
-        """The next batch as events."""
+        """Return the next batch as events, with its labels."""
         self._next = (self._next + 1) % (len(self.events) - 1)
         return self.events.batch(self._next)
 
     def update(self, spikes, label) -> None:
-        """Forward, backward, Adam."""
+        """Run the forward pass, the backward pass and Adam's step."""
         self.net.train()
         self.optimizer.zero_grad()
         self.error(self.net(spikes), label).backward()
         self.optimizer.step()
 
     def engine_step(self) -> None:
-        """Load, augment, forward, backward, Adam on the CPU twin."""
+        """Load and augment a batch, and take a training step with the CPU kernels."""
         with kernels.using("cpu"):
             self.update(*self.batch())
 
     def reference_step(self) -> None:
-        """The same on the plain path."""
+        """Do the same on the plain path."""
         with kernels.using("reference"):
             spikes, label = next(iter(self.files))
             self.update(spikes, label)
 
     @torch.no_grad()
     def engine_inference(self, spikes) -> torch.Tensor:
-        """Forward only, events in."""
+        """Run only the forward pass, on events."""
         self.net.eval()
         with kernels.using("cpu"):
             return self.net(spikes)
 
     @torch.no_grad()
     def reference_inference(self, dense) -> torch.Tensor:
-        """Forward only on the plain path, dense tensor in."""
+        """Run only the forward pass on the plain path, on a dense tensor."""
         self.net.eval()
         with kernels.using("reference"):
             return self.net(dense)
 
 
 class DenseLinear(torch.nn.Module):
-    """Three dense linear layers of the network's sizes over all steps of time: no neurons, no delays."""
+    """Three dense linear layers of the network's sizes, applied to all time steps; no neurons and no delays."""
 
     def __init__(self):
         super().__init__()
@@ -123,13 +123,13 @@ class DenseLinear(torch.nn.Module):
         return rows
 
     def step(self, rows: torch.Tensor) -> None:
-        """Forward and backward on rows [B, T, 2312]."""
+        """Run forward and backward passes on rows [B, T, 2312]."""
         self.zero_grad()
         self(rows).sum().backward()
 
 
 def peak_memory(task: str) -> float:
-    """MB that `task` ('engine', 'reference') needs at its peak beyond the loaded program, in a process of its own."""
+    """Return the peak memory of `task` ('engine' or 'reference') in MB, in a new process, beyond the loaded program."""
     run = subprocess.run(
         [sys.executable, __file__, task], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
@@ -140,7 +140,7 @@ def _measure(task: str) -> None:
     contest = Contest()
     step = {"engine": contest.engine_step, "reference": contest.reference_step}[task]
     contest.batch()  # decodes or maps the recordings
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = _status("VmRSS")
     for _ in range(3):
         step()
@@ -148,7 +148,7 @@ def _measure(task: str) -> None:
 
 
 def _status(name: str) -> int:
-    """A line of the process's status, in kB."""
+    """Return a value of the process's status, in kB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1])
 

@@ -62,5 +62,5 @@ def test_what_is_no_network_is_refused():
     for wrong in ([recording], [hidden, hidden], [recording, recording]):
         with pytest.raises(ValueError, match="expected a 2-D recording and then 1-D layers"):
             network_gif(wrong)
-    with pytest.raises(ValueError, match="expected a layer that knows the number of its neurons"):
+    with pytest.raises(ValueError, match="expected an extent with the number of neurons"):
         grid_frames(Event(np.array([1]), None, np.array([0]), np.array([2.0])), 300, 10)

@@ -1,1 +1,1 @@
-"""What several tests share: oracles, made-up recordings, neurons."""
+"""Helpers that several tests share: oracles, made-up recordings, neurons."""

@@ -1,7 +1,7 @@
-"""Headless Chromium, driven over its DevTools protocol, and a JupyterLab that it opens.
+"""A JupyterLab server, and a headless Chromium that opens it and is driven through its DevTools protocol.
 
-A package for this (Selenium, Playwright) would bring a driver or a browser of its own; the few commands that are
-needed fit on the websocket that Jupyter's server brings along.
+A package for this purpose (Selenium, Playwright) would bring a driver or a browser of its own. The few commands needed
+here can be sent with the websocket package, which is installed with Jupyter's server.
 """
 
 import base64
@@ -23,13 +23,13 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 def browser() -> str | None:
-    """The path of a Chromium or Chrome, None where there is none."""
+    """Return the path of a Chromium or Chrome, or None if there is none."""
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @contextmanager
 def process(command: list[str], log: Path, **options) -> Iterator[subprocess.Popen]:
-    """Run a command in the background, what it says in `log`, and end it."""
+    """Run a command in the background, write its output to `log`, and end it on exit."""
     with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, **options) as started:
         try:
             yield started
@@ -42,7 +42,7 @@ def process(command: list[str], log: Path, **options) -> Iterator[subprocess.Pop
 
 
 def wait_for(found, seconds: float, what: str):
-    """What `found` returns, as soon as it is true; an OSError counts as not yet."""
+    """Call `found` until it returns a true value, and return that value; an OSError counts as false."""
     end = time.monotonic() + seconds
     while True:
         try:
@@ -57,12 +57,12 @@ def wait_for(found, seconds: float, what: str):
 
 @contextmanager
 def jupyterlab(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Start JupyterLab on the notebooks in `folder` as the README says, on a free port; gives address and token."""
+    """Start JupyterLab on the notebooks in `folder` as in the README, on a free port; yield its address and token."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address, token, log = f"http://127.0.0.1:{port}", secrets.token_hex(16), folder / "jupyterlab.log"
-    # --expose-app-in-browser lets a script give the commands of JupyterLab's menus.
+    # --expose-app-in-browser lets a script execute the commands of JupyterLab's menus.
     command = [sys.executable, "-m", "jupyter", "lab", "notebooks", "--no-browser", "--expose-app-in-browser"]
     command += ["--allow-root", f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
     with process(command, log, cwd=folder, env=environment) as server:
@@ -73,25 +73,25 @@ def jupyterlab(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str,
             with urllib.request.urlopen(f"{address}/api?token={token}", timeout=5) as reply:
                 return reply.status == 200
 
-        wait_for(answers, 120, f"an answer of JupyterLab ({log})")
+        wait_for(answers, 120, f"an answer from JupyterLab ({log})")
         yield address, token
 
 
 @contextmanager
 def chromium(folder: Path, width: int = 1280, height: int = 1400) -> Iterator[str]:
-    """Start Chromium without a window and without a net beyond this machine; gives the address of its DevTools."""
+    """Start Chromium without a window and without access to other hosts; yield the address of its DevTools."""
     command = [str(browser()), "--headless=new", "--remote-debugging-port=0", f"--user-data-dir={folder / 'profile'}"]
     command += ["--no-first-run", "--disable-dev-shm-usage", f"--window-size={width},{height}"]
     command += ["--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        command.append("--no-sandbox")  # root has none
+        command.append("--no-sandbox")  # the sandbox does not run as root
     with process([*command, "about:blank"], folder / "chromium.log"):
         port = folder / "profile" / "DevToolsActivePort"
         yield f"http://127.0.0.1:{wait_for(lambda: port.read_text().split(), 60, 'a running Chromium')[0]}"
 
 
 class Page:
-    """A tab. `errors` are the messages of its console that are errors."""
+    """A browser tab. `errors` holds the error messages in its console."""
 
     def __init__(self, devtools: str):
         import websocket
@@ -105,23 +105,23 @@ class Page:
         self.errors: list[str] = []
         for domain in ("Page", "Runtime", "Log"):
             self.send(f"{domain}.enable")
-        self.send("Page.bringToFront")  # gifs in a tab behind another do not move
+        self.send("Page.bringToFront")  # gifs do not move in a background tab
 
     def close(self) -> None:
         self.send("Page.close")
         self._socket.close()
 
     def send(self, method: str, **parameters) -> dict:
-        """Give a command of the DevTools protocol and return its result."""
+        """Send a command of the DevTools protocol and return its result."""
         self._calls += 1
         self._socket.send(json.dumps({"id": self._calls, "method": method, "params": parameters}))
         while (message := json.loads(self._socket.recv())).get("id") != self._calls:
-            self._note(message)
+            self._record_error(message)
         if "error" in message:
             raise RuntimeError(f"{method}: {message['error']['message']}")
         return message["result"]
 
-    def _note(self, message: dict) -> None:
+    def _record_error(self, message: dict) -> None:
         event, about = message["method"], message.get("params", {})
         if event == "Runtime.exceptionThrown":
             details = about["exceptionDetails"]
@@ -133,18 +133,18 @@ class Page:
             self.errors.append(f"{about['entry']['text']} {about['entry'].get('url', '')}".strip())
 
     def evaluate(self, script: str):
-        """The value of a JavaScript expression, awaited if it is a promise."""
+        """Return the value of a JavaScript expression, awaited if it is a promise."""
         result = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in result:
             raise RuntimeError(f"{script}: {result['exceptionDetails'].get('exception', {}).get('description')}")
         return result["result"].get("value")
 
     def wait(self, script: str, seconds: float):
-        """The value of an expression as soon as it is true."""
-        return wait_for(lambda: self.evaluate(script), seconds, f"in the page {script}")
+        """Wait until a JavaScript expression is true, and return its value."""
+        return wait_for(lambda: self.evaluate(script), seconds, f"a true value of {script}")
 
     def photograph(self, box: dict[str, float] | None = None) -> bytes:
-        """The page, or a rectangle of it (x, y, width, height), as PNG."""
+        """Return a screenshot of the page, or of a rectangle (x, y, width, height) of it, as PNG."""
         clip = {} if box is None else {"clip": {**box, "scale": 1}}
         return base64.b64decode(self.send("Page.captureScreenshot", **clip)["data"])
 

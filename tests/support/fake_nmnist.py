@@ -1,4 +1,4 @@
-"""Small recordings in the official layout, made up for tests, and the slow reading of them."""
+"""Small made-up recordings in N-MNIST's official layout, and a slow reference for binning them."""
 
 import zipfile
 from fractions import Fraction
@@ -6,19 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-#: The arrays of packed events.
+#: Attributes of `PackedEvents` that are arrays.
 ARRAYS = ("x", "y", "p", "t", "offsets", "labels", "ids")
 
 
 def events(rng, count, last=310_000):
-    """Random events in order of time: x, y, p and t in microseconds, lists of Python integers."""
+    """Return random events in order of time, as tuples of Python integers: x, y, p and t in microseconds."""
     t = sorted(int(v) for v in rng.integers(0, last, count))
     x, y, p = (rng.integers(0, top, count).tolist() for top in (34, 34, 2))
     return list(zip(x, y, p, t, strict=True))
 
 
 def to_bytes(recording):
-    """The official 5 bytes an event, by hand."""
+    """Encode events in the official format of 5 bytes per event, without the package's code."""
     out = bytearray()
     for x, y, p, t in recording:
         out += bytes([x, y, p << 7 | t >> 16, t >> 8 & 255, t & 255])
@@ -26,7 +26,7 @@ def to_bytes(recording):
 
 
 def make(seed=0, per_digit=2, digits=range(10), count=60, first_id=1):
-    """{'5/00007.bin': events} in an order that is not the sorted one."""
+    """Return recordings as {'5/00007.bin': events}, in an order that is not sorted."""
     rng = np.random.default_rng(seed)
     names = [f"{digit}/{first_id + 10 * k + digit:05d}.bin" for k in range(per_digit) for digit in digits]
     return {name: events(rng, count + int(rng.integers(0, 20))) for name in reversed(names)}
@@ -52,12 +52,12 @@ def write_zip(root: Path, split: str, recordings, extra=()) -> Path:
 
 
 def spikes(recording, bins, sampling_time=1):
-    """The set of (channel, bin) of a recording, in exact fractions; `round` is half to even."""
+    """Return the set of (channel, bin) of a recording, computed in exact fractions; `round` rounds half to even."""
     step = Fraction(sampling_time) * 1000
     placed = {(p * 1156 + y * 34 + x, round(Fraction(t) / step)) for x, y, p, t in recording}
     return {(channel, k) for channel, k in placed if k < bins}
 
 
 def same(first, second) -> bool:
-    """Whether two lots of packed events hold the same."""
+    """Return whether two `PackedEvents` hold equal arrays."""
     return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in ARRAYS)

@@ -1,4 +1,4 @@
-"""A notebook that is open in JupyterLab: run it, and find what is wrong on the page."""
+"""A notebook that is open in JupyterLab: run it, and find the faults on its page."""
 
 import base64
 import io
@@ -10,13 +10,13 @@ from PIL import Image
 
 from .browser import Page
 
-#: Errors in the console that JupyterLab makes by itself.
+#: Errors that JupyterLab itself writes to the console.
 KNOWN: tuple[str, ...] = ()
 
 NOTEBOOK = "[...window.jupyterapp?.shell.widgets('main') ?? []].find(widget => widget.sessionContext)"
 KERNEL = f"{NOTEBOOK}?.sessionContext.session?.kernel"
 
-#: What a cell shows: scroll to it, wait until its pictures and formulas are there, and describe it.
+#: Scroll to a cell, wait until its pictures and formulas have been rendered, and describe what it shows.
 LOOK = """
 (async (notebook, number) => {
   const cell = notebook.widgets[number];
@@ -65,11 +65,11 @@ class Lab:
         page.wait(f"{KERNEL}.status === 'idle'", 60)
 
     def notebook(self) -> dict:
-        """The notebook as it is now, in nbformat."""
+        """Return the notebook in its present state, in nbformat."""
         return self.page.evaluate(f"{NOTEBOOK}.content.model.toJSON()")
 
     def faults(self, photos: Path) -> list[str]:
-        """What a reader should not see, one line each. Pictures of the page go into the folder `photos`."""
+        """Return the faults that a reader would see, one line each; save screenshots in the folder `photos`."""
         found = []
         photos.mkdir(parents=True, exist_ok=True)
         cells = self.notebook()["cells"]
@@ -90,14 +90,14 @@ class Lab:
                 found.append(f"{where}: a formula is not typeset")
             if seen["widgets"]:
                 found.append(f"{where}: a widget is not shown")
-        found += [f"gif {number} does not move" for number in range(self._gifs()) if not self._moves(number)]
+        found += [f"gif {number} does not move" for number in range(self._count_gifs()) if not self._is_moving(number)]
         return found + [f"console: {said}" for said in self.page.errors if not any(known in said for known in KNOWN)]
 
-    def _gifs(self) -> int:
+    def _count_gifs(self) -> int:
         return self.page.evaluate(f"{GIFS}.length")
 
-    def _moves(self, number: int, seconds: float = 15) -> bool:
-        """Whether two pictures of a gif differ; one that has a single frame may stand still."""
+    def _is_moving(self, number: int, seconds: float = 15) -> bool:
+        """Return whether a gif moves on the page; a gif with a single frame always counts as moving."""
         image = f"{GIFS}[{number}]"
         data = self.page.evaluate(
             f"fetch({image}.src).then(reply => reply.arrayBuffer()).then("
@@ -121,7 +121,7 @@ class Lab:
 
 
 def code_faults(cell: dict) -> list[str]:
-    """A code cell that did not run, or ended in an error."""
+    """Return the faults of a code cell that did not run or that raised an error."""
     if cell["cell_type"] != "code" or not "".join(cell["source"]).strip():
         return []
     errors = [output for output in cell["outputs"] if output["output_type"] == "error"]
@@ -131,7 +131,7 @@ def code_faults(cell: dict) -> list[str]:
 
 
 def images_of(cell: dict) -> int:
-    """How many pictures the outputs of a cell hold."""
+    """Return the number of pictures in a cell's outputs."""
     data = [output.get("data", {}) for output in cell.get("outputs", [])]
     html = sum("".join(kinds.get("text/html", "")).count("<img") for kinds in data)
     return html + sum(any(kind.startswith("image/") for kind in kinds) for kinds in data if "text/html" not in kinds)

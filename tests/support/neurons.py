@@ -1,4 +1,4 @@
-"""The tutorial's neuron, written down once for all tests, and small networks and signals for it."""
+"""The parameters of the tutorial's neuron for all tests, and small networks and signals for it."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,9 @@ PARAMS = {**FIXED, "requires_grad": True}
 
 
 class Blocks(torch.nn.Module):
-    """Dense blocks in a row as a lava-dl user writes them; the last one has no delay and no dropout.
+    """A chain of dense blocks as a lava-dl user writes it; the last block has no delay and no dropout.
 
-    `sizes` are the numbers of channels from the input to the output; `changes` go to the neurons' parameters.
+    `sizes` are the numbers of channels from the input to the output; `changes` override parameters of the neurons.
     """
 
     def __init__(self, sizes: Sequence[int], weight_norm=True, delay=True, dropout: float | None = None, **changes):
@@ -37,7 +37,7 @@ class Blocks(torch.nn.Module):
 
 
 def sample(sizes, density=0.05, value=1.0, seed=0) -> torch.Tensor:
-    """Random spikes of one value."""
+    """Return a random spike train, float32 of shape `sizes`, whose spikes all have the same value."""
     return torch.from_numpy((np.random.default_rng(seed).random(sizes) < density).astype(np.float32)) * value
 
 

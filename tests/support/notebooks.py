@@ -1,7 +1,7 @@
-"""Notebooks and their committed outputs: run them, mark which source the outputs came from, find what is wrong.
+"""Run notebooks, mark the source code from which their outputs come, and find faults in committed outputs.
 
-``python tests/support/notebooks.py notebooks/*.ipynb`` runs notebooks in place, each in a clean kernel, and marks
-them; with ``--mark`` it marks them alone, after a run by other means.
+``python tests/support/notebooks.py notebooks/*.ipynb`` runs notebooks in place, each in a clean kernel, and marks them.
+With ``--mark``, it only marks them, for example after a run in JupyterLab.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 
-MOST_LINES = 50  # of text in one output
+MOST_LINES = 50  # largest number of lines in a text output
 MACHINE = re.compile(r"(?<![\w.:/])(/(?:home|root|Users|tmp|work|mnt|opt|var)/\w[^\s'\"<]*|[A-Z]:\\Users\\\S*)")
 REPR = re.compile(r"<[^<>\n]*(?: at 0x[0-9a-f]+|\bobject\b)[^<>\n]*>")
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -19,12 +19,12 @@ WARNING = re.compile(r"^Traceback \(most recent|\b\w*Warning: ", re.MULTILINE)
 
 
 def code_cells(notebook) -> list:
-    """The code cells that have something in them."""
+    """Return the code cells that are not empty."""
     return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
 
 
 def source_hash(notebook) -> str:
-    """Hash of all code in its order. Text between the cells may change without a new run."""
+    """Return a hash of all code cells in order. Markdown cells may change without a new run."""
     digest = hashlib.sha256()
     for cell in code_cells(notebook):
         digest.update(f"{len(cell.source)}\0{cell.source}".encode())
@@ -32,7 +32,7 @@ def source_hash(notebook) -> str:
 
 
 def mark(notebook) -> None:
-    """Note which source the outputs came from; forget when each cell ran, and widgets, which are dead on paper."""
+    """Store the hash of the source with the outputs; remove execution times, and widgets, which need a kernel."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
@@ -42,7 +42,7 @@ def mark(notebook) -> None:
 
 
 def texts(output) -> list[str]:
-    """The text that a reader of an output sees: `text/plain` only where nothing richer stands beside it."""
+    """Return the text that a reader of an output sees: `text/plain` only if there is no richer form."""
     if output.output_type == "stream":
         return [output.text]
     data = output.get("data", {})
@@ -52,8 +52,8 @@ def texts(output) -> list[str]:
     return [data.get("text/plain", "") if rich is None else re.sub(r"base64,[\w+/=\s]+|<[^>]*>", " ", rich)]
 
 
-def silent_pictures(output) -> int:
-    """How many pictures of an output have no alternative text that reaches a screen reader; see `image_tag`."""
+def count_pictures_without_alt(output) -> int:
+    """Return the number of pictures in an output without alternative text for a screen reader; see `image_tag`."""
     data = output.get("data", {})
     if "text/html" not in data:
         return int(any(kind.startswith("image/") for kind in data))
@@ -61,12 +61,12 @@ def silent_pictures(output) -> int:
 
 
 def faults(notebook) -> list[str]:
-    """What a reader should not find in a committed notebook, one line each."""
+    """Return the faults of a committed notebook, one line each."""
     found = []
     if notebook.metadata.get("nmnist", {}).get("source_hash") != source_hash(notebook):
         found.append("the outputs are not marked as those of this source; run tests/support/notebooks.py")
     if "widgets" in notebook.metadata:
-        found.append("expected no state of widgets, found some")
+        found.append("expected no saved widgets, found some")
     cells = code_cells(notebook)
     counts = [cell.execution_count for cell in cells]
     if counts != list(range(1, len(cells) + 1)):
@@ -78,21 +78,21 @@ def faults(notebook) -> list[str]:
                 continue
             if WIDGET in output.get("data", {}):
                 found.append(f"cell {number}: a widget, which shows nothing without a kernel")
-            if silent_pictures(output):
+            if count_pictures_without_alt(output):
                 found.append(f"cell {number}: a picture without an alternative text; show figures with pictures.show")
             for text in texts(output):
                 for name, pattern in (("a path of a machine", MACHINE), ("an object", REPR), ("a warning", WARNING)):
                     if match := pattern.search(text):
                         found.append(f"cell {number}: {name}, {match[0]!r}")
                 if output.get("data", {}).get("text/html") is None and text.count("\n") > MOST_LINES:
-                    found.append(f"cell {number}: {text.count(chr(10))} lines of text, at most {MOST_LINES} are read")
+                    found.append(f"cell {number}: expected {MOST_LINES} lines or fewer, found {text.count(chr(10))}")
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="+", type=Path)
-    parser.add_argument("--mark", action="store_true", help="do not run them, for they have just been run")
+    parser.add_argument("--mark", action="store_true", help="mark the notebooks without running them")
     chosen = parser.parse_args()
     for path in chosen.notebooks:
         notebook = nbformat.read(path, as_version=4)

@@ -1,6 +1,6 @@
-"""Oracles: what the network computes, in plain NumPy and exact integers, written without the package's code.
+"""Oracles: the network's computations in plain NumPy and exact integers, without the package's code.
 
-Signals are [B, C, T]. States are int64, value x 4096. Gradients are float64. Slow and literal on purpose.
+Signals are [B, C, T]. States are int64, value x 4096. Gradients are float64. The code is deliberately slow and literal.
 """
 
 import numpy as np
@@ -18,20 +18,20 @@ def array(x) -> np.ndarray:
 
 
 def trunc_product(state: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """trunc(state * keep / 4096), toward zero, in 64-bit integers."""
+    """Return ``trunc(state * keep / 4096)``, rounded toward zero, in 64-bit integers."""
     product = state.astype(np.int64) * keep
     return np.where(product >= 0, product // 4096, -((-product) // 4096))
 
 
 def keep_of(decay) -> np.ndarray:
-    """4096 minus the rounded (half to even) and clamped decay x 4096."""
+    """Return 4096 minus the decay x 4096, which is clamped to 0..4096 and rounded half to even."""
     return 4096 - np.rint(np.clip(np.asarray(decay, np.float64), 0, 4096)).astype(np.int64)
 
 
 def neuron(z, keep_i, keep_v, threshold, current=None, reset=None, scale=4096):
-    """Integrate, fire and reset. Returns current, voltage before reset, spikes [B, C, T], I and R at the end [B, C].
+    """Integrate, fire and reset; return current, voltage before reset, spikes [B, C, T], and final I and R [B, C].
 
-    `threshold` is in state units (80 * 64 for 1.25).
+    `threshold` is in units of the integer state (80 * 64 for 1.25).
     """
     batch, channels, steps = z.shape
     keep_i, keep_v = np.broadcast_to(keep_i, channels), np.broadcast_to(keep_v, channels)
@@ -49,24 +49,24 @@ def neuron(z, keep_i, keep_v, threshold, current=None, reset=None, scale=4096):
 
 
 def steps_of_weight(w) -> np.ndarray:
-    """Quantised weights x 32, int64: clamp(round(32 w) / 32, -4, 254/64) * 32."""
+    """Return quantised weights x 32 as int64: ``clamp(round(32 w) / 32, -4, 254/64) * 32``."""
     w = np.asarray(w, np.float32)
     return np.clip(np.rint(w * np.float32(32)), -4 * 32, 254 * 32 // 64).astype(np.int64)
 
 
 def normed(v: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-    """Weight normalisation by torch itself, the outside reference for its rounding."""
+    """Return normalised weights computed by torch itself, whose rounding is the reference."""
     return torch._weight_norm(v, g, 0)
 
 
 def product(weight_steps, spikes, value=1.0):
-    """z [B, out, T] float32: an exact integer sum over 0/1 spikes, then the value of a spike, one rounding."""
+    """Return z [B, out, T], float32: an exact integer sum over 0/1 spikes times the value of a spike, rounded once."""
     total = np.einsum("oi,bit->bot", weight_steps, (np.asarray(spikes) != 0).astype(np.int64))
     return np.float32(value) * (total / 32).astype(np.float32)
 
 
 def shifted(x, lag):
-    """Every channel of x [B, C, T] later by its own number of steps; zeros come in."""
+    """Shift every channel of x [B, C, T] to later time steps by its own lag, filling in zeros."""
     batch, channels, steps = x.shape
     lag = np.broadcast_to(lag, channels)
     out = np.zeros_like(x)
@@ -77,12 +77,12 @@ def shifted(x, lag):
 
 
 def shifted_back(x, lag):
-    """The transpose of `shifted`."""
+    """Shift every channel to earlier time steps: the transpose of `shifted`."""
     return shifted(x[:, :, ::-1], lag)[:, :, ::-1]
 
 
 def block(x, weight_steps, keep_i, keep_v, threshold, *, value_in=1.0, kept=None, value=1.0, shift=1, delay=None):
-    """Synapse, neuron, dropout, one-step shift, learned delay. Returns 0/1 output, and what happened inside."""
+    """Run synapse, neuron, dropout, one-step shift and learned delay; return 0/1 output and the internal signals."""
     current, voltage, spikes, i, r = neuron(product(weight_steps, x, value_in), keep_i, keep_v, threshold)
     sent = spikes if kept is None else spikes * np.asarray(kept, np.int64)[:, :, None]
     lag = shift + (0 if delay is None else np.floor(np.clip(delay, 0, 62)).astype(np.int64))
@@ -90,14 +90,14 @@ def block(x, weight_steps, keep_i, keep_v, threshold, *, value_in=1.0, kept=None
 
 
 def surrogate(voltage, threshold=80 * 64, tau_grad=0.03, scale_grad=3.0, scale=4096):
-    """ds/dV = s / (2 tau) exp(-|V - th| / tau), tau = 100 tau_grad th, s = 0.1 scale_grad."""
+    """Return ``ds/dV = s / (2 tau) exp(-|V - th| / tau)`` with tau = 100 tau_grad th and s = 0.1 scale_grad."""
     th = threshold / scale
     tau, s = 100 * tau_grad * th, 0.1 * scale_grad
     return s / (2 * tau) * np.exp(-np.abs(np.asarray(voltage, np.float64) / scale - th) / tau)
 
 
 def filtered_back(grad, keep):
-    """g[t] = a g[t+1] + grad[t], a = keep / 4096: the transpose of a leaky integrator."""
+    """Return ``g[t] = a g[t+1] + grad[t]`` with a = keep / 4096: the transpose of a leaky integrator."""
     a = np.broadcast_to(np.asarray(keep, np.float64) / 4096, grad.shape[1])
     out, g = np.zeros(grad.shape, np.float64), np.zeros(grad.shape[:2])
     for t in reversed(range(grad.shape[2])):
@@ -110,7 +110,7 @@ def neuron_gradient(
     grad_spike, current, voltage, spikes, keep_i, keep_v, slope, current0=None, reset0=None,
     grad_voltage=None, grad_current=None, scale=4096,
 ):  # fmt: skip
-    """Gradients of z, current decay and voltage decay (per channel, by the decays x 4096)."""
+    """Return the gradients of z, current decay and voltage decay (per channel, for decays stored x 4096)."""
     zero = np.zeros(voltage.shape[:2])
     g = np.zeros(voltage.shape) if grad_spike is None else np.asarray(grad_spike, np.float64) * slope
     g = g if grad_voltage is None else g + grad_voltage
@@ -128,7 +128,7 @@ def neuron_gradient(
 
 
 def delay_gradient(grad, out):
-    """sum_bt grad[b, c, t] (y[b, c, t-1] - y[b, c, t]), y the delayed output with its value."""
+    """Return ``sum_bt grad[b, c, t] (y[b, c, t-1] - y[b, c, t])``, where y is the delayed output times its value."""
     total = np.zeros(grad.shape[1])
     for c in range(grad.shape[1]):
         for b in range(grad.shape[0]):
@@ -139,13 +139,15 @@ def delay_gradient(grad, out):
 
 
 def weight_gradient(grad_z, x):
-    """dL/dw [out, in]."""
+    """Return dL/dw [out, in]."""
     return np.einsum("bot,bit->oi", np.asarray(grad_z, np.float64), np.asarray(x, np.float64))
 
 
 def straight_through(v, g, grad_w):
-    """Gradients of v and g (or of v alone, g None): autograd in float64 through torch's weight norm, the rounding
-    passed over, nothing outside the clamp."""
+    """Return the gradients of v and g (or of v alone if g is None), by float64 autograd through torch's weight norm.
+
+    Rounding has the gradient 1; outside the clamp, the gradient is 0.
+    """
     v = v.detach().double().requires_grad_()
     g = None if g is None else g.detach().double().requires_grad_()
     w = v if g is None else normed(v, g)
@@ -156,7 +158,7 @@ def straight_through(v, g, grad_w):
 
 
 def block_gradient(grad, x, weight_steps, inside, out, keep_i, keep_v, *, kept=None, value=1.0, delay=None):
-    """Gradients of one block from the gradient of its output [B, out, T]: dict of x, weights, decays, delay."""
+    """Return a dictionary of the gradients of x, weights, decays and delay, from a block's output gradient."""
     grad = np.asarray(grad, np.float64)
     at_neuron = shifted_back(grad, inside["lag"]) * value
     if kept is not None:
@@ -175,7 +177,7 @@ def block_gradient(grad, x, weight_steps, inside, out, keep_i, keep_v, *, kept=N
 
 
 def assert_close(found, expected, tolerance=1e-5):
-    """The largest difference is at most `tolerance` of the largest expected value."""
+    """Assert that the largest difference is at most `tolerance` times the largest expected magnitude."""
     found = found.detach().numpy() if isinstance(found, torch.Tensor) else np.asarray(found)
     expected = expected.detach().numpy() if isinstance(expected, torch.Tensor) else np.asarray(expected)
     assert found.shape == expected.shape, f"shape {found.shape}, expected {expected.shape}"

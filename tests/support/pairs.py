@@ -1,4 +1,4 @@
-"""A grid of parameters thinned out: few of its points, in which any two values of two axes still meet."""
+"""Pairwise test parameters: few points of a grid that still contain every pair of values of any two axes."""
 
 import itertools
 
@@ -10,7 +10,7 @@ def pairs(point) -> set:
 
 
 def pairwise(**axes) -> pytest.MarkDecorator:
-    """Parametrise a test with the two far corners of the grid and as many points as it takes for every pair."""
+    """Parametrise a test with two opposite corners of the grid and enough further points to contain every pair."""
     grid = list(itertools.product(*(range(len(values)) for values in axes.values())))
     chosen = [grid[0], grid[-1]]
     left = set().union(*map(pairs, grid)).difference(*map(pairs, chosen))

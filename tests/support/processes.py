@@ -1,4 +1,4 @@
-"""Python processes that tests start."""
+"""Start Python processes for tests."""
 
 import os
 import subprocess
@@ -6,9 +6,9 @@ import sys
 
 
 def python(code: str, options: tuple[str, ...] = (), **environment: str | None) -> tuple[str, str]:
-    """Output and errors of a Python process that must end well.
+    """Run code in a Python process that must succeed; return its standard output and standard error.
 
-    `environment` is added to that of the tests, and what it names with None is left out.
+    `environment` is added to the tests' environment; a variable with the value None is removed from it.
     """
     given = os.environ | environment
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Cases for the kernels, which take rows [B, T, C], and their comparison with the oracle's trains [B, C, T]."""
+"""Test cases for kernels, whose signals are rows [B, T, C], and comparisons with the oracle's trains [B, C, T]."""
 
 import numpy as np
 import pytest
@@ -15,12 +15,12 @@ SIZES = [(1, 1, 1), (3, 1, 17), (2, 130, 1), (3, 129, 63), (1, 7, 1000), (2, 257
 
 
 def rows(x, dtype=torch.float32) -> torch.Tensor:
-    """NumPy [B, C, T] as contiguous rows [B, T, C]."""
+    """Return a NumPy array [B, C, T] as contiguous rows [B, T, C]."""
     return oracles.tensor(np.swapaxes(x, 1, 2), dtype)
 
 
 def trains(x: torch.Tensor) -> np.ndarray:
-    """Rows [B, T, C] as NumPy [B, C, T]."""
+    """Return rows [B, T, C] as a NumPy array [B, C, T]."""
     return np.swapaxes(x.cpu().numpy(), 1, 2)
 
 
@@ -33,7 +33,7 @@ def state_of(current, reset) -> State:
 
 
 def random_case(seed, sizes, per_channel=True, with_state=True):
-    """Input with all sorts of values around the threshold, decays and a state."""
+    """Return a random input around the threshold, decays and an initial state."""
     rng = np.random.default_rng(seed)
     batch, channels, steps = sizes
     z = rng.normal(0.1, 0.8, sizes).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Cases of convolution for the kernels. The oracle is that of a dense layer whose synapses share weights."""
+"""Convolution test cases for kernels. Their oracle is a dense layer whose synapses share weights."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ WINDOWS = {
 
 
 def synapses(window: Window) -> np.ndarray:
-    """For every neuron and input the number of the weight between them, -1 where there is none."""
+    """Return, for every neuron and input, the index of the weight between them, or -1 if there is none."""
     features, groups = window.outputs[0], window.groups
     within = window.inputs[0] // groups
     weights = np.arange(features * within * window.kernel[0] * window.kernel[1])
@@ -41,7 +41,7 @@ def synapses(window: Window) -> np.ndarray:
 def check_conv(
     twin, window: Window, device: torch.device, *, value: float, dropped: bool, spread: int, steps: int = 21
 ) -> None:
-    """Hold a twin's `conv_forward` and `conv_backward` to the oracle; lags are up to `spread` steps apart."""
+    """Compare a twin's `conv_forward` and `conv_backward` with the oracle; lags are random in 1..`spread`."""
     rng = np.random.default_rng(4)
     batch, features, neurons = 2, window.outputs[0], window.neurons
     shared = synapses(window)
@@ -61,17 +61,17 @@ def check_conv(
     spikes.value = value
     weights = twin.quantise(torch.from_numpy(w).to(device), torch.ones(features, device=device))
 
-    def there(given: Any) -> Any:
+    def move(given: Any) -> Any:
         return type(given)(*(v.to(device) if isinstance(v, torch.Tensor) else v for v in given))
 
     axon = Axon(ints(lag), None if kept is None else oracles.tensor(kept, torch.uint8), worth)
-    given = (spikes.to(device), weights, window, *map(there, (membrane_of(*per_channel), state_of(zero, zero), axon)))
+    given = (spikes.to(device), weights, window, *map(move, (membrane_of(*per_channel), state_of(zero, zero), axon)))
     trace = twin.conv_forward(*given)
     np.testing.assert_array_equal(trains(trace.spikes.rows(value=1.0).cpu()), expected)
     assert (trace.spikes.shape, trace.spikes.value) == ((batch, neurons, steps), worth)
     np.testing.assert_array_equal(trace.state.current.cpu().numpy(), inside["state"][0])
     np.testing.assert_array_equal(trace.state.voltage.cpu().numpy(), inside["state"][1])
-    listed = Spikes.from_rows(rows(expected, torch.uint8))  # in order, none twice
+    listed = Spikes.from_rows(rows(expected, torch.uint8))  # sorted, without duplicates
     assert torch.equal(trace.spikes.channel.cpu(), listed.channel)
     bare = twin.conv_forward(*given, need_grad=False)
     assert bare.saved == ()

@@ -440,7 +440,7 @@ def test_damaged_files_are_named_and_change_nothing(tmp_path, name):
             stats.load(tmp_path)
         assert stats.training.loss_log == [1.0], what
     (tmp_path / name).write_bytes(b"\x80\x02\xff" + whole.encode())
-    with pytest.raises(ValueError, match=re.escape(name) + ": expected text"):
+    with pytest.raises(ValueError, match=re.escape(name) + ": expected ASCII text"):
         LearningStats().load(tmp_path)
 
 
@@ -601,9 +601,9 @@ def test_count_log_and_lam():
 
 def test_a_network_that_returns_too_little_is_named():
     x, label = batch()
-    with pytest.raises(ValueError, match="expected 2 values of the network, found 1"):
+    with pytest.raises(ValueError, match="expected 2 values from the network, found 1"):
         assistant_of(Rows(), count_log=True).train(x, label)
-    with pytest.raises(ValueError, match="expected 3 values of the network, found 2"):
+    with pytest.raises(ValueError, match="expected 3 values from the network, found 2"):
         assistant_of(Rows(extra=("c",)), count_log=True, lam=0.1).test(x, label)
 
 
