@@ -44,7 +44,7 @@ def test_conv_block_matches_the_oracle(weight_norm):
 
 
 def test_conv_block_gradients():
-    """The neuron's gradient comes from the oracle; torch's convolution takes it back to the quantised weights."""
+    """The neuron's gradient comes from the oracle; torch's convolution propagates it to the quantised weights."""
     torch.manual_seed(0)
     block = cuba.Conv(PARAMS, 2, 4, 3, weight_scale=6)
     x = sample((2, 2, 6, 6, 15), 0.2)

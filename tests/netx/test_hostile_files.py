@@ -301,7 +301,7 @@ F4 = np.dtype(np.float32)
         (replace("weight", shape=(8192, 8192), dtype=F4, chunks=(1, 1)), "expected no more than .* bytes can hold"),
         (replace("weight", shape=(8, 12), dtype=F4, chunks=(4, 6), fillvalue=2), "expected 4 chunks, found 0"),
         (replace("delay", shape=(1 << 40,), dtype=F4), "expected 1 to 1048576 numbers"),
-        # filters that are not the two known ones
+        # filters other than the two supported ones
         (
             replace("weight", data=np.zeros((8, 12), F4), compression="lzf"),
             r"expected the HDF5 filters gzip .*, found \[32000\]",

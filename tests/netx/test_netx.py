@@ -264,9 +264,9 @@ def test_a_weight_in_many_chunks_is_read(tmp_path):
     layers = small_layers(np.random.default_rng(10))
     netx.write_network(tmp_path / "a.net", layers)
     with h5py.File(tmp_path / "a.net", "a") as file:
-        weight = file["layer/0/weight"][()]
+        weight = file["layer/0/weight"][()]  # 9 x 12: the chunks at the edges are incomplete
         del file["layer/0/weight"]
-        file["layer/0"].create_dataset("weight", data=weight, chunks=(4, 5), compression="gzip")  # 9 x 12 has cut edges
+        file["layer/0"].create_dataset("weight", data=weight, chunks=(4, 5), compression="gzip")
     assert netx.load(tmp_path / "a.net").layers == layers
 
 
