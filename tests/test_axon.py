@@ -16,7 +16,7 @@ def signal(sizes, seed=0):
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 5, 9), (3, 4, 2, 3, 7)], ids=str)
 @pytest.mark.parametrize("steps", [0, 1, 3, 20])
-def test_shift(sizes, steps):
+def test_shift_and_its_gradient_match_the_oracle(sizes, steps):
     x = signal(sizes).requires_grad_()
     y = axon.delay(x, steps)
     flat = x.detach().reshape(sizes[0], -1, sizes[-1]).numpy()
@@ -27,7 +27,7 @@ def test_shift(sizes, steps):
     np.testing.assert_array_equal(x.grad.numpy(), back.reshape(sizes))
 
 
-def test_shift_is_one_step_unless_told_and_counts_ms():
+def test_shift_defaults_to_one_step_and_uses_the_sampling_time():
     x = signal((1, 2, 8))
     assert torch.equal(axon.delay(x)[..., 1:], x[..., :-1])
     assert (axon.delay(x)[..., 0] == 0).all()
@@ -35,7 +35,7 @@ def test_shift_is_one_step_unless_told_and_counts_ms():
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 6, 20), (2, 3, 2, 2, 15)], ids=str)
-def test_learned_delay(sizes):
+def test_learned_delay_and_its_gradient_match_the_oracle(sizes):
     layer = axon.Delay(sizes[1], max_delay=62)
     delays = np.random.default_rng(2).uniform(0, 12, sizes[1]).astype(np.float32)
     delays[0] = 2.0
@@ -56,20 +56,20 @@ def test_learned_delay(sizes):
     assert_close(layer.delay.grad, by_delay)
 
 
-def test_delay_gradient_points_downhill():
-    """More delay reduces the loss of a spike that is too early, so the gradient is negative; else it is positive."""
+def test_delay_gradient_has_the_right_sign():
+    """More delay reduces the loss of an early spike, so its gradient is negative; that of a late spike is positive."""
     for at, sign in ((4, -1), (12, 1)):
         layer = axon.Delay(1)
         layer.delay.data.fill_(0.0)
         x = torch.zeros(1, 1, 20)
         x[..., at] = 1
         time = torch.arange(20.0)
-        wanted = torch.exp(-((time - 8) ** 2) / 30)  # a smooth target around step 8
-        (layer(x) * -wanted).sum().backward()
+        target = torch.exp(-((time - 8) ** 2) / 30)  # a smooth target around step 8
+        (layer(x) * -target).sum().backward()
         assert np.sign(layer.delay.grad.item()) == sign
 
 
-def test_delays_at_construction():
+def test_initial_delays_are_uniform_between_0_and_1():
     torch.manual_seed(0)
     layer = axon.Delay(5000)
     assert layer.delay.shape == layer.shape == (5000,)
@@ -81,7 +81,7 @@ def test_delays_at_construction():
         axon.Delay(0)
 
 
-def test_delays_are_kept_in_range():
+def test_delays_are_clamped_to_their_range():
     layer = axon.Delay(4, max_delay=62)
     outside = torch.tensor([-3.0, 61.5, 62.9, 1e9])
     layer.delay.data = outside.clone()
@@ -109,7 +109,7 @@ def test_sampling_time_and_gradient_scale():
     assert_close(layer.delay.grad, 10 * by_steps / 2)
 
 
-def test_delay_of_not_a_number_raises():
+def test_nan_delay_raises():
     layer = axon.Delay(3)
     layer.delay.data[1] = float("nan")
     with pytest.raises(OverflowError, match="delay: expected finite numbers, found NaN"):
@@ -126,7 +126,7 @@ def test_wrong_channels_raise():
 # ------------------------------------------------------------------------------------------------------ dropout
 
 
-def test_dropout_takes_whole_trains_and_scales_the_rest():
+def test_dropout_removes_whole_trains_and_scales_the_others():
     torch.manual_seed(0)
     drop = Dropout(p=0.2)
     x = torch.ones(40, 50, 6)
@@ -142,7 +142,7 @@ def test_dropout_takes_whole_trains_and_scales_the_rest():
     assert (images == images[..., :1]).all()
 
 
-def test_dropout_gradient_is_what_it_did():
+def test_dropout_gradient_has_the_same_mask_and_factor():
     torch.manual_seed(1)
     x = torch.rand(4, 6, 5, requires_grad=True)
     y = Dropout(p=0.5)(x)
@@ -151,14 +151,14 @@ def test_dropout_gradient_is_what_it_did():
 
 
 @pytest.mark.parametrize("drop", [Dropout(p=0.0), Dropout(p=0.9).eval()])
-def test_dropout_that_does_nothing(drop):
+def test_inactive_dropout_returns_its_input(drop):
     x = torch.ones(3, 4, 5)
     assert drop(x) is x
     assert drop.value == 1
     assert drop.draw(3, 4, x.device) is None
 
 
-def test_dropout_draws_the_same_either_way():
+def test_dropout_uses_the_mask_of_draw():
     drop = Dropout(p=0.3)
     torch.manual_seed(5)
     kept = drop.draw(7, 9, torch.device("cpu"))
@@ -167,7 +167,7 @@ def test_dropout_draws_the_same_either_way():
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.0, 1.5, float("nan")])
-def test_dropout_refuses_other_probabilities(p):
+def test_dropout_refuses_invalid_probabilities(p):
     with pytest.raises(ValueError, match=r"expected a probability p in \[0, 1\), found"):
         Dropout(p=p)
 
@@ -184,7 +184,7 @@ def test_a_delay_without_a_size_takes_it_from_the_first_input():
     assert not torch.equal(before, layer.delay)  # the optimiser updates the layer's own parameter
 
 
-def test_a_delay_without_a_size_keeps_what_was_loaded():
+def test_a_delay_without_a_size_keeps_loaded_values():
     layer = axon.Delay()
     layer.load_state_dict({"delay": torch.tensor([3.5, 0.0])})
     assert torch.equal(layer(torch.eye(6)[:1].expand(1, 2, 6)), torch.eye(6)[[3, 0]][None])

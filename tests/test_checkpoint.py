@@ -36,25 +36,25 @@ def lava_dl_state(weight_norm=True, seed=0):
     return state
 
 
-def saved(tmp_path, state, name="network.pt"):
+def save_state(tmp_path, state, name="network.pt"):
     torch.save(state, tmp_path / name)
     return tmp_path / name
 
 
-def assert_holds(net, state):
-    own = net.state_dict()
-    assert own.keys() == state.keys()
+def assert_state_equals(net, state):
+    found = net.state_dict()
+    assert found.keys() == state.keys()
     for key, value in state.items():
-        assert torch.equal(own[key], value), key
+        assert torch.equal(found[key], value), key
 
 
 @pytest.mark.parametrize("weight_norm", [True, False])
-def test_a_fresh_network_takes_a_lava_dl_checkpoint(tmp_path, weight_norm):
+def test_a_fresh_network_loads_a_lava_dl_checkpoint(tmp_path, weight_norm):
     state = lava_dl_state(weight_norm)
-    path = saved(tmp_path, state)
+    path = save_state(tmp_path, state)
     net = network(weight_norm)
     assert load_checkpoint(path, net) is net
-    assert_holds(net, state)
+    assert_state_equals(net, state)
     assert net.blocks[0].synapse.direction.requires_grad  # still a trainable parameter
 
 
@@ -62,8 +62,8 @@ def test_a_fresh_network_takes_a_lava_dl_checkpoint(tmp_path, weight_norm):
 def test_a_network_is_built_from_the_file(tmp_path, weight_norm):
     state = lava_dl_state(weight_norm)
     with pytest.warns(UserWarning, match="expected neuron_params, .* assumed the tutorial's {'threshold': 1.25, "):
-        net = load_checkpoint(saved(tmp_path, state))
-    assert_holds(net, state)
+        net = load_checkpoint(save_state(tmp_path, state))
+    assert_state_equals(net, state)
     assert net.blocks[0].neuron.threshold == 1.25
     reference = load_checkpoint(tmp_path / "network.pt", network(weight_norm))
     spikes = (torch.rand(3, 20, 50) < 0.3).float()
@@ -73,14 +73,14 @@ def test_a_network_is_built_from_the_file(tmp_path, weight_norm):
     assert load_checkpoint(tmp_path / "network.pt", neuron_params={"threshold": 2}).blocks[1].neuron.threshold == 2
 
 
-def test_our_own_checkpoint_comes_back_bit_for_bit(tmp_path):
+def test_our_own_checkpoint_loads_bit_for_bit(tmp_path):
     net = network()
-    path = saved(tmp_path, net.state_dict())
-    assert_holds(load_checkpoint(path, network()), net.state_dict())
-    assert_holds(load_checkpoint(path), net.state_dict())
+    path = save_state(tmp_path, net.state_dict())
+    assert_state_equals(load_checkpoint(path, network()), net.state_dict())
+    assert_state_equals(load_checkpoint(path), net.state_dict())
 
 
-def test_a_file_of_ours_tells_its_constants(tmp_path):
+def test_our_own_checkpoint_stores_the_neurons_constants(tmp_path):
     """The constants are stored beside the tensors, where lava-dl and torch ignore them. Loading gives no warnings."""
     net = network(threshold=3.5, tau_grad=0.2, scale_grad=2)
     for save in (torch.save, lambda state, path: save_tree(path, state)):
@@ -95,55 +95,55 @@ def test_a_file_of_ours_tells_its_constants(tmp_path):
         assert not torch.nn.Module.load_state_dict(network(), torch.load(tmp_path / "a.pt")).missing_keys
 
 
-@pytest.mark.parametrize("said", [{"threshold": float("nan")}, {"threshold": -1}, {"threshold": 2, "tau_grad": 0}])
-def test_constants_out_of_range_are_refused(tmp_path, said):
+@pytest.mark.parametrize("constants", [{"threshold": float("nan")}, {"threshold": -1}, {"threshold": 2, "tau_grad": 0}])
+def test_constants_out_of_range_are_refused(tmp_path, constants):
     state = network().state_dict()
-    state._metadata["blocks.0.neuron"]["neuron_params"] = said
+    state._metadata["blocks.0.neuron"]["neuron_params"] = constants
     with pytest.raises(CheckpointError, match=r"a\.pt: blocks\.0\.neuron: Neuron: expected a positive"):
-        load_checkpoint(saved(tmp_path, state, "a.pt"))
+        load_checkpoint(save_state(tmp_path, state, "a.pt"))
 
 
-def test_weights_change_form_and_quantise_the_same(tmp_path):
+def test_converted_weights_quantise_to_the_same_values(tmp_path):
     normed = lava_dl_state(True)
-    # One neuron has zero weights only. Weights half-way between two quantisation steps are rounded by their last bit.
+    # One neuron has only zero weights; below, weights are so close to half a step that their last bit matters.
     normed["blocks.0.synapse.weight_g"][3] = 0
-    source = load_checkpoint(saved(tmp_path, normed), network(True))
+    source = load_checkpoint(save_state(tmp_path, normed), network(True))
     plain = load_checkpoint(tmp_path / "network.pt", network(False))
     assert netx.as_specs(plain) == netx.as_specs(source)
     state = lava_dl_state(False)
     state["blocks.0.synapse.weight"] = (torch.randint(-90, 90, (16, 20, 1, 1, 1)) + 0.5) / 32 * (1 + 1e-7)
     state["blocks.0.synapse.weight"][3] = 0
-    source = load_checkpoint(saved(tmp_path, state), network(False))
+    source = load_checkpoint(save_state(tmp_path, state), network(False))
     again = load_checkpoint(tmp_path / "network.pt", network(True))
     assert netx.as_specs(again) == netx.as_specs(source)
     assert all(torch.isfinite(p).all() for p in again.parameters())
 
 
 @pytest.mark.parametrize("shape", [(16, 20), (16, 20, 1, 1, 1), (16, 5, 2, 2, 1), (16, 4, 5)])
-def test_weights_in_other_axes(tmp_path, shape):
+def test_weights_with_other_axes_load(tmp_path, shape):
     state = lava_dl_state(False)
     weight = state["blocks.0.synapse.weight"]
     state["blocks.0.synapse.weight"] = weight.reshape(shape)
-    net = load_checkpoint(saved(tmp_path, state), network(False))
+    net = load_checkpoint(save_state(tmp_path, state), network(False))
     assert torch.equal(net.blocks[0].synapse.weight, weight)
     assert torch.equal(load_checkpoint(tmp_path / "network.pt").blocks[0].synapse.weight, weight)
 
 
-def test_what_lava_dl_makes_at_the_first_forward(tmp_path):
+def test_a_file_saved_before_the_first_forward_pass_loads(tmp_path):
     """A file saved before the first forward pass has one delay and one decay for all channels."""
     state = lava_dl_state()
     state["blocks.0.delay.delay"] = torch.zeros(1)
-    net = load_checkpoint(saved(tmp_path, state), network())
+    net = load_checkpoint(save_state(tmp_path, state), network())
     assert torch.equal(net.blocks[0].delay.delay, torch.zeros(16))
     net = load_checkpoint(tmp_path / "network.pt", network(shared_param=False))
     assert net.blocks[1].neuron.current_decay.tolist() == [1001.0] * 5
 
 
-def test_decays_of_every_channel(tmp_path):
+def test_decays_per_channel_load(tmp_path):
     state = lava_dl_state()
     state["blocks.0.neuron.current_decay"] = torch.arange(16.0) * 100
     state["blocks.0.neuron.voltage_decay"] = torch.arange(16.0) * 50
-    net = load_checkpoint(saved(tmp_path, state))
+    net = load_checkpoint(save_state(tmp_path, state))
     assert net.blocks[0].layer_spec().i_decay.tolist() == list(range(0, 1600, 100))
     with pytest.raises(CheckpointError, match=r"shape: blocks\.0\.neuron\.current_decay: expected \[1\], found \[16\]"):
         load_checkpoint(tmp_path / "network.pt", network())
@@ -152,22 +152,22 @@ def test_decays_of_every_channel(tmp_path):
 def test_convolutions_are_not_taken_for_dense_blocks(tmp_path):
     state = torch.nn.ModuleList([cuba.Conv(PARAMS, 2, 4, 3), cuba.Conv(PARAMS, 4, 5, 3)]).state_dict(prefix="blocks.")
     with pytest.raises(CheckpointError, match=r"found \(neurons, inputs\) \[\(4, 18\), \(5, 36\)\]; a network with"):
-        load_checkpoint(saved(tmp_path, state))
+        load_checkpoint(save_state(tmp_path, state))
 
 
-def test_a_normalisation_is_built_too(tmp_path):
+def test_a_normalisation_is_built_from_the_file(tmp_path):
     state = {**lava_dl_state(), "blocks.0.neuron.norm.running_mean": torch.arange(16.0) / 32}
-    net = load_checkpoint(saved(tmp_path, state))
-    assert_holds(net, state)
+    net = load_checkpoint(save_state(tmp_path, state))
+    assert_state_equals(net, state)
     assert net.blocks[0].neuron.norm.bias.tolist() == [-2.0 * i for i in range(16)]
     assert net.blocks[1].neuron.norm is None
 
 
-def test_stored_state_and_parallel_prefix_are_no_part_of_the_network(tmp_path):
+def test_stored_states_and_data_parallel_prefix_are_ignored(tmp_path):
     state = lava_dl_state()
     stored = {**state, "blocks.0.neuron.current_state": torch.zeros(32, 16)}
     stored = {f"module.{key}": value for key, value in stored.items()}
-    assert_holds(load_checkpoint(saved(tmp_path, stored), network()), state)
+    assert_state_equals(load_checkpoint(save_state(tmp_path, stored), network()), state)
 
 
 def test_a_mismatch_lists_every_key_and_shape(tmp_path):
@@ -179,7 +179,7 @@ def test_a_mismatch_lists_every_key_and_shape(tmp_path):
     net = network()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     with pytest.raises(CheckpointError) as error:
-        load_checkpoint(saved(tmp_path, state), net)
+        load_checkpoint(save_state(tmp_path, state), net)
     assert str(error.value).splitlines() == [
         f"{tmp_path / 'network.pt'}: does not fit this network",
         "  missing: blocks.1.neuron.voltage_decay [1]",
@@ -187,17 +187,17 @@ def test_a_mismatch_lists_every_key_and_shape(tmp_path):
         "  shape: blocks.0.delay.delay: expected [16], found [15]",
         "  shape: blocks.1.synapse.weight_v: expected [5, 16, 1, 1, 1], found [5, 17, 1, 1, 1]",
     ]
-    assert_holds(net, before)  # nothing was loaded
+    assert_state_equals(net, before)  # nothing was loaded
 
 
 def test_a_network_without_delays_refuses_delays(tmp_path):
-    path = saved(tmp_path, lava_dl_state())
+    path = save_state(tmp_path, lava_dl_state())
     with pytest.raises(CheckpointError, match=r"not in the network: blocks\.0\.delay\.delay \[16\]"):
         load_checkpoint(path, network(delay=False))
     state = lava_dl_state()
     del state["blocks.0.delay.delay"]
     with pytest.raises(CheckpointError, match=r"missing: blocks\.0\.delay\.delay \[16\]"):
-        load_checkpoint(saved(tmp_path, state), network())
+        load_checkpoint(save_state(tmp_path, state), network())
 
 
 @pytest.mark.parametrize(
@@ -219,9 +219,9 @@ def test_a_network_without_delays_refuses_delays(tmp_path):
     ],
     ids=lambda v: None if isinstance(v, str) else type(v).__name__,
 )
-def test_other_contents_are_named(tmp_path, state, message):
+def test_unexpected_contents_raise(tmp_path, state, message):
     with pytest.raises(CheckpointError, match=message):
-        load_checkpoint(saved(tmp_path, state))
+        load_checkpoint(save_state(tmp_path, state))
 
 
 def test_missing_file_and_folder(tmp_path):
@@ -231,7 +231,7 @@ def test_missing_file_and_folder(tmp_path):
         load_checkpoint(tmp_path)
 
 
-def test_the_old_format_is_refused(tmp_path):
+def test_torchs_old_format_is_refused(tmp_path):
     torch.save({"w": torch.ones(2)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
     with pytest.raises(CheckpointError, match="expected a file that torch.save wrote .*, found no zip archive"):
         load_checkpoint(tmp_path / "a.pt")
@@ -254,7 +254,7 @@ def test_a_pickle_that_calls_something_is_refused(tmp_path):
     assert not target.exists()
 
 
-def rebuilt(source, target, change):
+def rebuild(source, target, change):
     """Copy an archive record by record; `change(name, data)` gives new data, or None to leave the record out."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for record in old.infolist():
@@ -264,29 +264,29 @@ def rebuilt(source, target, change):
     return target
 
 
-def test_nesting_without_end_is_refused(tmp_path):
-    path = saved(tmp_path, {"w": torch.ones(2)})
+def test_a_deeply_nested_pickle_is_refused(tmp_path):
+    path = save_state(tmp_path, {"w": torch.ones(2)})
     deep = (
         b"\x80\x02}" + b")" + b"\x85" * 100_000 + b"K\x01s."
     )  # a dictionary with a deeply nested key, whose hash recurses
-    path = rebuilt(path, tmp_path / "b.pt", lambda name, data: deep if name == "data.pkl" else data)
+    path = rebuild(path, tmp_path / "b.pt", lambda name, data: deep if name == "data.pkl" else data)
     with pytest.raises(CheckpointError, match="expected at most 1000 tensors, found a pickle with more"):
         load_tree(path)
 
 
-def test_a_record_that_is_shorter_than_the_pickle_claims(tmp_path):
-    path = saved(tmp_path, {"w": torch.ones(1000)})
-    load_tree(rebuilt(path, tmp_path / "same.pt", lambda name, data: data))
-    short = rebuilt(path, tmp_path / "short.pt", lambda name, data: data[:40] if name == "0" else data)
+def test_short_and_missing_records_raise(tmp_path):
+    path = save_state(tmp_path, {"w": torch.ones(1000)})
+    load_tree(rebuild(path, tmp_path / "same.pt", lambda name, data: data))
+    short = rebuild(path, tmp_path / "short.pt", lambda name, data: data[:40] if name == "0" else data)
     with pytest.raises(CheckpointError, match="found an unreadable file|expected at most"):
         load_tree(short)
-    gone = rebuilt(path, tmp_path / "gone.pt", lambda name, data: None if name == "0" else data)
+    gone = rebuild(path, tmp_path / "gone.pt", lambda name, data: None if name == "0" else data)
     with pytest.raises(CheckpointError, match="found an unreadable file: "):
         load_tree(gone)
 
 
 def test_compressed_records_are_refused(tmp_path):
-    path = saved(tmp_path, {"w": torch.zeros(100_000)})
+    path = save_state(tmp_path, {"w": torch.zeros(100_000)})
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as new:
         for record in old.infolist():
             new.writestr(record.filename, old.read(record))
@@ -294,8 +294,8 @@ def test_compressed_records_are_refused(tmp_path):
         load_tree(tmp_path / "b.pt")
 
 
-def test_a_damaged_weight_is_noticed(tmp_path):
-    path = saved(tmp_path, {"w": torch.arange(1000.0)})
+def test_a_damaged_weight_raises(tmp_path):
+    path = save_state(tmp_path, {"w": torch.arange(1000.0)})
     data = bytearray(path.read_bytes())
     position = data.index(torch.arange(1000.0).numpy().tobytes()[:64])
     data[position + 500] ^= 1
@@ -304,22 +304,22 @@ def test_a_damaged_weight_is_noticed(tmp_path):
         load_tree(path)
 
 
-def test_a_script_is_refused(tmp_path):
-    path = saved(tmp_path, {"w": torch.ones(2)})
+def test_a_torchscript_program_is_refused(tmp_path):
+    path = save_state(tmp_path, {"w": torch.ones(2)})
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("network/constants.pkl", pickle.dumps(()))
     with pytest.raises(CheckpointError, match="found a TorchScript program"):
         load_tree(path)
 
 
-def test_nothing_holds_on_to_the_file(tmp_path):
+def test_a_loaded_network_does_not_depend_on_the_file(tmp_path):
     """Tensors are memory-mapped while loading, but the network holds copies."""
-    path = saved(tmp_path, lava_dl_state())
+    path = save_state(tmp_path, lava_dl_state())
     net = load_checkpoint(path)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     with open(path, "r+b") as file:
         file.write(b"\0" * path.stat().st_size)
-    assert_holds(net, before)
+    assert_state_equals(net, before)
 
 
 # -- trees
@@ -350,7 +350,7 @@ def same(a, b):
     return type(a) is type(b) and a == b
 
 
-def test_a_tree_comes_back(tmp_path):
+def test_a_tree_survives_a_round_trip(tmp_path):
     save_tree(tmp_path / "a.pt", tree())
     assert same(load_tree(tmp_path / "a.pt"), tree())
     assert same(torch.load(tmp_path / "a.pt", weights_only=True), tree())
@@ -391,20 +391,20 @@ def test_what_cannot_be_loaded_is_not_saved(tmp_path, value, message):
 
 def test_a_tree_that_is_larger_than_its_file_is_refused(tmp_path):
     """The trees are nested lists that repeat the same list, and a list that contains itself."""
-    many = []
+    nested = []
     for _ in range(30):
-        many = [many, many]
-    torch.save(many, tmp_path / "a.pt")
+        nested = [nested, nested]
+    torch.save(nested, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="expected at most 100000 values"):
         load_tree(tmp_path / "a.pt")
-    many = []
-    many.append(many)
-    torch.save(many, tmp_path / "a.pt")
+    nested = []
+    nested.append(nested)
+    torch.save(nested, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="expected at most 32 levels"):
         load_tree(tmp_path / "a.pt")
 
 
-def test_a_damaged_tree_is_refused_or_whole(tmp_path):
+def test_a_damaged_tree_is_refused_or_unchanged(tmp_path):
     """This holds for any flipped bit; torch.load reads most of these files and returns wrong numbers."""
     save_tree(tmp_path / "a.pt", tree())
     data = (tmp_path / "a.pt").read_bytes()

@@ -13,7 +13,7 @@ def spikes(batch=3, classes=4, steps=17, seed=0):
     return (np.random.default_rng(seed).random((batch, classes, steps)) < 0.3).astype(np.float32)
 
 
-def windowed(s, window):
+def moving_rate(s, window):
     """Return the rate over the last `window` steps, at every step."""
     out = np.zeros(s.shape)
     for t in range(s.shape[-1]):
@@ -55,32 +55,32 @@ def test_confidence_of_silent_outputs_is_finite():
 
 
 @pytest.mark.parametrize("window", [1, 5, 17, 40])
-def test_moving_window(window):
+def test_moving_window_matches_direct_sums(window):
     s = spikes(seed=2)
     classifier = MovingWindow(window)
-    expected = windowed(s, window)
+    expected = moving_rate(s, window)
     np.testing.assert_allclose(classifier.rate(torch.from_numpy(s)), expected, rtol=1e-6)
     # Among classes with equal rates, the first one is predicted, with float32 rates as with exact counts.
     best = np.rint(expected * window).argmax(1)
     assert (classifier(torch.from_numpy(s)).numpy() == best).all()
-    share = expected / (expected.sum(1, keepdims=True) + 1e-6)
-    np.testing.assert_allclose(classifier.confidence(torch.from_numpy(s)), share, rtol=1e-5, atol=1e-7)
+    confidence = expected / (expected.sum(1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(classifier.confidence(torch.from_numpy(s)), confidence, rtol=1e-5, atol=1e-7)
 
 
-def test_moving_window_mode_can_be_chosen_late():
+def test_moving_window_takes_its_mode_at_construction_or_at_the_call():
     s = torch.from_numpy(spikes())
     a = MovingWindow(4, mode="softmax").confidence(s)
     assert torch.equal(a, MovingWindow(4).confidence(s, "softmax"))
     torch.testing.assert_close(a.sum(1), torch.ones(3, 17))
 
 
-def test_moving_window_gradient_is_the_windows_reach():
+def test_moving_window_gradient_covers_the_window():
     s = torch.zeros(1, 1, 6, requires_grad=True)
     MovingWindow(3).rate(s)[0, 0, 3].backward()
     np.testing.assert_allclose(s.grad[0, 0], [0, 1 / 3, 1 / 3, 1 / 3, 0, 0], rtol=1e-6)
 
 
-def test_errors():
+def test_wrong_arguments_raise():
     with pytest.raises(ValueError, match=r"Rate: expected spikes \[B, C, T\], found \[3, 4\]"):
         Rate.predict(torch.zeros(3, 4))
     with pytest.raises(ValueError, match=r"found \[1, 2, 0\]"):

@@ -46,8 +46,8 @@ def finite_difference(function, neuron, name, step):
 
 @BACKENDS
 @pytest.mark.parametrize("name", ["current_decay", "voltage_decay"])
-@pytest.mark.parametrize("of", ["voltage", "current"])
-def test_fault_1_decay_gradients_are_true_derivatives(backend, name, of):
+@pytest.mark.parametrize("signal", ["voltage", "current"])
+def test_fault_1_decay_gradients_are_true_derivatives(backend, name, signal):
     """Below the threshold, a weighted sum of states is smooth except for truncation, so differences can be compared."""
     neuron = Neuron(**{**PARAMS, "threshold": 4000.0, "voltage_decay": 0.1})
     for decay in (neuron.current_decay, neuron.voltage_decay):
@@ -58,14 +58,14 @@ def test_fault_1_decay_gradients_are_true_derivatives(backend, name, of):
 
     def function():
         current, voltage = neuron.dynamics(z)
-        return ((voltage if of == "voltage" else current).double() * weights).sum()
+        return ((voltage if signal == "voltage" else current).double() * weights).sum()
 
     with kernels.using(backend):
         assert not neuron(z).any()
         function().backward()
         found = getattr(neuron, name).grad.item()
         expected = finite_difference(function, neuron, name, 4)
-    if (of, name) == ("current", "voltage_decay"):
+    if (signal, name) == ("current", "voltage_decay"):
         assert found == expected == 0
     else:
         assert expected < -10  # a larger decay reduces the sum
@@ -105,7 +105,7 @@ def test_fault_1_the_voltage_that_decays_is_the_one_after_reset(backend):
 
 
 @BACKENDS
-def test_fault_1_a_descent_finds_the_decays(backend):
+def test_fault_1_gradient_descent_finds_the_decays(backend):
     """Gradient descent fits a neuron's voltage to that of a neuron with other decays, from both sides."""
     z = torch.from_numpy(np.random.default_rng(0).uniform(0, 8, (4, 1, 60)).astype(np.float32))
     with kernels.using(backend):
@@ -140,7 +140,7 @@ def test_fault_1_decays_have_a_step_size_that_fits_their_scale():
 
 
 @pytest.mark.parametrize("twin", [reference, cpu], ids=["reference", "cpu"])
-def test_fault_2_at_the_threshold_no_spike_and_no_reset(twin):
+def test_fault_2_a_voltage_at_the_threshold_neither_fires_nor_resets(twin):
     state = State(torch.zeros(1, 1, dtype=torch.int32), torch.tensor([[5120]], dtype=torch.int32))
     retention = torch.tensor([4096], dtype=torch.int32)
     membrane = Membrane(retention, retention, 5120, Surrogate(3.75, 0.04))
@@ -151,7 +151,7 @@ def test_fault_2_at_the_threshold_no_spike_and_no_reset(twin):
 
 
 @BACKENDS
-def test_fault_2_inside_a_block(backend):
+def test_fault_2_a_voltage_at_the_threshold_stays_there_in_a_block(backend):
     """After one spike with weight 1.25, the voltage stays at the threshold, and the smallest input makes it fire."""
     block = cuba.Dense({**PARAMS, "current_decay": 1.0, "voltage_decay": 0.0}, 2, 1, delay_shift=False)
     block.synapse.weight.data[0, :, 0, 0, 0] = torch.tensor([1.25, 1 / 32])
@@ -161,10 +161,10 @@ def test_fault_2_inside_a_block(backend):
         assert block(x).flatten().tolist() == [0, 0, 0, 0, 1, 0]
 
 
-# ------------------------------------------------------------------------------ 3. lazily shaped parameters
+# ------------------------------------------------------------------------------ 3. parameters created lazily
 
 
-def test_fault_3_the_tutorials_keys_and_shapes_before_any_forward():
+def test_fault_3_keys_and_shapes_are_complete_before_any_forward_pass():
     found = {key: tuple(value.shape) for key, value in tutorial_network().state_dict().items()}
     expected = {}
     for i, (inputs, outputs) in enumerate([(2312, 512), (512, 512), (512, 10)]):
@@ -179,7 +179,7 @@ def test_fault_3_the_tutorials_keys_and_shapes_before_any_forward():
 
 @pytest.mark.parametrize("weight_norm", [True, False])
 @pytest.mark.parametrize("shared", [True, False])
-def test_fault_3_a_fresh_network_loads_strictly_and_answers_the_same(weight_norm, shared):
+def test_fault_3_a_fresh_network_loads_strictly_and_gives_the_same_output(weight_norm, shared):
     torch.manual_seed(1)
     trained = small_block(weight_norm, shared_param=shared)
     x = sample((3, 30, 40), 0.15)
@@ -201,7 +201,7 @@ def test_fault_3_a_fresh_network_loads_strictly_and_answers_the_same(weight_norm
     assert torch.equal(fresh(x), trained(x))
 
 
-def test_fault_3_a_forward_makes_no_parameters_and_moves_none():
+def test_fault_3_a_forward_pass_creates_and_changes_no_parameters():
     net = tutorial_network()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     parameters = {name: id(p) for name, p in net.named_parameters()}
@@ -223,7 +223,7 @@ def test_fault_3_the_same_seed_makes_the_same_network():
 
 
 @pytest.mark.parametrize("forward_first", [True, False])
-def test_fault_4_export_leaves_the_network_alone(tmp_path, forward_first):
+def test_fault_4_export_does_not_change_the_block(tmp_path, forward_first):
     torch.manual_seed(0)
     block = small_block().train()
     block.delay.delay.data[0] = 61.7
@@ -251,7 +251,7 @@ def test_fault_4_export_leaves_the_network_alone(tmp_path, forward_first):
     assert (block.synapse.weight_g.grad != 0).any()
 
 
-def test_fault_4_what_is_exported_is_what_runs(tmp_path):
+def test_fault_4_the_export_gives_the_output_of_the_block(tmp_path):
     torch.manual_seed(1)
     block = small_block()
     with h5py.File(tmp_path / "one.net", "w") as file:
@@ -268,7 +268,7 @@ def test_fault_4_what_is_exported_is_what_runs(tmp_path):
 # ------------------------------------------------------------------------- 5. `best_accuracy` read before `update`
 
 
-def test_fault_5_the_best_accuracy_is_that_of_the_epoch_at_hand():
+def test_fault_5_best_accuracy_refers_to_the_current_epoch():
     stats = slayer.utils.LearningStats()
     for correct, best in ((5, True), (7, True), (6, False), (7, False), (9, True)):
         stats.testing.num_samples += 10
@@ -290,10 +290,10 @@ def test_fault_6_augment_is_a_rotation_about_the_centre():
     torch.manual_seed(0)
     shifts = []
     for _ in range(300):
-        turned = slayer.augment(event)
-        assert len(turned.x) == len(x)  # the square is too far inside to leave the sensor
-        shifts.append((turned.x.mean() - x.mean(), turned.y.mean() - y.mean()))
-        u, v = turned.x - turned.x.mean(), turned.y - turned.y.mean()
+        augmented = slayer.augment(event)
+        assert len(augmented.x) == len(x)  # the square is too far inside to leave the sensor
+        shifts.append((augmented.x.mean() - x.mean(), augmented.y.mean() - y.mean()))
+        u, v = augmented.x - augmented.x.mean(), augmented.y - augmented.y.mean()
         assert abs((u * v).mean()) < 1  # a shear by 5 degrees gives 2.4
     np.testing.assert_array_equal(event.x, given[0])
     np.testing.assert_array_equal(event.y, given[1])
@@ -324,7 +324,7 @@ def test_fault_7_without_download_nothing_is_fetched(tmp_path, monkeypatch):
     from urllib import request
 
     def refuse(*_args, **_kwargs):
-        raise AssertionError("the network was asked")
+        raise AssertionError("a download was attempted")
 
     monkeypatch.setattr(request, "urlopen", refuse)
     with pytest.raises(FileNotFoundError, match="download=True"):
@@ -334,7 +334,7 @@ def test_fault_7_without_download_nothing_is_fetched(tmp_path, monkeypatch):
 # -------------------------------------------------------------------------------------- 8. loops over the neurons
 
 
-class Counter(TorchDispatchMode):
+class OperationCounter(TorchDispatchMode):
     """A mode that counts torch's operations."""
 
     def __init__(self):
@@ -346,26 +346,26 @@ class Counter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_fault_8_learned_delays_are_one_step_for_all_channels():
-    """There is no Python loop over channels: 4 channels take as many torch operations as 400."""
+def test_fault_8_learned_delays_have_no_torch_loop_over_channels():
+    """The number of torch operations is the same for 4 and for 400 channels."""
     counts = []
     for channels in (4, 400):
         layer = slayer.axon.Delay(channels)
         x = torch.zeros(2, channels, 10, requires_grad=True)
-        with Counter() as counter:
+        with OperationCounter() as counter:
             layer(x).sum().backward()
         counts.append(counter.calls)
     assert counts[0] == counts[1]
     assert counts[0] > 5
 
 
-def test_fault_8_the_step_of_a_layer_takes_no_torch_loop_over_time():
+def test_fault_8_a_block_has_no_torch_loop_over_time():
     counts = []
     block = small_block()
     block(sample((2, 30, 5), 0.03))  # the first call in training checks the weights once
     for steps in (5, 200):
         x = sample((2, 30, steps), 0.03)  # sparse for both lengths, so that the same code runs
-        with Counter() as counter, kernels.using("cpu"):
+        with OperationCounter() as counter, kernels.using("cpu"):
             block(x).sum().backward()
         counts.append(counter.calls)
     assert counts[0] == counts[1]

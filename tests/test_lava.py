@@ -10,8 +10,8 @@ import nmnist_helpers as slayer
 from nmnist_helpers.__main__ import main
 from nmnist_helpers.lava import NAMES, table
 
-PRESENT = [name for name, row in NAMES.items() if row.status != "out"]
-OUT = [name for name, row in NAMES.items() if row.status == "out"]
+AVAILABLE = [name for name, row in NAMES.items() if row.status != "out"]
+OUT_OF_SCOPE = [name for name, row in NAMES.items() if row.status == "out"]
 
 
 def parameters_of(found) -> list[str]:
@@ -20,34 +20,34 @@ def parameters_of(found) -> list[str]:
     return [name for name in inspect.signature(found).parameters if name not in ("self", "args", "kwargs")]
 
 
-@pytest.mark.parametrize("name", PRESENT)
-def test_what_works_takes_lava_dls_arguments_in_their_order(name):
+@pytest.mark.parametrize("name", AVAILABLE)
+def test_available_names_take_lava_dls_arguments_in_order(name):
     found = operator.attrgetter(name)(slayer)
     row = NAMES[name]
     if row.parameters is None or row.status == "differs":
         return
-    wanted = row.parameters.split()
-    assert parameters_of(found)[: len(wanted)] == wanted
+    expected = row.parameters.split()
+    assert parameters_of(found)[: len(expected)] == expected
     signature = inspect.signature(found).parameters
-    for extra in parameters_of(found)[len(wanted) :]:
+    for extra in parameters_of(found)[len(expected) :]:
         assert signature[extra].default is not inspect.Parameter.empty, extra
 
 
-@pytest.mark.parametrize("name", OUT)
-def test_what_is_out_says_so_and_names_something_that_exists(name):
+@pytest.mark.parametrize("name", OUT_OF_SCOPE)
+def test_names_out_of_scope_raise_and_point_to_existing_names(name):
     with pytest.raises(AttributeError, match="out of scope; use .") as error:
         operator.attrgetter(name)(slayer)
     for path in re.findall(r"nmnist_helpers\.([\w.]*\w)", str(error.value).partition("; use ")[2]):
         operator.attrgetter(path)(slayer)
 
 
-def test_a_name_that_nobody_knows_is_no_attribute():
+def test_unknown_names_raise_attribute_error():
     for module in (slayer, slayer.utils, slayer.block.cuba, slayer.neuron):
         with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
             module.nothing  # noqa: B018
 
 
-def test_the_command_prints_every_name_with_its_mark(capsys):
+def test_the_command_prints_every_name_with_its_status(capsys):
     main(["lava"])
     printed = capsys.readouterr().out
     assert printed.strip() == table()

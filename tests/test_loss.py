@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_classifier import spikes, windowed
+from test_classifier import moving_rate, spikes
 
 from nmnist_helpers.loss import SpikeMax, SpikeRate, SpikeTime
 
@@ -23,10 +23,10 @@ def rate_loss(rate, label, true=0.2, false=0.03):
     return total
 
 
-@pytest.mark.parametrize(("reduction", "share"), [("sum", 1), ("mean", 12)])
-def test_spike_rate(reduction, share):
+@pytest.mark.parametrize(("reduction", "divisor"), [("sum", 1), ("mean", 12)])
+def test_spike_rate_matches_its_formula(reduction, divisor):
     s = spikes()
-    expected = rate_loss(s.mean(-1, dtype=np.float64), LABEL) / share
+    expected = rate_loss(s.mean(-1, dtype=np.float64), LABEL) / divisor
     found = SpikeRate(0.2, 0.03, reduction=reduction)(torch.from_numpy(s), torch.tensor(LABEL))
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
@@ -35,15 +35,15 @@ def test_spike_rate_has_no_factor_one_half():
     assert SpikeRate(1, 0)(torch.zeros(1, 2, 5), torch.tensor([1])).item() == 1.0
 
 
-@pytest.mark.parametrize(("reduction", "share"), [("sum", 1), ("mean", 12 * 17)])
-def test_spike_rate_with_a_moving_window(reduction, share):
+@pytest.mark.parametrize(("reduction", "divisor"), [("sum", 1), ("mean", 12 * 17)])
+def test_spike_rate_with_a_moving_window(reduction, divisor):
     s = spikes(seed=4)
     error = SpikeRate(0.2, 0.03, moving_window=6, reduction=reduction)
     found = error(torch.from_numpy(s), torch.tensor(LABEL))
-    assert found.item() == pytest.approx(rate_loss(windowed(s, 6), LABEL) / share, rel=1e-5)
+    assert found.item() == pytest.approx(rate_loss(moving_rate(s, 6), LABEL) / divisor, rel=1e-5)
     steps = np.random.default_rng(1).integers(0, 4, (3, 17))
     found = error(torch.from_numpy(s), torch.from_numpy(steps))
-    assert found.item() == pytest.approx(rate_loss(windowed(s, 6), steps) / share, rel=1e-5)
+    assert found.item() == pytest.approx(rate_loss(moving_rate(s, 6), steps) / divisor, rel=1e-5)
 
 
 def test_spike_rate_collapses_spatial_axes():
@@ -52,7 +52,7 @@ def test_spike_rate_collapses_spatial_axes():
     assert error(s.reshape(3, 1, 2, 2, 9), label) == error(s, label)
 
 
-def test_spike_rate_gradient_reaches_every_step_alike():
+def test_spike_rate_gradient_is_equal_at_every_step():
     s = torch.from_numpy(spikes()).requires_grad_()
     SpikeRate(0.2, 0.03)(s, torch.tensor(LABEL)).backward()
     rate = s.detach().numpy().mean(-1, dtype=np.float64)
@@ -64,9 +64,9 @@ def test_spike_rate_gradient_reaches_every_step_alike():
 @pytest.mark.parametrize("mode", ["probability", "softmax", "logsoftmax"])
 @pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_spike_max(mode, window, reduction):
+def test_spike_max_matches_its_formula(mode, window, reduction):
     s = spikes(seed=5)
-    rate = s.mean(-1, dtype=np.float64)[..., None] if window is None else windowed(s, window)
+    rate = s.mean(-1, dtype=np.float64)[..., None] if window is None else moving_rate(s, window)
     terms = []
     for b, label in enumerate(LABEL):
         for r in rate[b].T:
@@ -99,7 +99,7 @@ def test_spike_max_and_its_gradient_are_finite_where_the_true_class_is_silent(wi
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_spike_time(order, reduction):
+def test_spike_time_matches_its_formula(order, reduction):
     a, b = spikes(2, 3, 40, seed=7), spikes(2, 3, 40, seed=8)
     length, tau = 12, 5.0
     once = [math.exp(-k / tau) for k in range(length)]
@@ -125,7 +125,7 @@ def test_spike_time_default_filter_and_causality():
 
 
 @pytest.mark.parametrize("length", [1, 7, 64, 100])
-def test_spike_time_filters_as_a_convolution_does(length):
+def test_spike_time_filter_equals_a_convolution(length):
     error = SpikeTime(time_constant=8, length=length, filter_order=2)
     for steps in (1, 30, 64, 129):
         s = torch.rand(2, 3, steps, generator=torch.Generator().manual_seed(steps), requires_grad=True)
@@ -149,7 +149,7 @@ def test_gradients_against_finite_differences(error):
 
 
 @pytest.mark.parametrize("error", [SpikeRate(0.2, 0.03), SpikeMax()])
-def test_label_and_shape_errors(error):
+def test_wrong_labels_and_shapes_raise(error):
     name = type(error).__name__
     s = torch.zeros(3, 4, 5)
     with pytest.raises(ValueError, match=rf"{name}: expected labels in 0\.\.3, found 0\.\.4"):
@@ -166,7 +166,7 @@ def test_label_and_shape_errors(error):
         error(s[..., 0], torch.tensor([0, 1, 2]))
 
 
-def test_settings_errors():
+def test_wrong_settings_raise():
     with pytest.raises(ValueError, match=r"true_rate in 0\.\.1 spikes per step, found 1\.5"):
         SpikeRate(1.5, 0)
     with pytest.raises(ValueError, match="false_rate in .* found nan"):
@@ -188,6 +188,6 @@ def test_settings_errors():
         SpikeTime()(torch.zeros(1, 2, 3), torch.zeros(1, 2, 4))
 
 
-def test_losses_hold_no_state_to_save():
+def test_losses_have_an_empty_state_dict():
     for error in (SpikeTime(), SpikeRate(0.2, 0.03, moving_window=5), SpikeMax()):
         assert not error.state_dict()

@@ -9,18 +9,18 @@ from support.neurons import sample
 from nmnist_helpers import ConvNetwork, Network, Spikes, kernels
 
 
-def dense() -> tuple[Network, torch.Tensor]:
+def dense_network() -> tuple[Network, torch.Tensor]:
     return Network((20, 12), inputs=30, neuron_params={"threshold": 0.3}), sample((2, 30, 40))
 
 
-def of_pictures() -> tuple[Network, torch.Tensor]:
+def conv_network() -> tuple[Network, torch.Tensor]:
     return ConvNetwork((4, 6), hidden=12, neuron_params={"threshold": 0.1}), sample((2, 2, 34, 34, 40))
 
 
-@pytest.mark.parametrize("made", [dense, of_pictures])
-def test_a_frozen_network_gives_the_same_spikes(made):
+@pytest.mark.parametrize("make", [dense_network, conv_network])
+def test_a_frozen_network_gives_the_same_spikes(make):
     torch.manual_seed(0)
-    net, spikes = made()
+    net, spikes = make()
     net.eval()
     with torch.no_grad():
         expected = net(spikes)
@@ -38,7 +38,7 @@ def test_a_frozen_network_gives_the_same_spikes(made):
 def test_a_frozen_network_rounds_its_weights_once_and_thaws(monkeypatch):
     from nmnist_helpers.kernels import functions
 
-    net, spikes = dense()
+    net, spikes = dense_network()
     events, rounded = Spikes.from_dense(spikes), []
     cpu = functions.twin(torch.device("cpu"))
     quantise = cpu.quantise
@@ -47,11 +47,11 @@ def test_a_frozen_network_rounds_its_weights_once_and_thaws(monkeypatch):
         first = net(events)
         net(events)
         assert len(rounded) == len(net)
-        twin = copy.deepcopy(net)
+        duplicate = copy.deepcopy(net)
         with torch.enable_grad():  # a backward pass needs more than the frozen weights
             net(events).sum().backward()
         assert all(block.synapse.weight_v.grad is not None for block in net)
-    for thawed in (net, twin):
+    for thawed in (net, duplicate):
         with torch.no_grad():
             thawed.blocks[2].synapse.weight_g *= -1
             assert not torch.equal(thawed(events), first)

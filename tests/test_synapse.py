@@ -15,7 +15,7 @@ from nmnist_helpers.spikes import Spikes
 quantise = Neuron(**DYNAMICS).quantize_8bit
 
 
-def test_initial_weights():
+def test_initial_weights_are_uniform():
     torch.manual_seed(0)
     plain, scaled = synapse.Dense(400, 300), synapse.Dense(400, 300, weight_scale=3)
     assert plain.weight.shape == (300, 400, 1, 1, 1)
@@ -55,7 +55,7 @@ def test_quantisation_gradient_is_straight_through_and_zero_outside():
 
 @pytest.mark.parametrize("weight_norm", [True, False])
 @pytest.mark.parametrize("value", [1.0, 1 / 0.95])
-def test_dense_product_and_gradients(weight_norm, value):
+def test_dense_product_and_gradients_match_the_oracle(weight_norm, value):
     torch.manual_seed(0)
     layer = synapse.Dense(60, 30, weight_scale=8, weight_norm=weight_norm, pre_hook_fx=quantise)
     if weight_norm:
@@ -75,11 +75,11 @@ def test_dense_product_and_gradients(weight_norm, value):
     if weight_norm:
         assert_close(g.grad, by_g)
     assert_close(x.grad, np.einsum("oi,bot->bit", steps / 32, grad.numpy()))
-    of = layer.weight_g if weight_norm else layer.weight
-    assert layer.grad_norm == pytest.approx(float(of.grad.norm()) / of.numel())
+    p = layer.weight_g if weight_norm else layer.weight
+    assert layer.grad_norm == pytest.approx(float(p.grad.norm()) / p.numel())
 
 
-def test_grad_norm_before_a_backward_is_zero():
+def test_grad_norm_before_a_backward_pass_is_zero():
     assert synapse.Dense(3, 2).grad_norm == 0
 
 
@@ -96,7 +96,7 @@ def test_dense_takes_images():
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.float64])
-def test_dense_takes_other_types(kind):
+def test_dense_takes_other_dtypes(kind):
     layer = synapse.Dense(6, 4)
     x = sample((2, 6, 5), 0.2)
     assert torch.equal(layer(x.to(kind)), layer(x))
@@ -120,7 +120,7 @@ def test_weight_norm_can_be_switched_on_and_off():
 
 
 @pytest.mark.parametrize("weight_norm", [True, False])
-def test_convolution_is_torchs(weight_norm):
+def test_convolution_equals_torchs(weight_norm):
     torch.manual_seed(3)
     layer = synapse.Conv(
         4, 6, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2, weight_scale=5,
@@ -183,7 +183,7 @@ def test_weight_norm_of_zero_weights_keeps_the_product_and_can_learn():
     assert not silent.weight.any()
 
 
-def test_switching_weight_norm_keeps_what_learns():
+def test_switching_weight_norm_keeps_requires_grad():
     pool = synapse.Pool(2, weight_norm=True)
     assert not any(p.requires_grad for p in pool.parameters())
     pool.disable_weight_norm()

@@ -33,12 +33,12 @@ def gradients(net, x):
     return [p.grad.clone() for p in net.parameters() if p.requires_grad]
 
 
-def test_compiled_it_gives_the_same_spikes_and_gradients(net, x):
-    expected, by = net(x), gradients(net, x)
+def test_a_compiled_network_gives_the_same_spikes_and_gradients(net, x):
+    expected, expected_grads = net(x), gradients(net, x)
     assert expected.any()
     compiled = torch.compile(net, backend="eager")
     assert torch.equal(compiled(x), expected)
-    assert all(map(torch.equal, gradients(compiled, x), by))
+    assert all(map(torch.equal, gradients(compiled, x), expected_grads))
 
 
 @pytest.mark.parametrize("kind", ["fused", "mask", "conv"])
@@ -48,7 +48,7 @@ def test_autocast_changes_nothing(net, x, kind):
     if kind == "conv":
         net, x = slayer.block.cuba.Conv(DYNAMICS, 4, 5, 2, weight_scale=9, delay=True), x.reshape(2, 4, 5, 2, 30)
     net.eval()
-    expected, by = net(x), gradients(net, x)
+    expected, expected_grads = net(x), gradients(net, x)
     assert expected.any()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(net(x), expected)
@@ -56,37 +56,37 @@ def test_autocast_changes_nothing(net, x, kind):
         out = net(x)
         # The other kinds use torch's own products, whose backward pass must run outside autocast.
         if kind == "fused":
-            assert all(map(torch.equal, gradients(net, x), by))
+            assert all(map(torch.equal, gradients(net, x), expected_grads))
     net.zero_grad()
     out.square().sum().backward()
-    assert all(map(torch.equal, [p.grad for p in net.parameters() if p.requires_grad], by))
+    assert all(map(torch.equal, [p.grad for p in net.parameters() if p.requires_grad], expected_grads))
 
 
 @pytest.mark.parametrize("part", ["synapse", "neuron", "neuron.drop", "delay"])
-def test_hooks_on_the_parts_of_a_block_fire(net, x, part):
-    expected, seen = net(x), []
+def test_hooks_on_the_parts_of_a_block_are_called(net, x, part):
+    expected, received = net(x), []
     block = net.blocks[0]
-    handle = block.get_submodule(part).register_forward_hook(lambda module, args, out: seen.append(out))
+    handle = block.get_submodule(part).register_forward_hook(lambda module, args, out: received.append(out))
     assert torch.equal(net(x), expected)
-    assert {type(out) for out in seen} == {torch.Tensor}  # both hidden blocks share one dropout module
+    assert {type(out) for out in received} == {torch.Tensor}  # both hidden blocks share one dropout module
     handle.remove()
     assert block.fused
 
 
-def test_a_hook_on_a_hidden_block_sees_tensors(net, x):
-    expected, seen = net(x), []
+def test_hooks_on_hidden_blocks_receive_tensors(net, x):
+    expected, received = net(x), []
     handles = [
-        net.blocks[0].register_forward_hook(lambda module, args, out: seen.append(out)),
-        net.blocks[2].register_forward_pre_hook(lambda module, args: seen.append(args[0])),
+        net.blocks[0].register_forward_hook(lambda module, args, out: received.append(out)),
+        net.blocks[2].register_forward_pre_hook(lambda module, args: received.append(args[0])),
     ]
     assert torch.equal(net(x), expected)
-    assert [(type(s), s.shape) for s in seen] == [(torch.Tensor, (2, 16, 30)), (torch.Tensor, (2, 12, 30))]
+    assert [(type(s), s.shape) for s in received] == [(torch.Tensor, (2, 16, 30)), (torch.Tensor, (2, 12, 30))]
     for handle in handles:
         handle.remove()
     assert isinstance(net.blocks[0](x, dense=False), Spikes)
 
 
-def test_pruning_removes_weights_and_the_others_learn():
+def test_pruned_weights_stay_zero_and_the_others_learn():
     block = slayer.block.cuba.Dense(DYNAMICS, 60, 10, weight_scale=9)
     x = (torch.rand(4, 60, 40) < 0.2).float()
     prune.l1_unstructured(block.synapse, "weight", amount=0.5)
@@ -104,25 +104,25 @@ def test_pruning_removes_weights_and_the_others_learn():
 
 @pytest.mark.parametrize("change", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net)),
                                     lambda net: copy.deepcopy(net).double()])  # fmt: skip
-def test_copies_answer_the_same(net, x, change):
+def test_copies_give_the_same_spikes_and_gradients(net, x, change):
     changed = change(net)
     expected = net(x)
     assert torch.equal(changed(x), expected)
-    found, by = gradients(changed, x), gradients(net, x)
-    for grad, wanted in zip(found, by, strict=True):
-        torch.testing.assert_close(grad.float(), wanted)
+    found, expected_grads = gradients(changed, x), gradients(net, x)
+    for grad, expected_grad in zip(found, expected_grads, strict=True):
+        torch.testing.assert_close(grad.float(), expected_grad)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
 def test_parameters_of_half_precision_compute_in_float32(net, x, kind):
     half = copy.deepcopy(net).to(kind)
-    whole = copy.deepcopy(half).float()
-    assert torch.equal(half(x), whole(x))
+    full = copy.deepcopy(half).float()
+    assert torch.equal(half(x), full(x))
     gradients(half, x)
     assert all(p.grad.dtype == kind for p in half.parameters())
 
 
-@pytest.mark.parametrize(("use", "words"), [
+@pytest.mark.parametrize(("use", "message"), [
     (lambda net, x: torch.jit.trace(net, x), "found torch.jit.trace"),
     (lambda net, x: torch.jit.script(net), "found torch.jit.script"),
     (lambda net, x: torch.func.vmap(net)(x[None]), "found a transform of torch.func"),
@@ -130,12 +130,12 @@ def test_parameters_of_half_precision_compute_in_float32(net, x, kind):
     (lambda net, x: torch.autograd.grad(net(x.requires_grad_()).sum(), x, create_graph=True),
      "found True: a spike's derivative"),
 ])  # fmt: skip
-def test_what_cannot_work_says_so(net, x, use, words):
-    with pytest.raises(RuntimeError, match=words):
+def test_unsupported_tools_raise_a_clear_error(net, x, use, message):
+    with pytest.raises(RuntimeError, match=message):
         use(net, x)
 
 
-def test_weights_that_all_round_to_zero_are_told_once():
+def test_weights_that_all_round_to_zero_give_a_single_warning():
     block = slayer.block.cuba.Dense(DYNAMICS, 5000, 3)
     x = torch.zeros(1, 5000, 2)
     with pytest.warns(UserWarning, match=r"none larger than 0\.0141\d: all round to zero.*larger weight_scale"):

@@ -1,4 +1,4 @@
-"""Blocks against the oracles, and the fused step of a dense block against its parts one after the other."""
+"""Compare dense blocks with the oracles, and their fused step with their separate parts."""
 
 import copy
 import gc
@@ -39,26 +39,26 @@ def dense_block(inputs, outputs, seed=0, dropout=None, channel_decays=False, wei
     return block
 
 
-def steps_of(block) -> np.ndarray:
-    """Quantised weights x 32 of a block, by torch's weight norm and the oracle."""
+def weight_steps(block) -> np.ndarray:
+    """Return a block's quantised weights x 32 as int64 [out, in], computed by torch's weight norm and the oracle."""
     synapse = block.synapse
     with torch.no_grad():
         w = oracles.normed(synapse.weight_v, synapse.weight_g) if synapse.weight_norm_enabled else synapse.weight
     return oracles.steps_of_weight(w.detach()).reshape(w.shape[0], -1)
 
 
-def expected_of(block, x, kept=None, value=1.0):
-    """Oracle of a block: its output as 0/1, and what happened inside."""
+def run_oracle(block, x, kept=None, value=1.0):
+    """Return the oracle's 0/1 output of a block, and its internal signals."""
     keep_i, keep_v = (oracles.keep_of(d.detach()) for d in (block.neuron.current_decay, block.neuron.voltage_decay))
     x = x.detach().numpy()
     return oracles.block(
-        x, steps_of(block), keep_i, keep_v, THRESHOLD, value_in=np.abs(x).max() or 1.0, kept=kept, value=value,
+        x, weight_steps(block), keep_i, keep_v, THRESHOLD, value_in=np.abs(x).max() or 1.0, kept=kept, value=value,
         shift=int(block.delay_shift), delay=None if block.delay is None else block.delay.delay.detach().numpy(),
     )  # fmt: skip
 
 
-def parts_of(block):
-    """A copy that runs synapse, neuron, dropout and axon one after the other."""
+def unfused_copy(block):
+    """Return a copy of a block that runs synapse, neuron, dropout and axon one after the other."""
     other = copy.deepcopy(block)
     other.quantised = False
     assert block.fused
@@ -67,12 +67,12 @@ def parts_of(block):
 
 
 def run(block, x, grad, seed=0):
-    """Output and all gradients of a block."""
+    """Return a block's output, and the gradients of its parameters and of x."""
     torch.manual_seed(seed)
     x = x if isinstance(x, Spikes) else x.detach().clone().requires_grad_()
     out = block(x)
     out.backward(grad)
-    names = [name.replace("scaled_", "") for name, _ in block.named_parameters()]  # decays x4096
+    names = [name.replace("scaled_", "") for name, _ in block.named_parameters()]  # decays are read x4096
     grads = {name: operator.attrgetter(name)(block).grad for name in names}
     if not isinstance(x, Spikes):
         grads["x"] = x.grad
@@ -89,13 +89,13 @@ def run(block, x, grad, seed=0):
     weight_norm=[True, False],
     channel_decays=[True, False],
 )
-def test_dense_block(backend, dropout, weight_norm, channel_decays, sizes):
+def test_dense_block_matches_the_oracle(backend, dropout, weight_norm, channel_decays, sizes):
     block = dense_block(sizes[1], 33, dropout=dropout, weight_norm=weight_norm, channel_decays=channel_decays)
     x = sample(sizes)
     value = 1.0 if dropout is None else 1 / (1 - dropout)
     torch.manual_seed(7)
     kept = None if dropout is None else (torch.rand(sizes[0], 33) >= dropout).numpy()
-    expected, inside = expected_of(block, x, kept, value)
+    expected, inside = run_oracle(block, x, kept, value)
     grad = gradient_like((sizes[0], 33, sizes[2]))
     with kernels.using(backend):
         out, grads = run(block, x, grad, seed=7)
@@ -105,7 +105,7 @@ def test_dense_block(backend, dropout, weight_norm, channel_decays, sizes):
 
     keep_i, keep_v = (oracles.keep_of(d.detach()) for d in (block.neuron.current_decay, block.neuron.voltage_decay))
     wanted = oracles.block_gradient(
-        grad.numpy(), x.numpy(), steps_of(block), inside, expected, keep_i, keep_v, kept=kept, value=value,
+        grad.numpy(), x.numpy(), weight_steps(block), inside, expected, keep_i, keep_v, kept=kept, value=value,
         delay=block.delay.delay.detach().numpy(),
     )  # fmt: skip
     synapse = block.synapse
@@ -124,8 +124,8 @@ def test_dense_block(backend, dropout, weight_norm, channel_decays, sizes):
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
-def test_three_layer_network(backend):
-    """The tutorial's network in training: dropout between, its factor on the next layer's input, spike by spike."""
+def test_tutorials_network_matches_the_oracle_in_training(backend):
+    """Spikes are equal at every step; the factor of dropout scales the input of the next layer."""
     torch.manual_seed(1)
     net = Network(hidden=(60, 50), dropout=0.2, inputs=200, outputs=10)
     for b in net.blocks:
@@ -140,7 +140,7 @@ def test_three_layer_network(backend):
     for i, b in enumerate(net.blocks):
         delay = None if b.delay is None else b.delay.delay.detach().numpy()
         signal, inside = oracles.block(
-            signal, steps_of(b), 3072, 4096 - 123, THRESHOLD, value_in=1.0 if i == 0 else 1 / (1 - 0.2),
+            signal, weight_steps(b), 3072, 4096 - 123, THRESHOLD, value_in=1.0 if i == 0 else 1 / (1 - 0.2),
             kept=kept[i] if i < 2 else None, delay=delay,
         )  # fmt: skip
         fired.append(inside["spikes"].mean())
@@ -158,15 +158,15 @@ def test_three_layer_network(backend):
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
-def test_weight_norm_is_torchs_to_the_last_bit(backend, monkeypatch):
-    """Weights on the edge between two quantisation steps, where a norm that is off by its last bit shows."""
+def test_weight_norm_equals_torch_to_the_last_bit(backend, monkeypatch):
+    """The first weight of each row lies halfway between two quantisation steps, so that the norm's last bit matters."""
     rng = np.random.default_rng(0)
     v = torch.from_numpy(rng.normal(size=(2000, 37)).astype(np.float32))
-    edge = (torch.from_numpy(rng.integers(1, 60, 2000)) + 0.5) / 32  # where the first weight of each row shall lie
+    edge = (torch.from_numpy(rng.integers(1, 60, 2000)) + 0.5) / 32  # the first weight of each row
     g = (edge / v[:, 0].abs() * v.norm(dim=1)).float()[:, None]
     expected = oracles.steps_of_weight(oracles.normed(v, g))
     other_norm = torch.norm_except_dim(v, 2, 0)
-    assert (oracles.steps_of_weight(v * (g / other_norm)) != expected).any(1).sum() > 20  # else the test says nothing
+    assert (oracles.steps_of_weight(v * (g / other_norm)) != expected).any(1).sum() > 20  # else nothing is tested
 
     block = cuba.Dense(PARAMS, 37, 2000, weight_norm=True)
     block.synapse.weight_v.data.copy_(v.view(2000, 37, 1, 1, 1))
@@ -181,7 +181,7 @@ def test_weight_norm_is_torchs_to_the_last_bit(backend, monkeypatch):
 
 
 def test_order_inside_a_block():
-    """Synapse, neuron, dropout, one-step shift, delay: a spike at step t leaves at t + 1 + floor(delay)."""
+    """The order is synapse, neuron, dropout, shift, delay: a spike at step t leaves at step t + 1 + floor(delay)."""
     block = cuba.Dense({**PARAMS, "dropout": Dropout(p=0.5)}, 1, 4, delay=True)
     block.synapse.weight.data.fill_(2.0)
     block.delay.delay.data = torch.tensor([0.0, 0.99, 3.5, 9.0])
@@ -191,7 +191,7 @@ def test_order_inside_a_block():
     kept = torch.rand(1, 4) >= 0.5
     torch.manual_seed(0)
     out = block(x)[0]
-    # with weight 2 the neuron fires at step 2, and again while the current of 2, 1.5, 1.1 ... lasts
+    # With weight 2, the neuron fires at step 2, and again while its current decays: 2, 1.5, 1.1 ...
     first = [3, 3, 6, None]
     for c, start in enumerate(first):
         times = out[c].nonzero().flatten().tolist()
@@ -222,39 +222,39 @@ def test_order_inside_a_block():
     ],
     ids=str,
 )
-def test_fused_equals_parts(backend, options):
+def test_fused_step_equals_its_parts(backend, options):
     block = dense_block(50, 20, seed=3, **options)
-    parts = parts_of(block)
+    parts = unfused_copy(block)
     x = sample((3, 50, 40))
     grad = gradient_like((3, 20, 40))
     with kernels.using(backend):
         out, grads = run(block, x, grad)
-        out_of_parts, grads_of_parts = run(parts, x, grad)
-    assert torch.equal(out, out_of_parts)
+        unfused_out, unfused_grads = run(parts, x, grad)
+    assert torch.equal(out, unfused_out)
     assert out.count_nonzero() > 20
-    compare_gradients(grads, grads_of_parts)
+    compare_gradients(grads, unfused_grads)
 
 
-def compare_gradients(grads, others):
-    assert grads.keys() == others.keys()
+def compare_gradients(grads, expected):
+    assert grads.keys() == expected.keys()
     for name, found in grads.items():
-        if others[name] is None:
+        if expected[name] is None:
             assert found is None, name
         else:
-            assert_close(found, others[name], 3e-5)
+            assert_close(found, expected[name], 3e-5)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.7 * DENSE_FROM, 1.5 * DENSE_FROM, 0.6, 1.0])
 @pytest.mark.parametrize("value", [1.0, 1 / 0.95, 0.5])
-def test_fused_equals_parts_at_every_density(density, value):
+def test_fused_step_equals_its_parts_at_every_density(density, value):
     block = dense_block(40, 18, seed=4, weight_scale=1 if density > 0.3 else 3)
     x = sample((2, 40, 30), density, value)
     grad = gradient_like((2, 18, 30))
     out, grads = run(block, x, grad)
-    out_of_parts, grads_of_parts = run(parts_of(block), x, grad)
-    assert torch.equal(out, out_of_parts)
-    compare_gradients(grads, grads_of_parts)
-    again, grads_of_events = run(copy.deepcopy(parts_of(block)).train(), Spikes.from_dense(x), grad)
+    unfused_out, unfused_grads = run(unfused_copy(block), x, grad)
+    assert torch.equal(out, unfused_out)
+    compare_gradients(grads, unfused_grads)
+    again, grads_of_events = run(copy.deepcopy(unfused_copy(block)).train(), Spikes.from_dense(x), grad)
     assert torch.equal(again, out)
     fused = copy.deepcopy(block)
     fused.zero_grad()
@@ -264,8 +264,8 @@ def test_fused_equals_parts_at_every_density(density, value):
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
-def test_graded_input(backend):
-    """Input of many values takes the dense product; in eighths its sums are exact, so that both ways agree."""
+def test_graded_input_uses_the_dense_product(backend):
+    """Input with many values uses the dense product. Its sums of multiples of 1/8 are exact and must be equal."""
     rng = np.random.default_rng(0)
     x = torch.from_numpy((rng.integers(-3, 8, (3, 30, 25)) / 8 * (rng.random((3, 30, 25)) < 0.3)).astype(np.float32))
     assert Spikes.from_dense(x) is None
@@ -273,30 +273,30 @@ def test_graded_input(backend):
     grad = gradient_like((3, 16, 25))
     with kernels.using(backend):
         out, grads = run(block, x, grad)
-        out_of_parts, grads_of_parts = run(parts_of(block), x, grad)
-    assert torch.equal(out, out_of_parts)
+        unfused_out, unfused_grads = run(unfused_copy(block), x, grad)
+    assert torch.equal(out, unfused_out)
     assert out.any()
-    compare_gradients(grads, grads_of_parts)
-    z = np.einsum("oi,bit->bot", steps_of(block) / 32, x.double().numpy()).astype(np.float32)
+    compare_gradients(grads, unfused_grads)
+    z = np.einsum("oi,bit->bot", weight_steps(block) / 32, x.double().numpy()).astype(np.float32)
     *_, spikes, _, _ = oracles.neuron(z, 3072, 4096 - 123, THRESHOLD)
     lag = 1 + np.floor(block.delay.delay.detach().numpy()).astype(int)
     np.testing.assert_array_equal(out.numpy(), oracles.shifted(spikes, lag))
 
 
 @pytest.mark.parametrize("sizes", [(1, 40, 30), (3, 40, 1), (1, 40, 1), (1, 1, 5), (2, 7, 300)], ids=str)
-def test_fused_equals_parts_at_odd_sizes(sizes):
+def test_fused_step_equals_its_parts_at_odd_sizes(sizes):
     for outputs in (1, 5, 129):
-        # with one input, the gradient of a direction is zero: nothing to compare
+        # With a single input, the gradient of the weight norm's direction is zero and cannot be compared.
         block = dense_block(sizes[1], outputs, seed=6, weight_scale=8, weight_norm=sizes[1] > 1)
         x = sample(sizes, 0.2)
         grad = gradient_like((sizes[0], outputs, sizes[2]))
         out, grads = run(block, x, grad)
-        out_of_parts, grads_of_parts = run(parts_of(block), x, grad)
-        assert torch.equal(out, out_of_parts)
-        compare_gradients(grads, grads_of_parts)
+        unfused_out, unfused_grads = run(unfused_copy(block), x, grad)
+        assert torch.equal(out, unfused_out)
+        compare_gradients(grads, unfused_grads)
 
 
-def test_chain_of_blocks_fused_and_in_parts():
+def test_chain_of_fused_blocks_equals_chain_of_parts():
     torch.manual_seed(2)
     net = Network(hidden=(40, 30), dropout=0.3, inputs=60, outputs=5)
     for b in net.blocks:
@@ -335,8 +335,8 @@ def test_input_and_gradient_of_any_layout(layout):
 
 
 @pairwise(grad=[True, False], delay=[True, False], delay_shift=[True, False])
-def test_persistent_state_makes_chunks_equal_the_whole(grad, delay, delay_shift):
-    """The neurons go on from where they were, and spikes on their way arrive in the next call."""
+def test_chunks_with_persistent_state_equal_the_whole(grad, delay, delay_shift):
+    """The neurons continue from their last state, and delayed spikes arrive in the next call."""
     options = {"delay": delay, "delay_shift": delay_shift}
     whole = dense_block(20, 12, seed=1, **options)
     block = dense_block(20, 12, seed=1, neuron={"persistent_state": True}, **options)
@@ -346,14 +346,14 @@ def test_persistent_state_makes_chunks_equal_the_whole(grad, delay, delay_shift)
     x = sample((3, 20, 150), 0.2)
     with torch.set_grad_enabled(grad):
         expected = whole(x)
-        assert expected[:, -1, -30:].any()  # the longest delay is among those that spike
+        assert expected[:, -1, -30:].any()  # the channel with the longest delay spikes, too
         for sizes in ([75, 75], [7, 1, 142], [70] + [1] * 80):
             block.neuron.reset_state()
             assert torch.equal(torch.cat([block(part) for part in x.split(sizes, 2)], -1), expected)
-    assert torch.equal(block(x[:2]), whole(x[:2]))  # another batch starts at rest
+    assert torch.equal(block(x[:2]), whole(x[:2]))  # a batch of another size starts at rest
 
 
-def test_persistent_state_of_a_convolution():
+def test_chunks_of_a_convolution_with_persistent_state_equal_the_whole():
     torch.manual_seed(2)
     block = cuba.Conv({**PARAMS, "persistent_state": True}, 2, 3, 3, weight_scale=5, delay=True)
     block.delay.delay.data.copy_(torch.tensor([0.5, 9.5, 40.5]))
@@ -365,25 +365,25 @@ def test_persistent_state_of_a_convolution():
     assert "on_the_way" not in "".join(block.state_dict())
 
 
-def test_inference_equals_training_and_keeps_no_voltage(monkeypatch):
+def test_inference_equals_training_and_stores_no_voltage(monkeypatch):
     block = dense_block(30, 20)
     x = sample((2, 30, 40))
-    asked = []
+    need_grad = []
     original = cpu.layer_forward
-    monkeypatch.setattr(cpu, "layer_forward", lambda *a, **o: (asked.append(o["need_grad"]), original(*a, **o))[1])
+    monkeypatch.setattr(cpu, "layer_forward", lambda *a, **o: (need_grad.append(o["need_grad"]), original(*a, **o))[1])
     trained = block(x)
     with torch.no_grad():
         inferred = block(x)
     with torch.inference_mode():
         in_mode = block(x)
-    assert asked == [True, False, False]
+    assert need_grad == [True, False, False]
     assert trained.requires_grad
     assert not inferred.requires_grad
     assert torch.equal(trained, inferred)
     assert torch.equal(trained, in_mode)
 
 
-def test_two_forwards_then_one_backward():
+def test_gradients_of_two_forward_passes_add_up():
     block = dense_block(20, 10)
     x, grad = sample((2, 20, 30)), gradient_like((2, 10, 30))
     _, once = run(copy.deepcopy(block), x, grad)
@@ -401,7 +401,7 @@ def test_an_output_remembers_its_events():
     events = remembered(out)
     assert events.value == 1.25
     assert torch.equal(events.dense(), out.detach())
-    changed = block(sample((2, 20, 30))).mul_(2)  # allowed, with its gradient, and noticed
+    changed = block(sample((2, 20, 30))).mul_(2)  # a change in place is allowed, has a gradient and discards the events
     assert remembered(changed) is None
     changed.sum().backward()
     assert block.delay.delay.grad is not None
@@ -410,7 +410,7 @@ def test_an_output_remembers_its_events():
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("second", [{}, {"pre_hook_fx": lambda w, descale=False: w}], ids=["fused", "in parts"])
 def test_spikes_between_blocks_carry_the_gradient(backend, second):
-    """Without dense numbers between the blocks: the same output, the same gradients."""
+    """Blocks that exchange `Spikes` instead of dense tensors give the same output and gradients."""
     first, second = dense_block(20, 70, dropout=0.2), dense_block(70, 8, seed=2, **second)
     parameters = [*first.parameters(), *second.parameters()]
     x, grad = sample((2, 20, 30), density=0.3), gradient_like((2, 8, 30))
@@ -428,7 +428,7 @@ def test_spikes_between_blocks_carry_the_gradient(backend, second):
 
 
 def test_spikes_between_blocks_free_their_memory_at_once():
-    """No cycle that waits for the garbage collector, with 20 MB of voltage in it."""
+    """No reference cycle keeps the voltages (20 MB in training) until the garbage collector runs."""
     gc.collect()
     gc.disable()
     try:
@@ -441,7 +441,7 @@ def test_spikes_between_blocks_free_their_memory_at_once():
         gc.enable()
 
 
-def test_a_change_in_place_between_blocks_is_seen():
+def test_a_change_in_place_between_blocks_takes_effect():
     first, second = dense_block(20, 12), dense_block(12, 8, seed=2)
     x = sample((2, 20, 30))
     with torch.no_grad():
@@ -452,7 +452,7 @@ def test_a_change_in_place_between_blocks_is_seen():
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float64])
-def test_input_of_other_types(kind):
+def test_input_of_other_dtypes_gives_the_same_output(kind):
     block = dense_block(20, 10)
     x = sample((2, 20, 30))
     assert torch.equal(block(x.to(kind)), block(x))
@@ -468,7 +468,7 @@ def test_network_with_one_hidden_layer():
     assert shapes == [(7, 20), (3, 7)]
 
 
-def test_grad_norm_is_the_synapses():
+def test_grad_norm_is_that_of_the_synapse():
     block = cuba.Dense(PARAMS, 6, 4, weight_norm=True)
     assert block.grad_norm == 0
     block(torch.ones(1, 6, 20)).sum().backward()
@@ -477,16 +477,16 @@ def test_grad_norm_is_the_synapses():
     assert block.grad_norm > 0
 
 
-def test_count_log():
+def test_count_log_also_returns_the_mean_rate():
     block = dense_block(20, 10, dropout=0.3, count_log=True)
     x = sample((2, 20, 30))
     torch.manual_seed(0)
-    spikes, share = block(x)
-    assert share.item() == pytest.approx((spikes != 0).float().mean().item())
-    assert share > 0
-    assert not share.requires_grad
+    spikes, rate = block(x)
+    assert rate.item() == pytest.approx((spikes != 0).float().mean().item())
+    assert rate > 0
+    assert not rate.requires_grad
     torch.manual_seed(0)
-    assert torch.equal(parts_of(block)(x)[0], spikes)
+    assert torch.equal(unfused_copy(block)(x)[0], spikes)
 
 
 @pytest.mark.parametrize("weight_norm", [True, False])
@@ -522,7 +522,7 @@ def test_a_copy_has_its_own_mask_and_hooks():
     assert plain.synapse.pre_hook_fx.__self__ is plain.neuron
 
 
-def test_a_hook_of_ones_own():
+def test_a_custom_pre_hook_is_applied_but_not_exported():
     block = cuba.Dense({**PARAMS, "norm": None}, 6, 3, pre_hook_fx=lambda w: w * 0 + 0.75)
     assert not block.fused
     x = sample((2, 6, 20), 0.4)
@@ -532,12 +532,12 @@ def test_a_hook_of_ones_own():
         block.layer_spec()
 
 
-def test_block_with_norm():
+def test_block_with_norm_matches_the_oracle():
     block = dense_block(20, 8, neuron={"norm": MeanOnlyBatchNorm}).eval()
     assert not block.fused
     block.neuron.norm.running_mean.uniform_(-0.2, 0.2)
     x = sample((2, 20, 40), 0.2)
-    z = oracles.product(steps_of(block), x.numpy())
+    z = oracles.product(weight_steps(block), x.numpy())
     current, *_ = oracles.neuron(z, 3072, 0, oracles.NEVER)
     mean = oracles.steps_of_weight(block.neuron.norm.running_mean) / 32
     *_, spikes, _, _ = oracles.neuron((current / 4096 - mean[:, None]).astype(np.float32), 0, 3973, THRESHOLD)
@@ -546,7 +546,7 @@ def test_block_with_norm():
     assert spikes.any()
 
 
-def test_five_axes_into_a_dense_block():
+def test_dense_block_flattens_input_with_five_axes():
     block = dense_block((4, 3, 2), 9)  # width, height, channels
     x = sample((2, 2, 3, 4, 25), 0.2)
     out = block(x)
@@ -555,11 +555,11 @@ def test_five_axes_into_a_dense_block():
     assert out.any()
 
 
-def test_layer_spec_is_what_runs():
+def test_layer_spec_holds_the_values_in_use():
     block = dense_block(12, 7)
     block.delay.delay.data[:2] = torch.tensor([-5.0, 80.0])
     spec = block.layer_spec()
-    np.testing.assert_array_equal(spec.weight, 2 * steps_of(block))
+    np.testing.assert_array_equal(spec.weight, 2 * weight_steps(block))
     np.testing.assert_array_equal(spec.delay, block.delay.delay.detach().clamp(0, 62).floor().numpy())
     assert spec.delay[:2].tolist() == [0, 62]
     assert (spec.i_decay, spec.v_decay, spec.v_th_mant) == (1024, 123, 80)
@@ -581,7 +581,7 @@ def test_wrong_input_raises():
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_not_a_number_raises(backend, bad):
+def test_nan_and_infinity_raise(backend, bad):
     x = sample((2, 6, 10), 0.3)
     wrong = x.clone()
     wrong[1, 2, 3] = bad
@@ -599,7 +599,7 @@ def test_not_a_number_raises(backend, bad):
             block(x)
 
 
-def test_parameters_in_lava_dls_order():
+def test_parameters_are_in_lava_dls_order():
     block = dense_block(4, 3)
     last = [name.rpartition(".")[2] for name, _ in block.named_parameters()]
     assert last == ["scaled_current_decay", "scaled_voltage_decay", "delay", "weight_g", "weight_v"]

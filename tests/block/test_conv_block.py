@@ -1,4 +1,4 @@
-"""Blocks of convolution, pooling and flattening, held to the oracle and to torch."""
+"""Compare the Conv, Pool and Flatten blocks with the oracle and with torch."""
 
 import numpy as np
 import pytest
@@ -13,14 +13,14 @@ from nmnist_helpers.block import conv, cuba
 from nmnist_helpers.neuron import Dropout
 
 
-def of_images(z, threshold=THRESHOLD):
-    """Neuron oracle over [B, C, H, W, T]."""
+def oracle_spikes(z, threshold=THRESHOLD):
+    """Return the neuron oracle's spikes for an input of shape [B, C, H, W, T]."""
     flat = z.reshape(z.shape[0], -1, z.shape[-1])
     return oracles.neuron(flat, 3072, 3973, threshold)[2].reshape(z.shape)
 
 
 @pytest.mark.parametrize("weight_norm", [True, False])
-def test_conv_block(weight_norm):
+def test_conv_block_matches_the_oracle(weight_norm):
     torch.manual_seed(0)
     block = cuba.Conv(PARAMS, 2, 5, 3, stride=2, padding=1, weight_scale=8, weight_norm=weight_norm, delay=True)
     block.delay.delay.data.uniform_(0, 4)
@@ -31,7 +31,7 @@ def test_conv_block(weight_norm):
     w = oracles.normed(v, block.synapse.weight_g.detach()) if weight_norm else v
     steps = torch.from_numpy(oracles.steps_of_weight(w)).double() / 32
     z = F.conv3d(x.detach().double(), steps, None, (2, 2, 1), (1, 1, 0)).float().numpy()
-    spikes = of_images(z)
+    spikes = oracle_spikes(z)
     lag = np.repeat(1 + np.floor(block.delay.delay.detach().numpy()).astype(int), z.shape[2] * z.shape[3])
     expected = oracles.shifted(spikes.reshape(2, -1, 20), lag).reshape(z.shape)
     np.testing.assert_array_equal(out.detach().numpy(), expected)
@@ -44,7 +44,7 @@ def test_conv_block(weight_norm):
 
 
 def test_conv_block_gradients():
-    """Straight through the rounding, convolution's own gradient, the neuron's from its oracle."""
+    """The neuron's gradient comes from the oracle; torch's convolution propagates it to the quantised weights."""
     torch.manual_seed(0)
     block = cuba.Conv(PARAMS, 2, 4, 3, weight_scale=6)
     x = sample((2, 2, 6, 6, 15), 0.2)
@@ -63,18 +63,18 @@ def test_conv_block_gradients():
     assert block.neuron.voltage_decay.grad.item() == pytest.approx(by_voltage.sum(), rel=1e-4)
 
 
-def test_pool_block():
+def test_pool_block_matches_the_oracle():
     block = cuba.Pool(PARAMS, 2, weight_scale=1.1)
     x = sample((2, 3, 5, 6, 20), 0.3)
     padded = F.pad(x, (0, 0, 0, 0, 0, 1)).reshape(2, 3, 3, 2, 3, 2, 20).sum((3, 5))
     z = padded.numpy() * np.float32(35 / 32)  # 1.1 quantised
-    expected = oracles.shifted(of_images(z).reshape(2, -1, 20), 1).reshape(z.shape)
+    expected = oracles.shifted(oracle_spikes(z).reshape(2, -1, 20), 1).reshape(z.shape)
     np.testing.assert_array_equal(block(x).detach().numpy(), expected)
     assert expected.any()
     assert block.state_dict()["synapse.weight"].shape == (1, 1, 2, 2, 1)
 
 
-def test_conv_pool_flatten_dense_in_a_row():
+def test_chain_of_conv_pool_flatten_and_dense():
     torch.manual_seed(3)
     net = torch.nn.Sequential(
         cuba.Conv(PARAMS, 2, 4, 3, padding=1, weight_scale=6, weight_norm=True, delay=True),
@@ -93,7 +93,7 @@ def test_conv_pool_flatten_dense_in_a_row():
     assert count is None
 
 
-def test_shapes_and_delays_of_pictures():
+def test_first_input_determines_shapes_and_delays():
     x = sample((2, 3, 8, 6, 20), 0.3)
     conv, pool, flat = cuba.Conv(PARAMS, 3, 4, 3, weight_scale=3), cuba.Pool(PARAMS, 2, delay=True), cuba.Flatten()
     dense = cuba.Dense(PARAMS, 24, 5)
@@ -101,23 +101,23 @@ def test_shapes_and_delays_of_pictures():
     dense(flat(pool(conv(x))))
     assert (conv.shape, pool.shape, dense.shape) == ((4, 6, 4), (4, 3, 2), (5,))
     assert list(flat.shape) == [24, 1, 1]
-    assert pool.delay.shape == (4,)  # one for each channel, known since the first input
+    assert pool.delay.shape == (4,)  # one for each channel; the first input determines their number
 
 
-def test_channel_decays_need_their_number():
+def test_decays_per_channel_need_num_neurons():
     with pytest.raises(ValueError, match="expected num_neurons with norm or shared_param=False"):
         cuba.Pool({**PARAMS, "shared_param": False}, 2)
 
 
-# ------------------------------------------------------------------------------------------------- one fused step
+# ------------------------------------------------------------------------------------------------- the fused step
 
 
 def blocks():
     torch.manual_seed(2)
     params = {**PARAMS, "dropout": Dropout(p=0.1)}
-    own = {**params, "shared_param": False}
+    per_channel = {**params, "shared_param": False}
     return torch.nn.Sequential(
-        cuba.Conv(own, 2, 5, (3, 4), (2, 1), 1, weight_scale=8, weight_norm=True, delay=True),
+        cuba.Conv(per_channel, 2, 5, (3, 4), (2, 1), 1, weight_scale=8, weight_norm=True, delay=True),
         cuba.Conv(params, 5, 10, 3, groups=5, weight_scale=6),
         cuba.Pool(params, 2, weight_scale=1.5, delay=True),
         cuba.Flatten(),
@@ -126,13 +126,13 @@ def blocks():
 
 
 def run(net, x):
-    torch.manual_seed(7)  # the same neurons are dropped
+    torch.manual_seed(7)  # drop the same neurons in every run
     out = net(x)
     out.backward(gradient_like(out.shape))
     return [out.detach(), x.grad, *(p.grad for p in net.parameters() if p.requires_grad)]
 
 
-def test_one_step_and_part_by_part_are_the_same(monkeypatch):
+def test_fused_step_equals_its_parts(monkeypatch):
     nets = [blocks(), blocks()]
     x = sample((2, 2, 9, 8, 40), 0.15)
     for net in nets:
@@ -144,29 +144,29 @@ def test_one_step_and_part_by_part_are_the_same(monkeypatch):
     expected = run(nets[1], x.clone().requires_grad_())
     assert torch.equal(found[0], expected[0])
     assert expected[0].any()
-    for ours, theirs in zip(found[1:], expected[1:], strict=True):
-        assert_close(ours, theirs)
+    for grad, expected_grad in zip(found[1:], expected[1:], strict=True):
+        assert_close(grad, expected_grad)
 
 
-def test_events_and_dense_tensors_are_the_same():
-    """Between blocks: the same spikes, and the same gradients through events as through tensors."""
+def test_events_between_blocks_equal_dense_tensors():
+    """Blocks that exchange events instead of dense tensors give the same spikes and gradients."""
     x = sample((2, 2, 9, 8, 40), 0.15)
-    dense, listed = blocks(), blocks()
-    for net in (dense, listed):
+    dense, sparse = blocks(), blocks()
+    for net in (dense, sparse):
         torch.manual_seed(3)
         net[2].delay.draw(10)
     expected = run(dense, x.clone().requires_grad_())
     torch.manual_seed(7)
     spikes = Spikes.from_dense(x.flatten(1, 3)).as_picture((2, 9, 8))
-    for block in listed:
-        spikes = block(spikes) if block is listed[3] else block(spikes, dense=False)
+    for block in sparse:
+        spikes = block(spikes) if block is sparse[3] else block(spikes, dense=False)
     assert isinstance(spikes, Spikes)
     out = spikes.dense()
     out.backward(gradient_like(out.shape))
     assert torch.equal(out.detach(), expected[0])
-    parameters = [p.grad for p in listed.parameters() if p.requires_grad]
-    for ours, theirs in zip(parameters, expected[2:], strict=True):
-        assert_close(ours, theirs)
+    grads = [p.grad for p in sparse.parameters() if p.requires_grad]
+    for grad, expected_grad in zip(grads, expected[2:], strict=True):
+        assert_close(grad, expected_grad)
 
 
 def test_a_picture_of_the_wrong_size_is_refused():
@@ -179,8 +179,8 @@ def test_a_picture_of_the_wrong_size_is_refused():
         cuba.Conv(PARAMS, 2, 4, 3)(spikes.as_picture((3, 2, 2)))
 
 
-def test_the_convolutional_network_runs_from_its_file(tmp_path):
-    """Training's forward, the exported file and both integer engines: spike for spike."""
+def test_exported_conv_network_equals_the_model(tmp_path):
+    """The model, its exported file in both engines, and the blocks made from the file agree spike for spike."""
     torch.manual_seed(1)
     net = ConvNetwork(channels=(4, 6), hidden=12).eval()
     for block in (*list(net)[:2], net[3]):
@@ -196,7 +196,7 @@ def test_the_convolutional_network_runs_from_its_file(tmp_path):
     exported = netx.load(tmp_path / "network.net")
     expected = [out for b, out in zip(net, layers, strict=True) if not isinstance(b, cuba.Flatten)]
     for engine in ("fast", "reference"):
-        for ours, theirs in zip(exported.all_layers(x, engine), expected, strict=True):
-            assert torch.equal(ours, theirs)
+        for found, out in zip(exported.all_layers(x, engine), expected, strict=True):
+            assert torch.equal(found, out)
     with torch.no_grad():
         assert torch.equal(exported.to_blocks()(Spikes.from_dense(x)), layers[-1])

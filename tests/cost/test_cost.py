@@ -1,4 +1,4 @@
-"""Operations, memory and answers, against counts made one spike at a time."""
+"""Test the counts of operations, the memory and the answers over time."""
 
 import math
 
@@ -24,12 +24,12 @@ def network(rng):
     return netx.Net([layer(15, 9, True), layer(9, 7, True), layer(7, 4, False)])
 
 
-def some_spikes(rng, batch=6, steps=40):
+def random_spikes(rng, batch=6, steps=40):
     return (rng.random((batch, 15, steps)) < 0.2).astype(np.uint8)
 
 
-def counted_one_by_one(net, spikes):
-    """[layer][name] by walking over every spike."""
+def count_one_by_one(net, spikes):
+    """Count operations in a loop over all spikes, and return a dict of counts for each layer."""
     counts = []
     for spec, out in zip(net, net.all_layers(spikes), strict=True):
         layer = {"spikes_in": 0, "spikes_out": int(out.sum()), "synaptic": 0, "synaptic_nonzero": 0}
@@ -43,11 +43,11 @@ def counted_one_by_one(net, spikes):
     return counts
 
 
-def test_operations_are_what_the_spikes_cause():
+def test_operations_equal_a_count_spike_by_spike():
     rng = np.random.default_rng(0)
-    net, spikes = network(rng), some_spikes(rng)
+    net, spikes = network(rng), random_spikes(rng)
     found = cost.count_operations(net, spikes)
-    for layer, expected in zip(found.layers, counted_one_by_one(net, spikes), strict=True):
+    for layer, expected in zip(found.layers, count_one_by_one(net, spikes), strict=True):
         for name, value in expected.items():
             assert getattr(layer, name) == pytest.approx(value / 6), name
     assert [layer.dense for layer in found.layers] == [15 * 9 * 40, 9 * 7 * 40, 7 * 4 * 40]
@@ -57,9 +57,9 @@ def test_operations_are_what_the_spikes_cause():
     assert 0 < found.layers[2].synaptic < found.layers[2].dense
 
 
-def test_every_way_to_give_the_spikes():
+def test_every_form_of_input_gives_the_same_counts():
     rng = np.random.default_rng(1)
-    net, spikes = network(rng), some_spikes(rng)
+    net, spikes = network(rng), random_spikes(rng)
     expected = cost.count_operations(net, spikes)
     tensor = torch.from_numpy(spikes).float()
     labels = torch.zeros(2)
@@ -69,14 +69,14 @@ def test_every_way_to_give_the_spikes():
     assert cost.count_operations(net.to_blocks(), spikes) == expected
 
 
-def test_no_recording_is_named():
+def test_wrong_input_raises():
     with pytest.raises(ValueError, match="spikes: expected at least one recording, found none"):
         cost.count_operations(network(np.random.default_rng(2)), [])
     with pytest.raises(ValueError, match=r"spikes: expected \[B, 15, T\].*found shape \[1, 3, 2\]"):
         cost.count_operations(network(np.random.default_rng(2)), np.zeros((1, 3, 2)))
 
 
-def test_memory():
+def test_memory_of_weights_delays_and_decays():
     net = network(np.random.default_rng(3))
     net.layers[1].i_decay = np.full(7, 100)
     found = cost.count_memory(net)
@@ -89,7 +89,7 @@ def test_memory():
 
 
 def trains(*answers, classes=3):
-    """Output spikes from lists of the class that fires at each step, None for silence."""
+    """Return spikes [B, classes, T]; each argument lists the class that fires at every step, or None for no spike."""
     out = np.zeros((len(answers), classes, len(answers[0])))
     for b, steps in enumerate(answers):
         for t, c in enumerate(steps):
@@ -103,7 +103,7 @@ def test_answers_over_time():
     assert cost.answers_over_time(out).tolist() == [[-1, 2, 1, 1, 1], [-1] * 5, [0] * 5]  # a tie: the first class
 
 
-def test_the_final_answer_is_the_classifiers():
+def test_the_final_answer_equals_that_of_the_classifier():
     from nmnist_helpers import classifier
 
     out = torch.rand(40, 10, 60, generator=torch.Generator().manual_seed(5)) < 0.1
@@ -111,16 +111,16 @@ def test_the_final_answer_is_the_classifiers():
     np.testing.assert_array_equal(cost.answers_over_time(out)[:, -1], expected)
 
 
-def test_wrong_shapes_are_named():
+def test_answers_over_time_refuses_wrong_shapes():
     with pytest.raises(ValueError, match=r"spikes_out: expected \[B, classes, T\].*found shape \[3, 5\]"):
         cost.answers_over_time(np.zeros((3, 5)))
 
 
-def test_tables_and_pictures():
+def test_tables_and_plot():
     import matplotlib.pyplot as plt
 
     rng = np.random.default_rng(6)
-    net, spikes = network(rng), some_spikes(rng)
+    net, spikes = network(rng), random_spikes(rng)
     operations = cost.count_operations(net, spikes)
     for table in (operations, cost.count_memory(net)):
         lines = str(table).splitlines()
@@ -135,8 +135,8 @@ def test_tables_and_pictures():
     plt.close(figure)
 
 
-def test_operations_of_pictures_are_those_of_the_dense_layer_that_does_the_same():
-    """Each input alone, through a convolution without neurons to stop it: what it reaches is what it costs."""
+def test_operations_of_a_convolution_equal_those_of_the_equivalent_dense_layer():
+    """The equivalent dense layer is built by applying the synapses of the convolution to each input alone."""
     rng = np.random.default_rng(5)
     weight = 2 * rng.integers(-1, 2, (4, 1, 3, 2))
     common = {"delay": None, "i_decay": 0, "v_decay": 0, "v_th_mant": 80, "in_shape": (2, 5, 7)}
@@ -144,13 +144,13 @@ def test_operations_of_pictures_are_those_of_the_dense_layer_that_does_the_same(
         LayerSpec("conv", weight, groups=2, stride=(2, 1), padding=(1, 0), dilation=(1, 2), **common),
         LayerSpec("pool", np.full((1, 1, 2, 3), 64), stride=(2, 3), **common),
     ):
-        rows = []  # the same layer, unrolled: the reference simulator's answer to each input alone
+        columns = []  # of the dense weights: the input of all neurons for one spike in a channel
         for channel in range(layer.in_features):
             spike = np.zeros((1, layer.in_features, 1), np.uint8)
             spike[0, channel] = 1
             drive = next(iter(_drives(layer, events_of(spike))))
-            rows.append(drive[0] // 64)
-        dense = LayerSpec("dense", np.array(rows).T, None, 0, 0, 80)
+            columns.append(drive[0] // 64)
+        dense = LayerSpec("dense", np.array(columns).T, None, 0, 0, 80)
         spikes = (rng.random((3, layer.in_features, 9)) < 0.3).astype(np.uint8)
         found, expected = (cost.count_operations([spec], spikes).layers[0] for spec in (layer, dense))
         assert found.synaptic_nonzero == expected.synaptic_nonzero > 0

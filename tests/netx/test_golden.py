@@ -1,13 +1,13 @@
-"""A network that lava-dl trained, saved and exported: its answers are ours, spike for spike.
+"""Test that networks saved and exported by lava-dl give the same output here, spike for spike.
 
 ``golden/`` (74 kB) was made with lava-dl d825ac5 and lava b6822fb: 72-40-30-10 CUBA neurons with weight norm, learned
 delays, learned decays and dropout. ``network.pt`` is its state_dict, ``network.net`` its export; ``spikes.npz`` holds
-input spikes ``x``, the answers ``torch_y`` of lava-dl's model in evaluation mode, and ``loihi_y``, what lava's netx
-answers to one of the inputs on its simulator of the chip.
+input spikes ``x``, the output ``torch_y`` of lava-dl's model in evaluation mode, and ``loihi_y``, the output of lava's
+netx on its simulator of the chip for one of the inputs.
 
 ``pictures`` and ``input`` (70 kB) were made with lava-dl 0.6.0: a network of its Conv, Pool, Flatten and Dense blocks
 with weight norm, groups, strides, dilation, learned delays, decays and a mean-only normalisation, and one that begins
-with its Input block. ``x`` is the input, ``y<i>`` what block i sends on.
+with its Input block. ``x`` is the input, ``y<i>`` the output of block i.
 """
 
 from pathlib import Path
@@ -31,25 +31,25 @@ def spikes():
         return dict(file)
 
 
-def test_the_checkpoint_answers_as_lava_dl_did(spikes):
+def test_checkpoint_gives_the_output_of_lava_dl(spikes):
     net = load_checkpoint(GOLDEN / "network.pt", neuron_params={"threshold": 1.25}).eval()
     with torch.no_grad():
-        answer = net(torch.from_numpy(spikes["x"]).float())
-    np.testing.assert_array_equal(answer.numpy(), spikes["torch_y"])
+        output = net(torch.from_numpy(spikes["x"]).float())
+    np.testing.assert_array_equal(output.numpy(), spikes["torch_y"])
     exported = netx.load(GOLDEN / "network.net")
     assert exported.layers == netx.as_specs(net)
 
 
 @pytest.mark.parametrize("engine", ["fast", "reference"])
-def test_the_export_answers_as_lava_dl_and_the_chip_did(spikes, engine):
-    answer = netx.load(GOLDEN / "network.net")(spikes["x"], engine=engine)
-    np.testing.assert_array_equal(answer, spikes["torch_y"])
-    np.testing.assert_array_equal(answer[spikes["loihi_sample"]], spikes["loihi_y"])
+def test_export_gives_the_output_of_lava_dl_and_of_the_chip(spikes, engine):
+    output = netx.load(GOLDEN / "network.net")(spikes["x"], engine=engine)
+    np.testing.assert_array_equal(output, spikes["torch_y"])
+    np.testing.assert_array_equal(output[spikes["loihi_sample"]], spikes["loihi_y"])
     assert spikes["loihi_y"].any()
 
 
 def pictures_network():
-    """The blocks of ``pictures``, as its author wrote them down for lava-dl."""
+    """Return the network ``pictures``, made with the arguments that its blocks had in lava-dl."""
     normed = {**NEURON_PARAMS, "norm": MeanOnlyBatchNorm}
     return Network.from_blocks(
         [
@@ -66,7 +66,7 @@ def pictures_network():
     ("name", "in_shape", "with_neurons"), [("pictures", (2, 8, 11), [0, 1, 2, 4]), ("input", None, [0, 1])]
 )
 @pytest.mark.parametrize("engine", ["fast", "reference"])
-def test_every_kind_of_layer_answers_as_lava_dl_did(name, in_shape, with_neurons, engine):
+def test_every_kind_of_layer_gives_the_output_of_lava_dl(name, in_shape, with_neurons, engine):
     net = netx.load(GOLDEN / f"{name}.net", in_shape)
     with np.load(GOLDEN / f"{name}.npz") as file:
         for layer, index in zip(net.all_layers(file["x"], engine=engine), with_neurons, strict=True):
@@ -74,22 +74,22 @@ def test_every_kind_of_layer_answers_as_lava_dl_did(name, in_shape, with_neurons
             assert layer.any()
 
 
-def test_blocks_of_pictures_answer_as_lava_dl_did(tmp_path):
-    """From its checkpoint and from its export; and back to a file, which lacks nothing."""
+def test_conv_blocks_give_the_output_of_lava_dl(tmp_path):
+    """Blocks are made from the checkpoint and from the export, and both give the same export again."""
     exported = netx.load(GOLDEN / "pictures.net", (2, 8, 11))
     from_file = load_checkpoint(GOLDEN / "pictures.pt", pictures_network()).eval()
     with np.load(GOLDEN / "pictures.npz") as file:
-        spikes, answer = torch.from_numpy(file["x"]).float(), file["y4"]
+        spikes, output = torch.from_numpy(file["x"]).float(), file["y4"]
     for net in (from_file, exported.to_blocks().eval()):
         with torch.no_grad():
-            np.testing.assert_array_equal(net(spikes).numpy(), answer)
+            np.testing.assert_array_equal(net(spikes).numpy(), output)
         assert netx.as_specs(net) == exported.layers
         net.export_hdf5(tmp_path / "again.net")
         assert netx.load(tmp_path / "again.net").layers == exported.layers
 
 
-def test_blocks_export_one_by_one_as_lava_dl_does(tmp_path):
-    """The same members of the file with the same values, but for what lava-dl stores in another type."""
+def test_single_blocks_export_the_same_as_in_lava_dl(tmp_path):
+    """The file has lava-dl's members with lava-dl's values; types and axes of length 1 are not compared."""
     import h5py
 
     net = load_checkpoint(GOLDEN / "pictures.pt", pictures_network()).eval()

@@ -1,7 +1,7 @@
-"""Damaged and malicious `.net` and `.pt` files: a clear error or a valid network, never a crash, hang or blow-up.
+"""Test that damaged and malicious `.net` and `.pt` files give a clear error or a valid network.
 
-The mutations by the thousand run in a process of their own (this file is also its program), with little memory to
-spare beyond what it starts with: a crash, a hang or a blow-up shows as that process ending otherwise than well.
+No file may crash the program, make it hang or exhaust its memory. Hundreds of random mutations of valid files are
+loaded in a process whose program is this file and whose memory is limited: it fails in all three cases.
 """
 
 import json
@@ -22,7 +22,7 @@ from nmnist_helpers import netx
 from nmnist_helpers.checkpoint import CheckpointError, load_checkpoint
 from nmnist_helpers.netx import LayerSpec, NetFileError
 
-SPARE_MEMORY = 256 << 20  # bytes
+SPARE_MEMORY = 256 << 20  # bytes beyond those that the worker needs to start
 MUTATIONS = 800  # of each kind of file
 
 
@@ -54,7 +54,7 @@ def write_pictures(path):
 
 
 def write_as_lava_dl(path):
-    """Uncompressed, with the neuron's type as a string of variable length."""
+    """Write a file as lava-dl does: uncompressed, with the neuron's type as a string of variable length."""
     with h5py.File(path, "w") as file:
         for index, layer in enumerate(layers()):
             group = file.create_group(f"layer/{index}")
@@ -73,7 +73,7 @@ def write_as_lava_dl(path):
 
 
 def write_newest_format(path):
-    """HDF5's newest format, whose metadata carries checksums."""
+    """Write a file in HDF5's newest format, whose metadata has checksums."""
     with h5py.File(path, "w", libver="latest") as file:
         for index, layer in enumerate(layers()):
             netx.write_layer(file.create_group(f"layer/{index}"), layer)
@@ -91,7 +91,7 @@ def write_checkpoint(path, weight_norm):
     return path
 
 
-def net_bases(folder):
+def write_net_files(folder):
     return [
         netx.write_network(folder / "ours.net", layers()),
         write_as_lava_dl(folder / "lava.net"),
@@ -101,12 +101,12 @@ def net_bases(folder):
     ]
 
 
-def pt_bases(folder):
+def write_pt_files(folder):
     return [write_checkpoint(folder / "normed.pt", True), write_checkpoint(folder / "plain.pt", False)]
 
 
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Cut short, with flipped bits, extreme numbers, or pieces copied over others or removed."""
+def mutation(data: bytes, rng: random.Random) -> bytes:
+    """Return data that is cut short, or has flipped bits, extreme numbers, or overwritten or missing pieces."""
     kind = rng.choice(["cut", "flip", "flip", "extreme", "extreme", "copy", "remove"])
     changed = bytearray(data)
     if kind == "cut":
@@ -130,11 +130,11 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 def try_net(path) -> bool:
-    """True for a valid network, which then also runs; False for the error it should be."""
+    """Return True for a valid network, after running it, and False if loading raises the right error."""
     try:
         net = netx.load(path)
     except NetFileError as error:
-        if not str(error).startswith(f"{path}: "):  # the message names the file
+        if not str(error).startswith(f"{path}: "):
             raise AssertionError("the message does not name the file") from error
         return False
     str(net)
@@ -143,7 +143,7 @@ def try_net(path) -> bool:
 
 
 def try_pt(path) -> bool:
-    """As `try_net`, for a checkpoint."""
+    """Return True for a valid checkpoint and False if loading raises the right error."""
     try:
         net = load_checkpoint(path)
     except CheckpointError as error:
@@ -154,11 +154,11 @@ def try_pt(path) -> bool:
     return True
 
 
-KINDS = {"net": (try_net, net_bases), "pt": (try_pt, pt_bases)}
+KINDS = {"net": (try_net, write_net_files), "pt": (try_pt, write_pt_files)}
 
 
 def run_mutations(kinds: list[str], folder: Path, count: int, seed: int) -> dict:
-    """The worker: what became of `count` mutations of each kind of file, its base files sharing them."""
+    """Load `count` mutations of each kind of file, shared by its base files; return the outcomes and the cost."""
     attempts = []
     for kind in kinds:
         attempt, make = KINDS[kind]
@@ -179,7 +179,7 @@ def run_mutations(kinds: list[str], folder: Path, count: int, seed: int) -> dict
         data, path = base.read_bytes(), folder / f"mutated{base.suffix}"
         for index in range(share):
             rng = random.Random(f"{seed} {base.name} {index}")
-            path.write_bytes(mutated(data, rng))
+            path.write_bytes(mutation(data, rng))
             start = time.perf_counter()
             try:
                 result["valid" if attempt(path) else "refused"] += 1
@@ -194,7 +194,7 @@ def run_mutations(kinds: list[str], folder: Path, count: int, seed: int) -> dict
 
 
 @pytest.mark.slow
-def test_mutations_by_chance(tmp_path):
+def test_random_mutations(tmp_path):
     command = [sys.executable, __file__, str(tmp_path), str(MUTATIONS), "1", *KINDS]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(Path(netx.__file__).parents[2])
@@ -203,12 +203,12 @@ def test_mutations_by_chance(tmp_path):
     result = json.loads(worker.stdout.splitlines()[-1])
     assert result["tried"] == len(KINDS) * MUTATIONS
     assert result["valid"] + result["refused"] == result["tried"]
-    assert result["refused"] > result["tried"] // 2  # the mutations do bite
+    assert result["refused"] > result["tried"] // 2  # most mutations cause an error
     assert result["slowest"] < 5  # seconds
     assert result.get("grown_MiB", 0) < 128
 
 
-# -- made by hand: what chance would not find
+# -- crafted files, which random mutations would hardly produce
 
 
 def net_file(tmp_path, change):
@@ -218,7 +218,7 @@ def net_file(tmp_path, change):
     return path
 
 
-def replaced(name, **dataset):
+def replace(name, **dataset):
     def change(file):
         del file[f"layer/0/{name}"]
         file.create_dataset(f"layer/0/{name}", **dataset)
@@ -226,14 +226,14 @@ def replaced(name, **dataset):
     return change
 
 
-def removed(name):
+def remove(name):
     def change(file):
         del file[name]
 
     return change
 
 
-def set_to(name, where, value):
+def set_values(name, where, value):
     def change(file):
         data = file[f"layer/0/{name}"][()]
         data[where] = value
@@ -249,78 +249,78 @@ F4 = np.dtype(np.float32)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (removed("layer"), "/layer: expected a .*, found none"),
-        (removed("layer/1"), "/layer/1: expected a .*, found none"),
-        (removed("layer/0/type"), "/layer/0/type: expected a dataset, found none"),
-        (removed("layer/0/weight"), "/layer/0/weight: expected a .*, found none"),
-        (removed("layer/0/shape"), "/layer/0/shape: expected a .*, found none"),
-        (removed("layer/2/neuron"), "/layer/2/neuron: expected a .*, found none"),
-        (removed("layer/0/neuron/iDecay"), "/layer/0/neuron/iDecay: expected a .*, found none"),
-        (removed("layer/0/neuron/vThMant"), "/layer/0/neuron/vThMant: expected a .*, found none"),
-        (replaced("type", data=np.array([b"rnn"])), "/layer/0/type: expected 'flatten' or one of.*found 'rnn'"),
-        (replaced("type", data=7), "/layer/0/type: expected one short string, found int64 of shape"),
-        (replaced("type", data=np.array([b"dense"] * 2)), "expected one short string"),
-        (replaced("type", data=np.array([b"d" * 100])), "expected one short string"),
-        (replaced("type", data="d" * 1000), "expected a short string, found none or one of 1000 characters"),
-        (replaced("type", data="d\u00e9nse"), "expected one short ASCII string"),
-        (replaced("type", data=h5py.Empty("S5")), "found an empty dataset"),
-        (replaced("neuron/type", data=b"LIF"), "/layer/0/neuron/type: expected 'CUBA'.*found 'LIF'"),
-        (replaced("neuron/gradedSpike", data=True), "gradedSpike: expected 0, .*found another"),
-        (replaced("neuron/refDelay", data=2), "ref_delay: expected 1.*found 2"),
-        (replaced("neuron/iDecay", data=5000), "i_decay: expected an integer in 0..4096.*found 5000"),
-        (replaced("neuron/iDecay", data=np.float64("nan")), "i_decay: .*found nan"),
-        (replaced("neuron/iDecay", data=np.zeros(3)), r"i_decay: expected \[8\].*found shape \(3,\)"),
-        (replaced("neuron/vThMant", data=np.zeros(3)), "expected 1 to 1 numbers.*found float64 of shape .3,."),
-        (replaced("neuron/vDecay", data=b"123"), "/layer/0/neuron/vDecay: expected numbers, found object of shape"),
-        (replaced("shape", data=np.array([9])), r"/layer/0/shape: expected 8 for weights \(8, 12\).*found \[9\]"),
-        (replaced("shape", data=np.full(8, 1 << 62)), "shape: expected 8 .*found"),
-        (replaced("inFeatures", data=13), "inFeatures: expected 12.*found 13"),
-        (replaced("weight", data=np.zeros(96, F4)), r"weight: expected \[out, in\].*found shape \(96,\)"),
-        (replaced("weight", data=np.zeros((8, 12), complex)), "weight: .*found complex128 of shape"),
-        (replaced("weight", data=np.zeros((8, 12), "f4,f4")), "weight: expected numbers, found"),
-        (replaced("weight", shape=(8, 12), dtype=h5py.vlen_dtype(F4)), "expected numbers"),
-        (replaced("weight", shape=(8, 12), dtype=h5py.ref_dtype), "expected numbers"),
-        (replaced("weight", data=np.zeros((8, 0), F4)), r"weight: .*found float32 of shape \(8, 0\)"),
-        (replaced("weight", data=h5py.Empty(F4)), "weight: .*found an empty dataset"),
-        (replaced("weight", shape=(8, 12), dtype=F4), "weight: expected 384 bytes for .*, found fewer in the file"),
-        (set_to("weight", (2, 3), np.nan), r"weight: .*found nan at \[2, 3\]"),
-        (set_to("weight", (2, 3), np.inf), r"weight: .*found inf at \[2, 3\]"),
-        (set_to("weight", (0, 0), 3), r"weight: .*found 3\.0 at \[0, 0\]"),
-        (set_to("delay", 1, 63), r"delay: .*found 63\.0 at \[1\]"),
-        (set_to("delay", 1, -1e30), r"delay: .*found -1\.0.*e.30 at"),
-        # sizes that are claimed and not there: 1 TiB at once, in one chunk, in many chunks, by a fill value
-        (replaced("weight", shape=(1 << 19, 1 << 19), dtype=F4), "expected 1 to 67108864 numbers"),
+        (remove("layer"), "/layer: expected a .*, found none"),
+        (remove("layer/1"), "/layer/1: expected a .*, found none"),
+        (remove("layer/0/type"), "/layer/0/type: expected a dataset, found none"),
+        (remove("layer/0/weight"), "/layer/0/weight: expected a .*, found none"),
+        (remove("layer/0/shape"), "/layer/0/shape: expected a .*, found none"),
+        (remove("layer/2/neuron"), "/layer/2/neuron: expected a .*, found none"),
+        (remove("layer/0/neuron/iDecay"), "/layer/0/neuron/iDecay: expected a .*, found none"),
+        (remove("layer/0/neuron/vThMant"), "/layer/0/neuron/vThMant: expected a .*, found none"),
+        (replace("type", data=np.array([b"rnn"])), "/layer/0/type: expected 'flatten' or one of.*found 'rnn'"),
+        (replace("type", data=7), "/layer/0/type: expected one short string, found int64 of shape"),
+        (replace("type", data=np.array([b"dense"] * 2)), "expected one short string"),
+        (replace("type", data=np.array([b"d" * 100])), "expected one short string"),
+        (replace("type", data="d" * 1000), "expected a short string, found none or one of 1000 characters"),
+        (replace("type", data="d\u00e9nse"), "expected one short ASCII string"),
+        (replace("type", data=h5py.Empty("S5")), "found an empty dataset"),
+        (replace("neuron/type", data=b"LIF"), "/layer/0/neuron/type: expected 'CUBA'.*found 'LIF'"),
+        (replace("neuron/gradedSpike", data=True), "gradedSpike: expected 0, .*found another"),
+        (replace("neuron/refDelay", data=2), "ref_delay: expected 1.*found 2"),
+        (replace("neuron/iDecay", data=5000), "i_decay: expected an integer in 0..4096.*found 5000"),
+        (replace("neuron/iDecay", data=np.float64("nan")), "i_decay: .*found nan"),
+        (replace("neuron/iDecay", data=np.zeros(3)), r"i_decay: expected \[8\].*found shape \(3,\)"),
+        (replace("neuron/vThMant", data=np.zeros(3)), "expected 1 to 1 numbers.*found float64 of shape .3,."),
+        (replace("neuron/vDecay", data=b"123"), "/layer/0/neuron/vDecay: expected numbers, found object of shape"),
+        (replace("shape", data=np.array([9])), r"/layer/0/shape: expected 8 for weights \(8, 12\).*found \[9\]"),
+        (replace("shape", data=np.full(8, 1 << 62)), "shape: expected 8 .*found"),
+        (replace("inFeatures", data=13), "inFeatures: expected 12.*found 13"),
+        (replace("weight", data=np.zeros(96, F4)), r"weight: expected \[out, in\].*found shape \(96,\)"),
+        (replace("weight", data=np.zeros((8, 12), complex)), "weight: .*found complex128 of shape"),
+        (replace("weight", data=np.zeros((8, 12), "f4,f4")), "weight: expected numbers, found"),
+        (replace("weight", shape=(8, 12), dtype=h5py.vlen_dtype(F4)), "expected numbers"),
+        (replace("weight", shape=(8, 12), dtype=h5py.ref_dtype), "expected numbers"),
+        (replace("weight", data=np.zeros((8, 0), F4)), r"weight: .*found float32 of shape \(8, 0\)"),
+        (replace("weight", data=h5py.Empty(F4)), "weight: .*found an empty dataset"),
+        (replace("weight", shape=(8, 12), dtype=F4), "weight: expected 384 bytes for .*, found fewer in the file"),
+        (set_values("weight", (2, 3), np.nan), r"weight: .*found nan at \[2, 3\]"),
+        (set_values("weight", (2, 3), np.inf), r"weight: .*found inf at \[2, 3\]"),
+        (set_values("weight", (0, 0), 3), r"weight: .*found 3\.0 at \[0, 0\]"),
+        (set_values("delay", 1, 63), r"delay: .*found 63\.0 at \[1\]"),
+        (set_values("delay", 1, -1e30), r"delay: .*found -1\.0.*e.30 at"),
+        # sizes declared without data: 1 TiB, then 256 MiB at once, in one chunk and in many, and by a fill value
+        (replace("weight", shape=(1 << 19, 1 << 19), dtype=F4), "expected 1 to 67108864 numbers"),
         (
-            replaced("weight", shape=(1 << 13, 1 << 13), dtype=F4),
+            replace("weight", shape=(1 << 13, 1 << 13), dtype=F4),
             "weight: expected 268435456 bytes for .*, found fewer in the file",
         ),
         (
-            replaced("weight", shape=(8192, 8192), dtype=F4, chunks=(8192, 8192)),
+            replace("weight", shape=(8192, 8192), dtype=F4, chunks=(8192, 8192)),
             "expected no more than .* bytes can hold",
         ),
-        (replaced("weight", shape=(8192, 8192), dtype=F4, chunks=(1, 1)), "expected no more than .* bytes can hold"),
-        (replaced("weight", shape=(8, 12), dtype=F4, chunks=(4, 6), fillvalue=2), "expected 4 chunks, found 0"),
-        (replaced("delay", shape=(1 << 40,), dtype=F4), "expected 1 to 1048576 numbers"),
-        # filters that are not the two known ones
+        (replace("weight", shape=(8192, 8192), dtype=F4, chunks=(1, 1)), "expected no more than .* bytes can hold"),
+        (replace("weight", shape=(8, 12), dtype=F4, chunks=(4, 6), fillvalue=2), "expected 4 chunks, found 0"),
+        (replace("delay", shape=(1 << 40,), dtype=F4), "expected 1 to 1048576 numbers"),
+        # filters other than the two supported ones
         (
-            replaced("weight", data=np.zeros((8, 12), F4), compression="lzf"),
+            replace("weight", data=np.zeros((8, 12), F4), compression="lzf"),
             r"expected the HDF5 filters gzip .*, found \[32000\]",
         ),
         (
-            replaced("weight", data=np.zeros((8, 12), F4), chunks=True, fletcher32=True),
+            replace("weight", data=np.zeros((8, 12), F4), chunks=True, fletcher32=True),
             r"expected the HDF5 filters gzip .*, found \[3\]",
         ),
     ],
 )
-def test_made_by_hand(tmp_path, change, message):
+def test_crafted_files_raise(tmp_path, change, message):
     path = net_file(tmp_path, change)
     with pytest.raises(NetFileError, match=message) as error:
         netx.load(path)
     assert str(path) in str(error.value)
 
 
-def test_a_bomb_in_a_gzip_chunk_is_not_unpacked(tmp_path):
-    """A chunk that unpacks to a thousand times its size: the HDF5 library itself would unpack all of it."""
+def test_a_gzip_bomb_is_not_decompressed(tmp_path):
+    """The chunk decompresses to a thousand times its size, and the HDF5 library itself would decompress all of it."""
     import zlib
 
     def change(file):
@@ -333,8 +333,8 @@ def test_a_bomb_in_a_gzip_chunk_is_not_unpacked(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", bytes(380), bytes(388)])
-def test_a_chunk_that_unpacks_to_another_size_is_noticed(tmp_path, content):
-    """After too short a chunk the HDF5 library itself would read on in foreign memory."""
+def test_a_chunk_that_decompresses_to_another_size_raises(tmp_path, content):
+    """If a chunk is too short, the HDF5 library itself reads beyond the end of its buffer."""
     import zlib
 
     def change(file):
@@ -346,7 +346,7 @@ def test_a_chunk_that_unpacks_to_another_size_is_noticed(tmp_path, content):
         netx.load(net_file(tmp_path, change))
 
 
-def test_a_chunk_of_another_size_is_noticed(tmp_path):
+def test_an_uncompressed_chunk_of_another_size_raises(tmp_path):
     def change(file):
         del file["layer/0/weight"]
         data = file.create_dataset("layer/0/weight", (8, 12), F4, chunks=(8, 12))
@@ -360,16 +360,16 @@ def test_a_chunk_of_another_size_is_noticed(tmp_path):
 @pytest.mark.parametrize("kind", ["soft", "external"])
 def test_links_are_not_followed(tmp_path, name, kind):
     other = netx.write_network(tmp_path / "other.net", layers())
-    to = h5py.SoftLink("/kept/" + name) if kind == "soft" else h5py.ExternalLink(str(other), "/" + name)
+    link = h5py.SoftLink("/kept/" + name) if kind == "soft" else h5py.ExternalLink(str(other), "/" + name)
 
     def change(file):
         file.copy(name, f"kept/{name}")
         del file[name]
-        file[name] = to
+        file[name] = link
 
     path = net_file(tmp_path, change)
     with h5py.File(path) as file:
-        assert name in file  # h5py itself would follow it
+        assert name in file  # h5py itself follows the link
     with pytest.raises(NetFileError, match=f"/{name}: expected the .*found a link to elsewhere"):
         netx.load(path)
 
@@ -377,14 +377,14 @@ def test_links_are_not_followed(tmp_path, name, kind):
 def test_data_in_other_files_is_not_read(tmp_path):
     secret = tmp_path / "secret.bin"
     secret.write_bytes(bytes(8 * 12 * 4))
-    change = replaced("weight", shape=(8, 12), dtype=F4, external=[(str(secret), 0, 8 * 12 * 4)])
+    change = replace("weight", shape=(8, 12), dtype=F4, external=[(str(secret), 0, 8 * 12 * 4)])
     with pytest.raises(
         NetFileError, match="/layer/0/weight: expected the data in this file, found them stored in another"
     ):
         netx.load(net_file(tmp_path, change))
     other = netx.write_network(tmp_path / "other.net", layers())
 
-    def virtual(file):
+    def make_virtual(file):
         del file["layer/0/weight"]
         layout = h5py.VirtualLayout((8, 12), F4)
         layout[:] = h5py.VirtualSource(other, "/layer/0/weight", (8, 12))
@@ -393,44 +393,44 @@ def test_data_in_other_files_is_not_read(tmp_path):
     with pytest.raises(
         NetFileError, match="/layer/0/weight: expected the data in this file, found them stored in another"
     ):
-        netx.load(net_file(tmp_path, virtual))
+        netx.load(net_file(tmp_path, make_virtual))
 
 
-def test_a_group_that_holds_itself_and_too_many_layers(tmp_path):
-    def circle(file):
+def test_a_cyclic_group_and_too_many_layers_raise(tmp_path):
+    def add_cycle(file):
         del file["layer/1"]
         file["layer/1"] = file["layer"]
 
     with pytest.raises(NetFileError, match="/type: expected a dataset, found none"):
-        netx.load(net_file(tmp_path, circle))
+        netx.load(net_file(tmp_path, add_cycle))
 
-    def many(file):
+    def add_layers(file):
         for index in range(3, 300):
             file["layer"].create_group(str(index))
 
     with pytest.raises(NetFileError, match="/layer: expected 1 to 256 layers, found 300"):
-        netx.load(net_file(tmp_path, many))
+        netx.load(net_file(tmp_path, add_layers))
 
 
-def test_a_dataset_for_a_group_and_the_other_way_round(tmp_path):
-    def change(file):
+def test_a_dataset_in_place_of_a_group_and_vice_versa_raise(tmp_path):
+    def replace_by_dataset(file):
         del file["layer/0/neuron"]
         file["layer/0/neuron"] = 1
 
     with pytest.raises(NetFileError, match="/layer/0/neuron: expected a group.*found a dataset"):
-        netx.load(net_file(tmp_path, change))
+        netx.load(net_file(tmp_path, replace_by_dataset))
 
-    def complex_weights(file):
+    def replace_by_group(file):
         del file["layer/0/weight"]
         file["layer/0/weight/real"] = np.zeros((8, 12))
 
     with pytest.raises(NetFileError, match="/layer/0/weight: expected a dataset.*found a group"):
-        netx.load(net_file(tmp_path, complex_weights))
+        netx.load(net_file(tmp_path, replace_by_group))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n", b"PK\x03\x04", b"a text\n" * 100])
 @pytest.mark.parametrize(("load", "error"), [(netx.load, NetFileError), (load_checkpoint, CheckpointError)])
-def test_other_files(tmp_path, content, load, error):
+def test_files_of_other_formats_raise(tmp_path, content, load, error):
     path = tmp_path / "file"
     path.write_bytes(content)
     with pytest.raises(error, match="expected a readable .net|found no zip archive"):
@@ -439,7 +439,7 @@ def test_other_files(tmp_path, content, load, error):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
 @pytest.mark.parametrize(("load", "error"), [(netx.load, NetFileError), (load_checkpoint, CheckpointError)])
-def test_a_pipe_is_not_waited_on(tmp_path, load, error):
+def test_a_named_pipe_does_not_block(tmp_path, load, error):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(error, match="no regular file"):
         load(tmp_path / "pipe")

@@ -1,4 +1,4 @@
-"""Export, reading back and the integer simulator, held to an oracle in exact fractions."""
+"""Test the export, the reader and the integer simulator, the latter against an oracle in exact fractions."""
 
 import os
 from fractions import Fraction
@@ -28,7 +28,7 @@ def spec(rng, inputs, out, **changes):
     return LayerSpec(**{**fields, **changes})
 
 
-def small(rng):
+def small_layers(rng):
     return [
         spec(rng, 12, 9),
         spec(rng, 9, 8, i_decay=rng.integers(0, 4097, 8), v_decay=rng.integers(0, 4097, 8)),
@@ -40,7 +40,7 @@ def random_spikes(rng, shape, rate=0.2):
     return (rng.random(shape) < rate).astype(np.uint8)
 
 
-# -- the oracle: SEMANTICS in exact fractions and Python integers, one neuron and one step at a time
+# -- the oracle: the network's equations in fractions and Python integers, one neuron and one step at a time
 
 
 def oracle_layer(layer, spikes):
@@ -51,14 +51,14 @@ def oracle_layer(layer, spikes):
             du, dv = (int(np.broadcast_to(d, layer.out_features)[o]) for d in (layer.i_decay, layer.v_decay))
             lag = 1 + (0 if layer.delay is None else int(layer.delay[o]))
             bias = 0 if layer.bias is None else Fraction(int(layer.bias[o]), 64)
-            current = rest = 0  # x4096
+            current = after_reset = 0  # x4096
             for t in range(steps):
                 z = sum(Fraction(int(layer.weight[o, i]), 64) for i in range(inputs) if spikes[b, i, t])
-                current = int(Fraction(current * (4096 - du), 4096)) + int(4096 * z)  # int() cuts toward zero
-                voltage = int(Fraction(rest * (4096 - dv), 4096)) + int(current + 4096 * bias)
-                rest = voltage
+                current = int(Fraction(current * (4096 - du), 4096)) + int(4096 * z)  # int() rounds toward zero
+                voltage = int(Fraction(after_reset * (4096 - dv), 4096)) + int(current + 4096 * bias)
+                after_reset = voltage
                 if Fraction(voltage, 4096) > Fraction(layer.v_th_mant, 64):
-                    rest = 0
+                    after_reset = 0
                     if t + lag < steps:
                         out[b, o, t + lag] = 1
     return out
@@ -110,7 +110,7 @@ def test_engines_agree_on_odd_sizes(shape):
 
 def test_stack_of_layers_agrees_with_fractions():
     rng = np.random.default_rng(3)
-    layers = small(rng)
+    layers = small_layers(rng)
     for layer in layers[:2]:
         layer.delay = rng.integers(0, 8, layer.out_features)
     spikes = random_spikes(rng, (2, 12, 80))
@@ -128,9 +128,9 @@ def test_a_voltage_exactly_at_threshold_does_not_fire():
         assert netx.Net([above])(spike, engine=engine).tolist() == [[[0, 1, 1]]]
 
 
-def test_negative_states_are_cut_toward_zero():
-    # An inhibitory spike leaves I = -128, -64, ... -1, 0; rounded down it would stay at -1 for ever. V adds it
-    # up: -255 by the end, or far below, out of reach of the excitatory spike that comes then.
+def test_negative_states_are_truncated_toward_zero():
+    # After an inhibitory spike, I is -128, -64, ..., -1, 0. V sums I and ends at -255. If I were rounded down, it would
+    # stay at -1 forever, and V would fall so far that the later excitatory spike could not make the neuron fire.
     layer = LayerSpec("dense", [[-2, 4]], None, 2048, 0, 0)
     spikes = np.zeros((1, 2, 340), np.uint8)
     spikes[0, 0, 0] = spikes[0, 1, 330] = 1
@@ -143,10 +143,10 @@ def test_negative_states_are_cut_toward_zero():
 # -- input and output
 
 
-def test_every_kind_of_input_gives_the_same():
+def test_every_kind_of_input_gives_the_same_output():
     rng = np.random.default_rng(4)
-    net = netx.Net(small(rng))
-    dense = random_spikes(rng, (40, 12, 30))  # more recordings than run at a time
+    net = netx.Net(small_layers(rng))
+    dense = random_spikes(rng, (40, 12, 30))  # more recordings than are simulated at a time
     expected = net(dense)
     assert expected.dtype == np.uint8
     assert expected.shape == (40, 4, 30)
@@ -172,21 +172,21 @@ def test_every_kind_of_input_gives_the_same():
         (np.full((1, 12, 5), "a"), "values other than 0 and 1"),
     ],
 )
-def test_wrong_input_is_named(spikes, message):
+def test_wrong_input_raises(spikes, message):
     with pytest.raises(ValueError, match=message):
-        netx.Net(small(np.random.default_rng(5)))(spikes)
+        netx.Net(small_layers(np.random.default_rng(5)))(spikes)
 
 
 def test_spikes_worth_more_than_one_are_refused():
     spikes = Spikes.from_dense(torch.ones(1, 12, 3))
     spikes.value = 2.0
     with pytest.raises(ValueError, match=r"expected spikes of value 1, found 2\.0"):
-        netx.Net(small(np.random.default_rng(5)))(spikes)
+        netx.Net(small_layers(np.random.default_rng(5)))(spikes)
 
 
-def test_unknown_engine_is_named():
+def test_unknown_engine_raises():
     with pytest.raises(ValueError, match="engine: expected one of.*found 'torch'"):
-        netx.Net(small(np.random.default_rng(5)))(np.zeros((1, 12, 3)), engine="torch")
+        netx.Net(small_layers(np.random.default_rng(5)))(np.zeros((1, 12, 3)), engine="torch")
 
 
 def test_a_state_that_could_overflow_is_refused():
@@ -200,9 +200,9 @@ def test_a_state_that_could_overflow_is_refused():
 # -- the file
 
 
-def test_layout_is_what_netx_reads(tmp_path):
+def test_file_has_the_layout_that_lavas_netx_reads(tmp_path):
     rng = np.random.default_rng(6)
-    layers = small(rng)
+    layers = small_layers(rng)
     with h5py.File(netx.write_network(tmp_path / "a.net", layers)) as file:
         assert list(file) == ["layer"]
         assert sorted(file["layer"]) == ["0", "1", "2"]
@@ -210,7 +210,7 @@ def test_layout_is_what_netx_reads(tmp_path):
         assert set(group) == {"type", "shape", "inFeatures", "outFeatures", "weight", "delay", "neuron"}
         assert set(group["neuron"]) == {"type", "iDecay", "vDecay", "vThMant", "refDelay", "gradedSpike"}
         assert "delay" not in file["layer/2"]
-        # lava's netx: strings by [0] where there is a shape, by [()] where not, then ASCII
+        # lava's netx reads ASCII strings, by [0] from datasets that have a shape and by [()] from scalars.
         assert group["type"].dtype == "S10"
         assert group["type"].shape == (1,)
         assert group["type"][0].decode("ascii") == "dense"
@@ -233,16 +233,16 @@ def test_layout_is_what_netx_reads(tmp_path):
 
 
 def test_round_trip(tmp_path):
-    layers = small(np.random.default_rng(7))
+    layers = small_layers(np.random.default_rng(7))
     layers[2] = spec(np.random.default_rng(8), 8, 4, bias=[1, -4096, 4095, 0])
     assert netx.load(netx.write_network(tmp_path / "a.net", layers)).layers == layers
     layers[0].weight[0, 0] += 2
     assert netx.load(tmp_path / "a.net").layers != layers
 
 
-def test_lava_dls_own_way_of_writing_is_read(tmp_path):
-    """Uncompressed, the neuron's type of variable length, shared decays as one-element arrays."""
-    layers = small(np.random.default_rng(9))
+def test_files_in_lava_dls_own_layout_are_read(tmp_path):
+    """The file is uncompressed; the neuron's type has variable length, and a shared decay is a one-element array."""
+    layers = small_layers(np.random.default_rng(9))
     with h5py.File(tmp_path / "lava.net", "w") as file:
         for index, layer in enumerate(layers):
             group = file.create_group(f"layer/{index}")
@@ -260,13 +260,13 @@ def test_lava_dls_own_way_of_writing_is_read(tmp_path):
     assert netx.load(tmp_path / "lava.net").layers == layers
 
 
-def test_many_chunks_are_put_together(tmp_path):
-    layers = small(np.random.default_rng(10))
+def test_a_weight_in_many_chunks_is_read(tmp_path):
+    layers = small_layers(np.random.default_rng(10))
     netx.write_network(tmp_path / "a.net", layers)
     with h5py.File(tmp_path / "a.net", "a") as file:
-        weight = file["layer/0/weight"][()]
+        weight = file["layer/0/weight"][()]  # 9 x 12: the chunks at the edges are incomplete
         del file["layer/0/weight"]
-        file["layer/0"].create_dataset("weight", data=weight, chunks=(4, 5), compression="gzip")  # 9 x 12: odd edges
+        file["layer/0"].create_dataset("weight", data=weight, chunks=(4, 5), compression="gzip")
     assert netx.load(tmp_path / "a.net").layers == layers
 
 
@@ -301,7 +301,7 @@ def test_many_chunks_are_put_together(tmp_path):
         ({"type": "conv"}, "weight: expected .out, in / groups, height, width..*found shape .1, 2."),
     ],
 )
-def test_every_rule_is_asserted(changes, message):
+def test_every_rule_of_a_layer_is_checked(changes, message):
     good = {"type": "dense", "weight": [[2, 4]], "delay": [3], "i_decay": 1024, "v_decay": 123, "v_th_mant": 80}
     LayerSpec(**good)
     with pytest.raises(ValueError, match=message):
@@ -309,7 +309,7 @@ def test_every_rule_is_asserted(changes, message):
 
 
 def test_rules_are_checked_again_on_write(tmp_path):
-    layers = small(np.random.default_rng(11))
+    layers = small_layers(np.random.default_rng(11))
     layers[1].weight[2, 3] = 7
     with pytest.raises(ValueError, match=r"layer 1: weight: .*found 7 at \[2, 3\]"):
         netx.write_network(tmp_path / "a.net", layers)
@@ -320,7 +320,7 @@ def test_rules_are_checked_again_on_write(tmp_path):
     assert os.listdir(tmp_path) == ["b.net"]
 
 
-def test_layers_must_fit_onto_each_other(tmp_path):
+def test_consecutive_layers_must_match(tmp_path):
     rng = np.random.default_rng(12)
     with pytest.raises(ValueError, match="layer 1: weight: expected 9 inputs from the layer before, found 8"):
         netx.write_network(tmp_path / "a.net", [spec(rng, 12, 9), spec(rng, 8, 4)])
@@ -330,13 +330,13 @@ def test_layers_must_fit_onto_each_other(tmp_path):
         netx.write_network(tmp_path / "a.net", [torch.nn.Linear(2, 2)])
 
 
-def test_what_the_file_cannot_say_is_refused(tmp_path):
+def test_a_block_that_the_format_cannot_describe_is_refused(tmp_path):
     with pytest.raises(ValueError, match="layer 0: .*a .net file can describe, found delay_shift=False"):
         netx.write_network(tmp_path / "a.net", [cuba.Dense(FIXED, 3, 2, delay_shift=False)])
     assert not (tmp_path / "a.net").exists()
 
 
-def test_a_group_in_use_is_refused(tmp_path):
+def test_a_group_that_is_not_empty_is_refused(tmp_path):
     rng = np.random.default_rng(13)
     with h5py.File(tmp_path / "a.net", "w") as file:
         netx.write_layer(file.create_group("0"), spec(rng, 3, 2))
@@ -350,11 +350,11 @@ def test_writing_is_atomic(tmp_path, monkeypatch):
     before = path.read_bytes()
     real = hdf5.write_layer
 
-    def breaks(group, layer):
+    def write_and_fail(group, layer):
         real(group, layer)
         raise OSError("disk full")
 
-    monkeypatch.setattr(hdf5, "write_layer", breaks)
+    monkeypatch.setattr(hdf5, "write_layer", write_and_fail)
     with pytest.raises(OSError, match="disk full"):
         netx.write_network(path, [spec(rng, 4, 2)])
     assert path.read_bytes() == before
@@ -364,7 +364,7 @@ def test_writing_is_atomic(tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "new") == ["a.net"]
 
 
-# -- reading what is not a network (mutations by the thousand: test_hostile_files.py)
+# -- reading files without a valid network (see also test_hostile_files.py)
 
 
 def test_missing_file_and_folder(tmp_path):
@@ -374,7 +374,7 @@ def test_missing_file_and_folder(tmp_path):
         netx.load(tmp_path)
 
 
-def test_layers_of_a_file_must_fit(tmp_path):
+def test_consecutive_layers_of_a_file_must_match(tmp_path):
     rng = np.random.default_rng(15)
     with h5py.File(tmp_path / "a.net", "w") as file:
         netx.write_layer(file.create_group("layer/0"), spec(rng, 3, 2))
@@ -387,7 +387,7 @@ def test_layers_of_a_file_must_fit(tmp_path):
 
 
 def test_listing(tmp_path):
-    layers = small(np.random.default_rng(16))
+    layers = small_layers(np.random.default_rng(16))
     net = netx.load(netx.write_network(tmp_path / "<b>.net", layers))
     text = str(net)
     assert "3 layers, 212 weights of 8 bits" in text
@@ -415,7 +415,7 @@ def test_listing(tmp_path):
 # -- blocks
 
 
-def blocks_of(rng, sizes=(20, 16, 12, 5), **kwargs):
+def random_blocks(rng, sizes=(20, 16, 12, 5), **kwargs):
     torch.manual_seed(int(rng.integers(1 << 30)))
     blocks = []
     for index in range(len(sizes) - 1):
@@ -436,9 +436,9 @@ def run_blocks(blocks, spikes):
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_the_file_runs_as_the_blocks_do(tmp_path, shared):
+def test_the_file_gives_the_output_of_the_blocks(tmp_path, shared):
     rng = np.random.default_rng(17)
-    blocks = blocks_of(rng)
+    blocks = random_blocks(rng)
     if not shared:
         blocks[1] = cuba.Dense(
             {**FIXED, "shared_param": False, "current_decay": (0.1, 0.6)}, 16, 12, weight_scale=6, delay=True
@@ -454,9 +454,9 @@ def test_the_file_runs_as_the_blocks_do(tmp_path, shared):
     assert torch.equal(run_blocks(back, spikes), expected)
 
 
-def test_export_is_pure_and_the_tutorials_way_gives_the_same_file(tmp_path):
+def test_export_changes_no_block_and_equals_the_tutorials_export(tmp_path):
     rng = np.random.default_rng(18)
-    blocks = blocks_of(rng)
+    blocks = random_blocks(rng)
     state = {key: value.clone() for key, value in blocks.state_dict().items()}
     before = netx.write_network(tmp_path / "before.net", blocks).read_bytes()  # before any forward
     run_blocks(blocks, torch.ones(2, 20, 10))
@@ -470,17 +470,17 @@ def test_export_is_pure_and_the_tutorials_way_gives_the_same_file(tmp_path):
     assert state.keys() == blocks.state_dict().keys()
 
 
-def test_trained_weights_at_the_edges_come_out_quantised(tmp_path):
+def test_exported_weights_are_clamped_and_rounded(tmp_path):
     block = cuba.Dense(FIXED, 4, 1)
     with torch.no_grad():
         block.synapse.weight.copy_(torch.tensor([100.0, -100.0, 1 / 64, 3 / 64]).reshape(1, 4, 1, 1, 1))
     weight = netx.load(netx.write_network(tmp_path / "a.net", [block]))[0].weight
-    assert weight.tolist() == [[254, -256, 0, 4]]  # half-way goes to the even step
+    assert weight.tolist() == [[254, -256, 0, 4]]  # halves are rounded to the even step
 
 
 def test_blocks_from_a_file_can_be_trained(tmp_path):
     rng = np.random.default_rng(19)
-    net = netx.load(netx.write_network(tmp_path / "a.net", small(rng))).to_blocks(tau_grad=0.1)
+    net = netx.load(netx.write_network(tmp_path / "a.net", small_layers(rng))).to_blocks(tau_grad=0.1)
     assert net.blocks[0].neuron.tau_grad == 0.1
     net(torch.from_numpy(random_spikes(rng, (4, 12, 60))).float()).sum().backward()
     assert net.blocks[0].synapse.weight.grad.abs().sum() > 0
@@ -509,18 +509,19 @@ def recordings(count, **options):
 
 
 def assert_spike_exact(net, spikes):
+    """Assert that the export equals the network in every block, spike for spike; return the last block's output."""
     net.eval()
     exported = netx.Net(net)
     with torch.no_grad():
         layers = zip(net.blocks, net(spikes, layers=True), strict=True)
-        own = [out for block, out in layers if not isinstance(block, cuba.Flatten)]
-        for ours, found in zip(own, exported.all_layers(spikes), strict=True):
-            assert torch.equal(found, ours)
-    return own[-1]
+        outputs = [out for block, out in layers if not isinstance(block, cuba.Flatten)]
+        for expected, found in zip(outputs, exported.all_layers(spikes), strict=True):
+            assert torch.equal(found, expected)
+    return outputs[-1]
 
 
 @pytest.mark.skipif(not os.environ.get("NMNIST_DATA"), reason="NMNIST_DATA is not set: no real recordings here")
-def test_real_recordings_spike_by_spike():
+def test_export_is_spike_exact_on_real_recordings():
     from nmnist_helpers import Network
 
     torch.manual_seed(0)
@@ -534,7 +535,7 @@ def test_real_recordings_spike_by_spike():
 
 
 @pytest.mark.parametrize("name", ["best", "cnn"])
-def test_a_shipped_network_is_its_checkpoint(name):
+def test_a_shipped_export_equals_its_checkpoint(name):
     from nmnist_helpers import TRAINED, ConvNetwork, Network
     from nmnist_helpers.checkpoint import load_checkpoint
 
@@ -543,11 +544,11 @@ def test_a_shipped_network_is_its_checkpoint(name):
     assert assert_spike_exact(net, recordings(8)).any()
 
 
-# -- pictures
+# -- convolution and pooling
 
 
-def convolved(layer, spikes):
-    """The sum of weights by its definition: every output, every window, one number at a time."""
+def sum_of_weights(layer, spikes):
+    """Return the sums of weights x 64 as int64 [B, out, H, W, T], computed one weight at a time from the definition."""
     batch, channels, height, width, steps = spikes.shape
     out, rows, columns = layer.out_shape
     total = np.zeros((batch, out, rows, columns, steps), np.int64)
@@ -576,7 +577,7 @@ def convolved(layer, spikes):
     ],
     ids=str,
 )
-def test_pictures_against_the_definition(geometry):
+def test_conv_and_pool_match_their_definition(geometry):
     rng = np.random.default_rng(40)
     pool = geometry.get("type") == "pool"
     shape = (1, 1, 3, 2) if pool else (6, 4 // geometry.get("groups", 1), 3, 2)
@@ -589,7 +590,7 @@ def test_pictures_against_the_definition(geometry):
         **{"type": "conv", "weight": 2 * rng.integers(-40, 60, shape), "in_shape": (4, 8, 7)} | changes | geometry,
     )
     spikes = random_spikes(rng, (2, 4, 8, 7, 30), 0.15)
-    expected = neurons(layer, convolved(layer, spikes))
+    expected = fire(layer, sum_of_weights(layer, spikes))
     for engine in ("fast", "reference"):
         found = netx.Net([layer])(spikes, engine=engine)
         assert found.shape == (2, *layer.out_shape, 30)
@@ -597,23 +598,23 @@ def test_pictures_against_the_definition(geometry):
     assert found.any()
 
 
-def neurons(layer, total):
+def fire(layer, total):
     out = np.zeros(total.shape, np.uint8)
     steps = total.shape[-1]
     for b, c, y, x in np.ndindex(total.shape[:-1]):
         du, dv = (int(np.broadcast_to(d, layer.channels)[c]) for d in (layer.i_decay, layer.v_decay))
-        current = rest = 0
+        current = voltage = 0
         for t in range(steps):
             current = int(Fraction(current * (4096 - du), 4096)) + 64 * int(total[b, c, y, x, t])
-            rest = int(Fraction(rest * (4096 - dv), 4096)) + current
-            if rest > 64 * layer.v_th_mant:
-                rest = 0
+            voltage = int(Fraction(voltage * (4096 - dv), 4096)) + current
+            if voltage > 64 * layer.v_th_mant:
+                voltage = 0
                 if t + 1 + layer.delay[c] < steps:
                     out[b, c, y, x, t + 1 + layer.delay[c]] = 1
     return out
 
 
-def test_pictures_go_through_a_file_and_into_blocks(tmp_path):
+def test_conv_and_pool_survive_a_round_trip_through_file_and_blocks(tmp_path):
     rng = np.random.default_rng(41)
     conv = spec(rng, 1, 1, type="conv", weight=2 * rng.integers(-40, 60, (3, 2, 2, 2)), in_shape=(2, 5, 6), delay=None)
     pool = spec(rng, 1, 1, type="pool", weight=np.full((1, 1, 2, 2), 70), in_shape=(3, 4, 5), stride=(2, 2), delay=None)
@@ -625,36 +626,36 @@ def test_pictures_go_through_a_file_and_into_blocks(tmp_path):
     assert net.layers == layers
     assert [row["out"] for row in net.rows()] == ["3x4x5", "3x2x3", "4"]
     spikes = random_spikes(rng, (70, 2, 5, 6, 20))
-    answer = net(spikes)
+    out = net(spikes)
     with torch.no_grad():
-        blocks = net.to_blocks().eval()(torch.from_numpy(spikes).float())
-    np.testing.assert_array_equal(answer, blocks.numpy())
-    np.testing.assert_array_equal(answer, net(spikes.reshape(70, 60, 20)))
-    np.testing.assert_array_equal(answer, net(Spikes.from_dense(torch.from_numpy(spikes.reshape(70, 60, 20)).float())))
-    assert answer.any()
+        out_of_blocks = net.to_blocks().eval()(torch.from_numpy(spikes).float())
+    np.testing.assert_array_equal(out, out_of_blocks.numpy())
+    np.testing.assert_array_equal(out, net(spikes.reshape(70, 60, 20)))
+    np.testing.assert_array_equal(out, net(Spikes.from_dense(torch.from_numpy(spikes.reshape(70, 60, 20)).float())))
+    assert out.any()
     with pytest.raises(ValueError, match=r"expected \[B, 60, T\] or \[B, 2, 5, 6, T\].*found shape \[1, 2, 6, 5, 9\]"):
         net(np.zeros((1, 2, 6, 5, 9)))
     with pytest.raises(ValueError, match=r"layer 1: in_shape: expected \(4, 4, 5\).*found \(3, 4, 5\)"):
         netx.Net([spec(rng, 1, 1, type="conv", weight=np.zeros((4, 2, 2, 2)), in_shape=(2, 5, 6), delay=None), pool])
 
 
-def test_a_normalisation_goes_there_and_back(tmp_path):
-    """What netx.load(...).to_blocks() gives can be exported again; other normalisations cannot."""
+def test_a_normalisation_survives_a_round_trip(tmp_path):
+    """Blocks made by `to_blocks` can be exported again; blocks with other normalisations cannot."""
     rng = np.random.default_rng(42)
     netx.write_network(tmp_path / "a.net", [spec(rng, 6, 3, bias=np.array([4, -30, 256]))])
     blocks = netx.load(tmp_path / "a.net").to_blocks()
     netx.write_network(tmp_path / "b.net", blocks)
     assert netx.load(tmp_path / "b.net").layers == netx.load(tmp_path / "a.net").layers
-    for bias in (3, 300):  # no quantised mean is odd, or beyond -4..254/64
+    for bias in (3, 300):  # x64; a quantised mean is even and in -256..254
         with pytest.raises(ValueError, match="layer 0: bias: .*found values that no normalisation yields"):
             netx.Net([spec(rng, 6, 3, bias=np.full(3, bias))]).to_blocks()
 
     class OtherNorm(MeanOnlyBatchNorm):
         pass
 
-    scaled = cuba.Dense({**FIXED, "norm": OtherNorm}, 6, 3)
+    block = cuba.Dense({**FIXED, "norm": OtherNorm}, 6, 3)
     with pytest.raises(ValueError, match="a .net file can describe, found OtherNorm"):
-        netx.write_network(tmp_path / "c.net", [scaled])
+        netx.write_network(tmp_path / "c.net", [block])
     with h5py.File(tmp_path / "a.net", "a") as file:
         file["layer/0/neuron/weight_exp"] = 0.0
     netx.load(tmp_path / "a.net")

@@ -1,4 +1,4 @@
-"""The CUBA neuron as a module: integers, decays, states, normalisation, surrogate."""
+"""Test the CUBA neuron: integer dynamics, decays, states, normalisation and surrogate gradient."""
 
 import copy
 
@@ -18,31 +18,31 @@ BACKENDS = pytest.mark.parametrize("backend", ["reference", "cpu"])
 
 
 @pytest.fixture(autouse=True)
-def _backend(request):
+def _use_backend(request):
     name = request.node.callspec.params.get("backend", "auto") if hasattr(request.node, "callspec") else "auto"
     with kernels.using(name):
         yield
 
 
-def drive(sizes, seed=0, size=0.5):
-    return np.random.default_rng(seed).normal(0.1, size, sizes).astype(np.float32)
+def drive(sizes, seed=0, spread=0.5):
+    return np.random.default_rng(seed).normal(0.1, spread, sizes).astype(np.float32)
 
 
-def keeps(neuron):
+def keep_factors(neuron):
     return (oracles.keep_of(d.detach().numpy()) for d in (neuron.current_decay, neuron.voltage_decay))
 
 
 @BACKENDS
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 5, 40), (3, 4, 2, 3, 21)], ids=str)
-def test_dynamics_and_spikes(backend, shared, sizes):
+def test_dynamics_and_spikes_match_the_oracle(backend, shared, sizes):
     torch.manual_seed(0)
     decays = {} if shared else {"current_decay": (0.05, 0.9), "voltage_decay": (0.01, 0.2)}
     neuron = Neuron(**{**FIXED, **decays}, shared_param=shared, num_neurons=sizes[1])
     assert neuron.current_decay.shape == ((1,) if shared else (sizes[1],))
     z = drive(sizes)
     flat = z.reshape(sizes[0], -1, sizes[-1])
-    keep_i, keep_v = (np.repeat(k, flat.shape[1] // len(k)) for k in keeps(neuron))
+    keep_i, keep_v = (np.repeat(k, flat.shape[1] // len(k)) for k in keep_factors(neuron))
     current, voltage, spikes, *_ = oracles.neuron(flat, keep_i, keep_v, THRESHOLD)
     found_current, found_voltage = neuron.dynamics(torch.from_numpy(z))
     np.testing.assert_array_equal(found_current.detach().numpy() * 4096, current.reshape(sizes))
@@ -66,7 +66,7 @@ def test_decays_are_rounded_half_to_even_and_clamped(backend, decay):
 
 
 @pytest.mark.parametrize(("threshold", "mantissa"), [(1.25, 80), (1.26, 80), (1.2656, 80), (1.266, 81), (1 / 64, 1)])
-def test_threshold_is_cut_to_an_integer(threshold, mantissa):
+def test_threshold_is_truncated_to_an_integer(threshold, mantissa):
     neuron = Neuron(**{**FIXED, "threshold": threshold})
     assert neuron.v_th_mant == mantissa
     assert neuron.threshold == mantissa / 64
@@ -75,7 +75,7 @@ def test_threshold_is_cut_to_an_integer(threshold, mantissa):
 
 
 @BACKENDS
-def test_voltage_at_the_threshold_is_kept(backend):
+def test_voltage_at_the_threshold_neither_fires_nor_resets(backend):
     neuron = Neuron(**{**FIXED, "current_decay": 1.0, "voltage_decay": 0.0})
     z = torch.zeros(1, 1, 5)
     z[..., 0], z[..., 3] = 1.25, 1 / 4096
@@ -89,14 +89,14 @@ def test_voltage_at_the_threshold_is_kept(backend):
 
 @BACKENDS
 @pytest.mark.parametrize("norm", [None, MeanOnlyBatchNorm])
-def test_persistent_state_makes_chunks_equal_the_whole(backend, norm):
+def test_chunks_with_persistent_state_equal_the_whole(backend, norm):
     z = torch.from_numpy(drive((2, 6, 50)))
     whole = Neuron(**FIXED, norm=norm, num_neurons=6).eval()
     chunked = Neuron(**FIXED, norm=norm, num_neurons=6, persistent_state=True).eval()
     expected = whole(z)
     found = torch.cat([chunked(part) for part in z.split([1, 19, 30], dim=2)], 2)
     assert torch.equal(found, expected)
-    assert not torch.equal(chunked(z), expected)  # it goes on from where it was
+    assert not torch.equal(chunked(z), expected)  # it continues from its last state
     chunked.reset_state()
     assert torch.equal(chunked(z), expected)
     assert torch.equal(whole(z), expected)
@@ -122,7 +122,7 @@ def test_persistent_state_enters_the_gradients_of_the_decays(backend):
     assert np.abs(i0).min() > 0
     grad = np.random.default_rng(3).normal(size=(2, 3, 20))
     neuron(torch.from_numpy(z[..., 10:])).backward(oracles.tensor(grad))
-    keep_i, keep_v = keeps(neuron)
+    keep_i, keep_v = keep_factors(neuron)
     i, v, s, *_ = oracles.neuron(z[..., 10:], keep_i, keep_v, THRESHOLD, i0, r0)
     _, by_current, by_voltage = oracles.neuron_gradient(grad, i, v, s, keep_i, keep_v, oracles.surrogate(v), i0, r0)
     assert neuron.current_decay.grad.item() == pytest.approx(by_current.sum(), rel=1e-4)
@@ -144,7 +144,7 @@ def test_gradients_of_input_and_decays(backend, shared, sizes):
     neuron(z).backward(oracles.tensor(grad))
     flat = z.detach().reshape(sizes[0], -1, sizes[-1]).numpy()
     inner = flat.shape[1] // sizes[1]
-    keep_i, keep_v = (np.repeat(k, flat.shape[1] // len(k)) for k in keeps(neuron))
+    keep_i, keep_v = (np.repeat(k, flat.shape[1] // len(k)) for k in keep_factors(neuron))
     i, v, s, *_ = oracles.neuron(flat, keep_i, keep_v, THRESHOLD)
     expected = oracles.neuron_gradient(grad.reshape(flat.shape), i, v, s, keep_i, keep_v, oracles.surrogate(v))
     assert_close(z.grad, expected[0].reshape(sizes))
@@ -162,7 +162,7 @@ def test_gradients_of_current_and_voltage(backend):
     current, voltage = neuron.dynamics(z)
     spikes = neuron.spike(voltage)
     sum((x * oracles.tensor(g)).sum() for x, g in ((current, by_i), (voltage, by_v), (spikes, by_s))).backward()
-    keep_i, keep_v = keeps(neuron)
+    keep_i, keep_v = keep_factors(neuron)
     i, v, s, *_ = oracles.neuron(z.detach().numpy(), keep_i, keep_v, THRESHOLD)
     expected = oracles.neuron_gradient(
         by_s, i, v, s, keep_i, keep_v, oracles.surrogate(v), grad_voltage=by_v, grad_current=by_i
@@ -185,7 +185,7 @@ def test_surrogate(tau_grad, scale_grad, threshold):
         assert neuron.surrogate.gain == pytest.approx(0.3 / 7.5)
 
 
-def test_no_gradients_of_decays_unless_asked():
+def test_decays_have_no_gradient_by_default():
     neuron = Neuron(**FIXED)
     z = torch.from_numpy(drive((1, 2, 9))).requires_grad_()
     neuron(z).sum().backward()
@@ -195,7 +195,7 @@ def test_no_gradients_of_decays_unless_asked():
 
 
 def test_two_forwards_then_one_backward():
-    """Learned decays are clamped in place at every forward; that must not spoil the graph of the one before."""
+    """Each forward pass clamps learned decays in place, which must not invalidate the graph of an earlier pass."""
     neuron = Neuron(**FIXED, requires_grad=True)
     z = torch.from_numpy(drive((2, 3, 20)))
     neuron(z).sum().backward()
@@ -218,13 +218,13 @@ def test_learned_decays_are_clamped_in_training_only():
 # ------------------------------------------------------------------------------------------------ normalisation
 
 
-def even_64ths(x):
-    """What the norm subtracts: quantised like a weight."""
+def quantised_mean(x):
+    """Return a mean as the norm subtracts it: quantised like a weight."""
     return oracles.steps_of_weight(x) / 32
 
 
-def with_norm(z, keep_i, keep_v, normalise, i0=None, r0=None):
-    """Current through its own integrator, normalised, cut, then the voltage."""
+def run_with_norm(z, keep_i, keep_v, normalise, i0=None, r0=None):
+    """Integrate and normalise the current, then integrate the voltage; return all signals and the final state."""
     current, *_, i, _ = oracles.neuron(z, keep_i, 0, oracles.NEVER, i0)
     normed = normalise((current / 4096).astype(np.float32)).astype(np.float32)
     _, voltage, spikes, _, r = oracles.neuron(normed, 0, keep_v, THRESHOLD, None, r0)
@@ -232,18 +232,18 @@ def with_norm(z, keep_i, keep_v, normalise, i0=None, r0=None):
 
 
 @BACKENDS
-def test_mean_only_norm(backend):
+def test_mean_only_norm_in_training_and_evaluation(backend):
     sizes = (3, 5, 40)
     neuron = Neuron(**FIXED, norm=MeanOnlyBatchNorm, num_neurons=5, requires_grad=True)
     z = drive(sizes)
-    keep_i, keep_v = keeps(neuron)
+    keep_i, keep_v = keep_factors(neuron)
     means = []
 
-    def in_training(x):
+    def subtract_batch_mean(x):
         means.append(x.astype(np.float64).mean((0, 2)))
-        return x - even_64ths(means[-1])[None, :, None].astype(np.float32)
+        return x - quantised_mean(means[-1])[None, :, None].astype(np.float32)
 
-    _, normed, voltage, spikes, _ = with_norm(z, keep_i, keep_v, in_training)
+    _, normed, voltage, spikes, _ = run_with_norm(z, keep_i, keep_v, subtract_batch_mean)
     current_found, voltage_found = neuron.dynamics(torch.from_numpy(z))
     np.testing.assert_array_equal(current_found.detach().numpy(), normed)
     np.testing.assert_array_equal(voltage_found.detach().numpy() * 4096, voltage)
@@ -254,28 +254,28 @@ def test_mean_only_norm(backend):
 
     neuron.eval()
     running = neuron.norm.running_mean.numpy().copy()
-    _, _, voltage, spikes, _ = with_norm(
-        z, keep_i, keep_v, lambda x: x - even_64ths(running)[None, :, None].astype(np.float32)
+    _, _, voltage, spikes, _ = run_with_norm(
+        z, keep_i, keep_v, lambda x: x - quantised_mean(running)[None, :, None].astype(np.float32)
     )
     np.testing.assert_array_equal(neuron.dynamics(torch.from_numpy(z))[1].detach().numpy() * 4096, voltage)
     np.testing.assert_array_equal(neuron(torch.from_numpy(z)).detach().numpy(), spikes)
     np.testing.assert_array_equal(neuron.norm.running_mean.numpy(), running)
-    np.testing.assert_array_equal(neuron.norm.bias.numpy(), -even_64ths(running) * 64)
+    np.testing.assert_array_equal(neuron.norm.bias.numpy(), -quantised_mean(running) * 64)
     neuron.norm.reset_parameters()
     assert (neuron.norm.running_mean == 0).all()
 
 
 @BACKENDS
 def test_mean_only_norm_gradients(backend):
-    """The mean is part of the function: autograd in float64 over the two linear filters and the mean."""
+    """The gradient passes through both linear filters and the mean, whose transposes are applied here in float64."""
     sizes = (2, 3, 25)
     neuron = Neuron(**FIXED, norm=MeanOnlyBatchNorm, num_neurons=3, requires_grad=True)
     z = torch.from_numpy(drive(sizes)).requires_grad_()
     grad = np.random.default_rng(1).normal(size=sizes)
     neuron(z).backward(oracles.tensor(grad))
-    keep_i, keep_v = keeps(neuron)
-    current, _, v, s, _ = with_norm(
-        z.detach().numpy(), keep_i, keep_v, lambda x: x - even_64ths(x.mean((0, 2)))[None, :, None]
+    keep_i, keep_v = keep_factors(neuron)
+    current, _, v, s, _ = run_with_norm(
+        z.detach().numpy(), keep_i, keep_v, lambda x: x - quantised_mean(x.mean((0, 2)))[None, :, None]
     )
     at_voltage = oracles.filtered_back(grad * oracles.surrogate(v), keep_v)
     at_current = at_voltage - at_voltage.mean((0, 2), keepdims=True)
@@ -288,7 +288,7 @@ def test_mean_only_norm_gradients(backend):
     assert neuron.voltage_decay.grad.item() == pytest.approx(-(at_voltage * before).sum() / 4096, rel=1e-4)
 
 
-def test_norm_refuses_other_channels_and_needs_their_number():
+def test_norm_requires_the_right_number_of_channels():
     with pytest.raises(
         ValueError, match="MeanOnlyBatchNorm: expected num_features, the number of channels, found None"
     ):
@@ -369,14 +369,14 @@ def test_runaway_values_raise(backend, bad):
         Neuron(**FIXED)(z)
 
 
-def test_decay_of_not_a_number_raises():
+def test_nan_decay_raises():
     neuron = Neuron(**FIXED)
     neuron.voltage_decay.data.fill_(float("nan"))
     with pytest.raises(OverflowError, match="decay: expected finite numbers, found NaN"):
         neuron(torch.zeros(1, 1, 3))
 
 
-def test_dropout_of_a_neuron():
+def test_dropout_drops_neurons_for_the_whole_duration():
     torch.manual_seed(3)
     neuron = Neuron(**FIXED, dropout=Dropout(p=0.5))
     z = torch.from_numpy(drive((20, 10, 30)))
@@ -390,11 +390,11 @@ def test_dropout_of_a_neuron():
 
 
 def test_other_scales():
-    """`scale` sets the integers: weights and threshold in 1/scale, states 64 times finer."""
+    """Weights and threshold are integers in units of 1/scale; the units of the states are 64 times finer."""
     neuron = Neuron(**FIXED, scale=1 << 5)
     assert (neuron.v_th_mant, neuron.s_scale) == (40, 2048)
     z = drive((2, 3, 40))
-    i, v, s, *_ = oracles.neuron(z, *keeps(neuron), 40 * 64, scale=2048)
+    i, v, s, *_ = oracles.neuron(z, *keep_factors(neuron), 40 * 64, scale=2048)
     current, voltage = neuron.dynamics(torch.from_numpy(z))
     np.testing.assert_array_equal(current.detach().numpy() * 2048, i)
     np.testing.assert_array_equal(voltage.detach().numpy() * 2048, v)

@@ -1,4 +1,4 @@
-"""Decays and states as lava-dl's programs read and write them, whatever they are stored in."""
+"""Test that decays and states are read and written in lava-dl's units, whatever units they are stored in."""
 
 import copy
 import io
@@ -14,7 +14,7 @@ def neuron(**options):
     return Neuron(**DYNAMICS, requires_grad=True, **options)
 
 
-def test_a_decay_reads_and_saves_times_4096():
+def test_a_decay_is_read_and_saved_times_4096():
     n = neuron()
     assert n.current_decay.item() == 1024
     assert n.scaled_current_decay.item() == 1
@@ -25,7 +25,7 @@ def test_a_decay_reads_and_saves_times_4096():
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
-    loaded = torch.load(file, weights_only=True)  # plain tensors: others can read the file
+    loaded = torch.load(file, weights_only=True)  # plain tensors, which load without this package
     assert type(loaded["current_decay"]) is torch.Tensor
     assert loaded["current_decay"].item() == 1024
 
@@ -53,7 +53,7 @@ def test_a_state_dict_loads_what_lava_dl_saved(assign):
     lambda n: torch.nn.init.constant_(n.current_decay, 512),
     lambda n: n.state_dict()["current_decay"].copy_(torch.tensor([512.0])),
 ])  # fmt: skip
-def test_every_way_to_write_a_decay_reaches_it(write):
+def test_every_way_to_write_a_decay_changes_it(write):
     n = neuron()
     write(n)
     assert n.current_decay.item() == 512
@@ -75,7 +75,7 @@ def test_gradients_are_in_the_units_that_are_read():
     assert n.scaled_current_decay.requires_grad
 
 
-def test_a_computed_tensor_is_a_plain_one():
+def test_results_of_operations_are_plain_tensors():
     n = neuron()
     for made in (n.current_decay + 1, n.current_decay.clone(), torch.cat([n.current_decay, n.voltage_decay])):
         assert type(made) is torch.Tensor
@@ -83,7 +83,7 @@ def test_a_computed_tensor_is_a_plain_one():
     assert "1024" in repr(n.current_decay)
 
 
-def test_states_read_in_real_units_and_start_at_zero():
+def test_states_are_in_real_units_and_start_at_zero():
     n = neuron(persistent_state=True)
     assert n.shape is None
     assert n.current_state.tolist() == n.voltage_state.tolist() == [0]
@@ -93,14 +93,14 @@ def test_states_read_in_real_units_and_start_at_zero():
     assert torch.equal(n.current_state, current[..., -1])
     again, _ = n.dynamics(z)
     assert not torch.equal(again, current)
-    n.current_state *= 0  # as lava-dl's own programs reset it
+    n.current_state *= 0  # lava-dl's own programs reset it like this
     n.voltage_state.zero_()
     assert torch.equal(n.dynamics(z)[0], current)
     n.current_state = torch.full((2, 3, 4), 0.5)
     assert n.dynamics(torch.zeros_like(z))[0][..., 0].unique().tolist() == [0.5 * 0.75]
 
 
-def test_lava_dls_small_properties():
+def test_lava_dls_minor_properties():
     n = neuron(graded_spike=False)
     assert (n.weight_exponent, n.ref_delay, n.v_th_mant, n.scale) == (0, 1, 80, 64)
     with pytest.raises(ValueError, match="expected graded_spike=False, found True"):

@@ -1,4 +1,4 @@
-"""NIR graphs: exact there and back, and what other ways to integrate make of them."""
+"""Test NIR graphs: exact round trips, and the effect of other integration methods."""
 
 import math
 import sys
@@ -27,13 +27,13 @@ def network(rng):
     ]
 
 
-def some_spikes(rng, batch=8, inputs=30, steps=120):
+def random_spikes(rng, batch=8, inputs=30, steps=120):
     return (rng.random((batch, inputs, steps)) < 0.05).astype(np.uint8)
 
 
 @pytest.mark.parametrize("form", nir.FORMS)
 @pytest.mark.parametrize("dt", [1e-3, 1e-4, 0.7])
-def test_there_and_back(tmp_path, form, dt):
+def test_round_trip_is_exact(tmp_path, form, dt):
     layers = network(np.random.default_rng(0))
     path = nir.write_nir(tmp_path / "new" / "a.nir", layers, dt=dt, form=form)
     assert nir.read_nir(path) == layers
@@ -41,7 +41,7 @@ def test_there_and_back(tmp_path, form, dt):
     assert [p.name for p in path.parent.iterdir()] == ["a.nir"]
 
 
-def test_extreme_values_come_back(tmp_path):
+def test_extreme_values_survive_a_round_trip(tmp_path):
     layer = LayerSpec("dense", [[-256, 254, 0]], [62], 4096, 1, 131071)
     assert nir.read_nir(nir.write_nir(tmp_path / "a.nir", [layer])) == [layer]
     layer = LayerSpec("dense", [[-256, 254, 0]], [62], 4095, 1, 0)
@@ -49,23 +49,23 @@ def test_extreme_values_come_back(tmp_path):
     assert nir.read_nir(path) == [layer]
 
 
-def test_the_graph_is_what_the_equations_say():
+def test_graph_parameters_follow_from_the_equations():
     layer = LayerSpec("dense", [[64, -32]], [3], 1024, 128, 80)
     graph = nir.to_nir([layer], dt=1e-3)
     assert list(graph.nodes) == ["input", "linear_0", "neuron_0", "delay_0", "output"]
     assert graph.nodes["linear_0"].weight.tolist() == [[1.0, -0.5]]
     neuron = graph.nodes["neuron_0"]
-    assert neuron.tau_syn == pytest.approx([4e-3])  # a quarter is lost in each ms
+    assert neuron.tau_syn == pytest.approx([4e-3])  # the current loses a quarter per ms
     assert neuron.tau_mem == pytest.approx([32e-3])
     assert (neuron.w_in[0], neuron.r[0], neuron.v_threshold[0]) == pytest.approx((4, 32, 1.25))
-    assert graph.nodes["delay_0"].delay == pytest.approx([4e-3])  # one step and the three learned
+    assert graph.nodes["delay_0"].delay == pytest.approx([4e-3])  # the one-step shift plus a learned delay of 3
     exponential = nir.to_nir([layer], form="exponential").nodes["neuron_0"]
     assert math.exp(-1e-3 / exponential.tau_syn[0]) == pytest.approx(0.75)
     assert math.exp(-1e-3 / exponential.tau_mem[0]) == pytest.approx(1 - 128 / 4096)
 
 
-def plain_steps(layers, spikes):
-    """The network in real numbers, without any cut to whole numbers: I <- aI + z, V <- bV + I."""
+def run_without_truncation(layers, spikes):
+    """Run the network in real numbers, without truncation to integers: I <- aI + z, V <- bV + I."""
     for layer in layers:
         a, b = (1 - np.broadcast_to(d, layer.out_features) / 4096 for d in (layer.i_decay, layer.v_decay))
         batch, _, steps = spikes.shape
@@ -85,34 +85,34 @@ def plain_steps(layers, spikes):
 
 
 @pytest.mark.parametrize("form", nir.FORMS)
-def test_each_form_gives_its_readers_our_steps_back(form):
+def test_each_form_run_with_its_own_method_gives_our_steps(form):
     rng = np.random.default_rng(1)
-    layers, spikes = network(rng), some_spikes(rng)
-    expected = plain_steps(layers, spikes)
+    layers, spikes = network(rng), random_spikes(rng)
+    expected = run_without_truncation(layers, spikes)
     assert 0.01 < expected.mean() < 0.6
     graph = nir.to_nir(layers, form=form)
     np.testing.assert_array_equal(nir.run_graph(graph, spikes, method=form), expected)
     np.testing.assert_array_equal(nir.run_graph(graph, torch.from_numpy(spikes), method=form), expected)
 
 
-def test_only_the_cuts_to_whole_numbers_are_lost():
+def test_only_the_truncation_to_integers_is_lost():
     rng = np.random.default_rng(2)
-    layers, spikes = network(rng), some_spikes(rng, batch=30)
+    layers, spikes = network(rng), random_spikes(rng, batch=30)
     exact = netx.Net(layers)(spikes)
     graph = nir.to_nir(layers)
-    near = nir.agreement(exact, nir.run_graph(graph, spikes))
-    assert 0.7 < near.spikes < 1  # some spikes come a step earlier or later
-    assert near.near > 0.9
-    assert near.counts < 0.5
-    # read with the other form's integration, or in continuous time, the neurons leak otherwise
+    euler = nir.agreement(exact, nir.run_graph(graph, spikes))
+    assert 0.7 < euler.spikes < 1  # some spikes come a step earlier or later
+    assert euler.near > 0.9
+    assert euler.counts < 0.5
+    # With the other form's method or with substeps, the neurons leak at another rate.
     other = nir.agreement(exact, nir.run_graph(graph, spikes, method="exponential"))
     finer = nir.agreement(exact, nir.run_graph(graph, spikes, substeps=8))
-    assert other.spikes < near.spikes
-    assert finer.spikes < near.spikes
+    assert other.spikes < euler.spikes
+    assert finer.spikes < euler.spikes
 
 
 def test_substeps_approach_the_differential_equations():
-    """One neuron, no threshold in reach: compare with the closed solution of the two equations."""
+    """With many substeps, a neuron first fires when the closed-form solution crosses the threshold."""
     layer = LayerSpec("dense", [[64]], None, 1024, 400, 80)
     node = nir.to_nir([layer]).nodes["neuron_0"]
     spikes = np.zeros((1, 1, 30), np.uint8)
@@ -120,8 +120,8 @@ def test_substeps_approach_the_differential_equations():
     node.v_threshold = np.array([2.0])
     tau_s, tau_m, ms = node.tau_syn[0], node.tau_mem[0], 1e-3
 
-    def voltage(t):  # answer to an input of 1 between 0 and 1 ms
-        def step(t):  # answer to an input of 1 from 0 on
+    def voltage(t):  # response to an input of 1 between 0 and 1 ms
+        def step(t):  # response to an input of 1 from 0 on
             e_s, e_m = math.exp(-t / tau_s), math.exp(-t / tau_m)
             both = 1 - e_m - tau_s / (tau_s - tau_m) * (e_s - e_m)
             return node.w_in[0] * node.r[0] * both if t > 0 else 0.0
@@ -135,14 +135,14 @@ def test_substeps_approach_the_differential_equations():
         assert np.flatnonzero(fine[0, 0])[0] == 3 + int(crossing), method
 
 
-def test_without_delays():
+def test_delays_can_be_left_out():
     layers = network(np.random.default_rng(3))
     back = nir.from_nir(nir.to_nir(layers, delays=False))
     assert all(layer.delay is None for layer in back)
     np.testing.assert_array_equal(back[0].weight, layers[0].weight)
 
 
-def test_what_nir_cannot_say_is_refused(tmp_path):
+def test_what_nir_cannot_describe_is_refused(tmp_path):
     with pytest.raises(ValueError, match="layer 1: expected a decay above 0, found 0: its time constant"):
         nir.to_nir([LayerSpec("dense", [[2]], None, 1, 1, 80), LayerSpec("dense", [[2]], None, 1, 0, 80)])
     with pytest.raises(ValueError, match="layer 0: expected a decay below 4096, found 4096"):
@@ -179,12 +179,12 @@ def graph_with(**changes):
         ({"delay_0__delay": [0.0]}, "delay: .*found -1 units"),
     ],
 )
-def test_values_between_the_steps_of_the_chip(changes, message):
+def test_values_that_the_chip_cannot_represent_raise(changes, message):
     with pytest.raises(ValueError, match=message):
         nir.from_nir(graph_with(**changes))
 
 
-def test_a_foreign_graph_is_rounded_when_asked():
+def test_values_are_rounded_and_clamped_if_not_strict():
     graph = graph_with(linear_0__weight=[[0.3, 9.0]], neuron_0__v_threshold=[1.3], delay_0__delay=[2.3e-3])
     (layer,) = nir.from_nir(graph, strict=False)
     assert layer.weight.tolist() == [[20, 254]]
@@ -213,12 +213,12 @@ LINEAR = nir_package.Linear(weight=np.eye(2))
         (lambda: chain(LINEAR, neuron(v_threshold=np.array([1.0, 2.0]))), "v_threshold: expected one value"),
     ],
 )  # fmt: skip
-def test_other_graphs_are_named(graph, message):
+def test_unsupported_graphs_raise(graph, message):
     with pytest.raises(ValueError, match=message):
         nir.from_nir(graph(), strict=False)
 
 
-def test_branches_and_circles_are_named():
+def test_graphs_other_than_a_chain_raise():
     graph = nir.to_nir(network(np.random.default_rng(5)))
     graph.edges.append(("linear_0", "delay_1"))
     with pytest.raises(ValueError, match="expected a chain of layers.*found a branch"):
@@ -234,10 +234,10 @@ def test_branches_and_circles_are_named():
 
 
 @pytest.mark.slow
-def test_damaged_files_are_named_in_time(tmp_path, monkeypatch):
+def test_damaged_files_raise_in_time(tmp_path, monkeypatch):
     path = nir.write_nir(tmp_path / "a.nir", [LayerSpec("dense", [[64, -32]], [3], 1024, 128, 80)])
     data = path.read_bytes()
-    # An object of no size in the heap of strings: the HDF5 library reads it for ever.
+    # An object of size zero in the heap of strings makes the HDF5 library read forever.
     heap = data.index(b"GCOL") + 16
     endless = data[:heap] + bytes(16) + data[heap + 16 :]
     for content, message in (
@@ -256,20 +256,20 @@ def test_damaged_files_are_named_in_time(tmp_path, monkeypatch):
         nir.read_nir(tmp_path)
 
 
-def test_pictures_are_refused():
+def test_pool_layers_are_refused():
     layer = LayerSpec("pool", np.full((1, 1, 2, 2), 64), None, 1024, 128, 80, in_shape=(1, 4, 4), stride=(2, 2))
     with pytest.raises(ValueError, match="layer 0: expected a dense layer, found one of type 'pool'"):
         nir.to_nir([layer])
 
 
-def test_agreement_counts():
+def test_agreement_of_two_outputs():
     a, b = np.zeros((2, 3, 4)), np.zeros((2, 3, 4))
-    a[0, 1, 0] = a[0, 1, 1] = b[0, 1, 1] = 1  # the first: 1 of 2 spikes, the same answer
+    a[0, 1, 0] = a[0, 1, 1] = b[0, 1, 1] = 1  # sample 0: one of two spikes is missing, the answer is the same
     a[1, 2, 0] = b[1, 2, 0] = 1
     found = nir.agreement(a, torch.from_numpy(b))
     assert (found.answers, found.trains) == (1.0, 0.5)
     assert found.spikes == pytest.approx(2 * 2 / 5)
-    assert found.near == 1.0  # the spike alone has its partner in the next step
+    assert found.near == 1.0  # the spike without a match has a partner in the next step
     assert found.counts == pytest.approx(1 / 6)
     assert nir.agreement(a, a) == nir.Agreement(1.0, 1.0, 1.0, 1.0, 0.0)
     assert nir.agreement(0 * a, 0 * a).spikes == 1.0
@@ -280,20 +280,20 @@ def test_agreement_counts():
     assert "equal trains 50.0 %" in str(found)
 
 
-def test_without_the_package_the_message_says_how_to_get_it(monkeypatch):
+def test_without_the_package_the_error_names_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "nir", None)
     with pytest.raises(ImportError, match="nir: expected the package nir, found none; pip install nir"):
         nir.to_nir(network(np.random.default_rng(6)))
 
 
-def test_norse_reads_the_file(tmp_path):
-    """Another library's reading of our file: forward Euler in float32, without delays, which norse does not know."""
+def test_norse_agrees_with_the_graph(tmp_path):
+    """Another library runs the file, by forward Euler in float32 and without delays, which norse does not support."""
     pytest.importorskip("norse", reason="norse, a second reader of NIR, is not installed")
     from norse.torch import from_nir
 
     rng = np.random.default_rng(7)
-    layers, spikes = network(rng), some_spikes(rng)
-    layers[1].bias = None  # norse gives the neuron's v_leak to the synapse as well
+    layers, spikes = network(rng), random_spikes(rng)
+    layers[1].bias = None  # norse applies the neuron's v_leak to the synapse as well
     graph = nir_package.read(str(nir.write_nir(tmp_path / "a.nir", layers, delays=False)))
     model, state, out = from_nir(graph, dt=1e-3), None, []
     with torch.no_grad():
@@ -306,7 +306,7 @@ def test_norse_reads_the_file(tmp_path):
     assert nir.agreement(found, simulated).spikes > 0.99
     for layer in layers:
         layer.delay = None
-    exact = netx.Net(layers)(spikes)[:, :, len(layers) :]  # norse has no step between layers
-    near = nir.agreement(exact, found[:, :, : -len(layers)])
-    assert near.near > 0.7
-    assert near.counts < 0.5
+    exact = netx.Net(layers)(spikes)[:, :, len(layers) :]  # norse has no one-step shift between layers
+    agreement = nir.agreement(exact, found[:, :, : -len(layers)])
+    assert agreement.near > 0.7
+    assert agreement.counts < 0.5
