@@ -223,12 +223,12 @@ def quantised_mean(x):
     return oracles.steps_of_weight(x) / 32
 
 
-def run_with_norm(z, keep_i, keep_v, normalise, i0=None, r0=None):
-    """Integrate and normalise the current, then integrate the voltage; return all signals and the final state."""
-    current, *_, i, _ = oracles.neuron(z, keep_i, 0, oracles.NEVER, i0)
+def run_with_norm(z, keep_i, keep_v, normalise):
+    """Integrate and normalise the current, then integrate the voltage; return all signals."""
+    current, *_ = oracles.neuron(z, keep_i, 0, oracles.NEVER)
     normed = normalise((current / 4096).astype(np.float32)).astype(np.float32)
-    _, voltage, spikes, _, r = oracles.neuron(normed, 0, keep_v, THRESHOLD, None, r0)
-    return current, normed, voltage, spikes, (i, r)
+    _, voltage, spikes, *_ = oracles.neuron(normed, 0, keep_v, THRESHOLD)
+    return current, normed, voltage, spikes
 
 
 @BACKENDS
@@ -243,7 +243,7 @@ def test_mean_only_norm_in_training_and_evaluation(backend):
         means.append(x.astype(np.float64).mean((0, 2)))
         return x - quantised_mean(means[-1])[None, :, None].astype(np.float32)
 
-    _, normed, voltage, spikes, _ = run_with_norm(z, keep_i, keep_v, subtract_batch_mean)
+    _, normed, voltage, spikes = run_with_norm(z, keep_i, keep_v, subtract_batch_mean)
     current_found, voltage_found = neuron.dynamics(torch.from_numpy(z))
     np.testing.assert_array_equal(current_found.detach().numpy(), normed)
     np.testing.assert_array_equal(voltage_found.detach().numpy() * 4096, voltage)
@@ -254,7 +254,7 @@ def test_mean_only_norm_in_training_and_evaluation(backend):
 
     neuron.eval()
     running = neuron.norm.running_mean.numpy().copy()
-    _, _, voltage, spikes, _ = run_with_norm(
+    _, _, voltage, spikes = run_with_norm(
         z, keep_i, keep_v, lambda x: x - quantised_mean(running)[None, :, None].astype(np.float32)
     )
     np.testing.assert_array_equal(neuron.dynamics(torch.from_numpy(z))[1].detach().numpy() * 4096, voltage)
@@ -274,7 +274,7 @@ def test_mean_only_norm_gradients(backend):
     grad = np.random.default_rng(1).normal(size=sizes)
     neuron(z).backward(oracles.tensor(grad))
     keep_i, keep_v = keep_factors(neuron)
-    current, _, v, s, _ = run_with_norm(
+    current, _, v, s = run_with_norm(
         z.detach().numpy(), keep_i, keep_v, lambda x: x - quantised_mean(x.mean((0, 2)))[None, :, None]
     )
     at_voltage = oracles.filtered_back(grad * oracles.surrogate(v), keep_v)

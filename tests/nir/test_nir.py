@@ -227,6 +227,10 @@ def test_graphs_other_than_a_chain_raise():
     graph.edges.remove(("delay_0", "linear_1"))
     with pytest.raises(ValueError, match="expected one chain, found nodes outside the chain"):
         nir.from_nir(graph)
+    graph = nir.to_nir(network(np.random.default_rng(5)))
+    graph.edges = [(source, "input" if target == "output" else target) for source, target in graph.edges]
+    with pytest.raises(ValueError, match="expected a chain of layers, found a cycle"):
+        nir.from_nir(graph)
     with pytest.raises(ValueError, match="expected Linear, Affine, CubaLIF or Delay.*found a Scale"):
         nir.run_graph(chain(LINEAR, nir_package.Scale(scale=np.ones(2))), np.zeros((1, 2, 3)))
     with pytest.raises(ValueError, match="node 'linear': expected 2 inputs, found 3"):
