@@ -11,7 +11,7 @@ from .data.recordings import Recordings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read recordings, simulate the same digits, and print a table of their differences."""
+    """Read recordings, simulate the same digits, and print a table that compares both."""
     parser = argparse.ArgumentParser(
         prog="python -m nmnist_helpers camera",
         description="Simulate the digits of real recordings and print how well the simulations agree with them.",

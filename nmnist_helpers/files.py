@@ -77,7 +77,7 @@ def size_of(path: Path, kind: str, most: int, error: type[ValueError] = ValueErr
 
 @contextmanager
 def atomic(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
-    """Write a temporary file that replaces `path` if the block succeeds, and is removed if the block raises an error.
+    """Yield a temporary file that replaces `path` if the block succeeds, and is removed if the block raises an error.
 
     Parameters
     ----------
@@ -195,7 +195,9 @@ def _is_running(process: int) -> bool:
 
 @contextmanager
 def locked(path: str | os.PathLike, waiting_for: str = "") -> Iterator[None]:
-    """Hold the lock file `path`; if another process holds it, wait. The lock is released when the process ends.
+    """Hold the lock file `path` during the block; if another process holds it, wait.
+
+    The lock is released even if the process is killed.
 
     Parameters
     ----------

@@ -17,9 +17,9 @@ sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-#: Folder of MNIST's files for the tests. `NMNIST_MNIST` itself is unset; otherwise tests would simulate all of MNIST.
+#: Variable with the folder of MNIST's files for the tests. `NMNIST_MNIST` is unset: with it, tests would simulate all.
 TEST_MNIST = "NMNIST_TEST_MNIST"
-#: Home folder of one test run, shared by its workers and by all processes that tests start.
+#: Variable with the home folder of one test run, shared by its workers and by all processes that tests start.
 TEST_HOME = "NMNIST_TEST_HOME"
 
 

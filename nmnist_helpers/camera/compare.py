@@ -103,7 +103,7 @@ def noise_floor(events: PackedEvents, images: np.ndarray) -> tuple[float, float]
 def spread_in_time(events: PackedEvents) -> np.ndarray:
     """Return the times (ms) by which 5, 50 and 95 per cent of each saccade's events have occurred, float [3, 3].
 
-    A late 5 per cent shows latency; a late 95 per cent shows that pixels go on firing after the movement.
+    A late 5 % quantile shows latency; a late 95 % quantile shows that pixels go on firing after the movement.
     """
     times = [
         np.sort(events.t[(events.t >= 1000 * a) & (events.t < 1000 * b)])

@@ -25,5 +25,5 @@ PAUSES = ((90.0, 115.0), (205.0, 220.0))
 #: belongs to one saccade.
 SACCADES = (0.0, 102.0, 216.0, 340.0)
 #: Start of each saccade's burst of events, ms: time 0 and the ends of the pauses. Pictures mark the saccades here.
-#: (In 800 recordings, the rate of events has completed a tenth of its rise from the minimum at 110 and 228 ms.)
+#: (In 800 recordings, the rate of events has made a tenth of its rise from the minimum by 110 ms and by 228 ms.)
 BURSTS = (0.0, *(end for _, end in PAUSES))

@@ -15,7 +15,7 @@ from .sensor import SensorParams
 #: Time step of the simulation, microseconds. Within a step, the log light changes linearly.
 STEP = 1000.0
 #: The log light is computed on a grid with a spacing of half a pixel: its first coordinate (in pixels from the image's
-#: centre), and its side.
+#: centre), and its number of points on each side.
 GRID_START, GRID = -22.5, 90
 #: An event is coded as one integer: time, polarity, row and column, from high bits to low, so that codes sort by time.
 TIME_SHIFT, POLARITY_SHIFT, ROW_SHIFT = 13, 12, 6

@@ -71,8 +71,8 @@ class SensorParams:
         Number of hot pixels, which fire independently of the light, and their events per second. N-MNIST's camera has
         one, at (18, 30). `simulate` chooses its position from the seed.
     rest_ink : float
-        Pixels with ink at the start may be up to this fraction of the threshold on their way to an ON event. (The digit
-        appeared on the screen before the recording, which reduced the light.)
+        How much of the threshold for an ON event a pixel with ink at the start may already have covered, as a fraction.
+        (The digit appeared on the screen before the recording, which reduced the light.)
     delay, delay_spread : (float, float, float)
         Mean and standard deviation of each saccade's delay relative to `PATH`, ms. Measured in each recording by
         shifting the path to the best fit.

@@ -60,7 +60,7 @@ def line_end_damage(data: bytes) -> str:
 
 
 class _LimitedReader(io.BufferedReader):
-    """A file that raises BadZipFile if `zipfile` reads more at once than a list of members may have."""
+    """A file that raises BadZipFile if `zipfile` reads more bytes at once than a list of members may have."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         wanted = MAX_LIST + 1 if size is None or size < 0 else size
@@ -103,8 +103,9 @@ class ZipFile:
     Raises
     ------
     ValueError
-        If the file is not a zip archive, if a member is a link or a device or would be unpacked outside its folder,
-        or if the members unpack to more than the limits above. The message names the file and the reason.
+        If the file is not a zip archive, if a member is a link or a device or would be unpacked outside the target
+        folder, or if the members overlap or unpack to more than the limits above. The message names the file and the
+        reason.
     """
 
     def __init__(self, path: Path):
@@ -124,7 +125,7 @@ class ZipFile:
                              f"{MAX_TOTAL} bytes, found {total}: a zip bomb")  # fmt: skip
 
     def _name_parts(self, member: zipfile.ZipInfo) -> tuple[str, ...]:
-        """Return the parts of a member's name, or raise if the member would be unpacked outside its folder."""
+        """Return the parts of a member's name; raise if it is a link or would be unpacked outside the target folder."""
         name = member.orig_filename.replace("\\", "/")  # some Windows programs write backslashes
         posix, windows = PurePosixPath(name), PureWindowsPath(name)
         if posix.is_absolute() or windows.drive or windows.root or ".." in posix.parts or "\0" in name:
@@ -156,7 +157,7 @@ class ZipFile:
         return self.__dict__ | {"_open_file": None, "_process": 0}
 
     def read(self, n: int) -> bytes:
-        """Return the bytes of member `n`, or raise ValueError if their number or their checksum is wrong."""
+        """Return the bytes of member `n`; raise ValueError if it cannot be unpacked or has a wrong size or checksum."""
         member = self.members[n]
         where = f"{self.path}: {member.filename!r}"
         if member.flag_bits & 1:
@@ -167,7 +168,7 @@ class ZipFile:
         if member.file_size > MAX_MEMBER:
             raise ValueError(f"{where}: expected at most {MAX_MEMBER} bytes, found {member.file_size}")
         with _translate_errors(where), self._open().open(member) as file:
-            data = file.read(member.file_size + 1)  # zipfile compares the checksum only at the end of the data
+            data = file.read(member.file_size + 1)  # + 1: zipfile checks the checksum only at the end
         if len(data) != member.file_size:
             raise ValueError(f"{where}: expected {member.file_size} bytes, found {len(data)}: damaged archive")
         return data

@@ -219,5 +219,5 @@ class Augment:
         return self.rng.random(UNIFORMS)
 
 
-#: The augmentation of lava-dl's tutorial: rotations within +-5 degrees, shifts of -4..+4 pixels.
+#: The augmentation that lava-dl's tutorial intends: rotations within +-5 degrees, shifts of -4..+4 pixels.
 augment = Augment()

@@ -103,7 +103,8 @@ def _raster_one(x, y, p, t, draw, edges, cap, drop_below, jitter_scale, bitmap, 
             words &= words - np.uint64(1)
             bits = bitmap[k, w]
             bitmap[k, w] = 0
-            # Most words hold one or two spikes. Always writing two avoids a branch; a surplus one is overwritten.
+            # Most words hold one or two spikes. Always writing two avoids a branch; a surplus one is overwritten, or
+            # stays unused beyond the end.
             base, count = w << np.uint64(6), np.int64(count_bits(bits))
             channel[size] = base + lowest_bit(bits)
             bits &= bits - np.uint64(1)

@@ -57,7 +57,7 @@ class NMNISTDataset(Dataset):
     Raises
     ------
     FileNotFoundError
-        If the split is missing or empty, although `source` is 'recorded' or the other split is there.
+        If this split is missing although `source` is 'recorded' or the other split is there, or if it is empty.
     ValueError
         If a file is not a recording; the message names the file.
 
@@ -242,7 +242,7 @@ def flat_bins(event: Event, bins: int, sampling_time: float) -> np.ndarray:
     Raises
     ------
     ValueError
-        If `event`, the result of a transform, is not a 2-D `Event`.
+        If `event`, the result of a transform, does not hold 2-D events.
     """
     if not isinstance(event, Event):
         if not all(hasattr(event, name) for name in "xyct"):

@@ -35,8 +35,8 @@ def make_dense(indptr: torch.Tensor, channel: torch.Tensor, shape: tuple[int, in
     """Return a dense tensor [B, C, T], float32, that remembers its events."""
     with _lock:
         for buffer in _buffers:
-            # A tensor made from the buffer, a view of it or an array refers to the buffer. Without any there are three
-            # references: the list, the variable here and the argument of the call.
+            # Every tensor, view or array that uses the buffer refers to it. Without any of them, three references are
+            # left: the list, the variable here and the argument of the call.
             if buffer.shape == shape and sys.getrefcount(buffer) == 3:
                 dense = torch.from_numpy(buffer).zero_()
                 break
@@ -88,7 +88,7 @@ class Batch(Sequence):
 
 
 class _LazyBatch(torch.Tensor):
-    """A worker's dense batch. Its numbers are computed at the first read, in the worker or in the receiving process."""
+    """A worker's dense batch, computed when the worker first reads it, else when it arrives in another process."""
 
     _spikes: Spikes
     _dense: torch.Tensor | None

@@ -72,7 +72,7 @@ class Downloader:
                     return self._transfer(url, part, size, bar)
                 except _Interrupted as error:
                     have = _size(part)
-                    enough = self.least_rate * self.timeout  # bytes; an attempt that brings fewer is no progress
+                    enough = self.least_rate * self.timeout  # fewer bytes, if below 0.1 % of the file, are no progress
                     tries = tries + 1 if have <= best or have - best < min(enough, size / 1000) else 1
                     best = max(best, have)
                     if tries >= self.retries:
@@ -82,7 +82,7 @@ class Downloader:
     def _transfer(self, url: str, part: Path, size: int, bar: tqdm) -> None:
         """Fetch the rest of the file over one connection.
 
-        Raise `_Interrupted` if the transfer broke off, and `_MirrorError` if the mirror answers with anything else.
+        Raise `_Interrupted` if another attempt may succeed, and `_MirrorError` if the mirror cannot deliver the file.
         """
         import requests
         import urllib3

@@ -158,7 +158,7 @@ class EventLoader:
         }
 
     def state_dict(self) -> dict:
-        """Return the state of the iteration: the epoch, the batches yielded in it, and settings for a later check."""
+        """Return the state: the epoch, the number of batches yielded in it, and settings for a later check."""
         return self._identity() | {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict) -> None:

@@ -33,8 +33,8 @@ class Event:
     Attributes
     ----------
     x, y, c, t, p : arrays [N]
-        The parameters in this order; `p` is the payload or None, and `y` may be None. Positions and channels are int64
-        if all are whole numbers.
+        The parameters in this order; `p` is the payload or None, and `y` may be None. Each of `x`, `y` and
+        `c` is int64 if it holds whole numbers only.
     dim : int
         Number of spatial dimensions, 1 or 2.
     extent : (int, int, int, float) or None
@@ -120,7 +120,7 @@ class Event:
         random_shift : bool
             If the tensor is longer than the recording, shift the recording by a random number of bins.
         binning_mode : {'OR', 'SUM'}
-            'OR': a bin with events is set to 1 / sampling_time, or to its last payload if events are graded.
+            'OR': a bin with events is set to 1 / sampling_time, or to its last payload if the events are graded.
             'SUM': every event adds 1 / sampling_time or its payload.
 
         Raises
@@ -180,7 +180,7 @@ class Event:
         return tuple(values[keep].astype(np.int64) for values in axes.values()), keep
 
     def rounded(self) -> "Event":
-        """Return a copy with positions and channels rounded, without the events at which one of them is negative."""
+        """Return a copy with rounded positions and channels, without the events that have a negative one."""
         axes = [np.rint(axis) for axis in (self.x, self.c, np.zeros(len(self)) if self.y is None else self.y)]
         inside = np.min(axes, axis=0, initial=np.inf) >= 0
         x, c, y = (axis[inside] for axis in axes)

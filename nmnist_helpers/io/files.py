@@ -65,7 +65,7 @@ def encode_2d(x: np.ndarray, y: np.ndarray, p: np.ndarray, t: np.ndarray) -> byt
     Raises
     ------
     ValueError
-        If a value is not a whole number or is too large for its bits.
+        If a value is not a whole number or does not fit into its bits.
     """
     for name, values, most in (("x", x, 255), ("y", y, 255), ("polarity", p, 1), ("t", t, MAX_TIME - 1)):
         values = np.asarray(values)
@@ -141,7 +141,7 @@ def encode_2d_spikes(filename: str | os.PathLike, td_event: Event) -> None:
 
 
 def read_1d_spikes(filename: str | os.PathLike) -> Event:
-    """Read a .bin file of 1-D spikes: the format is that of `read_2d_spikes`, with a 16-bit neuron index for x and y.
+    """Read a .bin file of 1-D spikes: as in `read_2d_spikes`, but a 16-bit neuron index takes the place of x and y.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def read_np_spikes(filename: str | os.PathLike, fmt: str = "xypt", time_unit: fl
         The .npy file; pickled objects are refused.
     fmt : str
         Meaning of the columns: 'x', 'y', 'p' (polarity or channel) and 't' in any order. Without 'y' the events are
-        1-D. A file without y, of three columns or of fields, is read as 'xpt' if `fmt` is 'xypt'.
+        1-D. With 'xypt', a file that has three columns, or fields without 'y', is read as 'xpt'.
     time_unit : float
         Unit of the file's times in seconds: 1e-3 for ms, 1e-6 for microseconds.
 
@@ -186,7 +186,7 @@ def read_np_spikes(filename: str | os.PathLike, fmt: str = "xypt", time_unit: fl
         If the file is not a .npy file of numbers, or if its shape or fields do not match `fmt`.
     """
     if sorted(fmt) not in (sorted("xypt"), sorted("xpt")):
-        raise ValueError(f"read_np_spikes: expected fmt to contain the letters of 'xypt' or 'xpt', found {fmt!r}")
+        raise ValueError(f"read_np_spikes: expected fmt to be a permutation of 'xypt' or 'xpt', found {fmt!r}")
     array = _load_npy(filename)
     if fmt == "xypt" and (
         array.ndim == 2 and array.shape[1] == 3 or array.dtype.names and "y" not in array.dtype.names
@@ -239,7 +239,7 @@ def encode_np_spikes(filename: str | os.PathLike, td_event: Event, fmt: str = "x
     if td_event.dim == 1 and fmt == "xypt":
         fmt = "xpt"
     if sorted(fmt) != sorted(wanted):
-        raise ValueError(f"encode_np_spikes: expected fmt to contain the letters of {wanted!r}, found {fmt!r}")
+        raise ValueError(f"encode_np_spikes: expected fmt to be a permutation of {wanted!r}, found {fmt!r}")
     t = np.asarray(td_event.t, np.float64) / (time_unit * 1e3)
     column = {"x": td_event.x, "y": td_event.y, "p": td_event.c, "t": t}
     array = np.stack([np.asarray(column[name], np.float64) for name in fmt], 1)

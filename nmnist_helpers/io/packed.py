@@ -102,7 +102,7 @@ class PackedEvents:
         Raises
         ------
         ValueError
-            If a check fails; the message names the array, the value and, for a single event, the recording.
+            If a check fails; the message names the array, what was found and, if one event is wrong, the recording.
         """
         for name, dtype in (EVENT_ARRAYS | RECORDING_ARRAYS).items():
             array = getattr(self, name)

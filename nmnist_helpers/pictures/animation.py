@@ -1,4 +1,4 @@
-"""`Event.anim` and `Event.show`: recordings as matplotlib animations that are saved as gifs within a second."""
+"""`Event.anim` and `Event.show`: recordings as matplotlib animations that are saved as gifs in about a second."""
 
 import os
 from pathlib import Path
@@ -123,7 +123,7 @@ def show(
         display(gif_table([[gif_bytes(event, frame_ms=interval, slowdown=max(1.0, NOTEBOOK_PACE / interval))]]))
         return
     made = _animation(event, fig, frame_rate, pre_compute_frames, repeat)
-    made.scene.fig.nmnist_film = made  # type: ignore[attr-defined]  # an animation stops if it has no reference
+    made.scene.fig.nmnist_film = made  # type: ignore[attr-defined]  # an animation stops if nothing refers to it
     made._draw_was_started = True  # no warning that nothing was drawn, which is normal without a screen
     plt.show()
 

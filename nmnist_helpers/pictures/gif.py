@@ -120,7 +120,7 @@ def pack(pictures: Iterable[np.ndarray], palette: bytes, times: Sequence[float])
 
 
 def ink_png(drawing: np.ndarray) -> bytes:
-    """Draw ink (uint8 [H, W], bright on black as in MNIST) as dark on white, at the size of a camera's gif.
+    """Draw ink (uint8 [H, W], bright on black as in MNIST) dark on white, at the size of a camera's gif.
 
     Returns
     -------

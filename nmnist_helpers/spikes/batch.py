@@ -157,7 +157,7 @@ class Spikes:
         return rows.view(batch, steps, channels)
 
     def dense(self) -> torch.Tensor:
-        """Return a dense tensor [B, C, T], float32; it remembers the list, which need not be searched for again."""
+        """Return a dense tensor [B, C, T], float32, and remember its list, so that it need not be searched for."""
         rows = self.rows() if self.source is None else _Filled.apply(self.source.reshape(self.shape), self)
         same = self
         if self.active is not None:  # a user of dense numbers expects their complete gradient
@@ -182,7 +182,7 @@ class Spikes:
 
     @classmethod
     def from_dense(cls, dense: torch.Tensor) -> "Spikes | None":
-        """Make a list from a dense tensor [B, C, T], or return None if its non-zero entries differ (graded spikes)."""
+        """Make spikes from a dense tensor [B, C, T], or return None if its non-zero entries differ (graded spikes)."""
         if not isinstance(dense, torch.Tensor) or dense.dim() != 3 or dense.is_complex():
             found = f"{dense.dtype} {list(dense.shape)}" if isinstance(dense, torch.Tensor) else type(dense).__name__
             raise ValueError(f"Spikes.from_dense: expected a tensor [B, C, T], found {found}")

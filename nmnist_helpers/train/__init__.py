@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
 
 
 def given_settings(given: dict) -> tuple[Settings, bool, bool]:
-    """Return settings, resume and overwrite from a parsed command line; a resumed run keeps its other settings."""
+    """Return settings, resume and overwrite from a parsed command line; a resumed run keeps what is not given."""
     given = dict(given)
     resume, overwrite = given.pop("resume"), given.pop("overwrite")
     if resume and overwrite:

@@ -63,7 +63,7 @@ class Group:
             optimizer.register_step_pre_hook(_sum_gradients)
 
     def batches(self, loader: EventLoader, epoch: int, drop_rest: bool) -> Iterator[tuple]:
-        """Yield every `size`-th batch of an epoch for this process; with `drop_rest`, all get equally many."""
+        """Yield every `size`-th batch of an epoch; with `drop_rest`, all processes get equally many."""
         loader.set_epoch(epoch)
         count = self.steps(loader) * self.size if drop_rest else len(loader)
         for i in range(self.rank, count, self.size):

@@ -43,7 +43,7 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False) -> di
     settings : Settings
     resume : bool
         Continue the run in the output folder. The result is bit-identical to that of an uninterrupted run. A finished
-        run continues if `settings` asks for more epochs.
+        run continues if `settings` asks for more epochs (with a constant step size only).
     overwrite : bool
         Replace the run in the output folder.
 

@@ -125,7 +125,7 @@ class Progress:
         self.best, self.best_epoch = found["best"], found["best_epoch"]
 
     def _check_run(self, found: dict, name: str) -> None:
-        """Raise ValueError if the checkpoint belongs to other settings, recordings or numbers of processes."""
+        """Raise ValueError unless settings, recordings and number of processes are those of the checkpoint."""
         own, kept = self.settings.saved_dict(), found["settings"]
         _check_keys(kept, own, f"{name}: settings")
         for key, value in own.items():

@@ -27,7 +27,8 @@ class Assistant:
     count_log : bool
         Whether the network returns its spike counts as its last value. `train`, `test` and `valid` then do so too.
     lam : float, optional
-        Weight of a second loss, which the network returns after its output. The statistics leave this loss out.
+        Weight of a second loss, which the network returns after its output. It is added in training; the statistics
+        leave it out.
 
     Examples
     --------

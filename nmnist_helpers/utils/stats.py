@@ -62,7 +62,7 @@ class LearningStats:
             stat.reset()
 
     def __str__(self) -> str:
-        """Describe each part's current epoch, or its last closed one before the first sample, in one line.
+        """Describe in one line each part's current epoch, or its last closed one if the current one has no samples.
 
         A line is therefore never shorter than the previous one, which a loop overwrites with it.
         """
@@ -172,7 +172,7 @@ class LearningStats:
             write_log(file, [getattr(stat, log) for stat in self._parts()])
 
     def load(self, path: str | os.PathLike = "") -> None:
-        """Replace the logs by those that `save` (or lava-dl) wrote, and discard the current epoch.
+        """Replace the logs with those that `save` (or lava-dl) wrote, and discard the current epoch.
 
         Parameters
         ----------
