@@ -34,7 +34,7 @@ def constants(params: SensorParams) -> Constants:
     return Constants(*(tuple(map(float, v)) if isinstance(v, tuple) else float(v) for v in values))
 
 
-@njit(cache=True)
+@njit()
 def _random_bits(state):
     """Draw 64 random bits with splitmix64 (Steele, Lea, Flood, OOPSLA 2014) and advance its counter ``state[0]``."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -44,13 +44,13 @@ def _random_bits(state):
     return bits ^ (bits >> np.uint64(31))
 
 
-@njit(cache=True)
+@njit()
 def _uniform(state):
     """Draw a uniform random number in (0, 1)."""
     return (float(_random_bits(state) >> np.uint64(11)) + 0.5) / 9007199254740992.0
 
 
-@njit(cache=True)
+@njit()
 def _normal(state):
     """Draw a nearly standard normal number: a sum of four uniform 16-bit numbers, within +-3.5."""
     bits, low = _random_bits(state), np.uint64(0xFFFF)
@@ -59,7 +59,7 @@ def _normal(state):
     return (total - 131070.0) / 37837.2
 
 
-@njit(cache=True)
+@njit()
 def log_light(image, lens, grid):
     """Fill `grid` [GRID, GRID] with the log light of `image` [28, 28] after the optics; the log light of paper is 0."""
     dark = 1.0 - math.exp(-lens.contrast)
@@ -91,7 +91,7 @@ def log_light(image, lens, grid):
                 grid[i, j] = math.log(1.0 - min(grid[i, j], 0.9999))
 
 
-@njit(cache=True)
+@njit()
 def displacement(path, delays, ms):
     """Return the displacement (right, down) of the image at time `ms` in pixels; saccade k is ``delays[k]`` ms late.
 
@@ -119,7 +119,7 @@ def displacement(path, delays, ms):
     return place[0], place[1]
 
 
-@njit(cache=True)
+@njit()
 def _locate_pixel(path, delays, cell, weight):
     """Compute where pixel (0, 0) is in the grid at each step: index `cell` [S] and bilinear weights `weight` [S, 4]."""
     for step in range(len(cell)):
@@ -133,7 +133,7 @@ def _locate_pixel(path, delays, cell, weight):
         weight[step, 2], weight[step, 3] = fy * (1 - fx), fy * fx
 
 
-@njit(cache=True)
+@njit()
 def _append_event(out, count, time, polarity, pixel):
     """Write an event to `out` if there is room for it; return the new count, even if there was none."""
     if count < len(out):
@@ -141,7 +141,7 @@ def _append_event(out, count, time, polarity, pixel):
     return count + 1
 
 
-@njit(cache=True)
+@njit()
 def _append_pixel_events(
     light, base, cell, weight, off_mean, on_mean, refractory, leak, end, p, pixel, state, out, count
 ):
@@ -190,7 +190,7 @@ def _append_pixel_events(
     return count
 
 
-@njit(cache=True)
+@njit()
 def _append_random_events(rate, end, pixel, state, out, count):
     """Append events at random times and of random polarity, `rate` per second, to `out`; return the new count.
 
@@ -209,7 +209,7 @@ def _append_random_events(rate, end, pixel, state, out, count):
     return count
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def record(images, states, path, p, thresholds, refractory, leaks, hot, out, counts):
     """Record each image: write its events, sorted by time, to a row of `out`, and their number to `counts`.
 

@@ -5,25 +5,25 @@ layer then searches them for spikes. Here the samples of a batch share one list 
 dense tensor from the list and attaches the list to it. A worker process sends only the list.
 """
 
-import sys
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from numba import njit
 from torch.utils._pytree import tree_map
 from torch.utils.data import get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from ..compiled import njit
 from ..spikes import Spikes, attach
 
 #: Memory of recent dense batches, reused when a batch is no longer referenced: new memory costs as much as filling it.
-_buffers: list[np.ndarray] = []
+_buffers: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
 _lock = threading.Lock()
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _scatter(indptr, channel, value, out):
     bins = out.shape[2]
     for row in range(len(indptr) - 1):
@@ -34,18 +34,16 @@ def _scatter(indptr, channel, value, out):
 def make_dense(indptr: torch.Tensor, channel: torch.Tensor, shape: tuple[int, int, int], value: float) -> torch.Tensor:
     """Return a dense tensor [B, C, T], float32, that remembers its events."""
     with _lock:
-        for buffer in _buffers:
-            # Every tensor, view or array that uses the buffer refers to it. Without any of them, three references are
-            # left: the list, the variable here and the argument of the call.
-            if buffer.shape == shape and sys.getrefcount(buffer) == 3:
-                dense = torch.from_numpy(buffer).zero_()
-                break
-        else:
-            buffer = np.zeros(shape, np.float32)
-            dense = torch.from_numpy(buffer)
-            _buffers.append(buffer)
-            del _buffers[:-2]  # two are enough: the batch in use and the next
-    _scatter(indptr.numpy(), channel.numpy(), np.float32(value), buffer)
+        free = (i for i, (memory, array) in enumerate(_buffers) if memory.shape == shape and array() is None)
+        i = next(free, None)
+        memory = np.zeros(shape, np.float32) if i is None else _buffers.pop(i)[0]
+        array = memory.view()  # the tensor refers to this array as long as a tensor, view or array uses the memory
+        _buffers.append((memory, weakref.ref(array)))
+        del _buffers[:-2]  # two are enough: the batch in use and the next
+    dense = torch.from_numpy(array)
+    if i is not None:
+        dense.zero_()
+    _scatter(indptr.numpy(), channel.numpy(), np.float32(value), array)
     return attach(dense, Spikes(indptr, channel, shape, value))
 
 
