@@ -55,7 +55,7 @@ class NotRun(Exception):
 def dry_run() -> Iterator[dict[tuple[Any, tuple], None]]:
     """Record the calls of kernels and the types of their arguments, in order, without compiling or running any.
 
-    This works in a process that has not run kernels yet. A kernel that starts threads returns None, others raise
+    This only works in a process that has not run kernels yet. A kernel that starts threads returns None, others raise
     `NotRun`.
     """
     global _recorded
@@ -170,7 +170,7 @@ def _hold_lock(lock: filelock.BaseFileLock) -> Iterator[None]:
             try:
                 stack.enter_context(lock.acquire(timeout=0))
             except filelock.Timeout:
-                if not _reported:
+                if not _reported:  # otherwise this process has printed that it compiles kernels itself
                     _print_once("waiting for another process that is compiling the CPU kernels (about 10 s) ...")
                 stack.enter_context(lock.acquire(timeout=LOCK_TIMEOUT))
         except (OSError, NotImplementedError, filelock.Timeout):

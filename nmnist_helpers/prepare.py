@@ -47,7 +47,8 @@ def start() -> subprocess.Popen | None:
     -------
     subprocess.Popen or None
         None if the kernels are stored already, if they cannot be stored, if another process has started one, if there
-        is only one processor (`numba.config.NUMBA_NUM_THREADS`), or if Python cannot be started.
+        is only one processor (`numba.config.NUMBA_NUM_THREADS`), if Numba's compiler is disabled, or if Python cannot
+        be started. None in the second process, too.
     """
     no_python = not sys.executable or getattr(sys, "frozen", False)
     if _config.DISABLE_JIT or _config.NUMBA_NUM_THREADS < 2 or CHILD in os.environ or no_python:

@@ -47,9 +47,9 @@ def _make_share(function: Callable, options: dict) -> Callable:
     and 0 otherwise.
 
     Numba's ``prange`` would also work, but it compiles a loop's body three times, and most of the time before the first
-    training step is spent on compilation. Here the body is compiled once. It runs on the same threads
-    as ``prange``, through Numba's ``numba_parallel_for``: on each thread, this calls a function with four pointers, the
-    last of which is free for our use.
+    training step is spent on compilation. Here the body is compiled once. It runs on the same threads as ``prange``,
+    through Numba's ``numba_parallel_for``: on each thread, this calls a function with four pointers, the last of which
+    is free for our use.
     """
     flags = Flags()
     cpu_target.options.parse_as_flags(flags, options)

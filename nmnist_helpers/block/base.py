@@ -163,7 +163,7 @@ class Block(NoScript, torch.nn.Module):
 
     @property
     def shape(self) -> torch.Size | None:
-        """Shape of the output without batch and time; None before the first forward pass."""
+        """Shape of the output without batch and time; for a picture, None before the first forward pass."""
         return self.neuron.shape
 
     @property
@@ -182,7 +182,7 @@ class Block(NoScript, torch.nn.Module):
         Raises
         ------
         ValueError
-            If the file format cannot describe the block, or if the input shape of a convolution is not known yet.
+            If the file format cannot describe the block, or if the input shape of a picture is not known yet.
         """
         name, neuron = f"block.cuba.{type(self).__name__}", self.neuron
         if not self.quantised or neuron.w_scale != WEIGHT_SCALE:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class OfPicture(Block):
     """Base class of convolution and pooling, whose neurons form a picture [C', H', W'].
 
-    With the built-in quantisation and without `norm`, product, neuron and axon run as one fused step over the events.
-    Otherwise they run one after the other, also for dilated kernels and graded spikes. The results are identical.
+    With the built-in quantisation and without `norm`, hooks and persistent state, product, neuron and axon run as one
+    fused step over the events. Otherwise they run one after the other, also for dilated kernels and graded spikes. The
+    spikes are identical.
     """
 
     synapse: synapse.Conv | synapse.Pool
@@ -110,7 +111,7 @@ class Conv(OfPicture):
 
 
 class Pool(OfPicture):
-    """Pooling CUBA block: neurons driven by the spike sums over windows; input [B, C, H, W, T].
+    """Pooling CUBA block: each neuron receives the sum of the spikes in its window; input [B, C, H, W, T].
 
     Parameters
     ----------

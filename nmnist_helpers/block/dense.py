@@ -45,8 +45,9 @@ class Dense(Block):
 
     Notes
     -----
-    With the built-in quantisation and without `norm` and `mask`, product, neuron and axon run as one fused step
-    (`nmnist_helpers.kernels.functions.CubaLayer`). Otherwise they run one after the other. The results are identical.
+    With the built-in quantisation and without `norm`, `mask`, hooks and persistent state, product, neuron and axon run
+    as one fused step (`nmnist_helpers.kernels.functions.CubaLayer`). Otherwise they run one after the other. The spikes
+    are identical.
     """
 
     synapse: Synapses

@@ -16,12 +16,12 @@ The layout is lava-dl's. Each layer i is a group ``/layer/<i>/`` with these memb
 
 A dense layer also has ``inFeatures`` and ``outFeatures``. A convolution also has ``inChannels``, ``outChannels`` and
 ``groups``. Convolution and pooling have ``kernelSize``, ``stride``, ``padding`` and ``dilation``, height before width.
-A ``flatten`` layer precedes the first dense layer after a convolution and contains only its type and ``shape``. So does
-an ``input`` layer without neurons, which gives the input size of the first convolution.
+A ``flatten`` layer stands between a picture and a dense layer, and an ``input`` layer without neurons gives the input
+size of a convolution or pooling at the beginning. Both contain only ``type`` and ``shape``.
 
 netx decodes both types from ASCII bytes and converts ``weight`` to integers. In a dense layer it applies ``delay``
-(its ``DelayDense``), and its output equals ours at every step. In a convolution it ignores ``delay``, and it cannot
-build pooling layers at all. lava-dl's blocks and `nmnist_helpers.netx` support both.
+(its ``DelayDense``), and its output equals ours at every step without a shift. In a convolution it ignores ``delay``,
+and it cannot build pooling layers at all. lava-dl's blocks and `nmnist_helpers.netx` support both.
 """
 
 import math

@@ -66,7 +66,7 @@ def save_tree(path: str | os.PathLike, tree) -> None:
     Raises
     ------
     CheckpointError
-        If the tree contains other types, or more values than `load_tree` accepts.
+        If the tree contains other types, or is larger than `load_tree` accepts.
 
     Notes
     -----

@@ -77,7 +77,8 @@ EVERYTHING = Needs()
 class Trace(NamedTuple):
     """The output of a layer's neurons, and their final state.
 
-    Spikes are uint8; voltage and current (None unless needed) are int32, x4096; all are [B, T, C].
+    Spikes are uint8; voltage and current are int32, x4096; all are [B, T, C]. Without `need_current`, the current is
+    None. Without `need_voltage`, the time axis of the voltage may be empty.
     """
 
     spikes: torch.Tensor

@@ -104,7 +104,7 @@ class Net(Table):
 
         Returns
         -------
-        array or tensor [B, out, T] of 0 and 1, or [B, C, H, W, T] if the last layer is a convolution
+        array or tensor [B, out, T] of 0 and 1, or [B, C, H, W, T] if the last layer's output is a picture
             For an array, a uint8 array. For a tensor, a tensor of the same type on the same device. For `Spikes`, a
             float32 tensor.
 

@@ -83,7 +83,10 @@ def run_reference(layers: list[LayerSpec], events: Events) -> list[np.ndarray]:
 
 
 def run_input(layer: LayerSpec, values: np.ndarray) -> np.ndarray:
-    """Return the spikes [B, N, T] of an input layer; numbers [B, N, T] are rounded to 1/32 in -4..254/64."""
+    """Return the spikes [B, N, T] of an input layer for numbers [B, N, T].
+
+    The numbers are rounded to multiples of 1/32 and clamped to -4..254/64.
+    """
     values = np.clip(2 * np.rint(values.astype(np.float64) * WEIGHT_STEPS), WEIGHT_MIN, WEIGHT_MAX).astype(np.int64)
     weight = int(layer.weight[0, 0, 0, 0])
     bias = 0 if layer.bias is None else TO_STATE * layer.per_neuron(layer.bias)

@@ -96,7 +96,10 @@ class NeuronStorage(torch.nn.Module):
                 getattr(self, name).clamp_(0, DECAY_SCALE / DECAY_UNIT)
 
     def decays(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the decays of current and voltage x 4096 as plain tensors with gradients; clamp learned ones first."""
+        """Return the decays of current and voltage x 4096, as plain tensors with gradients.
+
+        In training mode, learned decays are clamped first.
+        """
         if self.training and self.requires_grad:
             self.clamp()
         current, voltage = (getattr(self, name).float() * DECAY_UNIT for name in DECAYS.values())

@@ -69,8 +69,8 @@ def _backward(
     of_sample, of_chunk, of_step = layout
     inputs = len(grad_table) // width
     sample, chunk = divmod(task, chunks)
-    # An axon moves a spike from step t to ``t + lag``, so a neuron reads its gradient `lag` rows ahead. Behind the last
-    # row there are zeros, the gradient of spikes that leave the recording.
+    # An axon moves a spike from step t to ``t + lag``, so a neuron reads its gradient `lag` rows ahead. Zeros
+    # follow the last row: the gradient of spikes that leave the recording.
     delayed = np.empty(CHUNK, np.int64)  # position of a neuron's gradient for t = 0
     longest = i64(0)
     for c in range(CHUNK):

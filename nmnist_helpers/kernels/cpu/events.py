@@ -62,7 +62,9 @@ def axon_arrays(axon: Axon) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fired_to_events(fired: np.ndarray, axon: Axon) -> tuple[torch.Tensor, torch.Tensor]:
-    """List the spikes that leave the axons: those of dropped neurons are omitted, the others delayed by their lag.
+    """List the spikes that leave the axons, each delayed by its lag.
+
+    Spikes of dropped neurons are omitted, and so are those that would arrive after the last step.
 
     Parameters
     ----------

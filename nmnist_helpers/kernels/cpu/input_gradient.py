@@ -134,7 +134,8 @@ def _multiply_active(task, near, lag, kept, grad, stride, depth, weights, steps,
 def input_gradient(grad_z: torch.Tensor, table: torch.Tensor, active: Active | None = None) -> torch.Tensor:
     """Compute `nmnist_helpers.kernels.reference.input_gradient` on the CPU.
 
-    It is zero for neurons that are not `active`, unless too many are active for skipping to be faster.
+    It is zero for neurons that `active` excludes. Nothing is excluded without `active`, for a small layer above, if no
+    neuron is active, or if too many are active for skipping to be faster.
     """
     weights = weight_values(table)
     batch, steps, depth = grad_z.shape

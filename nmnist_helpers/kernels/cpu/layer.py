@@ -25,7 +25,7 @@ from .layout import by_chunks, last_only, padded, zero_words
 from .neuron import run
 from .product import dense_product, is_sparse, weight_gradient
 
-MAX_INPUTS = (1 << 16) - 1  # inputs x 128 (largest weight in steps) x 128 (state units per step) must stay below 2**30
+MAX_INPUTS = (1 << 16) - 1  # inputs x 128 (largest weight x 32) x 128 (state units per 1/32) must stay below 2**30
 
 
 def layer_forward(

@@ -8,7 +8,7 @@ from .lanes import CHUNK, LANES
 
 EMPTY = {kind: np.empty(0, kind) for kind in (np.uint8, np.int8, np.int32, np.float32)}  # for absent arguments
 
-Layout = np.ndarray  # distance in elements between two samples, two chunks of `CHUNK` channels, and two steps
+Layout = np.ndarray  # elements from one sample, one chunk of `CHUNK` channels and one step to the next
 
 
 def padded(channels: int) -> int:

@@ -30,7 +30,7 @@ def _quantise(tile, v, factor, outputs, inputs, table, has_nan):
 
 @tasks(error_model="numpy")
 def _gradient(tile, v, factor, ratio, outputs, inputs, grad_table, grad_v, dot):
-    """Compute a tile's gradient. `ratio` is ``factor / norm**2`` or 0; `dot` receives the dot products with v."""
+    """Compute a tile's gradient. `ratio` is ``factor / norm**2`` or 0; `dot` receives its dot products with v."""
     first = min(tile * LANES, outputs - LANES)
     f, steps = load(factor, first), spread(f32(WEIGHT_STEPS))
     least, most = spread(f32(LOWEST_STEP)), spread(f32(HIGHEST_STEP))

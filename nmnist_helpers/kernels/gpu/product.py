@@ -54,7 +54,7 @@ def _as_bytes(spikes: Spikes) -> torch.Tensor:
     width = padded(spikes.shape[1])
     if not isinstance(spikes, DenseSpikes):
         spikes = DenseSpikes.from_events(spikes, width)
-    elif spikes.data.shape[2] % 16:  # unaligned rows are read byte by byte; stored for the backward pass
+    elif spikes.data.shape[2] % 16:  # unaligned rows are read byte by byte; the backward pass needs the padded ones too
         spikes.data = torch.nn.functional.pad(spikes.data, (0, width - spikes.data.shape[2]))
     return spikes.data.reshape(-1, spikes.data.shape[2])
 

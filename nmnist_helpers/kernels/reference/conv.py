@@ -66,7 +66,7 @@ def _split_groups(rows: torch.Tensor, window: Window) -> torch.Tensor:
 def _kernel_positions(
     pictures: torch.Tensor, weights: torch.Tensor, window: Window
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield, for each position in the kernel, the pixels of all neurons' windows and the weights, both by group."""
+    """Yield, for each position in the kernel, the pixel of every window there and the weights, both by group."""
     kernels = window.kernels(weights).unflatten(0, (window.groups, -1))
     (down, across), (_, height, width) = window.stride, window.outputs
     for i in range(window.kernel[0]):
