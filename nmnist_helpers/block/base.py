@@ -130,6 +130,8 @@ class Block(NoScript, torch.nn.Module):
         rows, out, end = CubaLayer.apply(source, *constants.parameters, call)
         neuron.store(end)
         out.picture = None if window is None else window.outputs
+        if window is not None and call.dense:
+            rows = rows.unflatten(2, window.outputs)
         rows = rows.movedim(1, -1)
         if call.dense:
             return self._add_rate(attach(rows, out))

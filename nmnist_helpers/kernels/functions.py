@@ -212,11 +212,12 @@ class CubaLayer(torch.autograd.Function):
     `call.spikes` is given, it is the input, and x (which may be None) only receives the gradient. The same holds for
     decays and delay: `call.membrane` and `call.axon` already contain them.
 
-    With `call.window` the layer is a convolution: x is [B, C_in, H, W, T], the rows are pictures [B, T, C_out, H', W'],
-    and the neurons of a channel share its weights, decays and delay.
+    With `call.window` the layer is a convolution: x is [B, C_in, H, W, T], and the neurons of a channel share its
+    weights, decays and delay.
 
-    It returns the output as rows [B, T, C_out], the same output as `Spikes`, and the final state. Without `call.dense`
-    the rows are a single zero expanded to that shape, which only serves autograd.
+    It returns the output as rows [B, T, neurons], the same output as `Spikes`, and the final state. Without
+    `call.dense` the rows only serve autograd: they are a single zero, expanded to [B, T, C_out], or to [B, T, C_out,
+    H', W'] for a convolution.
 
     For the backward pass, the forward pass saves the input's events, the weights, and what the twin needs (on the CPU
     only the voltage, int32). Everything else is computed again.
@@ -235,12 +236,12 @@ class CubaLayer(torch.autograd.Function):
         ctx.save_for_backward(x if call.spikes is None else None, flat, factor, norm, table, *trace.saved)
         ctx.call, ctx.kernels = call, kernels
         ctx.shapes = v.shape, None if g is None else g.shape, current_decay.shape, voltage_decay.shape
-        shape = v.shape[:1] if call.window is None else call.window.outputs
         if call.dense:
-            # The caller transposes the rows: autograd would forbid in-place changes of a view that is made here.
+            # The caller makes pictures of the rows and transposes them: autograd would forbid in-place changes of a
+            # view that is made here.
             rows = trace.spikes.rows()
-            rows = rows if call.window is None else rows.view(*rows.shape[:2], *shape)
         else:
+            shape = v.shape[:1] if call.window is None else call.window.outputs
             trace.spikes.active = trace.active  # only a placeholder's gradient may be incomplete
             rows = torch.zeros((), device=v.device).expand(source.shape[0], trace.spikes.shape[2], *shape)
         return rows, trace.spikes, trace.state
@@ -257,6 +258,7 @@ class CubaLayer(torch.autograd.Function):
         if call.window is None:
             found = kernels.layer_backward(grad, saved, source, table, *constants, need)
         else:
+            grad = grad.unflatten(2, call.window.outputs) if call.dense else grad
             found = kernels.conv_backward(grad, saved, source, table, call.window, *constants, need)
         grad_v = grad_g = None
         v_shape, g_shape, current_shape, voltage_shape = ctx.shapes

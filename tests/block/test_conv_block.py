@@ -8,7 +8,7 @@ from support import oracles
 from support.neurons import PARAMS, THRESHOLD, gradient_like, sample
 from support.oracles import assert_close
 
-from nmnist_helpers import ConvNetwork, Spikes, netx
+from nmnist_helpers import ConvNetwork, Spikes, kernels, netx
 from nmnist_helpers.block import conv, cuba
 from nmnist_helpers.neuron import Dropout
 
@@ -167,6 +167,26 @@ def test_events_between_blocks_equal_dense_tensors():
     grads = [p.grad for p in sparse.parameters() if p.requires_grad]
     for grad, expected_grad in zip(grads, expected[2:], strict=True):
         assert_close(grad, expected_grad)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("layer", ["Conv", "Pool"])
+def test_an_output_may_be_changed_in_place(backend, layer):
+    torch.manual_seed(0)
+    block = cuba.Conv(PARAMS, 2, 4, 3, weight_scale=6) if layer == "Conv" else cuba.Pool(PARAMS, 2)
+    x, grads = sample((2, 2, 6, 6, 15), 0.3), []
+    with kernels.using(backend):
+        for change in (lambda y: 2 * y, lambda y: y.mul_(2)):
+            block.zero_grad()
+            y = block(x)
+            spikes = y.detach().clone()
+            change(y).square().sum().backward()
+            grads.append([p.grad.clone() for p in block.parameters() if p.requires_grad])
+        assert torch.equal(y, 2 * spikes)
+    assert spikes.any()
+    assert any(grad.any() for grad in grads[0])
+    for by_copy, in_place in zip(*grads, strict=True):
+        assert torch.equal(by_copy, in_place)
 
 
 def test_a_picture_of_the_wrong_size_is_refused():

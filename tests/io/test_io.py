@@ -402,7 +402,7 @@ def test_npy_errors_name_the_file(tmp_path):
     np.savez(tmp_path / "a.npz", np.zeros((2, 4)))
     with pytest.raises(ValueError, match=r"a\.npz: expected a \.npy file"):
         io.read_np_spikes(tmp_path / "a.npz")
-    with pytest.raises(ValueError, match="letters of 'xypt' or 'xpt', found 'xyz'"):
+    with pytest.raises(ValueError, match="a permutation of 'xypt' or 'xpt', found 'xyz'"):
         io.read_np_spikes(path, fmt="xyz")
 
 
