@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import resource
 import runpy
 import signal
 import subprocess
@@ -476,6 +475,14 @@ def test_a_folder_holds_one_run(copy, capsys):
     assert content(copy) != before
 
 
+def test_a_run_that_cannot_start_overwrites_nothing(copy, monkeypatch):
+    before = content(copy)
+    monkeypatch.setattr(Group, "steps", lambda *_: 0)
+    with pytest.raises(ValueError, match="--batch-size: expected at least a batch for each of 1 processes"):
+        start(copy, "--overwrite")
+    assert content(copy) == before
+
+
 def test_left_over_files_of_killed_runs_are_removed(copy):
     process = subprocess.Popen([sys.executable, "-c", "pass"])
     process.wait()
@@ -489,6 +496,7 @@ def test_left_over_files_of_killed_runs_are_removed(copy):
 
 def test_a_disk_without_room_is_found_before_the_first_epoch(tmp_path, monkeypatch):
     monkeypatch.setattr(train.loop.Loop, "train", lambda self: pytest.fail("began"))
+    resource = pytest.importorskip("resource", reason="this system has no limit for the size of files")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     try:

@@ -32,7 +32,8 @@ def load_checkpoint(
     neuron_params : dict, optional
         Neuron arguments for blocks that are built: ``threshold``, ``tau_grad``, ``scale_grad``, ... The tensors do not
         contain them. The defaults are taken from the metadata in the file. lava-dl's files have no such metadata; for
-        them, the values of the tutorial are used, with a warning.
+        them, the values of the tutorial are used, with a warning. With `net`, a ``threshold`` given here only
+        suppresses the warning about another threshold in the file.
 
     Returns
     -------

@@ -73,11 +73,11 @@ class Downloader:
                 except _Interrupted as error:
                     have = _size(part)
                     enough = self.least_rate * self.timeout  # fewer bytes, if below 0.1 % of the file, are no progress
-                    tries = tries + 1 if have <= best or have - best < min(enough, size / 1000) else 1
+                    tries = tries + 1 if have <= best or have - best < min(enough, size / 1000) else 0
                     best = max(best, have)
                     if tries >= self.retries:
                         raise _MirrorError(f"{error}; given up after {tries} attempts without progress") from error
-                    time.sleep(self.pause * 2 ** (tries - 1))
+                    time.sleep(self.pause * 2 ** max(0, tries - 1))
 
     def _transfer(self, url: str, part: Path, size: int, bar: tqdm) -> None:
         """Fetch the rest of the file over one connection.

@@ -258,7 +258,8 @@ def chain_of(graph, nir) -> list[tuple[str, Any]]:
         chain.append((name, graph.nodes[name]))
         name = after.get(name)
     if len(chain) != sum(not isinstance(node, nir.Input | nir.Output) for node in graph.nodes.values()):
-        raise ValueError(f"expected one chain, found nodes outside the chain {[n for n, _ in chain]}")
+        outside = sorted(graph.nodes.keys() - dict(chain).keys() - {starts[0], name})
+        raise ValueError(f"expected one chain, found nodes outside it: {', '.join(outside)}")
     return chain
 
 

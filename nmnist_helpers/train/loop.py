@@ -79,10 +79,10 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False) -> di
             )
         # Weights, average, best, two moments, network.pt; twice, because old files stay until new ones are complete.
         room = 12 * sum(p.numel() * p.element_size() for p in progress.net.parameters())
+        loop = Loop(progress, group, folder, dataset, learn, validate)
         with folder.hold(resume, overwrite, room) if group.first else contextlib.nullcontext():
             group.wait_for_all()
             with _add_resume_hint(progress, folder) if group.first else contextlib.nullcontext():
-                loop = Loop(progress, group, folder, dataset, learn, validate)
                 loop.train()
                 return loop.finish() if group.first else {}
 
