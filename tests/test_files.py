@@ -159,7 +159,7 @@ def test_files_left_by_a_killed_process_are_removed_at_the_next_write(tmp_path):
     assert file_names(tmp_path) == sorted([young.name, own.name, ".hidden.tmp", "a.pt"])
 
 
-def test_a_lock_is_waited_for_with_one_line_of_output(tmp_path, capsys):
+def test_waiting_for_a_lock_prints_one_line(tmp_path, capsys):
     order = []
 
     def wait_for_lock():

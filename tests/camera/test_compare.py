@@ -142,7 +142,7 @@ def test_recordings_that_do_not_match_raise(simulated):
 
 
 @pytest.fixture
-def paired(simulated, tmp_path, monkeypatch):
+def paired_files(simulated, tmp_path, monkeypatch):
     """Write simulated recordings in the official layout, and MNIST files of the digits that they show."""
     images, events = simulated
     recordings.write_recordings(simulator.simulate(images, 5, labels=events.labels), tmp_path / "Test")
@@ -155,8 +155,8 @@ def paired(simulated, tmp_path, monkeypatch):
     return tmp_path, labels
 
 
-def test_the_command_prints_the_comparison(paired, capsys):
-    folder, _ = paired
+def test_the_command_prints_the_comparison(paired_files, capsys):
+    folder, _ = paired_files
     calibrate.main(["--recordings", str(folder / "Test"), "--mnist", str(folder)])
     out = capsys.readouterr().out
     assert "events per recording" in out
@@ -164,8 +164,8 @@ def test_the_command_prints_the_comparison(paired, capsys):
     assert "NO" not in out
 
 
-def test_the_command_refuses_recordings_of_other_digits(paired):
-    folder, labels = paired
+def test_the_command_refuses_recordings_of_other_digits(paired_files):
+    folder, labels = paired_files
     header = struct.pack(">II", 0x0801, 20)
     wrong = ((labels + 1) % 10).astype(np.uint8)
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + wrong.tobytes()))

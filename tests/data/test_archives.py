@@ -112,10 +112,10 @@ def zip_with_invalid_utf8(name):
 
 def set_field(offset, value, size=2):
     """Return TRAIN with a field changed in every entry of its list of members; `offset` and `size` are in bytes."""
-    data, place = bytearray(TRAIN), 0
-    while (place := TRAIN.find(b"PK\x01\x02", place)) >= 0:
-        data[place + offset : place + offset + size] = value.to_bytes(size, "little")
-        place += 4
+    data, entry = bytearray(TRAIN), 0
+    while (entry := TRAIN.find(b"PK\x01\x02", entry)) >= 0:
+        data[entry + offset : entry + offset + size] = value.to_bytes(size, "little")
+        entry += 4
     return bytes(data)
 
 

@@ -180,7 +180,7 @@ def test_errors_name_the_damaged_recording(tmp_path, kind, data, message):
     write(tmp_path, "Train", recordings)
     with pytest.raises(ValueError, match=rf"00003\.bin: {message}"):
         NMNISTDataset(tmp_path)
-    assert not list(tmp_path.glob(".cache/*.events")), "half a cache was left behind"
+    assert not list(tmp_path.glob(".cache/*.events")), "an incomplete cache was left behind"
 
 
 def test_without_a_cache_a_damaged_recording_raises_when_it_is_read(root):

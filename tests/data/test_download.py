@@ -47,8 +47,8 @@ class Handler(BaseHTTPRequestHandler):
 
     @property
     def start(self):
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        return int(wanted[1]) if wanted else None
+        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        return int(match[1]) if match else None
 
     def reply(self, status, body=b"", length=None, kind="application/zip", **headers):
         self.send_response(status)
