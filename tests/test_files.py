@@ -14,11 +14,11 @@ from nmnist_helpers import files
 from nmnist_helpers.files import atomic, locked
 
 
-def names(folder):
+def file_names(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
+def test_a_file_appears_complete_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "a.txt"
     with atomic(path) as temporary:
         assert temporary.suffix == ".txt"
@@ -26,40 +26,40 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         assert not path.exists()
     assert path.read_text() == "one"
 
-    def interrupted():
+    def interrupt():
         with atomic(path) as temporary:
             temporary.write_text("two")
             raise KeyboardInterrupt
 
-    pytest.raises(KeyboardInterrupt, interrupted)
+    pytest.raises(KeyboardInterrupt, interrupt)
     assert path.read_text() == "one"
-    assert names(path.parent) == ["a.txt"]
+    assert file_names(path.parent) == ["a.txt"]
 
 
-def test_threads_cannot_change_the_rights_of_a_file(tmp_path):
+def test_atomic_writes_do_not_change_permissions_in_other_threads(tmp_path):
     # The umask belongs to the whole process and can only be read by setting it, which affects all threads.
     before = os.umask(0o027)
     try:
-        opened = []
+        permissions = []
 
-        def plain():
+        def write_plainly():
             for i in range(300):
                 with open(tmp_path / f"plain-{i}", "w") as file:
-                    opened.append(os.fstat(file.fileno()).st_mode & 0o777)
+                    permissions.append(os.fstat(file.fileno()).st_mode & 0o777)
 
-        thread = threading.Thread(target=plain)
+        thread = threading.Thread(target=write_plainly)
         thread.start()
         while thread.is_alive():
             with atomic(tmp_path / "a", sync=False):
                 pass
         thread.join()
-        assert set(opened) == {0o640}
+        assert set(permissions) == {0o640}
         assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
     finally:
         os.umask(before)
 
 
-def test_a_link_stays_and_what_it_names_is_replaced(tmp_path):
+def test_a_link_is_kept_and_its_target_is_replaced(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link.bin").symlink_to(tmp_path / "real" / "a.bin")
     with atomic(tmp_path / "link.bin") as temporary:
@@ -69,37 +69,37 @@ def test_a_link_stays_and_what_it_names_is_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_named(tmp_path, number, monkeypatch):
-    def full():
+def test_a_full_disk_raises_an_error_that_names_the_file(tmp_path, number, monkeypatch):
+    def fail():
         with atomic(tmp_path / "a.bin"):
             raise OSError(number, os.strerror(number))
 
     with pytest.raises(OSError, match=r"a\.bin: disk full \(.* MB free in ") as caught:
-        full()
+        fail()
     assert caught.value.errno == errno.ENOSPC
     monkeypatch.setattr(files, "_free", lambda folder: 100)
 
-    def torch_says_it_so():
+    def fail_as_torch_does():
         with atomic(tmp_path / "a.bin"):
             raise RuntimeError("PytorchStreamWriter failed writing file")
 
     with pytest.raises(OSError, match=r"a\.bin: disk full"):
-        torch_says_it_so()
-    assert names(tmp_path) == []
+        fail_as_torch_does()
+    assert file_names(tmp_path) == []
 
 
-def test_other_errors_keep_their_words(tmp_path):
-    def fails(error):
+def test_other_errors_keep_their_messages(tmp_path):
+    def fail(error):
         with atomic(tmp_path / "a.bin"):
             raise error
 
     with pytest.raises(PermissionError, match="Permission denied: '/other/file'"):
-        fails(PermissionError(errno.EACCES, "Permission denied", "/other/file"))
+        fail(PermissionError(errno.EACCES, "Permission denied", "/other/file"))
     with pytest.raises(RuntimeError, match="^shape$"):
-        fails(RuntimeError("shape"))
+        fail(RuntimeError("shape"))
 
 
-def test_places_where_no_file_can_be(tmp_path, monkeypatch):
+def test_paths_that_cannot_be_written_raise(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
     with (
         pytest.raises(OSError, match=r"a\.bin: expected the name of a file in a folder"),
@@ -120,17 +120,17 @@ def test_places_where_no_file_can_be(tmp_path, monkeypatch):
         pass
 
 
-def test_the_disk_has_the_file_before_it_takes_its_name(tmp_path, monkeypatch):
-    done = []
+def test_the_file_is_flushed_before_it_is_renamed(tmp_path, monkeypatch):
+    calls = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(files.os, "fsync", lambda handle: (done.append("sync"), fsync(handle)))
-    monkeypatch.setattr(files.os, "replace", lambda *a: (done.append("rename"), replace(*a)))
+    monkeypatch.setattr(files.os, "fsync", lambda handle: (calls.append("sync"), fsync(handle)))
+    monkeypatch.setattr(files.os, "replace", lambda *a: (calls.append("rename"), replace(*a)))
     with atomic(tmp_path / "a"):
         pass
-    assert done == ["sync", "rename", "sync"] if os.name != "nt" else ["sync", "rename"]
+    assert calls == ["sync", "rename", "sync"] if os.name != "nt" else ["sync", "rename"]
 
 
-KILLED = """
+KILLED_WRITER = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import types
@@ -144,30 +144,30 @@ with atomic(sys.argv[2]) as temporary:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="on Windows, only the age of a file decides")
-def test_what_a_killed_run_left_is_swept_at_the_next_write(tmp_path):
-    here = Path(files.__file__).parents[1]
-    subprocess.run([sys.executable, "-c", KILLED, str(here), str(tmp_path / "a.pt")])
-    assert len(names(tmp_path)) == 1
+def test_files_left_by_a_killed_process_are_removed_at_the_next_write(tmp_path):
+    root = Path(files.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", KILLED_WRITER, str(root), str(tmp_path / "a.pt")])
+    assert len(file_names(tmp_path)) == 1
     # Recent files of another machine, files of a running process and unrelated files stay.
     young, old = (tmp_path / f".b.0000000{i}-1-abcd.tmp.pt" for i in (1, 2))
-    mine = tmp_path / f".c.{files._MACHINE}-{os.getpid()}-abcd.tmp.pt"
-    for file in (young, old, mine, tmp_path / ".hidden.tmp"):
+    own = tmp_path / f".c.{files._MACHINE}-{os.getpid()}-abcd.tmp.pt"
+    for file in (young, old, own, tmp_path / ".hidden.tmp"):
         file.write_bytes(b"")
     os.utime(old, (time.time() - 2 * files.ABANDONED,) * 2)
     with atomic(tmp_path / "a.pt") as temporary:
         temporary.write_text("whole")
-    assert names(tmp_path) == sorted([young.name, mine.name, ".hidden.tmp", "a.pt"])
+    assert file_names(tmp_path) == sorted([young.name, own.name, ".hidden.tmp", "a.pt"])
 
 
-def test_a_lock_is_waited_for_and_said_once(tmp_path, capsys):
+def test_waiting_for_a_lock_prints_one_line(tmp_path, capsys):
     order = []
 
-    def second():
+    def wait_for_lock():
         with locked(tmp_path / "a.lock", "that writes a"):
             order.append("second")
 
     with locked(tmp_path / "a.lock"):
-        thread = threading.Thread(target=second)
+        thread = threading.Thread(target=wait_for_lock)
         thread.start()
         time.sleep(0.3)
         order.append("first")

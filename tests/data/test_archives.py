@@ -1,4 +1,4 @@
-"""What downloads, cloud folders, file managers and git make of the archives: read rightly, or named for what it is."""
+"""Test that archives changed by downloads, cloud folders, file managers or git are read, or refused with a reason."""
 
 import gzip
 import io
@@ -25,7 +25,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def zip_of(members, method=zipfile.ZIP_DEFLATED):
-    """Bytes of a zip archive of {name: bytes}."""
+    """Return the bytes of a zip archive with the members {name: bytes}."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, data in members.items():
@@ -37,7 +37,7 @@ def members(split, prefix):
     return {f"{prefix}{name}": fake_nmnist.to_bytes(events) for name, events in RECORDINGS[split].items()}
 
 
-def write(root, files):
+def write_files(root, files):
     for name, data in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ TRAIN, TEST = (zip_of(members(split, f"{split}/")) for split in ("Train", "Test"
 BOTH = zip_of(
     members("Train", "N-MNIST/Train/") | members("Test", "N-MNIST/Test/") | {"__MACOSX/N-MNIST/._Train": b"x"}
 )
-READ = {
+READABLE = {
     "as published": {"Train.zip": TRAIN, "Test.zip": TEST},
     "zipped again in a folder": {
         "Train.zip": zip_of(members("Train", "N-MNIST/Train/")), "Test.zip": zip_of(members("Test", "N-MNIST/Test/")),
@@ -59,26 +59,26 @@ READ = {
     "Mendeley's folder": {"468j46mzdv-1/Train.zip": TRAIN, "468j46mzdv-1/Test.zip": TEST},
     "a folder in between": members("Train", "N-MNIST/Train/") | members("Test", "N-MNIST/Test/"),
     "a folder in a folder": members("Train", "Train/Train/") | members("Test", "Test/N-MNIST/Test/"),
-    "other letters": members("Train", "train/") | {"TEST.ZIP": zip_of(members("Test", "TEST/"))},
-    "browser's copies": {"Train (1).zip": TRAIN, "Test-2.zip": TEST},
-    "a Mac's litter": {
+    "other letter case": members("Train", "train/") | {"TEST.ZIP": zip_of(members("Test", "TEST/"))},
+    "a browser's copies": {"Train (1).zip": TRAIN, "Test-2.zip": TEST},
+    "macOS litter": {
         "Train.zip": zip_of(members("Train", "Train/") | {"__MACOSX/Train/0/._1.bin": b"x", "Train/.DS_Store": b"x"}),
     } | members("Test", "Test/") | {"Test/3/._00001.bin": b"x", "Test/.DS_Store": b"x", "Test/3/Icon\r": b""},
-    "Windows' litter": {
+    "Windows litter": {
         "Train.zip": zip_of({name.replace("/", "\\"): data for name, data in members("Train", "Train/").items()}),
     } | members("Test", "Test/") | {"Test/Thumbs.db": b"x", "Test/3/desktop.ini": b"x", "Test/THUMBS.DB": b"x"},
-    "endings in capitals": {
+    "suffixes in capitals": {
         name.replace(".bin", ".BIN"): data for split in RECORDINGS for name, data in members(split, f"{split}/").items()
     },
-    "stored": {"Train.zip": zip_of(members("Train", "Train/"), zipfile.ZIP_STORED), "Test.zip": TEST},
+    "not compressed": {"Train.zip": zip_of(members("Train", "Train/"), zipfile.ZIP_STORED), "Test.zip": TEST},
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", READ)
+@pytest.mark.parametrize("case", READABLE)
 @pytest.mark.parametrize("cache", [True, False])
-def test_what_people_have_is_read(tmp_path, case, cache):
+def test_every_common_layout_is_read(tmp_path, case, cache):
     root = tmp_path / "data"
-    write(root, READ[case])
+    write_files(root, READABLE[case])
     for split, recordings in RECORDINGS.items():
         dataset = NMNISTDataset(root, train=split == "Train", cache=cache)
         assert dataset.source == "recorded"
@@ -88,13 +88,13 @@ def test_what_people_have_is_read(tmp_path, case, cache):
             assert list(zip(*packed.recording(n), strict=True)) == recordings[name]
 
 
-def test_the_path_may_be_the_one_archive(tmp_path):
+def test_the_path_may_name_an_archive_of_both_splits(tmp_path):
     (tmp_path / "mine.zip").write_bytes(BOTH)
     for split, recordings in RECORDINGS.items():
         assert len(NMNISTDataset(tmp_path / "mine.zip", train=split == "Train")) == len(recordings)
 
 
-def tar(mode):
+def tar_bytes(mode):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as archive:
         for name, data in members("Train", "Train/").items():
@@ -104,78 +104,78 @@ def tar(mode):
     return buffer.getvalue()
 
 
-def not_utf8(name):
-    """An archive with a name marked as UTF-8 that is none."""
+def zip_with_invalid_utf8(name):
+    """Return an archive that marks a member's name as UTF-8, although the name is not valid UTF-8."""
     data = zip_of({"Train/1/0000\u00e9.bin": bytes(5)})
     return data.replace("\u00e9".encode(), b"\xff\xff")
 
 
-def with_header(offset, value, size=2):
-    """The archive with a field of every entry of its list changed."""
-    data, place = bytearray(TRAIN), 0
-    while (place := TRAIN.find(b"PK\x01\x02", place)) >= 0:
-        data[place + offset : place + offset + size] = value.to_bytes(size, "little")
-        place += 4
+def set_field(offset, value, size=2):
+    """Return TRAIN with a field changed in every entry of its list of members; `offset` and `size` are in bytes."""
+    data, entry = bytearray(TRAIN), 0
+    while (entry := TRAIN.find(b"PK\x01\x02", entry)) >= 0:
+        data[entry + offset : entry + offset + size] = value.to_bytes(size, "little")
+        entry += 4
     return bytes(data)
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1010000000\n"
-NAMED = {
-    "tar": ("Train.zip", tar("w"), "a tar archive"),
-    "tar.gz under the name": ("Train.zip", tar("w:gz"), "a gzip file"),
+UNREADABLE = {
+    "tar": ("Train.zip", tar_bytes("w"), "a tar archive"),
+    "tar.gz named zip": ("Train.zip", tar_bytes("w:gz"), "a gzip file"),
     "rar": ("Train.zip", b"Rar!\x1a\x07\x01\0" + bytes(99), "a rar archive"),
     "7z": ("Train.zip", b"7z\xbc\xaf'\x1c" + bytes(99), "a 7z archive"),
     "gz": ("Train.zip", gzip.compress(bytes(99)), "a gzip file"),
-    "page": ("Train.zip", b"\n<!DOCTYPE html><html>log in</html>", "a web page"),
-    "page with a mark": ("Train.zip", b"\xef\xbb\xbf<html>", "a web page"),
+    "web page": ("Train.zip", b"\n<!DOCTYPE html><html>log in</html>", "a web page"),
+    "web page with a byte-order mark": ("Train.zip", b"\xef\xbb\xbf<html>", "a web page"),
     "git-lfs": ("Train.zip", LFS, "git lfs pull"),
     "empty": ("Train.zip", b"", "an empty file"),
     "zeros": ("Train.zip", bytes(9999), "only zeros"),
-    "cut": ("Train.zip", TRAIN[:-30], "a zip archive that is cut off"),
-    "text mode": ("Train.zip", TRAIN.replace(b"\n", b"\r\n"), "line ends were converted"),
-    "something": ("Train.zip", b"hello", "a file that begins with b'hello'"),
-    "unfinished": ("Train.zip.crdownload", TRAIN[:99], "an unfinished download"),
+    "cut off": ("Train.zip", TRAIN[:-30], "a zip archive that is cut off"),
+    "converted line ends": ("Train.zip", TRAIN.replace(b"\n", b"\r\n"), "line ends were converted"),
+    "unknown format": ("Train.zip", b"hello", "a file that begins with b'hello'"),
+    "unfinished, Chrome": ("Train.zip.crdownload", TRAIN[:99], "an unfinished download"),
     "unfinished, Firefox": ("Train.zip.part", TRAIN[:99], "an unfinished download"),
     "unfinished, Safari": ("train.zip.download", TRAIN[:99], "an unfinished download"),
-    "cloud": (".Train.zip.icloud", b"bplist00", "a placeholder of iCloud"),
-    "tar.gz": ("Train.tar.gz", tar("w:gz"), "unpack this file"),
-    "7z by name": ("Train.7z", b"7z", "unpack this file"),
+    "iCloud placeholder": (".Train.zip.icloud", b"bplist00", "a placeholder of iCloud"),
+    "tar.gz suffix": ("Train.tar.gz", tar_bytes("w:gz"), "unpack this file"),
+    "7z suffix": ("Train.7z", b"7z", "unpack this file"),
     "archive in an archive": ("nmnist.zip", zip_of({"Train.zip": TRAIN}), "unpack this archive once"),
     "the other split": ("Train.zip", TEST, "expected recordings under train, found them under test"),
-    "the folder itself": ("4/00001.bin", bytes(5), None),
-    "a copy": ("Train/1/00001 (1).bin", bytes(5), "found a copy that a cloud folder"),
-    "a conflict": ("Train/1/00001 (Jo's conflicted copy).bin", bytes(5), "found a copy that a cloud folder"),
-    "recording by git": ("Train/1/00001.bin", b"\1\2\r\n\0" * 9 + b"\r\n", "line ends were converted"),
-    "recording by git-lfs": ("Train/1/00001.bin", LFS + b"\n\n", "git lfs pull"),
-    "recording from a cloud": ("Train/1/00001.bin", bytes(0), "empty file"),
-    "not UTF-8": ("Train.zip", not_utf8("x"), "expected a complete zip archive"),
-    "encrypted": ("Train.zip", with_header(8, 1), "without encryption, found one with a password"),
+    "the folder of a split": ("4/00001.bin", bytes(5), None),
+    "copied recording": ("Train/1/00001 (1).bin", bytes(5), "found a copy that a cloud folder"),
+    "conflicted copy": ("Train/1/00001 (Jo's conflicted copy).bin", bytes(5), "found a copy that a cloud folder"),
+    "a recording converted by git": ("Train/1/00001.bin", b"\1\2\r\n\0" * 9 + b"\r\n", "line ends were converted"),
+    "a placeholder of git-lfs": ("Train/1/00001.bin", LFS + b"\n\n", "git lfs pull"),
+    "a placeholder of a cloud folder": ("Train/1/00001.bin", bytes(0), "empty file"),
+    "not UTF-8": ("Train.zip", zip_with_invalid_utf8("x"), "expected a complete zip archive"),
+    "encrypted": ("Train.zip", set_field(8, 1), "without encryption, found one with a password"),
     "bzip2": ("Train.zip", zip_of({"Train/1/00001.bin": bytes(5)}, zipfile.ZIP_BZIP2), "stored or deflated"),
     "lzma": ("Train.zip", zip_of({"Train/1/00001.bin": bytes(5)}, zipfile.ZIP_LZMA), "stored or deflated"),
-    "no name": ("Train.zip", TRAIN.replace(b"\0\0Train/0/", b"\0\0\0rain/0/"), "inside the archive's own folder"),
-    "newer version": ("Train.zip", with_header(6, 99), "Train.zip"),
-    "unknown compression": ("Train.zip", with_header(10, 97), "stored or deflated member, found compression method 97"),
-    "all at one place": ("Train.zip", with_header(42, 0, 4), "damaged archive"),
-    "overlapping": ("Train.zip", with_header(20, 2**31, 4), "do not overlap, found .* a zip bomb"),
-    "huge members": ("Train.zip", with_header(24, 2**31, 4), "expected at most 100 times .* a zip bomb"),
+    "NUL in a name": ("Train.zip", TRAIN.replace(b"\0\0Train/0/", b"\0\0\0rain/0/"), "inside the archive's own folder"),
+    "newer zip version": ("Train.zip", set_field(6, 99), "Train.zip"),
+    "unknown compression": ("Train.zip", set_field(10, 97), "stored or deflated member, found compression method 97"),
+    "all members at one offset": ("Train.zip", set_field(42, 0, 4), "damaged archive"),
+    "overlapping members": ("Train.zip", set_field(20, 2**31, 4), "do not overlap, found .* a zip bomb"),
+    "huge members": ("Train.zip", set_field(24, 2**31, 4), "expected at most 100 times .* a zip bomb"),
 }
 
 
-@pytest.mark.parametrize("case", NAMED)
-def test_what_cannot_be_read_is_named(tmp_path, case):
-    name, data, message = NAMED[case]
-    write(tmp_path, {name: data})
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_unreadable_files_are_refused_with_a_reason(tmp_path, case):
+    name, data, message = UNREADABLE[case]
+    write_files(tmp_path, {name: data})
     if message is None:
-        write(tmp_path, {"5/00002.bin": bytes(5)})
+        write_files(tmp_path, {"5/00002.bin": bytes(5)})
         message = "expected the folder that holds Train and Test, found the digits' folders 4, 5"
     with pytest.raises(ValueError, match=message) as caught:
         NMNISTDataset(tmp_path)
     assert str(tmp_path) in str(caught.value)
-    str(caught.value).encode()  # can be printed
+    str(caught.value).encode()  # the message can be printed
 
 
-@pytest.mark.skipif(os.name == "nt", reason="names are UTF-16 there")
-def test_names_of_files_that_are_not_utf8_can_be_printed(tmp_path):
+@pytest.mark.skipif(os.name == "nt", reason="Windows stores names as UTF-16")
+def test_file_names_that_are_not_utf8_can_be_printed(tmp_path):
     folder = os.fsencode(tmp_path / "Train" / "1")
     os.makedirs(folder)
     with open(folder + b"/\xff.txt", "wb"):
@@ -193,31 +193,31 @@ def test_names_of_files_that_are_not_utf8_can_be_printed(tmp_path):
 
 def test_a_long_list_of_members_is_not_read(tmp_path):
     path = tmp_path / "Train.zip"
-    with open(path, "wb") as file:  # 20 MB of list, says the end of the archive; the file is sparse
+    with open(path, "wb") as file:  # its end record announces a list of 20 MB; the file is sparse
         file.seek(20_000_000)
         file.write(struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 9, 9, 20_000_000, 0, 0))
     with pytest.raises(ValueError, match="expected a list of members of at most .* bytes, found 20000000"):
         ZipFile(path)
 
 
-def test_a_folder_wins_over_an_archive_and_the_plain_name_over_a_copy(tmp_path):
-    write(tmp_path, {"Train (1).zip": TRAIN, "Train.zip.part": b"", "Train.zip": TRAIN})
+def test_folders_are_preferred_to_archives_and_plain_names_to_copies(tmp_path):
+    write_files(tmp_path, {"Train (1).zip": TRAIN, "Train.zip.part": b"", "Train.zip": TRAIN})
     assert find(tmp_path, True) == tmp_path / "Train.zip"
     (tmp_path / "Train" / "3").mkdir(parents=True)
     assert find(tmp_path, True) == tmp_path / "Train"
     assert find(tmp_path, False) is None
 
 
-def test_every_flipped_bit_of_an_archive_is_noticed(tmp_path):
-    good = [Recordings(_put(tmp_path, TRAIN)).read(n) for n in range(20)]
+def test_a_flipped_bit_of_an_archive_never_changes_an_event(tmp_path):
+    good = [Recordings(write_train(tmp_path, TRAIN)).read(n) for n in range(20)]
     rng = np.random.default_rng(0)
     for place in rng.integers(0, len(TRAIN), 150):
         data = bytearray(TRAIN)
         data[place] ^= 1 << int(rng.integers(8))
-        _put(tmp_path, bytes(data))
-        found, said = read_all(tmp_path / "Train.zip")
-        assert set(found) <= set(good)  # a name or a date may have changed, an event not
-        assert said is None or "Train.zip" in said
+        write_train(tmp_path, bytes(data))
+        found, message = read_all(tmp_path / "Train.zip")
+        assert set(found) <= set(good)  # a name or a date may differ, but no event
+        assert message is None or "Train.zip" in message
 
 
 def read_all(path):
@@ -228,6 +228,6 @@ def read_all(path):
         return [], str(error)
 
 
-def _put(folder, data):
+def write_train(folder, data):
     (folder / "Train.zip").write_bytes(data)
     return folder / "Train.zip"

@@ -1,4 +1,4 @@
-"""Augmentation of one recording: true rotation, whole-pixel shifts, the optional changes, and its randomness."""
+"""Test the augmentation of one recording: rotation, shift, optional changes and random numbers."""
 
 import math
 
@@ -12,7 +12,7 @@ from nmnist_helpers.io import Event
 GRID_X, GRID_Y = (a.reshape(-1) for a in np.meshgrid(np.arange(34), np.arange(34)))
 
 
-def draw_of(angle_degrees=0.0, dx=0, dy=0, flip=0, key=0):
+def make_draw(angle_degrees=0.0, dx=0, dy=0, flip=0, key=0):
     angle = math.radians(angle_degrees)
     draw = np.zeros(6, dtype=np.int64)
     draw[COS], draw[SIN] = round(math.cos(angle) * 2**20), round(math.sin(angle) * 2**20)
@@ -27,55 +27,55 @@ def random_event(n=500, seed=0, low=8, high=26):
 
 
 @pytest.mark.parametrize("angle", [-5, -3.3, 0.2, 4.9, 5, 30, 90])
-def test_rotation_about_the_centre(angle):
+def test_events_rotate_about_the_centre(angle):
     ones = np.ones(len(GRID_X), dtype=int)
     dx, dy = 2, -3
-    # Count where each pixel goes by marking it with its own time.
-    x, y, _, t = Augment().apply(draw_of(angle, dx, dy), GRID_X, GRID_Y, ones, np.arange(len(GRID_X)))
-    got = {int(round(k)): (int(a), int(b)) for a, b, k in zip(x, y, t, strict=True)}
+    # Each event has a time of its own, which identifies its pixel after the rotation.
+    x, y, _, t = Augment().apply(make_draw(angle, dx, dy), GRID_X, GRID_Y, ones, np.arange(len(GRID_X)))
+    found = {int(round(k)): (int(a), int(b)) for a, b, k in zip(x, y, t, strict=True)}
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    decided = 0
+    compared = 0
     for k, (px, py) in enumerate(zip(GRID_X, GRID_Y, strict=True)):
         fx = 16.5 + cos * (px - 16.5) - sin * (py - 16.5)
         fy = 16.5 + sin * (px - 16.5) + cos * (py - 16.5)
         if min(abs(fx - math.floor(fx) - 0.5), abs(fy - math.floor(fy) - 0.5)) < 1e-4:
-            continue  # on the edge between two pixels; either is right
-        decided += 1
-        want = (math.floor(fx + 0.5) + dx, math.floor(fy + 0.5) + dy)
-        inside = 0 <= want[0] < 34 and 0 <= want[1] < 34
-        assert got.get(k) == (want if inside else None), (px, py)
-    assert decided > 1100
+            continue  # on the edge between two pixels, where both are correct
+        compared += 1
+        expected = (math.floor(fx + 0.5) + dx, math.floor(fy + 0.5) + dy)
+        inside = 0 <= expected[0] < 34 and 0 <= expected[1] < 34
+        assert found.get(k) == (expected if inside else None), (px, py)
+    assert compared > 1100
 
 
-def test_a_turn_of_90_degrees_is_no_shear():
+def test_a_rotation_by_90_degrees_maps_corners_to_corners():
     corner = Event([0, 33, 33, 0, 16], [0, 0, 33, 33, 17], [1] * 5, np.arange(5.0))
-    x, y, _, _ = Augment().apply(draw_of(90), corner.x, corner.y, corner.c, corner.t)
+    x, y, _, _ = Augment().apply(make_draw(90), corner.x, corner.y, corner.c, corner.t)
     assert list(zip(x, y, strict=True)) == [(33, 0), (33, 33), (0, 33), (0, 0), (16, 16)]
 
 
-def test_the_given_event_is_left_alone_and_nothing_drawn_changes_nothing():
+def test_the_argument_is_not_changed_and_the_identity_returns_a_copy():
     event = random_event()
-    before = [a.copy() for a in (event.x, event.y, event.c, event.t)]
-    changed = augment(event)
-    assert changed is not event
-    for array, was in zip((event.x, event.y, event.c, event.t), before, strict=True):
-        assert np.array_equal(array, was)
+    originals = [a.copy() for a in (event.x, event.y, event.c, event.t)]
+    augmented = augment(event)
+    assert augmented is not event
+    for array, original in zip((event.x, event.y, event.c, event.t), originals, strict=True):
+        assert np.array_equal(array, original)
     same = Augment(max_angle=0, max_shift=0)(event)
-    for array, was in zip((same.x, same.y, same.c, same.t), before, strict=True):
-        assert np.array_equal(array, was)
-        assert not np.shares_memory(array, was)
+    for array, original in zip((same.x, same.y, same.c, same.t), originals, strict=True):
+        assert np.array_equal(array, original)
+        assert not np.shares_memory(array, original)
 
 
 def test_events_that_leave_the_sensor_are_dropped():
     event = Event([0, 30, 33, 16], [5, 5, 5, 5], [1, 1, 0, 0], [1.0, 2.0, 3.0, 4.0])
-    x, y, p, t = Augment().apply(draw_of(dx=3, dy=-5), event.x, event.y, event.c, event.t)
+    x, y, p, t = Augment().apply(make_draw(dx=3, dy=-5), event.x, event.y, event.c, event.t)
     assert x.tolist() == [3, 33, 19]
     assert y.tolist() == [0, 0, 0]
     assert p.tolist() == [1, 1, 0]
     assert t.tolist() == [1.0, 2.0, 4.0]
 
 
-def test_distribution_of_the_draws():
+def test_draws_are_uniform_and_within_their_limits():
     draws = augment.draws(np.random.default_rng(0).random((90_000, 5)))
     angle = np.degrees(np.arctan2(draws[:, SIN], draws[:, COS]))
     assert -5 <= angle.min() < -4.99
@@ -92,7 +92,7 @@ def test_distribution_of_the_draws():
     assert (edge[DX], edge[DY], edge[KEY]) == (-4, 4, 2**32 - 1)
 
 
-def test_mix_is_murmur3s_finaliser():
+def test_mix_is_the_finaliser_of_murmurhash3():
     # Known values: MurmurHash3 (x86, 32 bit) of the empty string with these seeds.
     for seed, value in ((0, 0), (1, 0x514E28B7), (0xFFFFFFFF, 0x81F16F39)):
         assert mix(seed) == value
@@ -100,20 +100,20 @@ def test_mix_is_murmur3s_finaliser():
         assert int(mix(torch.tensor([seed]))[0]) == value
 
 
-def test_event_dropout():
+def test_event_dropout_drops_events_independently():
     event = random_event(20_000)
-    kept = Augment(max_angle=0, max_shift=0, event_dropout=0.3, rng=np.random.default_rng(1))
-    first, second = kept(event), kept(event)
-    for each in (first, second):
-        assert abs(len(each.x) / 20_000 - 0.7) < 0.015
+    drop_events = Augment(max_angle=0, max_shift=0, event_dropout=0.3, rng=np.random.default_rng(1))
+    first, second = drop_events(event), drop_events(event)
+    for remaining in (first, second):
+        assert abs(len(remaining.x) / 20_000 - 0.7) < 0.015
     assert not np.array_equal(first.t[:100], second.t[:100])
-    # The two losses are independent: 0.7 of one's events are in the other.
-    both = len(np.intersect1d(first.t, second.t)) / len(np.unique(first.t))
-    assert abs(both - 0.7) < 0.03
+    # The two calls are independent: 0.7 of the events that one of them keeps are also kept by the other.
+    share = len(np.intersect1d(first.t, second.t)) / len(np.unique(first.t))
+    assert abs(share - 0.7) < 0.03
     assert len(Augment(event_dropout=1.0)(event).x) == 0
 
 
-def test_time_jitter():
+def test_time_jitter_is_nearly_normal_and_drops_negative_times():
     n = 40_000
     event = Event(np.full(n, 16), np.full(n, 16), np.ones(n, int), np.full(n, 100.0))
     moved = Augment(max_angle=0, max_shift=0, time_jitter=2.0, rng=np.random.default_rng(2))(event).t - 100
@@ -121,29 +121,29 @@ def test_time_jitter():
     assert abs(moved.mean()) < 0.05
     assert abs(moved.std() - 2) < 0.03
     assert abs(moved).max() < 2 * 3.47
-    assert 0.66 < (abs(moved) < 2).mean() < 0.70  # near-normal: 0.683
+    assert 0.66 < (abs(moved) < 2).mean() < 0.70  # 0.683 in a normal distribution
     assert np.allclose(moved * 1000, np.rint(moved * 1000), atol=1e-6)  # whole microseconds
     early = Event(np.full(n, 16), np.full(n, 16), np.ones(n, int), np.zeros(n))
-    left = Augment(max_angle=0, max_shift=0, time_jitter=2.0, rng=np.random.default_rng(3))(early)
-    assert left.t.min() >= 0
-    assert abs(len(left.t) / n - 0.5) < 0.02
+    remaining = Augment(max_angle=0, max_shift=0, time_jitter=2.0, rng=np.random.default_rng(3))(early)
+    assert remaining.t.min() >= 0
+    assert abs(len(remaining.t) / n - 0.5) < 0.02
 
 
-def test_polarity_flip():
+def test_polarity_flip_swaps_whole_recordings():
     event = random_event()
     flipped = Augment(max_angle=0, max_shift=0, polarity_flip=1.0)(event)
     assert np.array_equal(flipped.c, 1 - event.c)
     rng = np.random.default_rng(4)
-    some = Augment(max_angle=0, max_shift=0, polarity_flip=0.25, rng=rng)
-    share = np.mean([np.array_equal(some(event).c, 1 - event.c) for _ in range(800)])
+    flip = Augment(max_angle=0, max_shift=0, polarity_flip=0.25, rng=rng)
+    share = np.mean([np.array_equal(flip(event).c, 1 - event.c) for _ in range(800)])
     assert 0.2 < share < 0.3
 
 
-def test_torch_seed_and_generator_repeat_a_run():
+def test_a_torch_seed_or_a_generator_makes_a_run_repeatable():
     event = random_event()
 
-    def run(make):
-        return [make(event) for _ in range(3)]
+    def run(transform):
+        return [transform(event) for _ in range(3)]
 
     torch.manual_seed(7)
     a = run(augment)
@@ -159,8 +159,8 @@ def test_torch_seed_and_generator_repeat_a_run():
     assert torch.equal(state, torch.get_rng_state())
 
 
-class Repeated(torch.utils.data.Dataset):
-    """The same event again and again, augmented; gives the columns as one number."""
+class OneEvent(torch.utils.data.Dataset):
+    """A dataset of one event, augmented at each access; a sample is a checksum of the augmented pixels."""
 
     def __init__(self, transform):
         self.transform = transform
@@ -176,12 +176,12 @@ class Repeated(torch.utils.data.Dataset):
 def test_workers_with_a_generator_differ_from_each_other_and_from_epoch_to_epoch():
     def epochs(seed):
         torch.manual_seed(seed)
-        dataset = Repeated(Augment(rng=np.random.default_rng(0)))
+        dataset = OneEvent(Augment(rng=np.random.default_rng(0)))
         loader = torch.utils.data.DataLoader(dataset, batch_size=1, num_workers=2)
         return [int(v) for _ in range(2) for v in loader]
 
     first = epochs(0)
-    assert len(set(first)) >= 15, "workers or epochs drew the same"
+    assert len(set(first)) >= 15, "workers or epochs drew the same numbers"
     assert first == epochs(0)
 
 
@@ -195,12 +195,12 @@ def test_workers_with_a_generator_differ_from_each_other_and_from_epoch_to_epoch
         ({"time_jitter": float("nan")}, r"time_jitter: expected 0\.\.1000 ms, found nan"),
     ],
 )
-def test_bad_parameters(options, message):
+def test_invalid_parameters_raise(options, message):
     with pytest.raises(ValueError, match=message):
         Augment(**options)
 
 
-def test_bad_events():
+def test_invalid_generators_and_events_raise():
     with pytest.raises(TypeError, match="rng: expected a numpy.random.Generator, found int"):
         Augment(rng=3)
     with pytest.raises(ValueError, match="expected an event on a 34 x 34 sensor"):

@@ -1,4 +1,4 @@
-"""The packed cache: written whole or not at all, checked when opened, written anew when it cannot be used."""
+"""Test that cache files are written completely or not at all, checked when opened, and replaced if unusable."""
 
 import json
 import os
@@ -37,13 +37,13 @@ def packed(root):
     return NMNISTDataset(root, cache=False).packed
 
 
-def write(path, packed, key=KEY):
+def write_events(path, packed, key=KEY):
     write_cache(path, key, len(packed), len(packed.x), lambda arrays: packed)
 
 
-def test_what_is_written_comes_back(tmp_path, packed):
+def test_events_survive_a_round_trip(tmp_path, packed):
     path = tmp_path / "some.events"
-    write(path, packed)
+    write_events(path, packed)
     mapped = open_cache(path, KEY)
     assert same(mapped, packed)
     assert isinstance(mapped, PackedEvents)
@@ -54,9 +54,9 @@ def test_what_is_written_comes_back(tmp_path, packed):
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["some.events"]
 
 
-def test_layout_of_the_file_is_as_described(tmp_path, packed):
+def test_the_file_has_the_documented_layout(tmp_path, packed):
     path = tmp_path / "some.events"
-    write(path, packed)
+    write_events(path, packed)
     data = path.read_bytes()
     magic, version, length, crc = struct.unpack_from("<16sIII", data)
     assert (magic, version) == (b"N-MNIST events\r\n", 2)
@@ -69,15 +69,15 @@ def test_layout_of_the_file_is_as_described(tmp_path, packed):
     for name, size in (("offsets", 8), ("labels", 8), ("ids", 8), ("x", 1), ("y", 1), ("p", 1), ("t", 4)):
         array = getattr(packed, name)
         assert data[place : place + array.size * size] == array.tobytes(), name
-        # The sum of the blocks' sums; these arrays have one block of 2^24 bytes.
+        # The CRC-32 of the blocks' CRC-32s; each of these arrays fits in one block of 2^24 bytes.
         assert header["crc32"][name] == zlib.crc32(struct.pack("<I", zlib.crc32(array.tobytes())))
         place += -(-array.size * size // 4096) * 4096
     assert len(data) == place
 
 
-def test_a_pickle_holds_the_name_and_not_the_data(tmp_path, packed):
+def test_a_pickle_contains_the_path_instead_of_the_data(tmp_path, packed):
     path = tmp_path / "some.events"
-    write(path, packed)
+    write_events(path, packed)
     mapped = open_cache(path, KEY)
     data = pickle.dumps(mapped)
     assert len(data) < 1000
@@ -85,55 +85,55 @@ def test_a_pickle_holds_the_name_and_not_the_data(tmp_path, packed):
     assert isinstance(pickle.loads(data), MappedEvents)
 
 
-def put(path, place, data):
+def overwrite(path, place, data):
     with open(path, "r+b") as file:
         file.seek(place)
         file.write(data)
 
 
-def with_header(path, change):
-    """Rewrite the header and its checksum."""
+def edit_header(path, change):
+    """Change the header of a cache file and compute its checksum again."""
     data = path.read_bytes()
     _, _, length, _ = struct.unpack_from("<16sIII", data)
     header = json.loads(data[28 : 28 + length])
     change(header)
     text = json.dumps(header).encode()
-    put(path, 0, struct.pack("<16sIII", b"N-MNIST events\r\n", 2, len(text), zlib.crc32(text)) + text)
+    overwrite(path, 0, struct.pack("<16sIII", b"N-MNIST events\r\n", 2, len(text), zlib.crc32(text)) + text)
 
 
-def add_one(header):
+def add_events(header):
     header["events"] += 4096
 
 
-BAD = {
-    "foreign": (
+DAMAGE = {
+    "another format": (
         lambda p: p.write_bytes(b"PK\x03\x04" + bytes(9000)),
         "not a cache file: expected b'.*' at its start, found b'PK",
     ),
     "empty": (lambda p: p.write_bytes(b""), "not a cache file"),
     "short": (lambda p: p.write_bytes(p.read_bytes()[:20]), "not a cache file"),
-    "version": (lambda p: put(p, 16, struct.pack("<I", 7)), "another version: expected 2, found 7"),
-    "header": (lambda p: put(p, 40, b"#"), "damaged: its header does not match"),
-    "header cut": (lambda p: p.write_bytes(p.read_bytes()[:100]), "damaged: its header does not match"),
-    "huge header": (lambda p: put(p, 20, b"\xff\xff\xff\x7f"), "damaged: its header does not match"),
+    "another version": (lambda p: overwrite(p, 16, struct.pack("<I", 7)), "another version: expected 2, found 7"),
+    "changed header": (lambda p: overwrite(p, 40, b"#"), "damaged: its header does not match"),
+    "truncated header": (lambda p: p.write_bytes(p.read_bytes()[:100]), "damaged: its header does not match"),
+    "huge header length": (lambda p: overwrite(p, 20, b"\xff\xff\xff\x7f"), "damaged: its header does not match"),
     "truncated": (lambda p: p.write_bytes(p.read_bytes()[:-1]), r"truncated: expected -?\d+ bytes, found \d+"),
-    "grown": (lambda p: p.write_bytes(p.read_bytes() + b"x"), r"truncated: expected -?\d+ bytes, found \d+"),
-    "labels": (lambda p: put(p, 8192, b"\x09"), "damaged: labels does not match its checksum"),
-    "offsets": (lambda p: put(p, 4096 + 8, b"\xff\xff"), "damaged: offsets does not match its checksum"),
-    "counts": (lambda p: with_header(p, add_one), "truncated"),
-    "no counts": (lambda p: with_header(p, lambda h: h.pop("events")), "damaged: its header cannot be read"),
-    "odd counts": (lambda p: with_header(p, lambda h: h.update(events=-5)), "truncated|damaged"),
-    "no sums": (lambda p: with_header(p, lambda h: h.update(crc32={})), "damaged: offsets does not match"),
-    "odd key": (lambda p: with_header(p, lambda h: h.update(key=[1])), "damaged: its header cannot be read"),
-    "stale": (lambda p: with_header(p, lambda h: h["key"].update(recordings="old")), "stale: recordings changed"),
+    "trailing byte": (lambda p: p.write_bytes(p.read_bytes() + b"x"), r"truncated: expected -?\d+ bytes, found \d+"),
+    "changed labels": (lambda p: overwrite(p, 8192, b"\x09"), "damaged: labels does not match its checksum"),
+    "changed offsets": (lambda p: overwrite(p, 4096 + 8, b"\xff\xff"), "damaged: offsets does not match its checksum"),
+    "too many events": (lambda p: edit_header(p, add_events), "truncated"),
+    "no event count": (lambda p: edit_header(p, lambda h: h.pop("events")), "damaged: its header cannot be read"),
+    "negative event count": (lambda p: edit_header(p, lambda h: h.update(events=-5)), "truncated|damaged"),
+    "no checksums": (lambda p: edit_header(p, lambda h: h.update(crc32={})), "damaged: offsets does not match"),
+    "list as key": (lambda p: edit_header(p, lambda h: h.update(key=[1])), "damaged: its header cannot be read"),
+    "stale": (lambda p: edit_header(p, lambda h: h["key"].update(recordings="old")), "stale: recordings changed"),
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_a_bad_cache_is_noticed_and_written_anew(tmp_path, packed, case, capsys):
-    damage, message = BAD[case]
+@pytest.mark.parametrize("case", DAMAGE)
+def test_an_unusable_cache_is_reported_and_replaced(tmp_path, packed, case, capsys):
+    damage, message = DAMAGE[case]
     path = tmp_path / "some.events"
-    write(path, packed)
+    write_events(path, packed)
     open_cache(path, KEY)
     damage(path)
     with pytest.raises(CacheError, match=message):
@@ -153,42 +153,42 @@ def test_a_bad_cache_is_noticed_and_written_anew(tmp_path, packed, case, capsys)
     assert capsys.readouterr().out == ""
 
 
-def test_every_single_bit_is_guarded(tmp_path, packed):
+def test_every_flipped_bit_is_detected(tmp_path, packed):
     path = tmp_path / "some.events"
-    write(path, packed)
+    write_events(path, packed)
     good, rng = path.read_bytes(), np.random.default_rng(0)
-    used = np.arange(28 + struct.unpack_from("<16sIII", good)[2])
-    arrays, place = [used], 4096
+    header = np.arange(28 + struct.unpack_from("<16sIII", good)[2])
+    regions, start = [header], 4096
     for name in ("offsets", "labels", "ids", "x", "y", "p", "t"):
         size = getattr(packed, name).nbytes
-        arrays.append(np.arange(place, place + size))
-        place += -(-size // 4096) * 4096
+        regions.append(np.arange(start, start + size))
+        start += -(-size // 4096) * 4096
     for number in range(160):
-        data, at = bytearray(good), int(rng.choice(arrays[number % len(arrays)]))
-        data[at] ^= 1 << int(rng.integers(8))
+        data, position = bytearray(good), int(rng.choice(regions[number % len(regions)]))
+        data[position] ^= 1 << int(rng.integers(8))
         path.write_bytes(data)
         os.utime(path, ns=(1, 10**18 + number))
         with pytest.raises(CacheError, match="not a cache file|another version|damaged"):
             open_cache(path, KEY)
 
 
-def test_sums_are_taken_block_by_block(monkeypatch):
+def test_checksums_are_computed_in_blocks(monkeypatch):
     monkeypatch.setattr(cache_module, "_BLOCK", 7)
     array = np.arange(20, dtype=np.uint8)
     blocks = [zlib.crc32(array[i : i + 7].tobytes()) for i in (0, 7, 14)]
     assert cache_module._crc(array) == zlib.crc32(struct.pack("<3I", *blocks))
 
 
-def test_events_are_verified_once_a_process_and_again_after_a_change(tmp_path, packed, monkeypatch):
+def test_events_are_verified_once_per_process_and_after_a_change(tmp_path, packed, monkeypatch):
     path = tmp_path / "some.events"
-    write(path, packed)
+    write_events(path, packed)
     summed = []
     crc = cache_module._crc
     monkeypatch.setattr(cache_module, "_crc", lambda array: (summed.append(array.nbytes), crc(array))[1])
     mapped = open_cache(path, KEY)
-    assert len(summed) == 7
+    assert len(summed) == 7  # all arrays
     open_cache(path, KEY)
-    assert len(summed) == 7 + 3
+    assert len(summed) == 7 + 3  # only the three arrays of the recordings
     pickled = pickle.dumps(mapped)
     monkeypatch.setattr(cache_module, "_verified", set())  # as in another process
     pickle.loads(pickled)
@@ -198,36 +198,36 @@ def test_events_are_verified_once_a_process_and_again_after_a_change(tmp_path, p
     assert len(summed) == 7 + 3 + 3 + 7
 
 
-def cache_of(root):
+def cache_file(root):
     return root / ".cache" / "nmnist-train-folder.events"
 
 
-def test_dataset_decodes_once(root, packed, monkeypatch, capsys):
+def test_the_dataset_decodes_its_recordings_once(root, packed, monkeypatch, capsys):
     first = NMNISTDataset(root)
     assert isinstance(first.packed, MappedEvents)
     assert same(first.packed, packed)
-    assert cache_of(root).exists()
+    assert cache_file(root).exists()
     assert len(pickle.dumps(first)) < 2000
 
-    def never(*args, **options):
+    def fail(*args, **options):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("nmnist_helpers.data.recordings.Recordings.decode", never)
+    monkeypatch.setattr("nmnist_helpers.data.recordings.Recordings.decode", fail)
     assert same(NMNISTDataset(root).packed, packed)
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("change", ["content", "new", "gone", "renamed"])
-def test_a_change_of_the_recordings_is_noticed(root, change, capsys):
+@pytest.mark.parametrize("change", ["content", "added", "removed", "renamed"])
+def test_a_change_of_the_recordings_makes_the_cache_stale(root, change, capsys):
     before = NMNISTDataset(root).packed
     file = root / "Train" / "4" / "00005.bin"
     file = file if file.exists() else sorted((root / "Train" / "4").iterdir())[0]
-    if change == "content":  # as long as before
+    if change == "content":  # the length stays the same
         file.write_bytes(bytes(len(file.read_bytes())))
         os.utime(file, ns=(1, file.stat().st_mtime_ns + 1_000_000))
-    elif change == "new":
+    elif change == "added":
         (file.parent / "99999.bin").write_bytes(bytes(5))
-    elif change == "gone":
+    elif change == "removed":
         file.unlink()
     else:
         file.rename(file.parent / "99999.bin")
@@ -238,7 +238,7 @@ def test_a_change_of_the_recordings_is_noticed(root, change, capsys):
     assert same(after, NMNISTDataset(root, cache=False).packed)
 
 
-def test_a_change_of_the_archive_is_noticed(tmp_path, capsys):
+def test_a_change_of_the_archive_makes_the_cache_stale(tmp_path, capsys):
     archive = fake_nmnist.write_zip(tmp_path / "data", "Train", fake_nmnist.make(0))
     NMNISTDataset(tmp_path / "data")
     assert (tmp_path / "data" / ".cache" / "nmnist-train-zip.events").exists()
@@ -250,7 +250,7 @@ def test_a_change_of_the_archive_is_noticed(tmp_path, capsys):
     assert same(fresh, NMNISTDataset(tmp_path / "data", cache=False).packed)
 
 
-def test_read_only_data_are_left_alone(root, tmp_path, packed):
+def test_the_cache_of_read_only_data_is_in_the_users_folder(root, tmp_path, packed):
     root.chmod(0o555)
     try:
         for _ in range(2):
@@ -261,11 +261,11 @@ def test_read_only_data_are_left_alone(root, tmp_path, packed):
     files = list((tmp_path / "xdg" / "nmnist_helpers").glob("*.events"))
     assert len(files) == 1
     assert files == [cache_files(root, "nmnist-train-folder")[1]]
-    # Other data under another name have a cache of their own.
+    # Another data folder has another cache file.
     assert cache_files(tmp_path / "other", "nmnist-train-folder")[1] != files[0]
 
 
-def test_a_folder_left_in_read_only_data_is_not_written_to(root, packed):
+def test_an_existing_cache_folder_in_read_only_data_is_not_written_to(root, packed):
     (root / ".cache").mkdir()
     root.chmod(0o555)
     try:
@@ -275,14 +275,14 @@ def test_a_folder_left_in_read_only_data_is_not_written_to(root, packed):
         root.chmod(0o755)
 
 
-def test_without_any_room_it_decodes_into_memory(root, packed, monkeypatch, capsys):
+def test_recordings_are_decoded_into_memory_if_no_folder_is_writable(root, packed, monkeypatch, capsys):
     monkeypatch.setattr(cache_module, "writable", lambda folder: False)
     dataset = NMNISTDataset(root)
     assert same(dataset.packed, packed)
     assert "no cache (expected a folder that can be written, found none" in capsys.readouterr().out
 
 
-def test_a_disk_too_small_is_said_beforehand(root, packed, monkeypatch, capsys):
+def test_a_disk_with_too_little_space_is_reported_before_writing(root, packed, monkeypatch, capsys):
     class Usage:
         free = 1000
 
@@ -293,53 +293,53 @@ def test_a_disk_too_small_is_said_beforehand(root, packed, monkeypatch, capsys):
     assert not list((root / ".cache").glob("*.events"))
 
 
-def test_an_interrupted_writer_leaves_nothing(tmp_path, packed):
+def test_an_interrupted_write_leaves_no_file_and_keeps_the_old_one(tmp_path, packed):
     path = tmp_path / "some.events"
 
-    def fails(arrays):
+    def interrupt(arrays):
         arrays["x"][:] = 1
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_cache(path, KEY, len(packed), len(packed.x), fails)
+        write_cache(path, KEY, len(packed), len(packed.x), interrupt)
     assert not [p for p in tmp_path.iterdir() if p.is_file()]
-    write(path, packed)
+    write_events(path, packed)
     with pytest.raises(KeyboardInterrupt):
-        write_cache(path, KEY, len(packed), len(packed.x), fails)
-    assert same(open_cache(path, KEY), packed), "the old file should have stayed"
+        write_cache(path, KEY, len(packed), len(packed.x), interrupt)
+    assert same(open_cache(path, KEY), packed), "the old file was not kept"
 
 
-def test_wrong_announcements_are_refused(tmp_path, packed):
+def test_arrays_of_another_length_than_announced_are_refused(tmp_path, packed):
     with pytest.raises(ValueError, match=r"expected x of the announced shape \(\d+,\), found"):
         write_cache(tmp_path / "a.events", KEY, len(packed), len(packed.x) + 1, lambda arrays: packed)
     assert not (tmp_path / "a.events").exists()
 
 
-def test_one_writes_while_the_others_wait(tmp_path, packed):
-    path, made, got = tmp_path / "some.events", [], []
+def test_one_thread_writes_while_the_others_wait(tmp_path, packed):
+    path, made, found = tmp_path / "some.events", [], []
 
     def make():
         made.append(1)
         time.sleep(0.3)
         return len(packed), len(packed.x), lambda arrays: packed
 
-    threads = [threading.Thread(target=lambda: got.append(cached([path], KEY, make))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.append(cached([path], KEY, make))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert made == [1]
-    assert len(got) == 4
-    assert all(same(one, packed) for one in got)
+    assert len(found) == 4
+    assert all(same(events, packed) for events in found)
 
 
-def test_packed_select_and_concatenate(packed):
+def test_recordings_are_selected_and_concatenated(packed):
     rows = [5, 0, 5, 29]
-    some = packed.select(rows).validate()
-    assert len(some) == 4
+    selected = packed.select(rows).validate()
+    assert len(selected) == 4
     for k, n in enumerate(rows):
-        assert all(np.array_equal(a, b) for a, b in zip(some.recording(k), packed.recording(n), strict=True))
-    assert some.labels.tolist() == packed.labels[rows].tolist()
+        assert all(np.array_equal(a, b) for a, b in zip(selected.recording(k), packed.recording(n), strict=True))
+    assert selected.labels.tolist() == packed.labels[rows].tolist()
     assert same(packed.select(packed.labels == 3), packed.select(np.flatnonzero(packed.labels == 3)))
     parts = [packed.select(range(7)), packed.select([]), packed.select(range(7, 30))]
     assert same(PackedEvents.concatenate(parts).validate(), packed)
@@ -353,14 +353,14 @@ def test_packed_select_and_concatenate(packed):
         PackedEvents.concatenate([])
 
 
-def broken(packed, name, change):
-    some = packed.select(range(3))
-    array = getattr(some, name)
-    setattr(some, name, change(array))
-    return some
+def change_array(packed, name, change):
+    changed = packed.select(range(3))
+    array = getattr(changed, name)
+    setattr(changed, name, change(array))
+    return changed
 
 
-def setting(index, value):
+def setter(index, value):
     def change(array):
         array = array.copy()
         array[index] = value
@@ -372,22 +372,22 @@ def setting(index, value):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("x", setting(70, 34), r"x: expected 0\.\.33, found 34 in recording \d \(event \d+\)"),
-        ("p", setting(0, 2), r"p: expected 0\.\.1, found 2 in recording 0 \(event 0\)"),
-        ("t", setting(1, 1 << 23), r"t: expected 0\.\.8388607, found 8388608"),
+        ("x", setter(70, 34), r"x: expected 0\.\.33, found 34 in recording \d \(event \d+\)"),
+        ("p", setter(0, 2), r"p: expected 0\.\.1, found 2 in recording 0 \(event 0\)"),
+        ("t", setter(1, 1 << 23), r"t: expected 0\.\.8388607, found 8388608"),
         (
             "t",
-            setting(0, 8_000_000),
+            setter(0, 8_000_000),
             r"t: expected times that never decrease, found \d+ us after 8000000 us in recording 0 \(event 1\)",
         ),
         ("t", lambda a: a.astype(np.int64), "t: expected a flat int32 array, found int64"),
         ("y", lambda a: a[:-1], "y: expected .* events, like x"),
-        ("labels", setting(1, 10), r"labels: expected digits 0\.\.9"),
-        ("offsets", setting(1, 10_000), "offsets: expected them to rise from 0 to"),
+        ("labels", setter(1, 10), r"labels: expected digits 0\.\.9"),
+        ("offsets", setter(1, 10_000), "offsets: expected them to rise from 0 to"),
         ("offsets", lambda a: a[:-1], "expected 3 ids and 4 offsets for 3 labels, found 3 and 3"),
-        ("ids", setting(0, -1), "ids: expected 0 or more, found -1"),
+        ("ids", setter(0, -1), "ids: expected 0 or more, found -1"),
     ],
 )
-def test_validate_names_what_is_wrong(packed, name, change, message):
+def test_validate_names_the_invalid_array(packed, name, change, message):
     with pytest.raises(ValueError, match=message):
-        broken(packed, name, change).validate()
+        change_array(packed, name, change).validate()

@@ -1,4 +1,4 @@
-"""NMNISTDataset and what it reads: layout, binning, sources, and what it says of damaged data."""
+"""Test NMNISTDataset: the official layout, binning, transforms, the choice of the source, and errors."""
 
 import os
 import pickle
@@ -21,7 +21,7 @@ def user_cache(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def own_caches(user_cache, monkeypatch):
+def clean_environment(user_cache, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(user_cache))
     monkeypatch.delenv("NMNIST_DATA", raising=False)
     monkeypatch.delenv("NMNIST_MNIST", raising=False)
@@ -34,7 +34,7 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
-def dense_of(recording, bins=300, sampling_time=1):
+def dense_tensor(recording, bins=300, sampling_time=1):
     dense = torch.zeros(2312, bins)
     for channel, k in fake_nmnist.spikes(recording, bins, sampling_time):
         dense[channel, k] = 1 / sampling_time
@@ -43,7 +43,7 @@ def dense_of(recording, bins=300, sampling_time=1):
 
 @pytest.mark.parametrize("cache", [True, False])
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_official_layout(tmp_path, kind, cache):
+def test_the_official_layout_is_read(tmp_path, kind, cache):
     recordings = fake_nmnist.make(3, per_digit=3)
     write = fake_nmnist.write_folder if kind == "folder" else fake_nmnist.write_zip
     write(tmp_path / "data", "Train", recordings)
@@ -58,7 +58,7 @@ def test_official_layout(tmp_path, kind, cache):
         assert spike.dtype == torch.float32
         assert label == int(names[n][0])
         assert isinstance(label, int)
-        assert torch.equal(spike, dense_of(recordings[names[n]]))
+        assert torch.equal(spike, dense_tensor(recordings[names[n]]))
     packed = dataset.packed.validate()
     assert packed.ids.tolist() == [int(name[2:7]) for name in names]
     x, y, p, t = packed.recording(4)
@@ -68,15 +68,15 @@ def test_official_layout(tmp_path, kind, cache):
 
 
 @pytest.mark.parametrize(("sampling_time", "sample_length", "bins"), [(1, 300, 300), (2, 100, 50), (0.5, 40, 80)])
-def test_bins_round_half_to_even_and_end(tmp_path, sampling_time, sample_length, bins):
+def test_times_round_half_to_even_and_late_events_are_dropped(tmp_path, sampling_time, sample_length, bins):
     step = int(sampling_time * 1000)
-    # Exactly half-way between bins, just beside, the last bin's end, and past it.
+    # Half-way between two bins, 1 us beside that, around the end of the last bin, and after it.
     times = [0, step // 2, step // 2 + 1, 3 * step // 2, 5 * step // 2, 7 * step // 2, 7 * step // 2 - 1]
     times += [(2 * bins - 1) * step // 2 - 1, (2 * bins - 1) * step // 2, bins * step, 8_000_000]
     recording = [(k % 34, 5, k % 2, t) for k, t in enumerate(times)]
     fake_nmnist.write_folder(tmp_path, "Train", {"4/00001.bin": recording})
     dataset = NMNISTDataset(tmp_path, sampling_time=sampling_time, sample_length=sample_length)
-    assert torch.equal(dataset[0][0], dense_of(recording, bins, sampling_time))
+    assert torch.equal(dataset[0][0], dense_tensor(recording, bins, sampling_time))
     assert dataset[0][0].shape == (2312, bins)
 
 
@@ -88,11 +88,11 @@ def test_unordered_times_are_sorted(tmp_path):
     assert x.tolist() == [7, 3, 1, 5]
 
 
-def test_transform_gets_an_event_in_ms(root):
-    seen = []
+def test_a_transform_gets_an_event_with_times_in_ms(root):
+    events = []
 
     def only_on(event):
-        seen.append(event)
+        events.append(event)
         on = event.c == 1
         return Event(event.x[on], event.y[on], event.c[on], event.t[on])
 
@@ -102,9 +102,9 @@ def test_transform_gets_an_event_in_ms(root):
     assert torch.equal(spike[1156:], plain[0][0][1156:])
     assert not spike[:1156].any()
     x, _, _, t = plain.packed.recording(0)
-    assert isinstance(seen[0], Event)
-    assert seen[0].t.tolist() == [v / 1000 for v in t.tolist()]
-    assert seen[0].x.tolist() == x.tolist()
+    assert isinstance(events[0], Event)
+    assert events[0].t.tolist() == [v / 1000 for v in t.tolist()]
+    assert events[0].x.tolist() == x.tolist()
     assert not NMNISTDataset(root, transform=lambda e: Event(e.x * 0 + 40, e.y, e.c, e.t))[0][0].any()
     for wrong, found in ((lambda e: None, "NoneType"), (lambda e: Event(e.x, None, e.c, e.t), "a 1-D one")):
         with pytest.raises(ValueError, match=f"transform: expected it to return .* found {found}"):
@@ -113,15 +113,15 @@ def test_transform_gets_an_event_in_ms(root):
         NMNISTDataset(root, transform=3)
 
 
-def test_a_transform_may_leave_fractions_and_leave_the_sensor(root):
-    """As lava-dl's own `augment` does: what it moves is rounded, and what is off the sensor is left out."""
+def test_fractional_pixels_are_rounded_and_those_off_the_sensor_dropped(root):
+    """A transform may return such pixels, as lava-dl's `augment` does."""
 
-    def turned(event):
+    def rotate(event):
         x, y = event.x - 16.5, event.y - 16.5
         event.x, event.y = 0.8 * x - 0.6 * y + 13, 0.6 * x + 0.8 * y + 16.5
         return event
 
-    dataset = NMNISTDataset(root, transform=turned)
+    dataset = NMNISTDataset(root, transform=rotate)
     expected = torch.zeros(2, 34, 34, 300)
     for x, y, p, t in zip(*dataset.packed.recording(0), strict=True):
         x, y = float(x) - 16.5, float(y) - 16.5
@@ -132,7 +132,7 @@ def test_a_transform_may_leave_fractions_and_leave_the_sensor(root):
     assert torch.equal(dataset[0][0], expected.reshape(2312, 300))
 
 
-def test_one_line_says_which_source(root, tmp_path, capsys, few_digits):
+def test_one_line_names_the_source(root, tmp_path, capsys, few_digits):
     NMNISTDataset(root, train=False)
     out = capsys.readouterr().out
     assert out == "N-MNIST Test: 20 real recordings from data/Test\n"
@@ -146,7 +146,7 @@ def test_one_line_says_which_source(root, tmp_path, capsys, few_digits):
     assert "NMNIST_DATA" in out
 
 
-def test_our_own_folder_is_named_without_the_users_folders(monkeypatch, capsys, few_digits):
+def test_the_projects_data_folder_is_printed_as_a_relative_path(monkeypatch, capsys, few_digits):
     monkeypatch.setattr("nmnist_helpers.paths.ROOT", ROOT / "no-such-folder")
     monkeypatch.setattr("nmnist_helpers.data.dataset.ROOT", ROOT / "no-such-folder")
     NMNISTDataset(train=False)
@@ -159,7 +159,7 @@ def test_data_root_comes_from_the_environment(root, monkeypatch, few_digits):
     assert NMNISTDataset(train=False, source="simulated").source == "simulated"
 
 
-def break_file(root, data, name="Train/3/00003.bin"):
+def overwrite_recording(root, data, name="Train/3/00003.bin"):
     (root / name).write_bytes(data)
 
 
@@ -174,17 +174,17 @@ def break_file(root, data, name="Train/3/00003.bin"):
         (b"\x89PNG\r\n\x1a\n" + bytes(92), r"expected x in 0\.\.33, found 137 in event 0: damaged, or not"),
     ],
 )
-def test_a_bad_recording_is_named(tmp_path, kind, data, message):
+def test_errors_name_the_damaged_recording(tmp_path, kind, data, message):
     recordings = fake_nmnist.make(0) | {"3/00003.bin": data}
     write = fake_nmnist.write_folder if kind == "folder" else fake_nmnist.write_zip
     write(tmp_path, "Train", recordings)
     with pytest.raises(ValueError, match=rf"00003\.bin: {message}"):
         NMNISTDataset(tmp_path)
-    assert not list(tmp_path.glob(".cache/*.events")), "half a cache was left behind"
+    assert not list(tmp_path.glob(".cache/*.events")), "an incomplete cache was left behind"
 
 
-def test_read_one_by_one_a_bad_recording_is_named_when_it_is_reached(root):
-    break_file(root, bytes([40, 1, 0, 0, 0]))
+def test_without_a_cache_a_damaged_recording_raises_when_it_is_read(root):
+    overwrite_recording(root, bytes([40, 1, 0, 0, 0]))
     dataset = NMNISTDataset(root, cache=False)
     dataset[0]
     with pytest.raises(ValueError, match=r"3.00003\.bin: expected x in 0\.\.33, found 40 in event 0"):
@@ -192,7 +192,7 @@ def test_read_one_by_one_a_bad_recording_is_named_when_it_is_reached(root):
 
 
 @pytest.mark.parametrize("name", ["Train/notes.txt", "Train/10/00001.bin", "Train/x/00001.bin", "Train/5/picture.png"])
-def test_foreign_files_are_named(root, name):
+def test_errors_name_unexpected_files(root, name):
     (root / name).parent.mkdir(exist_ok=True)
     (root / name).write_bytes(bytes(5))
     named = name if name.count("/") == 1 or "5/" in name else os.path.dirname(name)
@@ -200,7 +200,7 @@ def test_foreign_files_are_named(root, name):
         NMNISTDataset(root)
 
 
-def test_missing_and_empty(tmp_path, root):
+def test_missing_and_empty_folders_raise(tmp_path, root):
     with pytest.raises(
         FileNotFoundError, match=r"expected a folder Train or an archive Train\.zip in .*no such folder"
     ):
@@ -218,10 +218,10 @@ def test_missing_and_empty(tmp_path, root):
         NMNISTDataset(root, train=False)
 
 
-def test_bad_archives_are_named(tmp_path):
-    whole = fake_nmnist.write_zip(tmp_path, "Train", fake_nmnist.make(0))
-    data = whole.read_bytes()
-    whole.write_bytes(data[: len(data) // 2])
+def test_errors_name_damaged_archives(tmp_path):
+    archive = fake_nmnist.write_zip(tmp_path, "Train", fake_nmnist.make(0))
+    data = archive.read_bytes()
+    archive.write_bytes(data[: len(data) // 2])
     with pytest.raises(
         ValueError,
         match=rf"Train\.zip: expected a complete zip archive, found {len(data) // 2} bytes, a zip archive that is cut",
@@ -229,7 +229,7 @@ def test_bad_archives_are_named(tmp_path):
         NMNISTDataset(tmp_path)
     damaged = bytearray(data)
     damaged[200:260] = bytes(60)
-    whole.write_bytes(damaged)
+    archive.write_bytes(damaged)
     with pytest.raises(
         ValueError,
         match=r"Train\.zip: 'Train/\d/\d+\.bin': expected a member that can be unpacked, found a damaged archive",
@@ -252,28 +252,28 @@ def test_bad_archives_are_named(tmp_path):
         ({"sample_length": 0.5}, "expected 1 to 2.20 bins"),
     ],
 )
-def test_bad_parameters(root, options, message):
+def test_invalid_parameters_raise(root, options, message):
     with pytest.raises(ValueError, match=message):
         NMNISTDataset(root, **options)
 
 
 @pytest.mark.parametrize("cache", [True, False])
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_workers_and_pickles(tmp_path, kind, cache):
+def test_workers_and_pickles_give_the_same_samples(tmp_path, kind, cache):
     recordings = fake_nmnist.make(0)
     write = fake_nmnist.write_folder if kind == "folder" else fake_nmnist.write_zip
     write(tmp_path, "Train", recordings)
     dataset = NMNISTDataset(tmp_path, cache=cache)
-    alone = [dataset[n] for n in range(len(dataset))]
+    samples = [dataset[n] for n in range(len(dataset))]
     copy = pickle.loads(pickle.dumps(dataset))
-    assert torch.equal(copy[5][0], alone[5][0])
+    assert torch.equal(copy[5][0], samples[5][0])
     batches = list(DataLoader(dataset, batch_size=6, num_workers=2))
-    assert torch.equal(torch.cat([spike for spike, _ in batches]), torch.stack([spike for spike, _ in alone]))
-    assert torch.cat([label for _, label in batches]).tolist() == [label for _, label in alone]
+    assert torch.equal(torch.cat([spike for spike, _ in batches]), torch.stack([spike for spike, _ in samples]))
+    assert torch.cat([label for _, label in batches]).tolist() == [label for _, label in samples]
 
 
 class ArchiveOfParent(torch.utils.data.Dataset):
-    """Whether this process reads from the open archive of the process that made the dataset."""
+    """A dataset whose samples are 1 in a process that reads from the archive opened by its parent, else 0."""
 
     def __init__(self, files):
         self.files, self.archive = files._archive, files._archive._open()
@@ -286,22 +286,22 @@ class ArchiveOfParent(torch.utils.data.Dataset):
 
 
 def test_each_worker_opens_the_archive_itself(tmp_path):
-    # Forked processes share the position in an open file: one's reading would move the other's.
+    # Forked processes share the position in an open file: each would change where the others read.
     fake_nmnist.write_zip(tmp_path, "Train", fake_nmnist.make(0))
-    looking = ArchiveOfParent(NMNISTDataset(tmp_path, cache=False)._files)
-    assert [looking[n] for n in range(4)] == [1] * 4
-    seen = DataLoader(looking, batch_size=1, num_workers=2, multiprocessing_context="fork")
-    assert torch.cat(list(seen)).tolist() == [0] * 4
+    dataset = ArchiveOfParent(NMNISTDataset(tmp_path, cache=False)._files)
+    assert [dataset[n] for n in range(4)] == [1] * 4
+    loader = DataLoader(dataset, batch_size=1, num_workers=2, multiprocessing_context="fork")
+    assert torch.cat(list(loader)).tolist() == [0] * 4
 
 
-def test_augmented_workers_differ_and_repeat(root):
-    # The same recording from every worker: only augmentation can tell them apart.
+def test_workers_augment_differently_and_repeatably(root):
+    # All samples are the same recording, so only the augmentation can make them differ.
     dataset = NMNISTDataset(root, transform=augment)
-    same = torch.utils.data.Subset(dataset, [0] * 8)
+    repeated = torch.utils.data.Subset(dataset, [0] * 8)
 
     def run(seed):
         torch.manual_seed(seed)
-        return torch.cat([spike for spike, _ in DataLoader(same, batch_size=2, num_workers=2)])
+        return torch.cat([spike for spike, _ in DataLoader(repeated, batch_size=2, num_workers=2)])
 
     first, again, other = run(1), run(1), run(2)
     assert torch.equal(first, again)
@@ -309,23 +309,23 @@ def test_augmented_workers_differ_and_repeat(root):
     assert len({spike.numpy().tobytes() for spike in first}) == 8
 
 
-def real_root():
+def find_real_root():
     root = os.environ.get("NMNIST_DATA")
     return Path(root) if root and (Path(root) / "Train").exists() else None
 
 
-REAL = real_root()
+REAL_ROOT = find_real_root()
 
 
-@pytest.mark.skipif(REAL is None, reason="NMNIST_DATA names no folder of real recordings")
-def test_real_recordings(tmp_path):
-    # Facts of the recordings at hand, counted beside this code.
-    dataset = NMNISTDataset(REAL, source="recorded")
+@pytest.mark.skipif(REAL_ROOT is None, reason="NMNIST_DATA names no folder of real recordings")
+def test_real_recordings_have_the_known_statistics(tmp_path):
+    # These limits come from statistics that were computed without this package.
+    dataset = NMNISTDataset(REAL_ROOT, source="recorded")
     packed: PackedEvents = dataset.packed.validate()
     assert 300 < packed.t.max() / 1000 < 340
     assert 3900 < packed.counts.mean() < 4300
     assert 0.49 < packed.p.mean() < 0.51
-    files = sorted((REAL / "Train").rglob("*.bin"))
+    files = sorted((REAL_ROOT / "Train").rglob("*.bin"))
     assert len(dataset) == len(files)
     for n in (0, len(files) // 2):
         raw = files[n].read_bytes()
@@ -333,5 +333,5 @@ def test_real_recordings(tmp_path):
             (raw[i], raw[i + 1], raw[i + 2] >> 7, (raw[i + 2] & 127) << 16 | raw[i + 3] << 8 | raw[i + 4])
             for i in range(0, len(raw), 5)
         ]
-        assert torch.equal(dataset[n][0], dense_of(recording))
+        assert torch.equal(dataset[n][0], dense_tensor(recording))
         assert dataset[n][1] == int(files[n].parent.name)

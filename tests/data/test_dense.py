@@ -1,4 +1,4 @@
-"""The tutorial's DataLoader: the samples' own numbers, in batches that remember their events."""
+"""Test that torch's DataLoader stacks samples into batches of the same values that remember their events."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def dataset(root, **options):
     return NMNISTDataset(root, **options)
 
 
-def stacked(data, indices):
+def stack_samples(data, indices):
     spikes, labels = zip(*[data[index] for index in indices], strict=True)
     return torch.stack(spikes), torch.tensor(labels)
 
@@ -36,7 +36,7 @@ def test_a_batch_is_the_stack_of_its_samples(root, transform, sampling_time):
     data = dataset(root, transform=transform, sampling_time=sampling_time)
     indices = [3, 3, 19, -1, 0]
     torch.manual_seed(0)
-    expected, labels = stacked(data, indices)
+    expected, labels = stack_samples(data, indices)
     torch.manual_seed(0)
     batch = data.__getitems__(indices)
     after = torch.rand(1)
@@ -52,49 +52,49 @@ def test_a_batch_is_the_stack_of_its_samples(root, transform, sampling_time):
     assert torch.equal(found[0], expected)
     assert torch.equal(found[1], labels)
     assert found[1].dtype == torch.int64
-    # What it remembers are its events.
-    known = remembered(found[0])
-    assert torch.equal(known.dense(), expected)
-    assert known.value == 1 / sampling_time
-    # As many random numbers are drawn as for the samples.
+    # The batch remembers the events of its samples.
+    events = remembered(found[0])
+    assert torch.equal(events.dense(), expected)
+    assert events.value == 1 / sampling_time
+    # A batch draws as many random numbers as its samples do one by one.
     torch.manual_seed(0)
-    stacked(data, indices)
+    stack_samples(data, indices)
     assert torch.equal(torch.rand(1), after)
     with pytest.raises(IndexError, match="recording: expected one of 20, found number 20"):
         data.__getitems__([0, 20])
 
 
-def test_samples_mixed_by_somebody_else_are_stacked(root):
+def test_samples_of_several_batches_are_stacked(root):
     data = dataset(root)
     pairs = [*data.__getitems__([1, 2]), *data.__getitems__([3])]
     spikes, labels = default_collate(pairs)
-    assert torch.equal(spikes, stacked(data, [1, 2, 3])[0])
-    assert labels.tolist() == stacked(data, [1, 2, 3])[1].tolist()
+    assert torch.equal(spikes, stack_samples(data, [1, 2, 3])[0])
+    assert labels.tolist() == stack_samples(data, [1, 2, 3])[1].tolist()
 
 
-def test_other_functions_and_uncached_recordings_go_one_by_one(root):
-    def off(event):
+def test_other_transforms_and_uncached_recordings_are_stacked_without_events(root):
+    def move(event):
         event.x = event.x + 0.4
         return event
 
-    for data in (dataset(root, transform=off), dataset(root, cache=False)):
+    for data in (dataset(root, transform=move), dataset(root, cache=False)):
         (spikes, labels), *_ = DataLoader(data, batch_size=4)
-        assert torch.equal(spikes, stacked(data, range(4))[0])
+        assert torch.equal(spikes, stack_samples(data, range(4))[0])
         assert remembered(spikes) is None
 
 
-def own_collate(batch):
+def collate_to_dict(batch):
     return {"spikes": torch.stack([spike for spike, _ in batch]), "labels": [label for _, label in batch]}
 
 
-def halved(batch):
-    """Looks at the batch, and changes it, inside the worker."""
+def halve(batch):
+    """Collate a batch and change it, in the worker process."""
     spikes, labels = default_collate(batch)
     spikes.mul_(0.5)
     return spikes, labels
 
 
-def through_numpy(batch):
+def change_through_numpy(batch):
     spikes, labels = default_collate(batch)
     spikes.numpy()[0] = 7
     return spikes + 0, spikes.sum(), np.asarray(spikes).max(), spikes
@@ -112,31 +112,31 @@ def test_workers_send_the_events(root, context):
         return list(DataLoader(data, batch_size=3, collate_fn=collate, **workers))
 
     batches = run()
-    if context in ("spawn", "forkserver"):  # they import torch, which takes seconds; the rest is the same as with fork
+    if context in ("spawn", "forkserver"):  # importing torch takes seconds there; the rest is as with fork
         for spikes, _ in batches:
             assert torch.equal(remembered(spikes).dense(), spikes)
             assert spikes.shape == (3, 2312, 300)
         assert [label for _, labels in batches for label in labels.tolist()] == data.dataset.labels[5::-1].tolist()
         return
-    own = run(own_collate)
+    references = run(collate_to_dict)
     assert len(batches) == 2
-    for (spikes, labels), expected in zip(batches, own, strict=True):
+    for (spikes, labels), expected in zip(batches, references, strict=True):
         assert type(spikes) is torch.Tensor
         assert torch.equal(spikes, expected["spikes"])
         assert labels.tolist() == expected["labels"]
         assert torch.equal(remembered(spikes).dense(), spikes)
-    for (spikes, _), expected in zip(run(halved), own, strict=True):
+    for (spikes, _), expected in zip(run(halve), references, strict=True):
         assert type(spikes) is torch.Tensor
         assert torch.equal(spikes, 0.5 * expected["spikes"])
         assert remembered(spikes) is None
-    for (copy, total, most, spikes), expected in zip(run(through_numpy), own, strict=True):
+    for (copy, total, largest, spikes), expected in zip(run(change_through_numpy), references, strict=True):
         expected["spikes"][0] = 7
         assert torch.equal(copy, expected["spikes"])
         assert torch.equal(spikes, expected["spikes"])
-        assert (total, most) == (expected["spikes"].sum(), 7)
+        assert (total, largest) == (expected["spikes"].sum(), 7)
 
 
-def test_memory_is_used_again_when_nobody_holds_it(monkeypatch):
+def test_memory_is_reused_when_nothing_refers_to_it(monkeypatch):
     monkeypatch.setattr(dense, "_buffers", [])
     spikes = Spikes.from_dense((torch.rand(3, 5, 7) < 0.3).float())
     expected = spikes.dense()
@@ -145,16 +145,16 @@ def test_memory_is_used_again_when_nobody_holds_it(monkeypatch):
         return dense.make_dense(spikes.indptr, spikes.channel, spikes.shape, spikes.value)
 
     first = make()
-    place = first.data_ptr()
-    first += 1  # what its user leaves is wiped
-    kept = first[1, 2]
+    address = first.data_ptr()
+    first += 1  # must not show when the memory is reused
+    view = first[1, 2]
     del first
     second = make()
-    assert second.data_ptr() != place  # a view is held
+    assert second.data_ptr() != address  # a view still refers to the first batch
     assert torch.equal(second, expected)
-    del kept
+    del view
     third = make()
-    assert third.data_ptr() == place
+    assert third.data_ptr() == address
     assert torch.equal(third, expected)
     array = second.numpy()
     del second

@@ -1,4 +1,4 @@
-"""EventLoader: the right spikes in the right batches, on both paths, and an order that can be had again."""
+"""Test EventLoader: the spikes of its batches, made by Numba or by tensor operations, and its repeatable order."""
 
 import pickle
 
@@ -19,7 +19,7 @@ N = 70
 EVERYTHING = Augment(max_angle=20, event_dropout=0.2, time_jitter=3, polarity_flip=0.5)
 
 
-def packed_of(recordings, labels):
+def pack(recordings, labels):
     columns = [np.array(column) for column in zip(*(e for r in recordings for e in r), strict=True)]
     x, y, p, t = (c.astype(d) for c, d in zip(columns, (np.uint8, np.uint8, np.uint8, np.int32), strict=True))
     offsets = np.cumsum([0] + [len(r) for r in recordings])
@@ -29,19 +29,19 @@ def packed_of(recordings, labels):
 @pytest.fixture(scope="module")
 def recordings():
     rng = np.random.default_rng(5)
-    made = [fake_nmnist.events(rng, int(rng.integers(1, 900))) for _ in range(N)]
-    made[3] = [(7, 8, 1, 2500)] * 40  # one pixel, forty times at once
-    made[4] = [(7, 8, 1, 400_000)]  # nothing inside the sample
-    return made
+    recordings = [fake_nmnist.events(rng, int(rng.integers(1, 900))) for _ in range(N)]
+    recordings[3] = [(7, 8, 1, 2500)] * 40  # forty events of one pixel at the same time
+    recordings[4] = [(7, 8, 1, 400_000)]  # no event within the sample
+    return recordings
 
 
 @pytest.fixture(scope="module")
 def packed(recordings):
-    return packed_of(recordings, [n % 10 for n in range(N)])
+    return pack(recordings, [n % 10 for n in range(N)])
 
 
 def spike_sets(spikes: Spikes):
-    """Each sample's set of (channel, bin), after checking the form of the rows."""
+    """Return the set of (channel, bin) of each sample, after checking that the rows are valid."""
     batch, channels, bins = spikes.shape
     assert channels == 2312
     assert spikes.indptr.dtype == spikes.channel.dtype == torch.int32
@@ -50,35 +50,35 @@ def spike_sets(spikes: Spikes):
     assert indptr[-1] == len(channel)
     sets = [set() for _ in range(batch)]
     for row in range(batch * bins):
-        entries = channel[indptr[row] : indptr[row + 1]]
-        assert all(a < b for a, b in zip(entries, entries[1:], strict=False)), "not increasing"
-        sets[row // bins].update((c, row % bins) for c in entries)
+        channels_of_row = channel[indptr[row] : indptr[row + 1]]
+        assert all(a < b for a, b in zip(channels_of_row, channels_of_row[1:], strict=False)), "not increasing"
+        sets[row // bins].update((c, row % bins) for c in channels_of_row)
     return sets
 
 
-PATHS = [pytest.param(False, id="numba"), pytest.param(True, id="tensors")]
+IMPLEMENTATIONS = [pytest.param(False, id="numba"), pytest.param(True, id="tensors")]
 
 
-@pytest.mark.parametrize("on_device", PATHS)
+@pytest.mark.parametrize("on_device", IMPLEMENTATIONS)
 @pytest.mark.parametrize(("sampling_time", "sample_length"), [(1, 300), (2, 100), (0.25, 20), (7, 300)])
-def test_plain_batches(packed, recordings, sampling_time, sample_length, on_device):
+def test_batches_contain_the_spikes_of_their_recordings(packed, recordings, sampling_time, sample_length, on_device):
     loader = EventLoader(packed, 32, sampling_time=sampling_time, sample_length=sample_length, on_device=on_device)
     bins = int(sample_length / sampling_time)
-    seen = 0
+    count = 0
     for spikes, labels in loader:
         assert spikes.shape == (len(labels), 2312, bins)
         assert spikes.value == 1 / sampling_time
         for found in spike_sets(spikes):
-            assert found == fake_nmnist.spikes(recordings[seen], bins, sampling_time)
-            seen += 1
+            assert found == fake_nmnist.spikes(recordings[count], bins, sampling_time)
+            count += 1
         assert labels.dtype == torch.int64
-        assert labels.tolist() == [n % 10 for n in range(seen - len(labels), seen)]
-    assert seen == N
+        assert labels.tolist() == [n % 10 for n in range(count - len(labels), count)]
+    assert count == N
     assert len(loader) == 3
 
 
 @pytest.mark.parametrize("sampling_time", [1, 2, 0.5, 0.3, 0.001, 1 / 3, 7.7, 0.0001])
-def test_edges_say_the_same_as_rounding(sampling_time):
+def test_bin_edges_agree_with_rounding(sampling_time):
     edges = bin_edges(400, sampling_time)
     t = np.arange(min(400_000, int(390 * sampling_time * 1000) + 3))
     by_edges = np.searchsorted(edges, t)
@@ -87,9 +87,9 @@ def test_edges_say_the_same_as_rounding(sampling_time):
     assert (by_edges[~inside] == 400).all()
 
 
-@pytest.mark.parametrize("on_device", PATHS)
+@pytest.mark.parametrize("on_device", IMPLEMENTATIONS)
 @pytest.mark.parametrize("transform", [augment, EVERYTHING], ids=["tutorial", "everything"])
-def test_augmented_batches_are_what_single_recordings_become(packed, transform, on_device):
+def test_augmented_batches_equal_augmented_recordings(packed, transform, on_device):
     loader = EventLoader(packed, 32, shuffle=True, seed=3, transform=transform, on_device=on_device)
     _, order, draws = loader._epoch_plan(0)
     place, lost = 0, 0
@@ -97,19 +97,19 @@ def test_augmented_batches_are_what_single_recordings_become(packed, transform, 
         for found in spike_sets(spikes):
             x, y, p, t = packed.recording(int(order[place]))
             new = transform.apply(draws[place].numpy(), x, y, p, t / 1000)
-            want = {
+            expected = {
                 (int(c) * 1156 + int(b) * 34 + int(a), round(k)) for a, b, c, k in zip(*new, strict=True) if k < 299.5
             }
-            assert found == want
+            assert found == expected
             lost += len(t) - len(new[0])
             place += 1
     assert place == N
-    assert lost > 0, "nothing left the sensor: the test says little"
+    assert lost > 0, "no event left the sensor, so the test shows little"
 
 
 @pytest.mark.parametrize("cap", [None, 100])
 @pytest.mark.parametrize("transform", [False, augment, EVERYTHING], ids=["plain", "tutorial", "everything"])
-def test_both_paths_agree_spike_by_spike(packed, transform, cap):
+def test_both_implementations_agree_spike_by_spike(packed, transform, cap):
     options = {"shuffle": True, "transform": transform, "max_events": cap}
     pair = [EventLoader(packed, 16, on_device=on_device, **options) for on_device in (False, True)]
     for (a, labels_a), (b, labels_b) in zip(*pair, strict=True):
@@ -131,63 +131,63 @@ def test_gpu_agrees_with_cpu(packed, transform):
         assert torch.equal(labels_a, labels_b.cpu())
 
 
-def labels_and_counts(loader):
+def batch_contents(loader):
     return [(labels.tolist(), spikes.indptr.tolist(), spikes.channel.tolist()) for spikes, labels in loader]
 
 
-def test_an_epoch_follows_from_seed_and_number_alone(packed):
+def test_an_epoch_depends_only_on_its_seed_and_number(packed):
     a, b = (EventLoader(packed, 16, shuffle=True, seed=1, transform=augment) for _ in range(2))
-    first, second = labels_and_counts(a), labels_and_counts(a)
+    first, second = batch_contents(a), batch_contents(a)
     assert first != second
     b.set_epoch(1)
-    assert labels_and_counts(b) == second
+    assert batch_contents(b) == second
     b.set_epoch(0)
-    assert labels_and_counts(b) == first
-    assert labels_and_counts(EventLoader(packed, 16, shuffle=True, seed=2, transform=augment)) != first
-    # Each recording comes once, whatever the size of a batch, and augmented the same.
-    one = EventLoader(packed, 1, shuffle=True, seed=1, transform=augment)
-    alone = [channel for _, _, channels in labels_and_counts(one) for channel in channels]
-    assert alone == [channel for _, _, channels in first for channel in channels]
+    assert batch_contents(b) == first
+    assert batch_contents(EventLoader(packed, 16, shuffle=True, seed=2, transform=augment)) != first
+    # For every batch size, each recording is used once and augmented in the same way.
+    single = EventLoader(packed, 1, shuffle=True, seed=1, transform=augment)
+    channels_of_singles = [channel for _, _, channels in batch_contents(single) for channel in channels]
+    assert channels_of_singles == [channel for _, _, channels in first for channel in channels]
     ids = packed.ids[a._epoch_plan(0)[1].numpy()]
     assert sorted(ids) == list(range(1, N + 1))
     assert ids.tolist() != sorted(ids)
 
 
-def test_a_broken_off_epoch_counts_as_one(packed):
+def test_an_unfinished_epoch_counts_as_an_epoch(packed):
     loader = EventLoader(packed, 16, shuffle=True, transform=augment)
     fresh = EventLoader(packed, 16, shuffle=True, transform=augment)
     for _ in loader:
         break
     fresh.set_epoch(1)
-    assert labels_and_counts(loader) == labels_and_counts(fresh)
+    assert batch_contents(loader) == batch_contents(fresh)
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3, 4, 5])
-def test_resume_in_the_middle(packed, stop):
+def test_a_resumed_epoch_yields_the_remaining_batches(packed, stop):
     options = {"batch_size": 16, "shuffle": True, "seed": 4, "transform": augment}
-    whole = EventLoader(packed, **options)
-    everything = [labels_and_counts(whole) for _ in range(3)]
-    begun = EventLoader(packed, **options)
-    labels_and_counts(begun)
-    state, seen = begun.state_dict() if stop == 0 else None, []
-    for k, (spikes, labels) in enumerate(begun):
+    uninterrupted = EventLoader(packed, **options)
+    epochs = [batch_contents(uninterrupted) for _ in range(3)]
+    interrupted = EventLoader(packed, **options)
+    batch_contents(interrupted)
+    state, yielded = interrupted.state_dict() if stop == 0 else None, []
+    for k, (spikes, labels) in enumerate(interrupted):
         if k == stop:
             break
-        seen.append((labels.tolist(), spikes.indptr.tolist(), spikes.channel.tolist()))
-        state = begun.state_dict()
+        yielded.append((labels.tolist(), spikes.indptr.tolist(), spikes.channel.tolist()))
+        state = interrupted.state_dict()
     state = pickle.loads(pickle.dumps(state))
     resumed = EventLoader(packed, **options)
     resumed.load_state_dict(state)
-    rest = labels_and_counts(resumed)
-    if stop == 5:  # the epoch was done: the next one comes
-        assert seen == everything[1]
-        assert rest == everything[2]
+    rest = batch_contents(resumed)
+    if stop == 5:  # the epoch was finished, so the next one starts
+        assert yielded == epochs[1]
+        assert rest == epochs[2]
     else:
-        assert seen + rest == everything[1]
-        assert labels_and_counts(resumed) == everything[2]
+        assert yielded + rest == epochs[1]
+        assert batch_contents(resumed) == epochs[2]
 
 
-def test_a_state_of_other_batches_is_refused(packed):
+def test_a_state_of_another_loader_is_refused(packed):
     loader = EventLoader(packed, 16, shuffle=True)
     state = loader.state_dict()
     with pytest.raises(ValueError, match="batch_size: expected 8 as in this loader, found 16"):
@@ -198,7 +198,7 @@ def test_a_state_of_other_batches_is_refused(packed):
         loader.load_state_dict(state | {"position": 6})
 
 
-def test_subsets_and_drop_last(packed, recordings):
+def test_subsets_and_drop_last_select_the_recordings(packed, recordings):
     class Holder(torch.utils.data.Dataset):
         packed, transform, sampling_time, sample_length = None, augment, 2, 200
 
@@ -221,7 +221,7 @@ def test_subsets_and_drop_last(packed, recordings):
     assert not set(EventLoader(part).index) & set(EventLoader(rest).index)
 
 
-def test_the_cap_is_explicit_and_even(packed, recordings, capsys):
+def test_max_events_is_reported_and_spread_evenly(packed, recordings, capsys):
     plain = EventLoader(packed, 32)
     assert capsys.readouterr().out == ""
     assert plain.dropped_events == 0
@@ -241,15 +241,15 @@ def test_the_cap_is_explicit_and_even(packed, recordings, capsys):
         assert found == fake_nmnist.spikes(kept, 300)
 
 
-def test_events_of_ones_own_are_checked(packed):
-    """A polarity of -1, as many cameras write OFF, would be an event that nobody sees."""
+def test_events_from_user_code_are_checked(packed):
+    """Many cameras write -1 for OFF (255 as uint8). Without the check, such events would be dropped silently."""
     wrong = packed.select(range(4))
     wrong.p[wrong.p == 0] = 255
     with pytest.raises(ValueError, match=r"p: expected 0\.\.1, found 255 in recording \d"):
         EventLoader(Subset(wrong, [1, 2]), 2)
 
 
-def test_plain_dataloader_gives_what_the_event_loader_gives(tmp_path, monkeypatch):
+def test_torchs_dataloader_yields_the_same_batches(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     fake_nmnist.write_folder(tmp_path / "data", "Train", fake_nmnist.make(2))
     dataset = NMNISTDataset(tmp_path / "data", sampling_time=2, sample_length=200)
@@ -258,7 +258,7 @@ def test_plain_dataloader_gives_what_the_event_loader_gives(tmp_path, monkeypatc
         assert torch.equal(labels, same)
 
 
-def test_a_transform_of_ones_own(packed, recordings):
+def test_any_function_can_be_the_transform(packed, recordings):
     def mirror(event):
         return Event(33 - event.x, event.y, event.c, event.t)
 
@@ -270,31 +270,31 @@ def test_a_transform_of_ones_own(packed, recordings):
         assert found == fake_nmnist.spikes([(33 - x, y, p, t) for x, y, p, t in kept], 300)
 
 
-def test_damaged_events_cannot_write_outside(packed, monkeypatch):
-    wild = packed.select(range(6))
-    wild.x[5], wild.y[6], wild.p[7], wild.t[8] = 255, 255, 255, -5
-    kept = [n for n in range(len(wild.x)) if n not in (5, 6, 7, 8)]
+def test_damaged_events_are_refused_and_never_written_out_of_bounds(packed, monkeypatch):
+    damaged = packed.select(range(6))
+    damaged.x[5], damaged.y[6], damaged.p[7], damaged.t[8] = 255, 255, 255, -5
+    valid = [n for n in range(len(damaged.x)) if n not in (5, 6, 7, 8)]
     with pytest.raises(ValueError, match=r"x: expected 0\.\.33, found 255"):
-        EventLoader(wild)
-    monkeypatch.setattr(PackedEvents, "validate", lambda _: None)  # should a check be missing somewhere
-    found = [s for spikes, _ in EventLoader(wild) for s in spike_sets(spikes)]
-    n = int(np.searchsorted(wild.offsets, 5, side="right")) - 1
-    first, last = wild.offsets[n], wild.offsets[n + 1]
-    rows = [k for k in kept if first <= k < last]
-    recording = [tuple(int(a[k]) for a in (wild.x, wild.y, wild.p, wild.t)) for k in rows]
+        EventLoader(damaged)
+    monkeypatch.setattr(PackedEvents, "validate", lambda _: None)  # as if the check were missing
+    found = [s for spikes, _ in EventLoader(damaged) for s in spike_sets(spikes)]
+    n = int(np.searchsorted(damaged.offsets, 5, side="right")) - 1
+    first, last = damaged.offsets[n], damaged.offsets[n + 1]
+    rows = [k for k in valid if first <= k < last]
+    recording = [tuple(int(a[k]) for a in (damaged.x, damaged.y, damaged.p, damaged.t)) for k in rows]
     assert found[n] == fake_nmnist.spikes(recording, 300)
     with pytest.raises(
         ValueError, match=r"expected pixels 0\.\.33, polarity 0\.\.1 and times from 0, found x up to 255"
     ):
-        EventLoader(wild, on_device=True)
+        EventLoader(damaged, on_device=True)
 
 
-def test_keys_of_neighbours_are_unrelated(packed):
-    # With dropout, two recordings of the same events must not lose the same ones.
-    same = packed.select([10] * 20)
+def test_keys_of_successive_recordings_are_unrelated(packed):
+    # With dropout, two recordings with the same events must not lose the same ones.
+    copies = packed.select([10] * 20)
     draws = EVERYTHING.draws(np.random.default_rng(0).random((20, 5)))
     assert len(set(draws[:, KEY])) == 20
-    loader = EventLoader(same, 20, transform=Augment(max_angle=0, max_shift=0, event_dropout=0.5))
+    loader = EventLoader(copies, 20, transform=Augment(max_angle=0, max_shift=0, event_dropout=0.5))
     (spikes, _), *_ = loader
     assert len({frozenset(s) for s in spike_sets(spikes)}) == 20
 
@@ -313,12 +313,12 @@ def test_keys_of_neighbours_are_unrelated(packed):
         ),
     ],
 )
-def test_bad_parameters(packed, options, error, message):
+def test_invalid_parameters_raise(packed, options, error, message):
     with pytest.raises(error, match=message):
         EventLoader(packed, **options)
 
 
-def test_bad_datasets(packed):
+def test_invalid_datasets_and_batch_numbers_raise(packed):
     with pytest.raises(TypeError, match="expected an NMNISTDataset, a Subset of one, or PackedEvents, found list"):
         EventLoader([1, 2])
     with pytest.raises(ValueError, match="expected at least one recording, found none"):
@@ -327,19 +327,19 @@ def test_bad_datasets(packed):
         EventLoader(packed).batch(9)
 
 
-def test_a_plan_is_looked_at_once(packed):
-    """Another thread that asks for another epoch may put its plan in place between two looks."""
+def test_the_plan_of_an_epoch_is_read_once(packed):
+    """Between two reads, another thread may replace the plan with that of another epoch."""
     loader = EventLoader(packed, 8, shuffle=True, seed=3, transform=augment)
     other, second = loader.batch(0, 1)[0].channel, loader._plan
     expected, first = loader.batch(0, 0)[0].channel, loader._plan
     assert not torch.equal(expected, other)
 
     class Shared(EventLoader):
-        looks = iter([first, first, second, second])
+        plans = iter([first, first, second, second])
 
         @property
         def _plan(self):
-            return next(self.looks)
+            return next(self.plans)
 
         @_plan.setter
         def _plan(self, plan):

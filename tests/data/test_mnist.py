@@ -1,4 +1,4 @@
-"""Fetching MNIST, from a server on this machine."""
+"""Test fetching MNIST from a local server."""
 
 import gzip
 import hashlib
@@ -17,8 +17,8 @@ from nmnist_helpers.data.fetch import Downloader, DownloadError
 QUICK = Downloader(progress=False, pause=0)
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves a folder and keeps silent."""
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serve a folder without logging the requests."""
 
     def log_message(self, *args):
         pass
@@ -26,7 +26,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
-    """Two small idx files on a server; `mnist.FILES` knows their MD5."""
+    """Serve two small idx files in place of `mnist.FILES`; yield the URL, the served folder and the images."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -43,21 +43,21 @@ def mirror(tmp_path, monkeypatch):
         (folder / name).write_bytes(data)
         files[name] = (hashlib.md5(data).hexdigest(), len(data))
     monkeypatch.setattr(mnist, "FILES", files)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", folder, images
     server.shutdown()
     server.server_close()
 
 
-def test_fetches_checks_and_leaves_what_is_there(mirror, tmp_path):
+def test_files_are_fetched_once(mirror, tmp_path):
     url, served, images = mirror
     folder = mnist.download_mnist(tmp_path / "new" / "mnist", [f"{url}/missing", url], QUICK)
     assert (read_idx(folder / "train-images-idx3-ubyte.gz") == images).all()
     assert read_idx(folder / "train-labels-idx1-ubyte.gz").tolist() == [5, 0, 4]
     for file in served.iterdir():
         file.unlink()
-    assert mnist.download_mnist(folder, [url], QUICK) == folder  # nothing is asked for again
+    assert mnist.download_mnist(folder, [url], QUICK) == folder  # no file is fetched again
 
 
 def test_wrong_md5_is_refused(mirror, tmp_path):
@@ -69,13 +69,13 @@ def test_wrong_md5_is_refused(mirror, tmp_path):
     assert not (tmp_path / "mnist" / "train-labels-idx1-ubyte.gz").exists()
 
 
-def test_command_says_where_the_files_are(mirror, tmp_path, monkeypatch, capsys):
+def test_the_command_prints_the_folder(mirror, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(mnist, "download_mnist", lambda folder: folder)
     mnist.main([str(tmp_path)])
     assert str(tmp_path) in capsys.readouterr().out
 
 
-def test_official_files_are_named_as_the_reader_expects():
+def test_official_files_have_the_names_that_the_reader_expects():
     from nmnist_helpers.camera.digits import MNIST_FILES
 
     assert {name for *names, _ in MNIST_FILES.values() for name in names} == set(mnist.FILES)

