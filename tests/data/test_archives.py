@@ -104,7 +104,7 @@ def tar_bytes(mode):
     return buffer.getvalue()
 
 
-def zip_with_invalid_utf8(name):
+def zip_with_invalid_utf8():
     """Return an archive that marks a member's name as UTF-8, although the name is not valid UTF-8."""
     data = zip_of({"Train/1/0000\u00e9.bin": bytes(5)})
     return data.replace("\u00e9".encode(), b"\xff\xff")
@@ -148,7 +148,7 @@ UNREADABLE = {
     "a recording converted by git": ("Train/1/00001.bin", b"\1\2\r\n\0" * 9 + b"\r\n", "line ends were converted"),
     "a placeholder of git-lfs": ("Train/1/00001.bin", LFS + b"\n\n", "git lfs pull"),
     "a placeholder of a cloud folder": ("Train/1/00001.bin", bytes(0), "empty file"),
-    "not UTF-8": ("Train.zip", zip_with_invalid_utf8("x"), "expected a complete zip archive"),
+    "not UTF-8": ("Train.zip", zip_with_invalid_utf8(), "expected a complete zip archive"),
     "encrypted": ("Train.zip", set_field(8, 1), "without encryption, found one with a password"),
     "bzip2": ("Train.zip", zip_of({"Train/1/00001.bin": bytes(5)}, zipfile.ZIP_BZIP2), "stored or deflated"),
     "lzma": ("Train.zip", zip_of({"Train/1/00001.bin": bytes(5)}, zipfile.ZIP_LZMA), "stored or deflated"),

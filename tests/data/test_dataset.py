@@ -159,10 +159,6 @@ def test_data_root_comes_from_the_environment(root, monkeypatch, few_digits):
     assert NMNISTDataset(train=False, source="simulated").source == "simulated"
 
 
-def overwrite_recording(root, data, name="Train/3/00003.bin"):
-    (root / name).write_bytes(data)
-
-
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 @pytest.mark.parametrize(
     ("data", "message"),
@@ -184,7 +180,7 @@ def test_errors_name_the_damaged_recording(tmp_path, kind, data, message):
 
 
 def test_without_a_cache_a_damaged_recording_raises_when_it_is_read(root):
-    overwrite_recording(root, bytes([40, 1, 0, 0, 0]))
+    (root / "Train/3/00003.bin").write_bytes(bytes([40, 1, 0, 0, 0]))
     dataset = NMNISTDataset(root, cache=False)
     dataset[0]
     with pytest.raises(ValueError, match=r"3.00003\.bin: expected x in 0\.\.33, found 40 in event 0"):
