@@ -336,7 +336,7 @@ def test_a_run_can_start_with_the_weights_of_another(tmp_path, finished, monkeyp
 
 
 class Interruption(BaseException):
-    """An exception that the package does not catch, like the end of a killed process."""
+    """An exception that the package does not catch; it stands for the sudden end of a process."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Run notebooks, mark the source code from which their outputs come, and find faults in committed outputs.
+"""Run notebooks, mark them with the hash of the code that made their outputs, and find faults in the outputs.
 
 ``python tests/support/notebooks.py notebooks/*.ipynb`` runs notebooks in place, each in a clean kernel, and marks them.
 With ``--mark``, it only marks them, for example after a run in JupyterLab.

@@ -444,7 +444,7 @@ def test_damaged_files_are_named_and_change_nothing(tmp_path, name):
         LearningStats().load(tmp_path)
 
 
-def test_files_that_do_not_belong_together_are_refused(tmp_path):
+def test_files_of_different_lengths_raise_an_error(tmp_path):
     random_stats(7).save(tmp_path)
     (tmp_path / "accuracy.txt").write_text("".join((tmp_path / "accuracy.txt").open().readlines()[:3]))
     with pytest.raises(ValueError, match=r"accuracy.txt: expected 7 epochs as loss.txt has, found 2"):
