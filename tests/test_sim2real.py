@@ -16,7 +16,7 @@ SMALL = ["--hidden", "12", "--batch-size", "8", "--epochs", "1", "--tune", "2"]
 
 
 class Simulated:
-    """A stand-in for a dataset that simulates all of MNIST; the digit of recording n has the id n + 1."""
+    """A stand-in for a dataset that simulates all of MNIST; its recording number n shows the digit with id n + 1."""
 
     source = "simulated"
 
@@ -32,8 +32,8 @@ class Simulated:
 
 
 @pytest.fixture
-def small_world(tmp_path, monkeypatch):
-    """Write recordings of the first digits, simulate recordings of all digits, and return the folder of a run."""
+def run_folder(tmp_path, monkeypatch):
+    """Write 30 real recordings, let 60 others stand in for all of simulated MNIST, and return the folder for a run."""
     for split, per_digit in (("Train", 2), ("Test", 1)):
         fake_nmnist.write_folder(tmp_path / "data", split, fake_nmnist.make(0, per_digit, first_id=1))
     fake_nmnist.write_folder(tmp_path / "more", "Train", fake_nmnist.make(1, 6))
@@ -49,32 +49,32 @@ def small_world(tmp_path, monkeypatch):
     return tmp_path / "run"
 
 
-def test_short_run_writes_its_report_and_goes_on(small_world):
-    result = sim2real.main([*SMALL, "--validation", "30", "--out", str(small_world)])
-    assert result == json.loads((small_world / "reality.json").read_text())
+def test_a_short_run_writes_its_report_and_can_be_resumed(run_folder):
+    result = sim2real.main([*SMALL, "--validation", "30", "--out", str(run_folder)])
+    assert result == json.loads((run_folder / "reality.json").read_text())
     for prefix, count in (("", 30), ("tuned_", 10)):
         confusion = np.array(result[f"{prefix}confusion"])
         assert confusion.sum() == result[f"{prefix}recordings"] == count
         assert confusion.trace() / count == pytest.approx(result[f"{prefix}accuracy"])
     assert result["simulated_digits"] == 30
     assert result["tuned_on"] == 20
-    settings = load_tree(small_world / "tuned" / "checkpoint.pt")["settings"]
+    settings = load_tree(run_folder / "tuned" / "checkpoint.pt")["settings"]
     assert (settings["source"], settings["schedule"], settings["keep"]) == ("recorded", "onecycle", "last")
     with pytest.raises(FileExistsError, match="--resume"):
-        sim2real.main([*SMALL, "--validation", "30", "--out", str(small_world)])
-    assert sim2real.main(["--tune", "2", "--resume", "--out", str(small_world)]) == result
+        sim2real.main([*SMALL, "--validation", "30", "--out", str(run_folder)])
+    assert sim2real.main(["--tune", "2", "--resume", "--out", str(run_folder)]) == result
 
 
-def test_digits_that_recordings_show_are_not_for_training(small_world, capsys):
-    arguments = ["sim2real", *SMALL, "--validation", "15", "--out", str(small_world)]
+def test_training_on_digits_that_recordings_show_raises_an_error(run_folder, capsys):
+    arguments = ["sim2real", *SMALL, "--validation", "15", "--out", str(run_folder)]
     assert __main__.main(arguments) == 1
     assert "--validation: expected at least the first 20 digits" in capsys.readouterr().err
-    assert not small_world.exists()
+    assert not run_folder.exists()
 
 
-def test_all_of_mnist_is_needed(small_world, monkeypatch):
+def test_missing_digits_and_zero_tuning_epochs_raise_an_error(run_folder, monkeypatch):
     monkeypatch.setattr("nmnist_helpers.train.parts.MNIST_SIZE", 60_000)
     with pytest.raises(ValueError, match="--mnist: expected all of MNIST"):
-        sim2real.main([*SMALL, "--out", str(small_world)])
+        sim2real.main([*SMALL, "--out", str(run_folder)])
     with pytest.raises(ValueError, match="--tune: expected a whole number from 1, found 0"):
-        sim2real.main([*SMALL, "--tune", "0", "--out", str(small_world)])
+        sim2real.main([*SMALL, "--tune", "0", "--out", str(run_folder)])

@@ -1,4 +1,4 @@
-"""Test that results do not depend on the number of threads, that several threads can train, and container limits."""
+"""Test training with one thread, with two, and beside other threads; test tasks and the quota of a container."""
 
 import threading
 
@@ -13,8 +13,8 @@ from nmnist_helpers.loss import SpikeRate
 from nmnist_helpers.spikes.convert import events_to_rows, rows_to_events
 
 
-def trained(threads: int, steps: int = 3) -> list[torch.Tensor]:
-    """Train for some steps with the given number of threads; return all outputs and the final weights."""
+def train_network(threads: int, steps: int = 3) -> list[torch.Tensor]:
+    """Train for some steps with the given number of threads; return the output of each step and the final weights."""
     before = torch.get_num_threads(), numba.get_num_threads()
     torch.set_num_threads(threads)
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
@@ -38,30 +38,30 @@ def trained(threads: int, steps: int = 3) -> list[torch.Tensor]:
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs at least two threads")
 def test_one_thread_and_two_train_the_same_network():
-    one, two = trained(1), trained(2)
+    one, two = train_network(1), train_network(2)
     assert one[0].any()
     for a, b in zip(one, two, strict=True):
         assert torch.equal(a, b)
 
 
-def test_threads_of_a_program_train_side_by_side():
-    expected, found = trained(2), [None] * 3
+def test_training_is_exact_while_other_threads_convert_spikes():
+    expected, found = train_network(2), [None] * 3
 
-    def train(place):
-        found[place] = events_to_rows(*rows_to_events(rows), (4, 300, 500), 1.0, torch.uint8)
+    def convert(index):
+        found[index] = events_to_rows(*rows_to_events(rows), (4, 300, 500), 1.0, torch.uint8)
 
     rows = (torch.rand(4, 500, 300) < 0.1).to(torch.uint8)
-    programs = [threading.Thread(target=train, args=(place,)) for place in range(3)]
-    for program in programs:
-        program.start()
-    again = trained(2)
-    for program in programs:
-        program.join()
+    threads = [threading.Thread(target=convert, args=(index,)) for index in range(3)]
+    for thread in threads:
+        thread.start()
+    again = train_network(2)
+    for thread in threads:
+        thread.join()
     assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
     assert all(torch.equal(rows, other) for other in found)
 
 
-def test_a_launch_of_few_tasks_leaves_the_number_of_threads_as_it_is():
+def test_a_launch_of_few_tasks_does_not_change_the_number_of_threads():
     before = numba.get_num_threads()
     Network((64, 64), inputs=8)(sample((1, 8, 60)))
     assert numba.get_num_threads() == before
@@ -72,7 +72,7 @@ def inverse(task, divisor, out):
     out[task] = 60 // divisor[task]
 
 
-def test_tasks_are_done_once_each_and_a_failed_one_is_told():
+def test_each_task_runs_once_and_a_failed_task_raises_an_error():
     out = np.zeros(6, np.int64)
     inverse(6, divisor=np.arange(1, 7), out=out)
     assert out.tolist() == [60, 30, 20, 15, 12, 10]

@@ -27,7 +27,7 @@ from nmnist_helpers.train.parts import evenly_spaced, learn_and_validate, split
 from nmnist_helpers.train.progress import Progress, groups, network_of, step_factor
 
 SMALL = ["--source", "recorded", "--hidden", "12", "--batch-size", "8", "--validation", "0.25"]
-# Options of features that have a state of their own.
+# Options whose features have a state that a checkpoint must hold.
 STATEFUL = ["--dropout", "0.2", "--average", "0.8", "--schedule", "onecycle", "--delay-step", "3"]
 
 
@@ -53,7 +53,7 @@ def start(out, *options):
     return train.main([*SMALL, *map(str, options), "--out", str(out)])
 
 
-def go_on(out, *options):
+def resume(out, *options):
     return train.main(["--resume", "--out", str(out), *map(str, options)])
 
 
@@ -68,15 +68,15 @@ def content(out):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data):
-    """A finished run of three epochs; copy it before changing it."""
+    """Return the folder of a finished run of three epochs; tests that change it use `run_copy`."""
     out = tmp_path_factory.mktemp("finished") / "run"
     start(out, *STATEFUL, "--epochs", 3, "--data", data)
     return out
 
 
 @pytest.fixture
-def copy(finished, tmp_path):
-    out = tmp_path / "copy"
+def run_copy(finished, tmp_path):
+    out = tmp_path / "run_copy"
     out.mkdir()
     for file in finished.iterdir():
         if file.suffix:
@@ -99,13 +99,13 @@ def test_split_is_fixed_disjoint_and_balanced(validation):
 
 
 @pytest.mark.parametrize(("labels", "validation"), [([0, 0, 1], 1), ([0, 0, 1, 1], 3), ([0, 0, 1, 1], 0.1), ([], 1)])
-def test_split_refuses_what_cannot_be_divided(labels, validation):
+def test_split_needs_a_recording_of_each_digit_in_both_parts(labels, validation):
     with pytest.raises(ValueError, match="expected both parts to have a recording of each"):
         split(np.array(labels), validation)
 
 
 @pytest.mark.parametrize("most", [50, 60, 64, 599])
-def test_a_part_of_the_recordings_has_every_digit(most):
+def test_evenly_spaced_recordings_have_every_digit_equally_often(most):
     labels = np.repeat(np.arange(10), 60)  # recordings are sorted by digit
     chosen = evenly_spaced(len(labels), most)
     assert len(np.unique(chosen)) == len(chosen) == most
@@ -135,7 +135,7 @@ class AllOfMnist:
         ({"recordings": 6000}, 13_000, (5000, 1000)),
     ],
 )
-def test_of_all_of_mnist_the_first_digits_are_for_validation(options, most, sizes):
+def test_the_first_digits_of_mnist_are_for_validation(options, most, sizes):
     dataset = AllOfMnist()
     learn, validate = learn_and_validate(dataset, Settings(**options))
     assert (len(learn), len(validate)) == sizes
@@ -148,7 +148,7 @@ def test_of_all_of_mnist_the_first_digits_are_for_validation(options, most, size
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ("--epochs 0", "--epochs: expected a whole number from 1, found 0"),
         ("--recordings 5", "found 5 recordings"),
@@ -178,16 +178,16 @@ def test_of_all_of_mnist_the_first_digits_are_for_validation(options, most, size
         ("--resume --overwrite", "expected one of them"),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_anything_is_written(tmp_path, capsys, options, words):
+def test_invalid_options_are_reported_before_anything_is_written(tmp_path, capsys, options, message):
     arguments = ["train", *SMALL, *options.split(), "--out", str(tmp_path / "run")]
     assert __main__.main(arguments) == 1
     lines = capsys.readouterr().err.splitlines()
-    (error,) = [line for line in lines if "compiling its CPU kernels" not in line]  # the first test prints it
-    assert re.search(words, error)
+    (error,) = [line for line in lines if "compiling its CPU kernels" not in line]  # printed only by the first test
+    assert re.search(message, error)
     assert not (tmp_path / "run").exists()
 
 
-def test_settings_of_another_type_are_refused():
+def test_invalid_settings_raise_an_error():
     for options in (
         {"epochs": 1.5},
         {"epochs": "3"},
@@ -202,7 +202,7 @@ def test_settings_of_another_type_are_refused():
 
 
 @pytest.mark.slow
-def test_the_options_of_augmentation_set_its_size(tmp_path):
+def test_options_set_the_strength_of_the_augmentation(tmp_path):
     weights = {}
     for name, options in {
         "none": ["--no-augment"],
@@ -215,12 +215,12 @@ def test_the_options_of_augmentation_set_its_size(tmp_path):
 
 
 @pytest.mark.parametrize("network", ["dense", "cnn"])
-def test_the_width_of_the_surrogate_reaches_every_neuron(network):
+def test_tau_grad_is_set_in_every_neuron(network):
     net = network_of(Settings(network=network, tau_grad=0.01))
     assert {part.tau_grad for part in net.modules() if isinstance(part, Neuron)} == {0.01}
 
 
-def test_help_names_every_setting_and_the_default():
+def test_help_names_every_setting_and_its_default():
     page = train.parser().format_help()
     for name, value in vars(Settings()).items():
         assert f"--{name.replace('_', '-')}" in page
@@ -230,7 +230,7 @@ def test_help_names_every_setting_and_the_default():
 
 @pytest.mark.filterwarnings("ignore:.* found in sys.modules")
 @pytest.mark.parametrize("name", ["calibrate", "download", "mnist", "sim2real", "train"])
-def test_the_first_versions_commands_go_on_working(monkeypatch, capsys, name):
+def test_commands_of_the_first_version_still_work(monkeypatch, capsys, name):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as end:
         runpy.run_module(f"nmnist_helpers.{name}", run_name="__main__", alter_sys=True)
@@ -238,7 +238,7 @@ def test_the_first_versions_commands_go_on_working(monkeypatch, capsys, name):
     assert "usage: python -m nmnist_helpers" in capsys.readouterr().out
 
 
-def test_commands_are_listed_and_an_unknown_one_refused(capsys):
+def test_commands_are_listed_and_an_unknown_one_is_reported(capsys):
     assert __main__.main([]) == 0
     listing = capsys.readouterr().out
     assert all(name in listing for name in __main__.COMMANDS)
@@ -250,7 +250,7 @@ def test_commands_are_listed_and_an_unknown_one_refused(capsys):
         assert end.value.code == 0
 
 
-def test_schedules_are_torchs():
+def test_schedules_equal_those_of_torch():
     steps, optimizer = 200, torch.optim.SGD([torch.zeros(1)], lr=1.0)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     found = []
@@ -267,7 +267,7 @@ def test_schedules_are_torchs():
     assert {step_factor("constant", done) for done in (0, 0.5, 0.99)} == {1.0}
 
 
-def test_delays_and_decays_have_step_sizes_of_their_own():
+def test_delays_and_decays_have_their_own_step_sizes():
     net = Network((8, 8))
     names = {id(p): name for name, p in net.named_parameters()}
     steps = {
@@ -280,7 +280,7 @@ def test_delays_and_decays_have_step_sizes_of_their_own():
     assert set(steps.values()) == {0.01}
 
 
-# -- what a run leaves
+# -- files of a run
 
 
 def test_run_writes_network_curves_and_result(finished, data):
@@ -303,40 +303,40 @@ def test_run_writes_network_curves_and_result(finished, data):
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
-def test_the_network_that_is_kept_is_the_averaged_one_of_its_epoch(tmp_path, monkeypatch, keep):
-    seen = []
-    closing = Progress.close_epoch
+def test_the_saved_network_is_the_average_after_the_chosen_epoch(tmp_path, monkeypatch, keep):
+    averages = []
+    original = Progress.close_epoch
 
     def close_epoch(self, seconds):
-        closing(self, seconds)
-        seen.append({name: value.clone() for name, value in self.average.module.state_dict().items()})
+        original(self, seconds)
+        averages.append({name: value.clone() for name, value in self.average.module.state_dict().items()})
 
     monkeypatch.setattr(Progress, "close_epoch", close_epoch)
     validation = ["--validation", "0"] if keep == "last" else []
     result = start(tmp_path / "run", "--epochs", 3, "--average", "0.5", "--keep", keep, *validation)
-    kept = load_tree(tmp_path / "run" / "network.pt")
-    expected = seen[-1 if keep == "last" else result["best_epoch"]]
-    assert all(torch.equal(kept[name], value) for name, value in expected.items())
+    saved = load_tree(tmp_path / "run" / "network.pt")
+    expected = averages[-1 if keep == "last" else result["best_epoch"]]
+    assert all(torch.equal(saved[name], value) for name, value in expected.items())
     if keep == "last":
         assert result["recordings"] == {"train": 40, "validation": 0, "test": 20}
         assert result["validation_accuracy"] is None
         assert result["best_epoch"] == 2
 
 
-def test_a_run_may_begin_with_the_weights_of_another(tmp_path, finished, monkeypatch):
-    begun = []
+def test_a_run_can_start_with_the_weights_of_another(tmp_path, finished, monkeypatch):
+    saved = []
     monkeypatch.setattr(
-        Folder, "commit", lambda self, tree: begun.append({k: v.clone() for k, v in tree["net"].items()})
+        Folder, "commit", lambda self, tree: saved.append({k: v.clone() for k, v in tree["net"].items()})
     )
     start(tmp_path / "run", "--epochs", 1, "--start", finished / "network.pt")
-    assert all(torch.equal(begun[0][name], value) for name, value in load_tree(finished / "network.pt").items())
+    assert all(torch.equal(saved[0][name], value) for name, value in load_tree(finished / "network.pt").items())
 
 
 # -- resuming
 
 
-class Unplugged(BaseException):
-    """An exception that the package does not catch."""
+class Interruption(BaseException):
+    """An exception that the package does not catch; it stands for the sudden end of a process."""
 
 
 @pytest.mark.parametrize(
@@ -351,48 +351,48 @@ class Unplugged(BaseException):
         ),
     ],
 )
-def test_resumed_run_is_the_unbroken_one(tmp_path, monkeypatch, finished, call, when):
-    out, done, calls = tmp_path / "run", getattr(Folder, call), []
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, finished, call, when):
+    out, original, calls = tmp_path / "run", getattr(Folder, call), []
 
-    def break_off(self, *arguments):
+    def interrupt(self, *arguments):
         calls.append(call)
-        breaks = len(calls) == {"commit": 3}.get(call, 1)
-        if not (breaks and when == "before"):
-            done(self, *arguments)
-        if breaks:
-            raise Unplugged
+        is_due = len(calls) == {"commit": 3}.get(call, 1)
+        if not (is_due and when == "before"):
+            original(self, *arguments)
+        if is_due:
+            raise Interruption
 
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, call, break_off)
-        with pytest.raises(Unplugged):
+        patch.setattr(Folder, call, interrupt)
+        with pytest.raises(Interruption):
             start(out, *STATEFUL, "--epochs", 3)
     assert (out / "result.json").exists() == (call == "report" and when == "after")
     (out / "loss.txt").write_text("of another epoch")
-    go_on(out)
+    resume(out)
     assert content(out) == content(finished)
 
 
 @pytest.mark.slow
-def test_a_finished_run_goes_on_with_more_epochs(tmp_path):
+def test_a_finished_run_can_be_resumed_for_more_epochs(tmp_path):
     start(tmp_path / "whole", "--epochs", 2)
     start(tmp_path / "parts", "--epochs", 1)
-    go_on(tmp_path / "parts")  # nothing left to do
-    go_on(tmp_path / "parts", "--epochs", 2)
+    resume(tmp_path / "parts")  # nothing left to do
+    resume(tmp_path / "parts", "--epochs", 2)
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
     with pytest.raises(ValueError, match="--epochs: expected at least the 2 that this run has, found 1"):
-        go_on(tmp_path / "parts", "--epochs", 1)
+        resume(tmp_path / "parts", "--epochs", 1)
 
 
-def test_while_a_run_goes_on_no_result_describes_other_weights(tmp_path, monkeypatch):
+def test_resuming_removes_the_result_of_the_old_weights(tmp_path, monkeypatch):
     start(tmp_path / "run", "--epochs", 1)
-    monkeypatch.setattr(Folder, "write_derived", lambda *_: (_ for _ in ()).throw(Unplugged))
-    with pytest.raises(Unplugged):
-        go_on(tmp_path / "run", "--epochs", 2)
+    monkeypatch.setattr(Folder, "write_derived", lambda *_: (_ for _ in ()).throw(Interruption))
+    with pytest.raises(Interruption):
+        resume(tmp_path / "run", "--epochs", 2)
     assert not (tmp_path / "run" / "result.json").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         (["--seed", 1], "expected --seed 0 as in this run, found 1"),
         (["--batch-size", 4], "expected --batch-size 8 as in this run, found 4"),
@@ -403,22 +403,22 @@ def test_while_a_run_goes_on_no_result_describes_other_weights(tmp_path, monkeyp
         (["--recordings", 39], "expected --recordings None"),
     ],
 )
-def test_going_on_with_other_settings_is_refused(copy, few_digits, options, words):
-    before = {file.name: file.read_bytes() for file in copy.iterdir()}
-    with pytest.raises(ValueError, match=words):
-        go_on(copy, *options)
-    assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
+def test_resuming_with_other_settings_raises_an_error(run_copy, few_digits, options, message):
+    before = {file.name: file.read_bytes() for file in run_copy.iterdir()}
+    with pytest.raises(ValueError, match=message):
+        resume(run_copy, *options)
+    assert {file.name: file.read_bytes() for file in run_copy.iterdir()} == before
 
 
-def test_going_on_with_other_recordings_is_refused(copy, tmp_path):
+def test_resuming_with_other_recordings_raises_an_error(run_copy, tmp_path):
     other = write_data(tmp_path / "other", 1)
     with pytest.raises(ValueError, match="expected the recordings .* of this run"):
-        go_on(copy, "--data", other)
+        resume(run_copy, "--data", other)
     same = write_data(tmp_path / "same", 0)
-    go_on(copy, "--data", same)
+    resume(run_copy, "--data", same)
 
 
-def change(tree, path, value):
+def set_entry(tree, path, value):
     *parents, last = path.split("/")
     for key in parents:
         tree = tree[int(key) if key.isdecimal() else key]
@@ -426,7 +426,7 @@ def change(tree, path, value):
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "words"),
+    ("path", "value", "message"),
     [
         ("epoch", 10**9, "expected 1000000000 epochs in curves"),
         ("epoch", 2, "expected 2 epochs in curves.training.loss_log, found 3"),
@@ -450,52 +450,52 @@ def change(tree, path, value):
         ("net/blocks.0.delay.delay", torch.full((12,), float("nan")), "expected finite numbers"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused(copy, path, value, words):
-    tree = load_tree(copy / "checkpoint.pt")
-    change(tree, path, value)
-    save_tree(copy / "checkpoint.pt", tree)
-    with pytest.raises(ValueError, match=words):
-        go_on(copy)
-    assert (copy / "result.json").exists(), "nothing was touched"
+def test_an_inconsistent_checkpoint_raises_an_error(run_copy, path, value, message):
+    tree = load_tree(run_copy / "checkpoint.pt")
+    set_entry(tree, path, value)
+    save_tree(run_copy / "checkpoint.pt", tree)
+    with pytest.raises(ValueError, match=message):
+        resume(run_copy)
+    assert (run_copy / "result.json").exists(), "no file was changed"
 
 
 # -- the folder
 
 
-def test_a_folder_holds_one_run(copy, capsys):
-    before = content(copy)
+def test_a_folder_holds_one_run(run_copy, capsys):
+    before = content(run_copy)
     with pytest.raises(FileExistsError, match=r"--resume.*--overwrite.*--out"):
-        start(copy, "--epochs", 1)
-    with FileLock(copy / ".lock"):
+        start(run_copy, "--epochs", 1)
+    with FileLock(run_copy / ".lock"):
         for options in (["--overwrite"], ["--resume"]):
             with pytest.raises(FileExistsError, match="another run is writing there"):
-                start(copy, *STATEFUL, "--epochs", 3, *options)
-    assert content(copy) == before
-    start(copy, "--epochs", 1, "--overwrite")
-    assert content(copy) != before
+                start(run_copy, *STATEFUL, "--epochs", 3, *options)
+    assert content(run_copy) == before
+    start(run_copy, "--epochs", 1, "--overwrite")
+    assert content(run_copy) != before
 
 
-def test_a_run_that_cannot_start_overwrites_nothing(copy, monkeypatch):
-    before = content(copy)
+def test_a_run_that_cannot_start_overwrites_nothing(run_copy, monkeypatch):
+    before = content(run_copy)
     monkeypatch.setattr(Group, "steps", lambda *_: 0)
     with pytest.raises(ValueError, match="--batch-size: expected at least a batch for each of 1 processes"):
-        start(copy, "--overwrite")
-    assert content(copy) == before
+        start(run_copy, "--overwrite")
+    assert content(run_copy) == before
 
 
-def test_left_over_files_of_killed_runs_are_removed(copy):
+def test_temporary_files_of_killed_runs_are_removed(run_copy):
     process = subprocess.Popen([sys.executable, "-c", "pass"])
     process.wait()
     from nmnist_helpers.files import _MACHINE
 
-    left = copy / f".checkpoint.{_MACHINE}-{process.pid}-0123abcd.tmp.pt"
-    left.write_bytes(b"half a checkpoint")
-    go_on(copy)
-    assert not left.exists()
+    leftover = run_copy / f".checkpoint.{_MACHINE}-{process.pid}-0123abcd.tmp.pt"
+    leftover.write_bytes(b"half a checkpoint")
+    resume(run_copy)
+    assert not leftover.exists()
 
 
-def test_a_disk_without_room_is_found_before_the_first_epoch(tmp_path, monkeypatch):
-    monkeypatch.setattr(train.loop.Loop, "train", lambda self: pytest.fail("began"))
+def test_too_little_disk_space_is_reported_before_the_first_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr(train.loop.Loop, "train", lambda self: pytest.fail("training began"))
     resource = pytest.importorskip("resource", reason="this system has no limit for the size of files")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
@@ -510,24 +510,24 @@ def test_a_disk_without_room_is_found_before_the_first_epoch(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("sent", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+    ("signal_number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
-def test_a_signal_leaves_whole_files_and_a_line_that_says_how_to_go_on(
-    tmp_path, monkeypatch, capsys, finished, sent, status
+def test_a_signal_leaves_complete_files_and_prints_how_to_resume(
+    tmp_path, monkeypatch, capsys, finished, signal_number, status
 ):
     out, commit = tmp_path / "run", Folder.commit
 
-    def send(self, tree):
+    def commit_and_signal(self, tree):
         commit(self, tree)
         if tree["epoch"] == 1:
-            os.kill(os.getpid(), sent)
+            os.kill(os.getpid(), signal_number)
             time.sleep(1)
 
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores SIGINT
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(Folder, "commit", send)
+            patch.setattr(Folder, "commit", commit_and_signal)
             assert __main__.main(["train", *SMALL, *STATEFUL, "--epochs", "3", "--out", str(out)]) == status
     finally:
         signal.signal(signal.SIGTERM, before[0])
@@ -536,24 +536,24 @@ def test_a_signal_leaves_whole_files_and_a_line_that_says_how_to_go_on(
     assert error.splitlines()[-1].endswith(f"to resume: python -m nmnist_helpers train --out {out} --resume")
     assert "epochs saved: 1;" in error
     assert len((out / "loss.txt").read_text().splitlines()) == 2, "the files belong to the saved epoch"
-    go_on(out)
+    resume(out)
     assert content(out) == content(finished)
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tmp_path, monkeypatch, finished):
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch, finished):
     out, commit = tmp_path / "run", Folder.commit
 
-    def fill(self, tree):
+    def commit_or_raise(self, tree):
         if tree["epoch"] == 2:
             raise OSError("checkpoint.pt: disk full")
         commit(self, tree)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "commit", fill)
+        patch.setattr(Folder, "commit", commit_or_raise)
         with pytest.raises(OSError, match="disk full; epochs saved: 1; to resume: .*--resume"):
             start(out, *STATEFUL, "--epochs", 3)
-    go_on(out)
+    resume(out)
     assert content(out) == content(finished)
 
 
@@ -561,7 +561,7 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_each_process_has_a_gpu_of_its_own(monkeypatch, rank):
+def test_each_process_has_its_own_gpu(monkeypatch, rank):
     chosen, backends = [], []
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", str(rank))
@@ -580,7 +580,7 @@ needs_distributed = pytest.mark.skipif(not dist.is_available(), reason="this tor
 @pytest.mark.slow
 @needs_distributed
 def test_two_processes_take_the_step_of_one_with_twice_the_batch(tmp_path):
-    # After one step, the first moments are a tenth of the gradient. Adam's step itself would hide the gradient's size.
+    # After one step, Adam's first moments are a tenth of the gradient. Its step would not show the gradient's size.
     options = ["--validation", "12", "--epochs", "1", "--dropout", "0"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command += ["-m", "nmnist_helpers.train", *SMALL, *options, "--batch-size", "14", "--device", "cpu"]
@@ -597,10 +597,10 @@ def test_two_processes_take_the_step_of_one_with_twice_the_batch(tmp_path):
     assert one["curves"]["training"]["accuracy_log"] == two["curves"]["training"]["accuracy_log"]
     assert one["curves"]["validation"] == two["curves"]["validation"]
     with pytest.raises(ValueError, match="expected the processes of this run, 2, found 1"):
-        go_on(tmp_path / "two", "--epochs", 2)
+        resume(tmp_path / "two", "--epochs", 2)
 
 
-# PARENT acts as torchrun; CHILD, the process that it starts, joins the group and waits there for the other processes.
+# PARENT acts as torchrun; CHILD, the process that it starts, waits in the group for the other processes.
 PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
 CHILD = """
 import time
@@ -623,11 +623,11 @@ def test_a_process_ends_with_the_torchrun_that_started_it():
     run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert run.stdout.readline() == "waits\n"
     run.kill()
-    said, _ = run.communicate(timeout=60)  # the child's output ends with the child
-    assert said == "The torchrun that started this process has ended; this process ends too.\n"
+    output, _ = run.communicate(timeout=60)  # the child's output ends with the child
+    assert output == "The torchrun that started this process has ended; this process ends too.\n"
 
 
-def test_the_convolutional_network_is_an_option():
+def test_the_convolutional_network_can_be_chosen():
     assert type(network_of(Settings())) is Network
     net = network_of(Settings(network="cnn", dropout=0.25))
     assert type(net) is ConvNetwork

@@ -77,7 +77,7 @@ def gif_frames(path):
 
 def test_the_tutorial_runs_with_one_changed_import(folder, capsys):
     torch.manual_seed(4)
-    np.random.seed(4)  # noqa: NPY002 (as the tutorial draws)
+    np.random.seed(4)  # noqa: NPY002 (as in the tutorial)
     trained_folder = "Trained"
     device = torch.device("cpu")
     net = Network().to(device)
@@ -88,7 +88,7 @@ def test_the_tutorial_runs_with_one_changed_import(folder, capsys):
     train_loader = DataLoader(dataset=training_set, batch_size=32, shuffle=True)
     test_loader = DataLoader(dataset=testing_set, batch_size=32, shuffle=True)
 
-    # Input gifs, as in the tutorial, but at a lower resolution (34 x 34 pixels do not need 300 dpi)
+    # Input gifs as in the tutorial, but at a lower resolution: 34 x 34 pixels do not need 300 dpi.
     for i in range(1):
         spike_tensor, label = testing_set[np.random.randint(len(testing_set))]  # noqa: NPY002
         spike_tensor = spike_tensor.reshape(2, 34, 34, -1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from timing import BATCH, STEPS, Contest, DenseLinear, interleaved, peak_memory, table
+from timing import BATCH, STEPS, DenseLinear, Workload, median_seconds, peak_memory, print_table
 from torch.utils.data import DataLoader
 
 from nmnist_helpers import TRAINED, EventLoader, Network, kernels
@@ -28,102 +28,111 @@ from nmnist_helpers.utils import Assistant, LearningStats
 
 
 @pytest.fixture(scope="module")
-def contest():
-    return Contest()
+def workload():
+    return Workload()
 
 
-def test_training_step(contest, benchmark):
-    """Compare a training step on 32 recordings, from loading to Adam, with the plain path and three dense layers."""
+def test_training_step(workload, benchmark):
+    """Compare the engine's training step on 32 recordings with the plain path and with three dense layers."""
     dense = DenseLinear()
-    rows = contest.batch()[0].rows()
-    trained = Contest(net=load_checkpoint(TRAINED / "best" / "network.pt", Network()), lr=0.0)  # lr=0: no change
+    rows = workload.batch()[0].rows()
+    trained = Workload(net=load_checkpoint(TRAINED / "best" / "network.pt", Network()), lr=0.0)  # keeps the weights
     with kernels.using("cpu"):
-        seconds = interleaved(
+        seconds = median_seconds(
             {
-                "engine": contest.engine_step,
+                "engine": workload.engine_step,
                 "engine, trained network": trained.engine_step,
                 "dense linear layers": lambda: dense.step(rows),
-                "plain path": contest.reference_step,
+                "plain path": workload.reference_step,
             },
             rounds=5,
         )
     engine = seconds["engine"]
-    table(
-        f"training step, {BATCH} {contest.dataset.source} recordings, T = {STEPS}",
+    print_table(
+        f"training step, {BATCH} {workload.dataset.source} recordings, T = {STEPS}",
         [(name, f"{1000 * s:.1f}", f"{s / engine:.1f}") for name, s in seconds.items()],
         ("variant", "ms", "times the engine's"),
     )
     benchmark.extra_info.update({name: s for name, s in seconds.items()})
-    benchmark.pedantic(contest.engine_step, rounds=5)
+    benchmark.pedantic(workload.engine_step, rounds=5)
     assert seconds["plain path"] / engine > 10
     assert seconds["dense linear layers"] / engine > 2.5
 
 
-def test_inference(contest, benchmark):
-    """Compare the forward pass on events with the plain path on a dense tensor; both give the same spikes."""
-    spikes, _ = contest.batch()
+def test_inference(workload, benchmark):
+    """Compare the forward pass on events with the plain path on a dense tensor; check that their spikes are equal."""
+    spikes, _ = workload.batch()
     dense = spikes.rows().transpose(1, 2).contiguous()
-    assert torch.equal(contest.engine_inference(spikes), contest.reference_inference(dense))
-    seconds = interleaved(
-        {"engine": lambda: contest.engine_inference(spikes), "plain path": lambda: contest.reference_inference(dense)},
+    assert torch.equal(workload.engine_inference(spikes), workload.reference_inference(dense))
+    seconds = median_seconds(
+        {
+            "engine": lambda: workload.engine_inference(spikes),
+            "plain path": lambda: workload.reference_inference(dense),
+        },
         rounds=5,
     )
     engine = seconds["engine"]
-    table(
+    print_table(
         f"inference, {BATCH} recordings",
         [(name, f"{1000 * s:.1f}", f"{s / engine:.1f}") for name, s in seconds.items()],
         ("variant", "ms", "times the engine's"),
     )
-    benchmark.pedantic(lambda: contest.engine_inference(spikes), rounds=5)
+    benchmark.pedantic(lambda: workload.engine_inference(spikes), rounds=5)
     assert seconds["plain path"] / engine > 15
 
 
-def test_inference_of_one_recording(contest):
-    """Measure live use: ten spike counts from a single recording."""
-    one = EventLoader(contest.dataset, 1).batch(0)[0]
+def test_inference_of_one_recording(workload):
+    """Measure the inference of a single recording, as in live use, with and without frozen weights."""
+    spikes = EventLoader(workload.dataset, 1).batch(0)[0]
 
-    def frozen():
-        with contest.net.frozen():
+    def run_frozen():
+        with workload.net.frozen():
             for _ in range(10):
-                contest.net(one)
+                workload.net(spikes)
 
-    seconds = interleaved({"as it is": lambda: contest.engine_inference(one), "frozen": frozen}, rounds=50, warm=5)
+    seconds = median_seconds(
+        {"not frozen": lambda: workload.engine_inference(spikes), "frozen": run_frozen}, rounds=50, warm=5
+    )
     seconds["frozen"] /= 10  # only the first of the ten runs rounds the weights
-    table("inference of one recording", [(name, f"{1000 * s:.2f}") for name, s in seconds.items()], ("network", "ms"))
-    assert seconds["frozen"] < seconds["as it is"] < 0.01
+    print_table(
+        "inference of one recording", [(name, f"{1000 * s:.2f}") for name, s in seconds.items()], ("network", "ms")
+    )
+    assert seconds["frozen"] < seconds["not frozen"] < 0.01
 
 
-def test_the_tutorials_loop(contest):
+def test_the_tutorials_loop(workload):
     """Compare the loop of lava-dl's tutorial (a DataLoader of dense tensors, and Assistant) with `EventLoader`."""
-    dataset = contest.dataset
-    assistant = Assistant(contest.net, contest.error, contest.optimizer, LearningStats(), classifier=Rate.predict)
-    workers = {"DataLoader, no workers": {}}
-    for how in ("fork", "spawn", "forkserver"):
-        if how in multiprocessing.get_all_start_methods():
-            workers[f"DataLoader, 2 workers ({how})"] = {"num_workers": 2, "multiprocessing_context": how}
-    ways = {"EventLoader": lambda: contest.events}
-    for name, options in workers.items():
-        ways[name] = lambda options=options: DataLoader(dataset, BATCH, shuffle=True, **options)
-    seconds = {name: [] for name in ways}
+    dataset = workload.dataset
+    assistant = Assistant(workload.net, workload.error, workload.optimizer, LearningStats(), classifier=Rate.predict)
+    options_of = {"DataLoader, no workers": {}}
+    for method in ("fork", "spawn", "forkserver"):
+        if method in multiprocessing.get_all_start_methods():
+            options_of[f"DataLoader, 2 workers ({method})"] = {"num_workers": 2, "multiprocessing_context": method}
+    loaders = {"EventLoader": lambda: workload.events}
+    for name, options in options_of.items():
+        loaders[name] = lambda options=options: DataLoader(dataset, BATCH, shuffle=True, **options)
+    seconds = {name: [] for name in loaders}
     for _ in range(3):
-        for name, way in ways.items():
+        for name, make_loader in loaders.items():
             steps = []
             began = None
-            for inputs, label in way():
+            for inputs, label in make_loader():
                 assistant.train(inputs, label)
                 steps.append(time.perf_counter() - began if began else None)
                 began = time.perf_counter()
             seconds[name].append(statistics.median(steps[1:]))
-    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
     rows = [(name, f"{1000 * s:.1f}", f"{s / medians['EventLoader']:.2f}") for name, s in medians.items()]
-    table(f"the tutorial's loop, {BATCH} recordings a batch, data included", rows, ("loader", "ms a batch", "ratio"))
+    print_table(
+        f"the tutorial's loop, {BATCH} recordings a batch, data included", rows, ("loader", "ms a batch", "ratio")
+    )
     assert medians["DataLoader, no workers"] < 2 * medians["EventLoader"]
 
 
 def test_peak_memory():
     """Compare the peak memory of three training steps, each variant in its own process."""
     engine, plain = peak_memory("engine"), peak_memory("reference")
-    table(
+    print_table(
         "peak memory of a training step beyond the loaded program",
         [("engine", f"{engine:.0f}", "1.0"), ("plain path", f"{plain:.0f}", f"{plain / engine:.1f}")],
         ("variant", "MB", "times the engine's"),
@@ -131,65 +140,65 @@ def test_peak_memory():
     assert engine < plain / 3
 
 
-def timed(seconds: dict[str, list[float]], name: str, fx):
-    """Return `fx` as a function that also appends its run time to the list ``seconds[name]``."""
+def record_time(seconds: dict[str, list[float]], name: str, fx):
+    """Return a function that calls `fx` and appends its run time to the list ``seconds[name]``."""
 
     def run(*args, **options):
         began = time.perf_counter()
-        found = fx(*args, **options)
+        result = fx(*args, **options)
         seconds.setdefault(name, []).append(time.perf_counter() - began)
-        return found
+        return result
 
     return run
 
 
-def stages_of_steps(contest, monkeypatch, rounds: int) -> dict[tuple[str, int], float]:
+def measure_stages(workload, monkeypatch, rounds: int) -> dict[tuple[str, int], float]:
     """Return the median seconds of every (stage, block) of a training step, measured during whole steps."""
     layer = import_module("nmnist_helpers.kernels.cpu.layer")
     seconds: dict[str, list[float]] = {}
-    places = [
-        (contest, "batch", "load and augment"), (cpu, "quantise", "quantise"), (cpu, "layer_forward", "forward"),
+    functions = [
+        (workload, "batch", "load and augment"), (cpu, "quantise", "quantise"), (cpu, "layer_forward", "forward"),
         (layer, "backward", "backward"), (layer, "weight_gradient", "weight gradient"),
         (layer, "input_gradient", "input gradient"), (cpu, "quantise_gradient", "quantise gradient"),
-        (contest.optimizer, "step", "Adam"), (contest, "engine_step", "whole step"),
+        (workload.optimizer, "step", "Adam"), (workload, "engine_step", "whole step"),
     ]  # fmt: skip
-    for owner, name, label in places:
-        monkeypatch.setattr(owner, name, timed(seconds, label, getattr(owner, name)))
+    for owner, name, label in functions:
+        monkeypatch.setattr(owner, name, record_time(seconds, label, getattr(owner, name)))
     steps: dict[tuple[str, int], list[float]] = {}
     for i in range(3 + rounds):
         seconds.clear()
-        contest.engine_step()
+        workload.engine_step()
         for name, times in seconds.items():
-            backwards = name in ("backward", "input gradient", "quantise gradient")
+            last_block_first = name in ("backward", "input gradient", "quantise gradient")
             first = 2 if name == "input gradient" else 1  # the first block's input needs no gradient
-            for block, value in enumerate(reversed(times) if backwards else times, first):
+            for block, value in enumerate(reversed(times) if last_block_first else times, first):
                 if i >= 3:
                     steps.setdefault((name, block), []).append(value)
     return {key: statistics.median(values) for key, values in steps.items()}
 
 
-def test_stages(contest, monkeypatch):
+def test_stages(workload, monkeypatch):
     """Measure each stage of a training step, and compare it with the least time for its memory traffic or flops."""
-    spikes, _ = contest.batch()
+    spikes, _ = workload.batch()
     with torch.no_grad(), kernels.using("cpu"):
-        hidden = [s.detach().count_nonzero().item() for s in contest.net(spikes, layers=True)]
+        hidden = [s.detach().count_nonzero().item() for s in workload.net(spikes, layers=True)]
     source, target, rows = torch.randn(1 << 25), torch.empty(1 << 25), torch.randn(BATCH, STEPS, 512)
     square = torch.randint(-128, 128, (512, 512), dtype=torch.int8)
-    peak = interleaved(
+    peak = median_seconds(
         {"copy": lambda: target.copy_(source), "product": lambda: input_gradient(rows, square)}, rounds=7
     )
     bandwidth, flops = 2 * source.nbytes / peak["copy"], 2 * rows.numel() * 512 / peak["product"]
-    measured = stages_of_steps(contest, monkeypatch, rounds=15)
+    measured = measure_stages(workload, monkeypatch, rounds=15)
 
     floors = {
         ("load and augment", 1): 9 * spikes.count / bandwidth,
-        ("Adam", 1): 28 * sum(p.numel() for p in contest.net.parameters()) / bandwidth,
+        ("Adam", 1): 28 * sum(p.numel() for p in workload.net.parameters()) / bandwidth,
     }
     events = [spikes.count, *hidden]
     for block, (inputs, outputs) in enumerate(zip((2312, 512, 512), (512, 512, 10), strict=True), 1):
         neurons, weights = BATCH * STEPS * outputs, inputs * outputs
         additions = events[block - 1] * outputs / (flops / 2)
-        floors |= {  # from the bytes that must be read or written, or from the additions and products required
+        floors |= {  # the time for the bytes that must be read or written, or for the arithmetic
             ("quantise", block): 5 * weights / bandwidth,
             ("forward", block): max((4 * neurons + 4 * sum(events[block - 1 : block + 1])) / bandwidth, additions),
             ("backward", block): max(((8 if block == 1 else 12) * neurons + 4 * weights) / bandwidth, additions),
@@ -205,7 +214,7 @@ def test_stages(contest, monkeypatch):
         (name, block, f"{1000 * s:.2f}", f"{1000 * floors[name, block]:.2f}", f"{s / floors[name, block]:.1f}")
         for (name, block), s in measured.items()
     ]
-    table(
+    print_table(
         f"stages of a training step; copy {bandwidth / 1e9:.1f} GB/s, float32 product {flops / 1e9:.0f} GFLOP/s",
         [*lines, ("loss, autograd, Python", "", f"{1000 * rest:.2f}"), ("whole step", "", f"{1000 * whole:.2f}")],
         ("stage", "block", "ms", "floor ms", "times the floor"),
@@ -214,8 +223,8 @@ def test_stages(contest, monkeypatch):
     assert 0 < rest < whole / 2
 
 
-def growth() -> dict[str, list[tuple[float, float]]]:
-    """Return the seconds of one block's forward and backward passes for growing batch, steps, width and event rate."""
+def measure_growth() -> dict[str, list[tuple[float, float]]]:
+    """Measure one block's forward and backward pass for growing sizes; return (size, seconds) for each kind of size."""
     from nmnist_helpers import block
     from nmnist_helpers.network import NEURON_PARAMS
 
@@ -228,7 +237,7 @@ def growth() -> dict[str, list[tuple[float, float]]]:
     }
     measured = {}
     for name, values in sweeps.items():
-        contestants = {}
+        functions = {}
         for value in values:
             size = {**base, name: value}
             layer = block.cuba.Dense(NEURON_PARAMS, 2312, size["width"], weight_norm=True, delay=True)
@@ -240,9 +249,9 @@ def growth() -> dict[str, list[tuple[float, float]]]:
             def step(layer=layer, spikes=spikes):
                 layer(spikes).sum().backward()
 
-            contestants[value] = step
+            functions[value] = step
         with kernels.using("cpu"):
-            seconds = interleaved(contestants, rounds=3)
+            seconds = median_seconds(functions, rounds=3)
         measured[name] = sorted(seconds.items())
     return measured
 
@@ -276,17 +285,17 @@ def draw_growth(measured: dict[str, list[tuple[float, float]]], path) -> None:
 
 
 def test_growth():
-    """Check that time grows no faster than the work; write the picture that the README shows."""
-    measured = growth()
+    """Check that time grows at most in proportion to the work, up to a factor of 3; draw the README's picture."""
+    measured = measure_growth()
     draw_growth(measured, Path(__file__).resolve().parents[2] / "gifs" / "growth.png")
     for name, points in measured.items():
-        table(f"one block, growing {name}", [(v, f"{1000 * s:.1f}") for v, s in points], (name, "ms"))
+        print_table(f"one block, growing {name}", [(v, f"{1000 * s:.1f}") for v, s in points], (name, "ms"))
         (first, fast), (last, slow) = points[0], points[-1]
         assert slow / fast < 3 * last / first, name
 
 
 def test_dense_threshold(monkeypatch):
-    """Find the density above which dense products beat those of events: `DENSE_FROM` was chosen from this table."""
+    """Print the times of event-based and dense products by density; `DENSE_FROM` was chosen from this table."""
     product = import_module("nmnist_helpers.kernels.cpu.product")
     shape, outputs = (16, 2312, 300), 512
     weights = torch.randint(-8, 8, (shape[1], outputs), dtype=torch.int8)
@@ -304,7 +313,9 @@ def test_dense_threshold(monkeypatch):
             trace = cpu.layer_forward(spikes, weights, membrane, state, axon)
             cpu.layer_backward(grad, trace.saved, spikes, weights, membrane, state, axon, Needs(input=False))
 
-        seconds = interleaved({"events": lambda fx=layer: fx(2.0), "dense": lambda fx=layer: fx(-1.0)}, rounds=5)
+        seconds = median_seconds({"events": lambda fx=layer: fx(2.0), "dense": lambda fx=layer: fx(-1.0)}, rounds=5)
         ratio = seconds["dense"] / seconds["events"]
         rows.append((density, *(f"{1000 * s:.1f}" for s in seconds.values()), f"{ratio:.2f}"))
-    table("a layer forward and backward, 16 samples", rows, ("density", "events ms", "dense ms", "dense / events"))
+    print_table(
+        "a layer forward and backward, 16 samples", rows, ("density", "events ms", "dense ms", "dense / events")
+    )

@@ -1,6 +1,6 @@
-"""Benchmarks of the engine on a GPU, and the checks of the whole engine that need one.
+"""Benchmarks of the engine on a GPU, and the tests of the whole engine that need a GPU.
 
-``pytest tests/benchmarks/test_gpu.py -s -n 0`` prints the tables; without a GPU, everything is skipped with a reason.
+``pytest tests/benchmarks/test_gpu.py -s -n 0`` prints the tables; without a GPU, everything is skipped.
 `test_launch_shapes` and `test_density` print tables from which to choose the constants `SHAPES`
 (`kernels/gpu/launch.py`) and `DENSE_FROM` (`kernels/gpu/product.py`) for this GPU. The tests of single kernels are in
 ``tests/kernels/gpu_twin``; they run on the GPU if there is one.
@@ -29,7 +29,7 @@ if not torch.cuda.is_available():
 if importlib.util.find_spec("triton") is None:
     pytest.skip("needs Triton, which is not installed", allow_module_level=True)
 
-from timing import table  # noqa: E402
+from timing import print_table  # noqa: E402
 
 from nmnist_helpers.data import binning_gpu as raster  # noqa: E402
 from nmnist_helpers.kernels import gpu  # noqa: E402
@@ -38,15 +38,15 @@ from nmnist_helpers.kernels.gpu import launch
 product = importlib.import_module("nmnist_helpers.kernels.gpu.product")  # `gpu.product` is the function
 
 DEVICE = torch.device("cuda")
-STEPS, BATCH, WIDTH = 300, 256, 4096  # size of the neuron step
+STEPS, BATCH, WIDTH = 300, 256, 4096  # sizes in the benchmark of the neuron kernels
 EVENTS = 4100  # events per recording
 SURROGATE = Surrogate(3.75, 0.3 / (2 * 3.75))
 THRESHOLD = 80 * 64
-FORWARD_BYTES, BACKWARD_BYTES = 4 + 4 + 1, 4 + 4 + 4  # z, V, s; grad, V, grad_z: per neuron and time step
+FORWARD_BYTES, BACKWARD_BYTES = 4 + 4 + 1, 4 + 4 + 4  # bytes per neuron and time step: z, V, s; grad, V, grad_z
 
 
 def milliseconds(fx, rounds: int = 20, warm: int = 3) -> float:
-    """Return the median time of one call on the GPU."""
+    """Return the median time of one call of `fx` on the GPU."""
     for _ in range(warm):
         fx()
     times = []
@@ -62,7 +62,7 @@ def milliseconds(fx, rounds: int = 20, warm: int = 3) -> float:
 
 @pytest.fixture(scope="module")
 def copy_bandwidth() -> float:
-    """Memory bandwidth of a copy in GB/s, counting reads and writes: the upper limit for every kernel."""
+    """Return the memory bandwidth of a copy in GB/s, counting reads and writes: an upper limit for every kernel."""
     source = torch.empty(1 << 30, dtype=torch.float32, device=DEVICE)
     target = torch.empty_like(source)
     return 2 * source.nbytes / milliseconds(lambda: target.copy_(source)) / 1e6
@@ -108,7 +108,7 @@ def test_neuron_step(neuron_step, copy_bandwidth):
         rate = bytes_each * neuron_step.count / ms / 1e6
         shares[name] = rate / copy_bandwidth
         rows.append((name, f"{ms:.2f}", f"{rate:.0f}", f"{100 * shares[name]:.0f} %"))
-    table(
+    print_table(
         f"neuron step, T = {STEPS}, B = {BATCH}, C = {WIDTH}, {torch.cuda.get_device_name()}, copy"
         f" {copy_bandwidth:.0f} GB/s",
         rows,
@@ -132,7 +132,7 @@ def test_launch_shapes(size, monkeypatch):
             rows.append((*shape, f"{ms[0]:.3f}", f"{ms[1]:.3f}", sum(ms), "chosen" if shape == chosen else ""))
     rows.sort(key=lambda row: row[-2])
     best = rows[0][-2]
-    table(
+    print_table(
         f"neuron step B = {size[0]}, C = {size[1]}: the ten fastest launches, and the chosen one",
         [(*row[:-2], f"{row[-2] / best:.2f}", row[-1]) for i, row in enumerate(rows) if i < 10 or row[-1]],
         ("block", "warps", "stages", "forward ms", "backward ms", "times the best", ""),
@@ -154,7 +154,7 @@ def test_density(monkeypatch):
         assert torch.equal(gpu.product(events, weights), gpu.product(dense, weights))
         rows.append((f"{density:.1%}", *(f"{ms:.3f}" for ms in times)))
     header = ("density", "events ms", "dense ms", "gradient, events ms", "gradient, dense ms")
-    table("first layer, B = 32: events against tensor cores", rows, header)
+    print_table("first layer, B = 32: events against tensor cores", rows, header)
 
 
 class Recordings:
@@ -189,7 +189,7 @@ class Recordings:
 
 
 class TrainingStep:
-    """A training step of the tutorial's network with its loss and Adam."""
+    """A training step of the tutorial's network, with its loss and Adam."""
 
     def __init__(self, device=DEVICE):
         torch.manual_seed(0)
@@ -212,7 +212,7 @@ def train_epoch(step: TrainingStep, recordings: Recordings, seed: int, batch: in
 
 
 @torch.no_grad()
-def count_right(net: torch.nn.Module, recordings: Recordings, batch: int = 256) -> int:
+def count_correct(net: torch.nn.Module, recordings: Recordings, batch: int = 256) -> int:
     """Return the number of recordings that are classified correctly."""
     net.eval()
     plan = recordings.plan(0)
@@ -230,18 +230,18 @@ def test_training_step(batch):
     recordings, step = Recordings(2 * batch), TrainingStep()
     plan, part = recordings.plan(1), slice(0, batch)
 
-    def whole():
+    def run_step():
         step(recordings.batch(plan, part), plan[2][part])
 
     torch.cuda.reset_peak_memory_stats()
-    table(
+    print_table(
         f"training step, B = {batch}",
-        [(f"{milliseconds(whole):.3f}", f"{torch.cuda.max_memory_allocated() / 2**20:.0f}")],
+        [(f"{milliseconds(run_step):.3f}", f"{torch.cuda.max_memory_allocated() / 2**20:.0f}")],
         ("ms", "peak MB"),
     )
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(5):
-            whole()
+            run_step()
         torch.cuda.synchronize()
     print(profile.key_averages().table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=60))
     gpu.check()
@@ -249,20 +249,20 @@ def test_training_step(batch):
 
 def test_epoch():
     """Train on 60,000 and test on 10,000 recordings with realistic numbers of events, in batches of 32."""
-    learn, test = Recordings(60_000), Recordings(10_000, seed=1)
+    training, test = Recordings(60_000), Recordings(10_000, seed=1)
     step = TrainingStep()
     train_epoch(step, Recordings(320), 0)
-    count_right(step.net, Recordings(320))
+    count_correct(step.net, Recordings(320))
     step.net.train()
     torch.cuda.synchronize()
     began = time.perf_counter()
-    train_epoch(step, learn, 1)
+    train_epoch(step, training, 1)
     torch.cuda.synchronize()
     trained = time.perf_counter() - began
-    right = count_right(step.net, test)
+    right = count_correct(step.net, test)
     seconds = time.perf_counter() - began
     gpu.check()
-    table(
+    print_table(
         "one epoch, batch 32",
         [("train, 60,000", f"{trained:.2f}"), ("test, 10,000", f"{seconds - trained:.2f}"), ("both", f"{seconds:.2f}")],
         ("part", "s"),
@@ -270,8 +270,8 @@ def test_epoch():
     assert 0 <= right <= len(test)
 
 
-def test_the_same_spikes_as_on_the_cpu():
-    """Compare every layer's spikes, bit by bit, for inputs as a list, as bytes and as a dense tensor.
+def test_spikes_equal_those_on_the_cpu():
+    """Compare every layer's spikes, bit by bit, for inputs given as a list of events, as bytes and as a dense tensor.
 
     Weight normalisation is removed first: on a GPU, torch sums the norm in another order, which occasionally changes a
     weight by one quantisation step. The number of such weights is printed.
@@ -301,8 +301,8 @@ def test_the_same_spikes_as_on_the_cpu():
     gpu.check()
 
 
-def test_two_runs_are_one():
-    """Gradients are summed in a fixed order, so that repeating a step gives a bit-identical result."""
+def test_repeated_training_gives_identical_weights():
+    """Gradients are summed in a fixed order, so that repeating the steps gives bit-identical weights."""
     recordings = Recordings(64)
     plan = recordings.plan(0)
     found = []
@@ -317,8 +317,8 @@ def test_two_runs_are_one():
         assert torch.equal(p, q)
 
 
-def test_against_the_cpu_engine():
-    """Measure how much faster a training step is than that of the CPU kernels in the same process."""
+def test_training_step_on_gpu_and_cpu():
+    """Measure how much faster a training step is on the GPU than on the CPU, in the same process."""
     recordings = Recordings(64)
     plan = recordings.plan(0)
     spikes = recordings.batch(plan, slice(0, 32))
@@ -337,7 +337,7 @@ def test_against_the_cpu_engine():
             optimizer.step()
             slow.append(1000 * (time.perf_counter() - began))
     cpu = statistics.median(slow)
-    table(
+    print_table(
         "training step, B = 32",
         [
             ("GPU", f"{fast:.2f}", "1"),
@@ -347,7 +347,7 @@ def test_against_the_cpu_engine():
     )
 
 
-def test_more_elements_than_32_bits_count():
+def test_more_elements_than_32_bits_can_count():
     """With B * T * C above 2**31, the last sample gives the same result as on its own."""
     if torch.cuda.get_device_properties(DEVICE).total_memory < 60 << 30:
         pytest.skip("needs a GPU of 60 GB")
@@ -360,6 +360,6 @@ def test_more_elements_than_32_bits_count():
     expected = gpu.neuron_backward(OutputGradients(step.grad[-1:]), alone.voltage, step.membrane, state, axon)
     assert torch.equal(step.backward(step.lag)[0][-1:], expected[0])
     spikes = (step.voltage > THRESHOLD).to(torch.uint8)
-    step.voltage = step.z = None  # frees memory for the output
+    step.voltage = step.z = None  # free memory for the output
     moved = gpu.axon_forward(spikes, axon)
     assert torch.equal(moved[-1:], gpu.axon_forward(spikes[-1:].clone(), axon))

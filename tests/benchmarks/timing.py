@@ -19,21 +19,21 @@ from nmnist_helpers.utils import parameter_groups
 BATCH, STEPS = 32, 300
 
 
-def interleaved(contestants: dict[str, Callable], rounds: int = 7, warm: int = 1) -> dict[str, float]:
+def median_seconds(functions: dict[str, Callable], rounds: int = 7, warm: int = 1) -> dict[str, float]:
     """Return the median seconds of each function; runs are interleaved, so that noise affects all of them equally."""
-    for fx in contestants.values():
+    for fx in functions.values():
         for _ in range(warm):
             fx()
-    times = {name: [] for name in contestants}
+    times = {name: [] for name in functions}
     for _ in range(rounds):
-        for name, fx in contestants.items():
+        for name, fx in functions.items():
             began = time.perf_counter()
             fx()
             times[name].append(time.perf_counter() - began)
     return {name: statistics.median(t) for name, t in times.items()}
 
 
-def machine() -> str:
+def describe_machine() -> str:
     """Describe the processor's vector instructions, and the cores and threads that this process may use."""
     features = llvmlite.binding.get_host_cpu_features()
     vectors = [
@@ -43,20 +43,20 @@ def machine() -> str:
     return f"{(vectors or ['no vector instructions'])[0]}, {cores} cores, {torch.get_num_threads()} threads"
 
 
-def table(title: str, rows: list[tuple], header: tuple) -> None:
+def print_table(title: str, rows: list[tuple], header: tuple) -> None:
     """Print rows as an aligned table, with a description of the machine."""
-    lines = [tuple(str(c) for c in row) for row in [header, *rows]]
+    lines = [tuple(str(cell) for cell in row) for row in [header, *rows]]
     widths = [max(len(row[i]) for row in lines if i < len(row)) for i in range(len(header))]
-    print(f"\n{title} ({machine()})")
+    print(f"\n{title} ({describe_machine()})")
     for row in lines:
-        print("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=False)).rstrip())
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip())
 
 
-class Contest:
-    """One training step of the tutorial's network on a batch of recordings, with several implementations.
+class Workload:
+    """Training and inference of the tutorial's network, with the engine and on the plain path.
 
-    The recordings are real if there are any, else simulated. The plain path uses the reference kernels, dense tensors
-    and a DataLoader that opens one file per recording.
+    The recordings are real if there are any, and simulated otherwise. The plain path uses the reference kernels, dense
+    tensors and a DataLoader that opens one file per recording.
     """
 
     def __init__(self, batch: int = BATCH, net: Network | None = None, lr: float = 1e-3):
@@ -70,7 +70,7 @@ class Contest:
         self._next = 0
 
     def batch(self):
-        """Return the next batch as events, with its labels."""
+        """Return the next batch: its events and its labels."""
         self._next = (self._next + 1) % (len(self.events) - 1)
         return self.events.batch(self._next)
 
@@ -87,21 +87,21 @@ class Contest:
             self.update(*self.batch())
 
     def reference_step(self) -> None:
-        """Do the same on the plain path."""
+        """Load and augment a batch, and take a training step on the plain path."""
         with kernels.using("reference"):
             spikes, label = next(iter(self.files))
             self.update(spikes, label)
 
     @torch.no_grad()
     def engine_inference(self, spikes) -> torch.Tensor:
-        """Run only the forward pass, on events."""
+        """Return the network's output for a batch of events, without gradients."""
         self.net.eval()
         with kernels.using("cpu"):
             return self.net(spikes)
 
     @torch.no_grad()
     def reference_inference(self, dense) -> torch.Tensor:
-        """Run only the forward pass on the plain path, on a dense tensor."""
+        """Return the output for a dense tensor [B, C, T] on the plain path, without gradients."""
         self.net.eval()
         with kernels.using("reference"):
             return self.net(dense)
@@ -136,22 +136,22 @@ def peak_memory(task: str) -> float:
     return float(run.stdout.strip().splitlines()[-1])
 
 
-def _measure(task: str) -> None:
-    contest = Contest()
-    step = {"engine": contest.engine_step, "reference": contest.reference_step}[task]
-    contest.batch()  # decodes or maps the recordings
+def _print_peak_memory(task: str) -> None:
+    workload = Workload()
+    step = {"engine": workload.engine_step, "reference": workload.reference_step}[task]
+    workload.batch()  # read the recordings before measuring
     Path("/proc/self/clear_refs").write_text("5")  # reset the peak
-    before = _status("VmRSS")
+    before = _process_status("VmRSS")
     for _ in range(3):
         step()
-    print((_status("VmHWM") - before) / 1024)
+    print((_process_status("VmHWM") - before) / 1024)
 
 
-def _status(name: str) -> int:
-    """Return a value of the process's status, in kB."""
+def _process_status(name: str) -> int:
+    """Return an entry of this process's status in kB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
 if __name__ == "__main__":
-    _measure(sys.argv[1])
+    _print_peak_memory(sys.argv[1])

@@ -1,6 +1,6 @@
-"""The notebooks in JupyterLab, as the README's command opens them, in a Chromium without a window.
+"""Test the notebooks in JupyterLab, started with the README's command, in a headless Chromium.
 
-This takes a minute or two a notebook: ``pytest -m browser``. The pictures of the pages are then in
+``pytest -m browser`` runs these tests, in a minute or two per notebook. It saves screenshots of the pages in
 ``.pytest_cache/browser``.
 """
 
@@ -13,24 +13,24 @@ import nbformat
 import pytest
 from nbformat import v4
 from support import browser
-from support.lab import Lab, images_of
+from support.lab import Lab, count_images
 
-# Not imported here: JupyterLab takes a while, and without `-m browser` nothing needs it.
+# JupyterLab is not imported here: the import is slow, and without `-m browser` no test needs it.
 MISSING = [name for name in ("jupyterlab", "websocket") if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
     pytest.mark.slow,
     pytest.mark.browser,
-    pytest.mark.skipif(browser.browser() is None, reason=f"none of {', '.join(browser.BROWSERS)} is on the PATH"),
+    pytest.mark.skipif(browser.find_browser() is None, reason=f"none of {', '.join(browser.BROWSERS)} is on the PATH"),
 ]
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PHOTOS = ROOT / ".pytest_cache" / "browser"
-SECONDS = 1200  # for one notebook, on a machine with other things to do
+SCREENSHOTS = ROOT / ".pytest_cache" / "browser"
+TIME_LIMIT = 1200  # seconds for one notebook, on a busy machine
 KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 
-#: Moving gifs; without `loop` they stop after the last frame.
+#: Functions that make gifs and pngs. A gif without `loop` stops after its last frame.
 PICTURES = """
 import base64, io
 from IPython.display import HTML, Image
@@ -61,13 +61,13 @@ load_checkpoint(slayer.TRAINED / "best" / "network.pt", net)
 net.eval()
 answer = ipywidgets.Label("nothing drawn yet")
 
-def drawn(canvas):
+def classify(canvas):
     events = slayer.EventLoader(simulate(to_mnist_look(canvas.image())[None]), 1).batch(0)[0]
     with torch.no_grad():
         digit = slayer.classifier.Rate.predict(net(events)).item()
     answer.value = f"stroke {canvas.strokes}: read as {digit}, ink {np.mean(canvas.image() > 0):.3f}"
 
-ipywidgets.VBox([DigitCanvas(on_stroke=drawn), answer])
+ipywidgets.VBox([DigitCanvas(on_stroke=classify), answer])
 """
 
 LIVE = """
@@ -88,48 +88,48 @@ draw_digit(lambda drawing: HTML(f"ink {int((drawing > 0).sum())} end"), np.ones(
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """JupyterLab and Chromium for all tests; gives a function that opens a notebook, and closes those that are open."""
+def open_notebook(tmp_path_factory):
+    """Start JupyterLab and Chromium for all tests; yield a function that opens a notebook or a list of cells."""
     folder = tmp_path_factory.mktemp("course")
     notebooks = folder / "notebooks"
     notebooks.mkdir()
     for part in ("Trained", "gifs"):
         shutil.copytree(ROOT / part, folder / part)
     environment = os.environ | {"NMNIST_HOME": str(folder)}
-    environment.pop("MPLBACKEND", None)  # the tests' own would draw no figure in a notebook
+    environment.pop("MPLBACKEND", None)  # with the backend of the tests, notebooks show no figures
     if "NMNIST_TEST_MNIST" in environment:
         environment["NMNIST_MNIST"] = environment["NMNIST_TEST_MNIST"]
     with browser.jupyterlab(folder, environment) as (address, token), browser.chromium(folder) as devtools:
 
-        def opened(notebook: Path | list) -> Lab:
+        def open_tab(notebook: Path | list) -> Lab:
             if isinstance(notebook, Path):
                 name = Path(shutil.copy(notebook, notebooks)).name
             else:
-                # A name of its own: the page of an earlier one may still save it.
+                # A new name, because the page of an earlier notebook may still save that notebook.
                 name = f"made-{len(list(notebooks.glob('made-*')))}.ipynb"
                 nbformat.write(v4.new_notebook(cells=notebook, metadata={"kernelspec": KERNEL}), notebooks / name)
             return Lab(browser.Page(devtools), address, token, name)
 
-        yield opened
+        yield open_tab
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_whole_on_the_page(lab, notebook):
-    """As it is committed, when JupyterLab does not trust it and cleans its HTML, and after it has run."""
-    shown = lab(notebook)
-    photos = PHOTOS / notebook.stem
-    shutil.rmtree(photos, ignore_errors=True)
-    faults = [f"as committed: {fault}" for fault in shown.faults(photos / "committed")]
-    shown.run(SECONDS)
-    faults += shown.faults(photos)
-    pictures = sum(map(images_of, shown.notebook()["cells"]))
-    shown.close()
+def test_a_notebook_has_no_faults_on_its_page(open_notebook, notebook):
+    """Check it as committed, when JupyterLab does not trust it and sanitises its HTML, and after it has run."""
+    lab = open_notebook(notebook)
+    screenshots = SCREENSHOTS / notebook.stem
+    shutil.rmtree(screenshots, ignore_errors=True)
+    faults = [f"as committed: {fault}" for fault in lab.faults(screenshots / "committed")]
+    lab.run(TIME_LIMIT)
+    faults += lab.faults(screenshots)
+    pictures = sum(map(count_images, lab.notebook()["cells"]))
+    lab.close()
     assert not faults, "\n".join([notebook.name, *faults])
-    assert pictures == sum(map(images_of, nbformat.read(notebook, as_version=4).cells))
-    assert any(photos.iterdir())
+    assert pictures == sum(map(count_images, nbformat.read(notebook, as_version=4).cells))
+    assert any(screenshots.iterdir())
 
 
-def test_faults_on_a_page_are_found(lab, tmp_path):
+def test_faults_on_a_page_are_found(open_notebook, tmp_path):
     cells = [
         v4.new_markdown_cell(r"Good: $\alpha_u = 1$, `$HOME`, $$\sum_i w_{ij}$$"),
         v4.new_code_cell(PICTURES + "gif()"),
@@ -137,15 +137,15 @@ def test_faults_on_a_page_are_found(lab, tmp_path):
         v4.new_markdown_cell(r"Not formulas: $\nosuchmacro$, $\frac{1}$"),
         v4.new_markdown_cell("Not closed: $a"),
         v4.new_code_cell('HTML(\'<img alt="broken" src="data:image/png;base64,AAAA">\')'),
-        v4.new_code_cell("HTML('<script>console.error(\"said by a script\")</script>')"),
+        v4.new_code_cell("HTML('<script>console.error(\"logged by a script\")</script>')"),
         v4.new_code_cell("png(alt='in the metadata, which JupyterLab leaves out')"),
         v4.new_code_cell("1 / 0"),
         v4.new_code_cell("2"),
     ]
-    shown = lab(cells)
-    shown.run(SECONDS)
-    faults = shown.faults(tmp_path)
-    shown.close()
+    lab = open_notebook(cells)
+    lab.run(TIME_LIMIT)
+    faults = lab.faults(tmp_path)
+    lab.close()
     assert faults == [
         r"cell 3 (markdown): a formula is wrong, '\\nosuchmacro'",
         r"cell 3 (markdown): a formula is wrong, 'Missing argument for \\frac'",
@@ -155,50 +155,50 @@ def test_faults_on_a_page_are_found(lab, tmp_path):
         "cell 8 (code): ZeroDivisionError: division by zero",
         "cell 9 (code): it did not run",
         "gif 0 does not move",
-        "console: said by a script",
+        "console: logged by a script",
     ]
 
 
-def test_a_digit_drawn_with_the_mouse_is_read(lab):
-    shown = lab([v4.new_code_cell(CANVAS)])
-    shown.run(SECONDS)
-    page = shown.page
+def test_a_digit_drawn_with_the_mouse_is_classified(open_notebook):
+    lab = open_notebook([v4.new_code_cell(CANVAS)])
+    lab.run(TIME_LIMIT)
+    page = lab.page
     page.wait("Boolean(document.querySelector('.digit-canvas canvas'))", 60)
     box = page.evaluate("document.querySelector('.digit-canvas canvas').getBoundingClientRect().toJSON()")
 
     def draw(*points):
-        page.stroke(*((box["x"] + x, box["y"] + y) for x, y in points))
+        page.draw_line(*((box["x"] + x, box["y"] + y) for x, y in points))
 
-    def answer(digit_and_ink):
+    def wait_for_answer(pattern):
         text = "document.querySelector('.jp-OutputArea').innerText"
-        return page.wait(f"/stroke 1: read as {digit_and_ink}/.exec({text})?.[0]", SECONDS)
+        return page.wait(f"/stroke 1: read as {pattern}/.exec({text})?.[0]", TIME_LIMIT)
 
     draw((70, 60), (140, 60), (200, 60), (170, 120), (140, 180), (120, 230))
-    seven = answer("[0-9], ink .*")
-    PHOTOS.mkdir(parents=True, exist_ok=True)
-    (PHOTOS / "drawn.png").write_bytes(page.photograph())
+    seven = wait_for_answer("[0-9], ink .*")
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    (SCREENSHOTS / "drawn.png").write_bytes(page.screenshot())
     page.evaluate("document.querySelector('.digit-canvas button').click()")
     draw((140, 50), (140, 110), (140, 170), (140, 230))
-    one = answer("[0-9], ink 0.0[1-6].*")  # a single stroke alone: the 7 is no longer there
+    one = wait_for_answer("[0-9], ink 0.0[1-6].*")  # the ink of one line: the 7 has been cleared
     assert (seven[:19], one[:19]) == ("stroke 1: read as 7", "stroke 1: read as 1")
     assert not page.errors
-    shown.close()
+    lab.close()
 
 
-def test_a_slider_and_a_stroke_change_what_is_shown(lab):
-    shown = lab([v4.new_code_cell(LIVE)])
-    shown.run(SECONDS)
-    page = shown.page
+def test_a_slider_and_a_stroke_change_the_output(open_notebook):
+    lab = open_notebook([v4.new_code_cell(LIVE)])
+    lab.run(TIME_LIMIT)
+    page = lab.page
     page.wait("Boolean(document.querySelector('.noUi-handle') && document.querySelector('.digit-canvas canvas'))", 60)
     first = page.evaluate("document.querySelector('.jp-OutputArea img').src")
     key = "new KeyboardEvent('keydown', {key: 'Right', bubbles: true})"
     page.evaluate(f"document.querySelector('.noUi-handle').dispatchEvent({key})")
-    page.wait(f"document.querySelector('.jp-OutputArea img').src !== {first!r}", SECONDS)
+    page.wait(f"document.querySelector('.jp-OutputArea img').src !== {first!r}", TIME_LIMIT)
     assert page.evaluate("document.querySelectorAll('.jp-OutputArea img').length") == 1
     ink = "/ink ([0-9]+) end/.exec(document.querySelector('.jp-OutputArea').innerText)?.[1]"
     assert page.evaluate(ink) == "4"
     box = page.evaluate("document.querySelector('.digit-canvas canvas').getBoundingClientRect().toJSON()")
-    page.stroke(*((box["x"] + x, box["y"] + 100) for x in (60, 120, 180)))
-    assert int(page.wait(f"{ink} !== '4' && {ink}", SECONDS)) > 1000
+    page.draw_line(*((box["x"] + x, box["y"] + 100) for x in (60, 120, 180)))
+    assert int(page.wait(f"{ink} !== '4' && {ink}", TIME_LIMIT)) > 1000
     assert not page.errors
-    shown.close()
+    lab.close()

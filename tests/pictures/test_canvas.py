@@ -1,4 +1,4 @@
-"""The canvas for digits: from what the browser sends to an array, and without anywidget."""
+"""Test the canvas for drawing digits: how the browser's data become an image, and the error without anywidget."""
 
 import importlib
 import sys
@@ -14,8 +14,8 @@ pytest.importorskip("anywidget")
 from nmnist_helpers.pictures.canvas import SIDE, DigitCanvas  # noqa: E402
 
 
-def stroke(canvas, rows, columns):
-    """What a browser sends after a stroke: all of the picture, then the number of strokes."""
+def send_stroke(canvas, rows, columns):
+    """Draw a rectangle and send what a browser sends after a stroke: the whole image and the number of strokes."""
     image = canvas.image()
     image[rows, columns] = 255
     canvas.set_state({"data": memoryview(image.tobytes()), "strokes": canvas.strokes + 1})
@@ -25,8 +25,8 @@ def test_strokes_arrive_as_an_image():
     canvas = DigitCanvas()
     assert canvas.image().shape == (SIDE, SIDE)
     assert not canvas.image().any()
-    stroke(canvas, slice(40, 240), slice(100, 120))
-    stroke(canvas, slice(40, 60), slice(30, 120))
+    send_stroke(canvas, slice(40, 240), slice(100, 120))
+    send_stroke(canvas, slice(40, 60), slice(30, 120))
     image = canvas.image()
     assert (image.dtype, canvas.strokes) == (np.uint8, 2)
     assert (image[40:240, 100:120] == 255).all()
@@ -36,32 +36,32 @@ def test_strokes_arrive_as_an_image():
     assert to_mnist_look(canvas.image()).shape == (28, 28)
 
 
-def test_callback_sees_every_stroke_whole():
-    seen = []
-    canvas = DigitCanvas(on_stroke=lambda drawn: seen.append(int(drawn.image().sum()) // 255))
-    stroke(canvas, slice(0, 10), slice(0, 10))
-    stroke(canvas, slice(20, 30), slice(0, 10))
-    canvas.set_state({"data": memoryview(b""), "strokes": 0})  # what the browser sends after "clear"
-    assert seen == [100, 200]
+def test_the_callback_receives_the_complete_image_after_every_stroke():
+    counts = []
+    canvas = DigitCanvas(on_stroke=lambda drawn: counts.append(int(drawn.image().sum()) // 255))
+    send_stroke(canvas, slice(0, 10), slice(0, 10))
+    send_stroke(canvas, slice(20, 30), slice(0, 10))
+    canvas.set_state({"data": memoryview(b""), "strokes": 0})  # as a browser sends it after "clear"
+    assert counts == [100, 200]
     assert (canvas.data, canvas.strokes) == (b"", 0)
-    stroke(canvas, slice(0, 1), slice(0, 10))
-    assert seen == [100, 200, 10]
+    send_stroke(canvas, slice(0, 1), slice(0, 10))
+    assert counts == [100, 200, 10]
 
 
-def test_what_is_no_picture():
+def test_data_of_a_wrong_size_raises_an_error():
     canvas = DigitCanvas()
     with pytest.raises(traitlets.TraitError, match="data: expected 78400 bytes or none, found 3"):
         canvas.data = b"abc"
     assert canvas.data == b""
 
 
-def test_without_anywidget(monkeypatch):
+def test_without_anywidget_only_the_canvas_raises_an_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "anywidget", None)
     monkeypatch.delitem(sys.modules, "nmnist_helpers.pictures.canvas")
     with pytest.raises(ImportError, match="expected the package anywidget, found none; pip install anywidget"):
         importlib.import_module("nmnist_helpers.pictures.canvas")
-    importlib.import_module("nmnist_helpers.pictures")  # everything else works
+    importlib.import_module("nmnist_helpers.pictures")
 
 
-def test_the_script_loads_nothing_from_the_net():
+def test_the_script_loads_nothing_from_the_internet():
     assert "http" not in DigitCanvas._esm + DigitCanvas._css

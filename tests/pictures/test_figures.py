@@ -1,4 +1,4 @@
-"""Figures on answers and mistakes."""
+"""Test the figures that show recordings, saccades and mistakes."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,7 +9,7 @@ from nmnist_helpers.pictures.figures import confused_pairs, event_rows, mark_sac
 
 
 def event() -> Event:
-    """Two ON events and an OFF event of one pixel, an OFF event of another, and one in the second saccade."""
+    """Return two ON events and an OFF event of one pixel, an OFF event of another, and one in the second saccade."""
     x, y, c = np.array([4, 4, 4, 9, 20]), np.array([6, 6, 6, 2, 20]), np.array([1, 1, 0, 0, 1])
     return Event(x, y, c, np.array([1.0, 2.0, 3.0, 50.0, SACCADES[1] + 1]))
 
@@ -38,7 +38,7 @@ def test_a_confusion_matrix_hides_zeros():
     plt.close(fig)
 
 
-def test_the_commonest_mistakes_come_first():
+def test_the_most_frequent_mistakes_come_first():
     confusion = np.diag([50] * 10)
     confusion[4, 9], confusion[7, 1] = 2, 5
     assert confused_pairs(confusion) == [(7, 1, 5), (4, 9, 2)]

@@ -1,4 +1,4 @@
-"""Pictures with alternative texts, and the sliders and the canvas that change them."""
+"""Test pictures with alternative texts, and the sliders and the canvas that update them."""
 
 import base64
 import html
@@ -19,28 +19,28 @@ display = pytest.importorskip("IPython.display")
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What a notebook would show, in order; what changes an earlier output comes as ('update', picture)."""
-    seen = []
+    """Return the list of a notebook's outputs; an update of an earlier output is added as ('update', picture)."""
+    outputs = []
 
     class Handle:
-        def update(self, what):
-            seen.append(("update", what))
+        def update(self, output):
+            outputs.append(("update", output))
 
-    def show_it(what, display_id=False):
-        seen.append(what)
+    def record(output, display_id=False):
+        outputs.append(output)
         return Handle() if display_id else None
 
-    monkeypatch.setattr(display, "display", show_it)
-    return seen
+    monkeypatch.setattr(display, "display", record)
+    return outputs
 
 
-def test_a_figure_is_shown_once_with_its_text(shown):
+def test_a_figure_is_shown_once_with_its_alternative_text(shown):
     fig, ax = plt.subplots()
     ax.plot([0, 1])
     show(fig, "a line that rises from 0 to 1 & stays < 2")
     assert not plt.fignum_exists(fig.number)
-    (made,) = shown
-    bundle = made._repr_mimebundle_()
+    (output,) = shown
+    bundle = output._repr_mimebundle_()
     assert bundle["text/plain"] == "a line that rises from 0 to 1 & stays < 2"
     source, alt = re.fullmatch(r'<img src="([^"]*)" alt="([^"]*)">', bundle["text/html"]).groups()
     assert html.unescape(alt) == bundle["text/plain"]
@@ -50,7 +50,7 @@ def test_a_figure_is_shown_once_with_its_text(shown):
     plt.close("all")
 
 
-def test_a_small_palette_shows_the_same_picture():
+def test_a_palette_makes_the_picture_smaller_without_a_visible_difference():
     fig, (left, right) = plt.subplots(1, 2)
     left.imshow(np.random.default_rng(0).random((30, 30)), "PuOr")
     right.plot([0, 1], label="a line")
@@ -82,7 +82,7 @@ def test_sliders_change_the_picture(shown):
     assert not plt.get_fignums()
 
 
-def test_without_widgets_the_picture_stands_alone(shown, monkeypatch):
+def test_without_widgets_only_the_picture_is_shown(shown, monkeypatch):
     for package in ("ipywidgets", "anywidget"):
         monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "nmnist_helpers.pictures.canvas", raising=False)
@@ -93,13 +93,13 @@ def test_without_widgets_the_picture_stands_alone(shown, monkeypatch):
 
 
 @pytest.mark.parametrize("limits", [(0.5, 1.0, 3.0), (4.0, 1.0, 3.0), (1.0, 1.0, 1.0)])
-def test_limits_of_a_slider(limits, shown):
+def test_invalid_limits_of_a_slider_raise_an_error(limits, shown):
     with pytest.raises(ValueError, match="width: expected lowest <= first <= highest"):
         explore(lambda width: plt.figure(), "a page", width=limits)
     assert shown == []
 
 
-def test_a_stroke_asks_again(shown):
+def test_a_stroke_updates_the_output(shown):
     pytest.importorskip("anywidget")
     draw_digit(lambda drawing: int((drawing > 0).sum()), np.ones((2, 2), np.uint8))
     assert shown[0] == 4
@@ -110,7 +110,7 @@ def test_a_stroke_asks_again(shown):
     assert shown[2] == ("update", 100)
 
 
-def test_ink_is_dark_on_paper():
+def test_ink_is_black_on_white_paper():
     drawing = np.zeros((28, 28), np.uint8)
     drawing[:, :14] = 255
     picture = np.asarray(Image.open(io.BytesIO(ink_png(drawing))))

@@ -1,4 +1,4 @@
-"""Pictures of recordings: what the frames show, how large and fast the gifs are, the tables, the matplotlib films."""
+"""Test the pictures of recordings: frames, the size and speed of gifs, tables of gifs, and matplotlib's animations."""
 
 import base64
 import errno
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nmnist_helpers.pictures import frames as film
+from nmnist_helpers.pictures import frames as drawing
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -34,8 +34,8 @@ def rgb(color):
     return tuple(round(255 * part) for part in to_rgb(color))
 
 
-def played(data):
-    """Frames [F, H, W, 3] as a viewer shows them, and how long each stands in ms."""
+def decode_gif(data):
+    """Return the frames [F, H, W, 3] of a gif, their durations in ms and the number of repetitions (0: endless)."""
     gif = Image.open(io.BytesIO(data))
     frames, times = [], []
     for f in range(gif.n_frames):
@@ -46,25 +46,26 @@ def played(data):
 
 
 def recording(n=4100, seed=0, span=300):
-    """About as many events as a real recording has, most of them on a digit-sized patch."""
+    """Return `n` random events, by default as many as a real recording has, most of them where a digit would be."""
     rng = np.random.default_rng(seed)
     x, y = np.clip(np.rint(rng.normal(17, 6, (2, n))), 0, 33).astype(int)
     return Event(x, y, rng.integers(0, 2, n), np.sort(rng.random(n) * span))
 
 
-def output(seed=0, steps=300, true=3):
+def output(seed=0, steps=300, label=3):
+    """Return random spikes of ten outputs as an `Event` and as an array [10, T]; the true class fires most."""
     rng = np.random.default_rng(seed)
     spikes = rng.random((1, 10, steps)) < 0.02
-    spikes[0, true] = rng.random(steps) < 0.2
+    spikes[0, label] = rng.random(steps) < 0.2
     return tensor_to_event(spikes.astype(np.float32)), spikes[0]
 
 
-# ---- frames of a camera
+# ---- frames of a camera's recording
 
 
-def test_pixels_show_their_polarity_where_and_when_it_happens():
+def test_events_are_drawn_in_their_colour_at_their_place_and_time():
     event = Event([2, 30], [5, 8], [1, 0], [7.0, 22.0])
-    frames, times, loop = played(gif_bytes(event, frame_ms=5, span=50))
+    frames, times, loop = decode_gif(gif_bytes(event, frame_ms=5, span=50))
     assert len(frames) == 10
     assert loop == 0
     assert times[:-1] == [50] * 9
@@ -75,7 +76,7 @@ def test_pixels_show_their_polarity_where_and_when_it_happens():
         assert (block == block[0]).all()  # one sensor pixel, one colour
         return tuple(block[0].tolist())
 
-    panel = rgb(film.PANEL)
+    panel = rgb(drawing.PANEL)
     assert pixel(1, 2, 5) == rgb(ON)
     assert pixel(4, 30, 8) == rgb(OFF)
     assert pixel(0, 2, 5) == panel
@@ -86,38 +87,38 @@ def test_pixels_show_their_polarity_where_and_when_it_happens():
     assert pixel(1, 5, 2) == panel  # x is the column, y the row
 
 
-def test_later_event_of_a_pixel_wins_within_a_frame():
+def test_a_frame_shows_the_last_event_of_each_pixel():
     for order in ([0, 1], [1, 0]):
         event = Event([4, 4], [4, 4], order, [1.0, 2.0])
-        (frame,) = film.camera_frames(event, 5.0, 5.0)
-        assert frame[4 * 7, 4 * 7] == film.PALETTE.event + order[1] * len(film.AGES)
+        (frame,) = drawing.camera_frames(event, 5.0, 5.0)
+        assert frame[4 * 7, 4 * 7] == drawing.PALETTE.event + order[1] * len(drawing.AGES)
 
 
 def test_order_of_the_events_does_not_matter():
     event = recording(500)
-    mixed = np.random.default_rng(1).permutation(500)
-    other = Event(event.x[mixed], event.y[mixed], event.c[mixed], event.t[mixed])
+    order = np.random.default_rng(1).permutation(500)
+    other = Event(event.x[order], event.y[order], event.c[order], event.t[order])
     assert gif_bytes(other) == gif_bytes(event)
 
 
 def test_the_time_bar_grows_to_its_full_length():
-    frames, _, _ = played(gif_bytes(recording(300), span=300))
+    frames, _, _ = decode_gif(gif_bytes(recording(300), span=300))
     bar = (frames[:, 34 * 7 + 10] == rgb(SLATE)).all(-1)[:, :188].sum(1)
     assert (np.diff(bar) > 0).all()
     assert bar[29] == pytest.approx(bar[-1] / 2, abs=1)
 
 
 def test_sizes_of_camera_pictures():
-    assert film.camera_frames(recording(), 10, 5).shape == (2, 258, 238)
-    assert film.camera_frames(recording(), 10, 5, scale=3).shape == (2, 34 * 3 + 20, 34 * 3)
+    assert drawing.camera_frames(recording(), 10, 5).shape == (2, 258, 238)
+    assert drawing.camera_frames(recording(), 10, 5, scale=3).shape == (2, 34 * 3 + 20, 34 * 3)
     wide = Event([127], [9], [0], [0])
-    assert film.camera_frames(wide, 5, 5).shape == (1, 34 * 2 + 20, 128 * 2)
-    assert film.camera_frames(tensor_to_event(np.zeros((2, 16, 16, 10))), 5, 5).shape == (1, 16 * 15 + 20, 16 * 15)
+    assert drawing.camera_frames(wide, 5, 5).shape == (1, 34 * 2 + 20, 128 * 2)
+    assert drawing.camera_frames(tensor_to_event(np.zeros((2, 16, 16, 10))), 5, 5).shape == (1, 16 * 15 + 20, 16 * 15)
 
 
-def test_span_of_the_film():
-    count = lambda event, **options: len(played(gif_bytes(event, **options))[0])  # noqa: E731
-    assert count(recording(span=335)) == 60  # a real recording trails off after its 300 ms
+def test_number_of_frames_follows_from_the_span():
+    count = lambda event, **options: len(decode_gif(gif_bytes(event, **options))[0])  # noqa: E731
+    assert count(recording(span=335)) == 60  # only 300 ms, after which a real recording has few events
     assert count(recording(span=150)) == 60
     assert count(Event([0], [0], [0], [700.0])) == 140
     assert count(tensor_to_event(np.eye(4)[None, None])) == 1
@@ -131,62 +132,62 @@ def test_span_of_the_film():
 def test_ticks_appear_in_the_row_and_at_the_time_of_their_spike():
     spikes = np.zeros((1, 10, 100))
     spikes[0, 2, 20] = spikes[0, 7, 60] = 1
-    frames, _, _ = played(gif_bytes(tensor_to_event(spikes), frame_ms=10, width=300))
+    frames, _, _ = decode_gif(gif_bytes(tensor_to_event(spikes), frame_ms=10, width=300))
     ink = (frames == rgb(INK)).all(-1)
     top, row, left, plot = 8, 23, 22, 300 - 22 - 78
     cells = ink[:, top : top + 10 * row, left : left + plot].reshape(10, 10, row, plot).any(2)  # frame, neuron, column
-    born = {n: np.flatnonzero(cells[:, n].any(1)).tolist() for n in range(10)}
-    assert born == {n: {2: list(range(2, 10)), 7: list(range(6, 10))}.get(n, []) for n in range(10)}
+    visible = {n: np.flatnonzero(cells[:, n].any(1)).tolist() for n in range(10)}
+    assert visible == {n: {2: list(range(2, 10)), 7: list(range(6, 10))}.get(n, []) for n in range(10)}
     for neuron, t in ((2, 20), (7, 60)):
         columns = np.flatnonzero(cells[-1, neuron])
         assert columns[0] == pytest.approx((plot - 1) * t / 100, abs=1)
         assert len(columns) == 2
 
 
-def test_the_cursor_runs_through():
+def test_the_cursor_moves_at_a_constant_speed():
     event = tensor_to_event(np.zeros((1, 10, 100)))
-    frames = film.raster_frames(event, 100, 10, width=300)
-    cursor = [np.flatnonzero((frame[8 : 8 + 230, 22:222] == film.PALETTE["slate"]).all(0)) for frame in frames]
+    frames = drawing.raster_frames(event, 100, 10, width=300)
+    cursor = [np.flatnonzero((frame[8 : 8 + 230, 22:222] == drawing.PALETTE["slate"]).all(0)) for frame in frames]
     assert [len(columns) for columns in cursor] == [1] * 10
     assert np.diff([columns[0] for columns in cursor]).tolist() == pytest.approx([20] * 9, abs=1)
 
 
-def test_counts_grow_and_the_true_class_has_its_colour():
+def test_bars_of_spike_counts_grow_and_the_true_class_has_its_own_colour():
     event, spikes = output()
-    frames = film.raster_frames(event, 300, 5, label=3)
+    frames = drawing.raster_frames(event, 300, 5, label=3)
     bars = frames[:, 8 : 8 + 230, 420 - 78 + 8 :].reshape(60, 10, 23, -1)
-    accent = (bars == film.PALETTE["true"]).sum((2, 3))
+    accent = (bars == drawing.PALETTE["true"]).sum((2, 3))
     assert (np.delete(accent, 3, 1) == 0).all()
     assert (np.diff(accent[:, 3]) >= 0).all()
     assert accent[-1, 3] > 0
-    lengths = (bars[-1, :, 12] != film.PALETTE["paper"]).sum(1)
+    lengths = (bars[-1, :, 12] != drawing.PALETTE["paper"]).sum(1)
     counts = spikes.sum(1)
-    quiet = np.delete(np.arange(10), 3)
-    longest = lengths[quiet] / counts[quiet]  # pixels for a spike: the same for all, but for rounding
-    assert longest.max() * counts[quiet].min() - longest.min() * counts[quiet].min() <= 2
+    others = np.delete(np.arange(10), 3)
+    per_spike = lengths[others] / counts[others]  # pixels per spike: equal for all classes, except for rounding
+    assert per_spike.max() * counts[others].min() - per_spike.min() * counts[others].min() <= 2
 
 
-def test_silent_outputs_still_make_a_film():
+def test_silent_outputs_make_a_gif():
     data = gif_bytes(tensor_to_event(np.zeros((1, 10, 300))))
-    frames, _, _ = played(data)
+    frames, _, _ = decode_gif(data)
     assert len(frames) == 60
     assert len(gif_bytes(Event([], None, [], []))) > 1000
     assert len(gif_bytes(Event([], [], [], []))) > 1000
 
 
-def test_hidden_layers_and_several_channels():
+def test_heights_of_rasters_of_hidden_layers_and_several_channels():
     hidden = tensor_to_event(np.random.default_rng(0).random((1, 512, 50)) < 0.01)
-    assert film.raster_frames(hidden, 50, 10).shape[1] == 512 + 28
+    assert drawing.raster_frames(hidden, 50, 10).shape[1] == 512 + 28
     two = tensor_to_event(np.ones((2, 3, 4)))
-    frames = film.raster_frames(two, 4, 4)
+    frames = drawing.raster_frames(two, 4, 4)
     assert frames.shape[1] == 8 + 6 * (230 // 6) + 20
 
 
 # ---- size and speed
 
 
-def test_gifs_are_small_and_quick():
-    """Under 200 kB and 0.3 s; the best of three, as other programs may run at the same time."""
+def test_gifs_are_small_and_fast():
+    """A gif takes less than 200 kB and 0.3 s (best of three runs, because other programs may be running)."""
     for event in (recording(), output()[0]):
         seconds = []
         for _ in range(3):
@@ -200,18 +201,18 @@ def test_gifs_are_small_and_quick():
 @pytest.mark.skipif(not os.environ.get("NMNIST_DATA"), reason="NMNIST_DATA names no folder of recordings")
 def test_gifs_of_real_recordings_are_small():
     paths = Path(os.environ["NMNIST_DATA"]).glob("T*/*/*.bin")
-    paths = sorted(paths, key=lambda path: path.stat().st_size)[-8:]  # those with most events
+    paths = sorted(paths, key=lambda path: path.stat().st_size)[-8:]  # those with the most events
     assert max(len(gif_bytes(read_2d_spikes(path))) for path in paths) < 200_000
 
 
-def test_same_recording_same_bytes():
+def test_the_same_recording_gives_the_same_bytes():
     assert gif_bytes(recording()) == gif_bytes(recording())
 
 
 # ---- files and tables
 
 
-def test_save_gif_writes_the_file_whole(tmp_path):
+def test_save_gif_creates_the_folder_and_leaves_no_other_file(tmp_path):
     path = save_gif(recording(200), tmp_path / "new" / "a.gif", frame_ms=20)
     assert path == tmp_path / "new" / "a.gif"
     assert path.read_bytes() == gif_bytes(recording(200), frame_ms=20)
@@ -239,6 +240,7 @@ def test_gif_errors(tmp_path):
 
 
 def images(table):
+    """Return the source and the alternative text of each picture in a table."""
     return re.findall(r'<img src="([^"]*)" alt="([^"]*)">', table.data)
 
 
@@ -267,9 +269,9 @@ def test_gif_table_of_a_flat_row(tmp_path):
     table = gif_table([path, path, path], captions=["a", "b", "c"])
     assert table.data.count("<tr>") == 1
     assert [alt for _, alt in images(table)] == ["a", "b", "c"]
-    spoken = gif_table([path, path], captions=["a", "b"], alts=["a 3 & its events", ""])
-    assert [alt for _, alt in images(spoken)] == ["a 3 &amp; its events", "recording"]
-    assert "<br>a<" in spoken.data
+    described = gif_table([path, path], captions=["a", "b"], alts=["a 3 & its events", ""])
+    assert [alt for _, alt in images(described)] == ["a 3 &amp; its events", "recording"]
+    assert "<br>a<" in described.data
 
 
 def test_gif_table_errors(tmp_path):
@@ -293,25 +295,25 @@ def _close_figures():
     plt.close("all")
 
 
-def test_anim_of_a_camera(tmp_path):
+def test_anim_shows_the_events_of_a_camera(tmp_path):
     event = Event([2, 30, 2], [5, 8, 5], [1, 0, 0], [12.0, 22.0, 41.0])
-    film_ = event.anim(plt.figure(figsize=(2, 2)), frame_rate=100)
-    assert isinstance(film_, animation.FuncAnimation)
-    assert not plt.get_fignums()  # a notebook would show it as a still picture
-    film_.save(tmp_path / "a.gif", animation.PillowWriter(fps=24), dpi=40)
+    anim = event.anim(plt.figure(figsize=(2, 2)), frame_rate=100)
+    assert isinstance(anim, animation.FuncAnimation)
+    assert not plt.get_fignums()  # a notebook would show an open figure as a still picture
+    anim.save(tmp_path / "a.gif", animation.PillowWriter(fps=24), dpi=40)
     with Image.open(tmp_path / "a.gif") as gif:
-        assert 3 <= gif.n_frames <= 4  # 10 ms each, 12 to 41 ms; Pillow joins frames that look the same
-    (image,) = film_._fig.axes[0].images
-    shown = {f: image_of(film_, image, f) for f in (1, 2, 3, 4)}
+        assert 3 <= gif.n_frames <= 4  # 10 ms each, from 12 to 41 ms; Pillow merges equal frames
+    (image,) = anim._fig.axes[0].images
+    shown = {f: pixel_colors(anim, image, f) for f in (1, 2, 3, 4)}
     assert shown[1][5, 2] == rgb(ON)
     assert shown[2][8, 30] == rgb(OFF)
-    assert (shown[3].reshape(-1)[0], len(set(shown[3].reshape(-1)))) == (rgb(film.PANEL), 1)
+    assert (shown[3].reshape(-1)[0], len(set(shown[3].reshape(-1)))) == (rgb(drawing.PANEL), 1)
     assert shown[4][5, 2] == rgb(OFF)
 
 
-def image_of(film_, image, f):
-    """The colours of the sensor's pixels in frame `f`."""
-    film_._func(f)
+def pixel_colors(anim, image, f):
+    """Return the colours of the sensor's pixels in frame `f` as an array [H, W] of tuples."""
+    anim._func(f)
     colors = image.to_rgba(image.get_array(), bytes=True)[..., :3]
     found = np.empty(colors.shape[:2], object)
     for at in np.ndindex(found.shape):
@@ -319,37 +321,37 @@ def image_of(film_, image, f):
     return found
 
 
-def test_frames_drawn_now_and_when_due_are_the_same():
+def test_frames_are_the_same_with_and_without_pre_computing():
     event = recording(300)
-    films = [event.anim(plt.figure(), 100, pre_compute_frames=now) for now in (True, False)]
+    anims = [event.anim(plt.figure(), 100, pre_compute_frames=now) for now in (True, False)]
     for f in (0, 7, 29):
-        a, b = (image_of(film_, film_._fig.axes[0].images[0], f) for film_ in films)
+        a, b = (pixel_colors(anim, anim._fig.axes[0].images[0], f) for anim in anims)
         assert (a == b).all()
-    for film_ in films:
-        film_._draw_was_started = True
+    for anim in anims:
+        anim._draw_was_started = True  # suppress matplotlib's warning about animations that were never drawn
 
 
-def test_anim_of_a_raster_builds_up(tmp_path):
+def test_anim_of_a_raster_adds_spikes_over_time(tmp_path):
     event, spikes = output(steps=50)
-    film_ = event.anim(plt.figure(figsize=(4, 2)), frame_rate=100)
-    film_.save(tmp_path / "a.gif", animation.PillowWriter(fps=24), dpi=40)
-    (marks,) = film_._fig.axes[0].collections
+    anim = event.anim(plt.figure(figsize=(4, 2)), frame_rate=100)
+    anim.save(tmp_path / "a.gif", animation.PillowWriter(fps=24), dpi=40)
+    (marks,) = anim._fig.axes[0].collections
     for f in (0, 2, 4):
-        film_._func(f)
+        anim._func(f)
         assert len(marks.get_offsets()) == spikes[:, : 10 * (f + 1)].sum()
-    low, high = sorted(film_._fig.axes[0].get_ylim())
+    low, high = sorted(anim._fig.axes[0].get_ylim())
     assert low < 0
     assert high > 9
-    assert film_._fig.axes[0].get_xlim()[1] > 50
+    assert anim._fig.axes[0].get_xlim()[1] > 50
 
 
-def test_graded_spikes_are_drawn_by_their_size():
+def test_marks_of_graded_spikes_are_proportional_to_their_size():
     event = Event([0, 1], None, [0, 0], [1.0, 2.0], payload=[1.0, -4.0])
-    film_ = event.anim(frame_rate=100)
-    film_._func(0)
-    small, large = film_._fig.axes[0].collections[0].get_sizes()
+    anim = event.anim(frame_rate=100)
+    anim._func(0)
+    small, large = anim._fig.axes[0].collections[0].get_sizes()
     assert large == pytest.approx(4 * small)
-    film_._draw_was_started = True
+    anim._draw_was_started = True
 
 
 def test_silent_recordings_can_be_animated(tmp_path):
@@ -358,53 +360,53 @@ def test_silent_recordings_can_be_animated(tmp_path):
         assert (tmp_path / "a.gif").stat().st_size > 100
 
 
-def decorated(event):
-    """An animation on a figure that has more on it: a title, a text over the events, a second plot."""
+def decorated_anim(event):
+    """Return an animation on a figure that also has a title, a text over the events, and a second plot."""
     fig = plt.figure(figsize=(4, 3))
     axes = fig.subplots(1, 2)
     axes[1].plot([1, 3, 2], "g--", label="more")
     axes[1].legend()
     plt.sca(axes[0])
-    film_ = event.anim(fig, frame_rate=100)
+    anim = event.anim(fig, frame_rate=100)
     fig.suptitle("a title")
     axes[0].text(0.4, 0.5, "text", transform=axes[0].transAxes, color="tab:purple", alpha=0.5, size=20)
     axes[0].grid(True)
-    return film_
+    return anim
 
 
-def simple(event):
+def simple_anim(event):
     return event.anim(plt.figure(figsize=(3, 3)), frame_rate=100)
 
 
-def zoomed(event):
-    film_ = event.anim(plt.figure(figsize=(3, 3), layout="constrained"), frame_rate=100)
-    film_._fig.axes[0].set(xlim=(8.3, 21.1))
-    return film_
+def zoomed_anim(event):
+    anim = event.anim(plt.figure(figsize=(3, 3), layout="constrained"), frame_rate=100)
+    anim._fig.axes[0].set(xlim=(8.3, 21.1))
+    return anim
 
 
-def by_matplotlib(film_, path, dpi):
-    animation.FuncAnimation.save(film_, path, animation.PillowWriter(fps=20), dpi=dpi)
-    return played(path.read_bytes())
+def save_with_matplotlib(anim, path, dpi):
+    animation.FuncAnimation.save(anim, path, animation.PillowWriter(fps=20), dpi=dpi)
+    return decode_gif(path.read_bytes())
 
 
-FILMED = {"camera": recording(2000, span=100), "raster": output(steps=100)[0]}
+RECORDINGS = {"camera": recording(2000, span=100), "raster": output(steps=100)[0]}
 
 
 @pytest.mark.parametrize(
     ("event", "make"),
     [
-        ("camera", simple),
-        ("camera", decorated),
-        ("raster", zoomed),
-        pytest.param("camera", zoomed, marks=pytest.mark.slow),
-        pytest.param("raster", simple, marks=pytest.mark.slow),
-        pytest.param("raster", decorated, marks=pytest.mark.slow),
+        ("camera", simple_anim),
+        ("camera", decorated_anim),
+        ("raster", zoomed_anim),
+        pytest.param("camera", zoomed_anim, marks=pytest.mark.slow),
+        pytest.param("raster", simple_anim, marks=pytest.mark.slow),
+        pytest.param("raster", decorated_anim, marks=pytest.mark.slow),
     ],
 )
-def test_the_quick_way_draws_what_matplotlib_draws(tmp_path, event, make):
-    """At most half a grey level on average, and 0.1 % of the pixels off by more than 32: the cursor's edges."""
-    event = FILMED[event]
-    expected, durations, loop = by_matplotlib(make(event), tmp_path / "slow.gif", 80)
+def test_composed_gifs_look_like_those_of_matplotlib(tmp_path, event, make):
+    """Frames differ by under 0.5 of 255 on average, and by over 32 in under 0.1 % of the pixels: the cursor's edges."""
+    event = RECORDINGS[event]
+    expected, durations, loop = save_with_matplotlib(make(event), tmp_path / "slow.gif", 80)
     calls = []
     make(event).save(
         tmp_path / "a.gif",
@@ -412,96 +414,96 @@ def test_the_quick_way_draws_what_matplotlib_draws(tmp_path, event, make):
         dpi=80,
         progress_callback=lambda n, of: calls.append((n, of)),
     )
-    found, times, endless = played((tmp_path / "a.gif").read_bytes())
+    found, times, repeats = decode_gif((tmp_path / "a.gif").read_bytes())
     assert found.shape == expected.shape
-    assert (times, endless) == (durations, loop)
+    assert (times, repeats) == (durations, loop)
     difference = np.abs(found.astype(int) - expected)
     assert difference.mean((1, 2, 3)).max() < 0.5
     assert (difference.max(-1) > 32).mean((1, 2)).max() < 1e-3
-    assert calls == [(n, 10) for n in range(10)]  # of 10 ms; where frames look alike, the gif has fewer
+    assert calls == [(n, 10) for n in range(10)]  # frames of 10 ms; the gif has fewer, because equal ones are merged
     assert (tmp_path / "a.gif").stat().st_size < 0.7 * (tmp_path / "slow.gif").stat().st_size
-    # Frames differ from each other by far more than from matplotlib's: the comparison sees the events.
+    # Successive frames differ by far more than that, so the comparison would detect missing events.
     assert np.abs(np.diff(expected.astype(int), axis=0)).mean((1, 2, 3)).max() > 3 * difference.mean()
 
 
-def colourful(event):
-    film_ = decorated(event)
-    film_._fig.axes[1].imshow(np.random.default_rng(0).random((60, 60, 3)))
-    return film_
+def colourful_anim(event):
+    anim = decorated_anim(event)
+    anim._fig.axes[1].imshow(np.random.default_rng(0).random((60, 60, 3)))
+    return anim
 
 
-def transparent(event):
-    film_ = simple(event)
-    film_._fig.set_facecolor("none")
-    return film_
+def transparent_anim(event):
+    anim = simple_anim(event)
+    anim._fig.set_facecolor("none")
+    return anim
 
 
 @pytest.mark.parametrize(
     ("make", "options"),
     [
-        (colourful, {}),
-        (transparent, {}),
-        (simple, {"savefig_kwargs": {"facecolor": "tab:pink"}}),
-        (simple, {"extra_anim": []}),
+        (colourful_anim, {}),
+        (transparent_anim, {}),
+        (simple_anim, {"savefig_kwargs": {"facecolor": "tab:pink"}}),
+        (simple_anim, {"extra_anim": []}),
     ],
 )
-def test_matplotlib_writes_what_the_quick_way_cannot(tmp_path, make, options):
+def test_matplotlib_writes_gifs_that_cannot_be_composed(tmp_path, make, options):
     event = recording(200, span=40)
     animation.FuncAnimation.save(make(event), tmp_path / "slow.gif", animation.PillowWriter(fps=20), dpi=50, **options)
     make(event).save(tmp_path / "a.gif", animation.PillowWriter(fps=20), dpi=50, **options)
-    expected, found = ((played((tmp_path / name).read_bytes())[0]).astype(int) for name in ("slow.gif", "a.gif"))
+    expected, found = ((decode_gif((tmp_path / name).read_bytes())[0]).astype(int) for name in ("slow.gif", "a.gif"))
     assert np.abs(found - expected).mean() < 0.5
 
 
 def test_other_writers_and_formats(tmp_path):
-    film_ = simple(recording(200, span=40))
-    assert film_.to_jshtml(fps=10).count("data:image/png") == 4
-    film_.save(tmp_path / "c.html", animation.HTMLWriter(fps=10, embed_frames=False))
+    anim = simple_anim(recording(200, span=40))
+    assert anim.to_jshtml(fps=10).count("data:image/png") == 4
+    anim.save(tmp_path / "c.html", animation.HTMLWriter(fps=10, embed_frames=False))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.html", "c_frames"]
-    film_.save(tmp_path / "a.webp", animation.PillowWriter(fps=10), dpi=40)
+    anim.save(tmp_path / "a.webp", animation.PillowWriter(fps=10), dpi=40)
     assert Image.open(tmp_path / "a.webp").n_frames == 4
-    film_.save(tmp_path / "b.gif", "pillow", fps=10, dpi=40)
-    _, times, _ = played((tmp_path / "b.gif").read_bytes())
+    anim.save(tmp_path / "b.gif", "pillow", fps=10, dpi=40)
+    _, times, _ = decode_gif((tmp_path / "b.gif").read_bytes())
     assert times == [100] * 4
     with pytest.raises(RuntimeError, match="fps"):  # matplotlib's own error
-        film_.save(tmp_path / "c.gif", animation.PillowWriter(fps=10), fps=5)
+        anim.save(tmp_path / "c.gif", animation.PillowWriter(fps=10), fps=5)
     assert not (tmp_path / "c.gif").exists()
 
 
-def test_a_gif_appears_whole_or_not_at_all(tmp_path, monkeypatch):
-    def full(*_):
+def test_a_failed_save_leaves_no_file(tmp_path, monkeypatch):
+    def raise_disk_full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    film_ = simple(recording(50, span=20))
-    monkeypatch.setattr(Path, "write_bytes", full)
+    anim = simple_anim(recording(50, span=20))
+    monkeypatch.setattr(Path, "write_bytes", raise_disk_full)
     with pytest.raises(OSError, match=r"No space left|disk full"):
-        film_.save(tmp_path / "a.gif", animation.PillowWriter(fps=10), dpi=40)
+        anim.save(tmp_path / "a.gif", animation.PillowWriter(fps=10), dpi=40)
     assert not list(tmp_path.iterdir())
 
 
-def test_saving_leaves_the_figure_as_it_was(tmp_path):
+def test_saving_does_not_change_the_figure(tmp_path):
     for event in (recording(50, span=20), output(steps=20)[0]):
-        film_ = simple(event)
-        fig = film_._fig
+        anim = simple_anim(event)
+        fig = anim._fig
         before = fig.canvas, fig.dpi
-        film_.save(tmp_path / "a.gif", animation.PillowWriter(fps=10), dpi=70)
+        anim.save(tmp_path / "a.gif", animation.PillowWriter(fps=10), dpi=70)
         assert (fig.canvas, fig.dpi) == before
-        assert not any(artist.get_animated() or not artist.get_visible() for artist in film_.scene.moving)
+        assert not any(artist.get_animated() or not artist.get_visible() for artist in anim.scene.moving)
         first = (tmp_path / "a.gif").read_bytes()
-        film_.save(tmp_path / "a.gif", animation.PillowWriter(fps=10), dpi=70)
+        anim.save(tmp_path / "a.gif", animation.PillowWriter(fps=10), dpi=70)
         assert (tmp_path / "a.gif").read_bytes() == first
 
 
-def test_the_tutorials_gif_is_small_and_quick(tmp_path):
-    """At 300 dpi less than half of matplotlib's 900 kB and a tenth of its time."""
+def test_the_tutorials_gif_is_small_and_fast(tmp_path):
+    """At 300 dpi, the gif takes less than half of matplotlib's 900 kB and a tenth of its time."""
     seven = np.zeros((1, 28, 28), np.uint8)
     seven[0, 5:8, 7:20] = 255
     for row in range(8, 24):
         seven[0, row, 20 - row // 2 : 23 - row // 2] = 255
     x, y, p, t = simulate(seven).recording(0)
-    film_ = Event(x, y, p, t / 1000).anim(plt.figure(figsize=(5, 5)), frame_rate=240)
+    anim = Event(x, y, p, t / 1000).anim(plt.figure(figsize=(5, 5)), frame_rate=240)
     began = time.process_time()
-    film_.save(tmp_path / "a.gif", animation.PillowWriter(fps=24), dpi=300)
+    anim.save(tmp_path / "a.gif", animation.PillowWriter(fps=24), dpi=300)
     assert time.process_time() - began < 3
     assert Image.open(tmp_path / "a.gif").size == (1500, 1500)
     assert 100_000 < (tmp_path / "a.gif").stat().st_size < 400_000
@@ -512,7 +514,7 @@ def test_frame_rate_must_be_positive():
         recording(5).anim(frame_rate=0)
 
 
-def test_show_opens_a_window_that_keeps_its_film():
+def test_show_opens_a_window_that_keeps_its_animation():
     fig = plt.figure()
     assert recording(20).show(fig) is None
     assert isinstance(fig.nmnist_film, animation.FuncAnimation)
@@ -525,7 +527,7 @@ def test_show_in_a_notebook_displays_a_gif(monkeypatch):
     recording(100).show(plt.figure(), frame_rate=240)
     assert not plt.get_fignums()
     ((source, _),) = images(shown[0])
-    frames, times, loop = played(base64.b64decode(source.split(",")[1]))
+    frames, times, loop = decode_gif(base64.b64decode(source.split(",")[1]))
     assert len(frames) == 72  # 1000 / 240 ms each
     assert times[0] == 40
     assert loop == 0

@@ -1,4 +1,4 @@
-"""Plots that several notebooks share."""
+"""Test the plots that several notebooks share."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,10 +16,10 @@ def test_events_are_counted_where_and_when_they_occur():
     assert plots.event_map(event).sum() == 3
 
 
-def test_the_movement_of_the_camera_is_taken_out():
+def test_sharpened_removes_the_movement_of_the_camera():
     t = np.arange(0, 300.0)
     right, down = (np.interp(t, PATH_STEP * np.arange(len(PATH)), axis) for axis in np.transpose(PATH))
-    edge = Event(10 + right, 15 + down, np.ones(300, int), t)  # one place of the image, wherever the camera looks
+    edge = Event(10 + right, 15 + down, np.ones(300, int), t)  # one point of the digit while the camera moves
     assert len(np.unique(np.rint(edge.x))) > 5
     sharp = plots.sharpened(edge, scale=1)
     assert sharp.shape == (28, 28)

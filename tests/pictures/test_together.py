@@ -1,4 +1,4 @@
-"""The gif of a whole network: its panels in step, its legend, and what it refuses."""
+"""Test the gif of a network: its synchronous panels, its legend, and the errors for wrong layers."""
 
 import io
 
@@ -14,32 +14,32 @@ HIDDEN = 40  # neurons
 
 
 def layers() -> list[Event]:
-    """One ON event at 35 ms; a hidden neuron that fires at 41 ms; output 7 at 52 ms."""
-    seen, hidden, out = np.zeros((2, 34, 34, 300)), np.zeros((1, HIDDEN, 300)), np.zeros((1, 10, 300))
-    seen[1, 5, 9, 35] = hidden[0, COLUMNS + 3, 41] = out[0, 7, 52] = 1
-    return [tensor_to_event(part.astype(np.float32)) for part in (seen, hidden, out)]
+    """Return three layers: an ON event at 35 ms, a hidden neuron that fires at 41 ms, and output 7 at 52 ms."""
+    camera, hidden, out = np.zeros((2, 34, 34, 300)), np.zeros((1, HIDDEN, 300)), np.zeros((1, 10, 300))
+    camera[1, 5, 9, 35] = hidden[0, COLUMNS + 3, 41] = out[0, 7, 52] = 1
+    return [tensor_to_event(part.astype(np.float32)) for part in (camera, hidden, out)]
 
 
 def frames(data: bytes) -> np.ndarray:
-    """The pictures of a gif, uint8 [F, H, W, 3]."""
+    """Return the frames of a gif, uint8 [F, H, W, 3]."""
     return np.array([np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(Image.open(io.BytesIO(data)))])
 
 
 def test_all_panels_show_the_same_time():
-    film = frames(network_gif(layers(), label=7))
-    assert len(film) == 30
-    camera = film[:, HEAD + 5 * 7 + 3, GAP + 9 * 7 + 3]
-    hidden = film[:, HEAD + 1 * 7 + 3, GAP + 238 + GAP + 3 * 7 + 3]
+    shown = frames(network_gif(layers(), label=7))
+    assert len(shown) == 30
+    camera = shown[:, HEAD + 5 * 7 + 3, GAP + 9 * 7 + 3]
+    hidden = shown[:, HEAD + 1 * 7 + 3, GAP + 238 + GAP + 3 * 7 + 3]
     assert [tuple(color) for color in camera].index(ImageColor.getrgb(ON)) == 3
     assert [tuple(color) for color in hidden].index(ImageColor.getrgb(SLATE)) == 4
-    output = film[:, HEAD + 8 : -40, GAP + 238 + GAP + COLUMNS * 7 + GAP + 30 : -80]
+    output = shown[:, HEAD + 8 : -40, GAP + 238 + GAP + COLUMNS * 7 + GAP + 30 : -80]
     ticks = (output == ImageColor.getrgb(TRUE)).all(-1).any((1, 2))
     assert ticks.argmax() == 5
     assert ticks[5:].all()
 
 
 def test_the_legend_names_the_true_class_where_there_is_one():
-    row = -12  # of the legend's squares
+    row = -12  # crosses the legend's squares
     with_class, without = (frames(network_gif(layers(), label=label))[0][row] for label in (7, None))
 
     def squares(line):
@@ -49,15 +49,15 @@ def test_the_legend_names_the_true_class_where_there_is_one():
     assert squares(without) == [10, 10, 0]
 
 
-def test_a_neuron_has_its_place_in_the_grid_and_fades():
-    film = grid_frames(layers()[1], 300, 10)[:, ::7, ::7]
-    assert film.shape == (30, 3, COLUMNS)
-    marked = film != film[0, 0, 0]
+def test_a_spike_marks_its_neuron_in_the_grid_and_fades():
+    grid = grid_frames(layers()[1], 300, 10)[:, ::7, ::7]
+    assert grid.shape == (30, 3, COLUMNS)
+    marked = grid != grid[0, 0, 0]
     assert [tuple(map(int, place)) for place in np.argwhere(marked)] == [(f, 1, 3) for f in (4, 5, 6)]
-    assert len(np.unique(film[marked])) == 3
+    assert len(np.unique(grid[marked])) == 3
 
 
-def test_what_is_no_network_is_refused():
+def test_layers_that_do_not_form_a_network_raise_an_error():
     recording, hidden, _ = layers()
     for wrong in ([recording], [hidden, hidden], [recording, recording]):
         with pytest.raises(ValueError, match="expected a 2-D recording and then 1-D layers"):

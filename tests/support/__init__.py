@@ -1,1 +1,1 @@
-"""Helpers that several tests share: oracles, made-up recordings, neurons."""
+"""Helpers that several tests share: oracles, synthetic recordings, neurons."""

@@ -1,6 +1,6 @@
-"""A JupyterLab server, and a headless Chromium that opens it and is driven through its DevTools protocol.
+"""Start a JupyterLab server, and control a headless Chromium through its DevTools protocol.
 
-A package for this purpose (Selenium, Playwright) would bring a driver or a browser of its own. The few commands needed
+The packages for this purpose (Selenium, Playwright) need a driver or a browser of their own. The few commands needed
 here can be sent with the websocket package, which is installed with Jupyter's server.
 """
 
@@ -22,14 +22,14 @@ from pathlib import Path
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
-def browser() -> str | None:
+def find_browser() -> str | None:
     """Return the path of a Chromium or Chrome, or None if there is none."""
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @contextmanager
-def process(command: list[str], log: Path, **options) -> Iterator[subprocess.Popen]:
-    """Run a command in the background, write its output to `log`, and end it on exit."""
+def run_in_background(command: list[str], log: Path, **options) -> Iterator[subprocess.Popen]:
+    """Run a command and write its output to `log`; end the command on exit."""
     with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, **options) as started:
         try:
             yield started
@@ -41,12 +41,12 @@ def process(command: list[str], log: Path, **options) -> Iterator[subprocess.Pop
                 started.kill()
 
 
-def wait_for(found, seconds: float, what: str):
-    """Call `found` until it returns a true value, and return that value; an OSError counts as false."""
+def wait_for(condition, seconds: float, what: str):
+    """Call `condition` until it returns a true value, and return that value; an OSError counts as false."""
     end = time.monotonic() + seconds
     while True:
         try:
-            if value := found():
+            if value := condition():
                 return value
         except OSError:
             pass
@@ -65,27 +65,32 @@ def jupyterlab(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str,
     # --expose-app-in-browser lets a script execute the commands of JupyterLab's menus.
     command = [sys.executable, "-m", "jupyter", "lab", "notebooks", "--no-browser", "--expose-app-in-browser"]
     command += ["--allow-root", f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
-    with process(command, log, cwd=folder, env=environment) as server:
+    with run_in_background(command, log, cwd=folder, env=environment) as server:
 
-        def answers():
+        def is_ready():
             if server.poll() is not None:
                 raise RuntimeError(f"expected a running JupyterLab, found {log.read_text()[-2000:]}")
             with urllib.request.urlopen(f"{address}/api?token={token}", timeout=5) as reply:
                 return reply.status == 200
 
-        wait_for(answers, 120, f"an answer from JupyterLab ({log})")
+        wait_for(is_ready, 120, f"an answer from JupyterLab ({log})")
         yield address, token
 
 
 @contextmanager
 def chromium(folder: Path, width: int = 1280, height: int = 1400) -> Iterator[str]:
     """Start Chromium without a window and without access to other hosts; yield the address of its DevTools."""
-    command = [str(browser()), "--headless=new", "--remote-debugging-port=0", f"--user-data-dir={folder / 'profile'}"]
+    command = [
+        str(find_browser()),
+        "--headless=new",
+        "--remote-debugging-port=0",
+        f"--user-data-dir={folder / 'profile'}",
+    ]
     command += ["--no-first-run", "--disable-dev-shm-usage", f"--window-size={width},{height}"]
     command += ["--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--no-sandbox")  # the sandbox does not run as root
-    with process([*command, "about:blank"], folder / "chromium.log"):
+    with run_in_background([*command, "about:blank"], folder / "chromium.log"):
         port = folder / "profile" / "DevToolsActivePort"
         yield f"http://127.0.0.1:{wait_for(lambda: port.read_text().split(), 60, 'a running Chromium')[0]}"
 
@@ -122,18 +127,18 @@ class Page:
         return message["result"]
 
     def _record_error(self, message: dict) -> None:
-        event, about = message["method"], message.get("params", {})
+        event, params = message["method"], message.get("params", {})
         if event == "Runtime.exceptionThrown":
-            details = about["exceptionDetails"]
+            details = params["exceptionDetails"]
             self.errors.append(details.get("exception", {}).get("description") or details["text"])
-        elif event == "Runtime.consoleAPICalled" and about["type"] in ("error", "assert"):
-            said = [str(part.get("value", part.get("description"))) for part in about["args"]]
-            self.errors.append(" ".join(said))
-        elif event == "Log.entryAdded" and about["entry"]["level"] == "error":
-            self.errors.append(f"{about['entry']['text']} {about['entry'].get('url', '')}".strip())
+        elif event == "Runtime.consoleAPICalled" and params["type"] in ("error", "assert"):
+            parts = [str(part.get("value", part.get("description"))) for part in params["args"]]
+            self.errors.append(" ".join(parts))
+        elif event == "Log.entryAdded" and params["entry"]["level"] == "error":
+            self.errors.append(f"{params['entry']['text']} {params['entry'].get('url', '')}".strip())
 
     def evaluate(self, script: str):
-        """Return the value of a JavaScript expression, awaited if it is a promise."""
+        """Return the value of a JavaScript expression; if it is a promise, wait for the promise's value."""
         result = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in result:
             raise RuntimeError(f"{script}: {result['exceptionDetails'].get('exception', {}).get('description')}")
@@ -143,13 +148,13 @@ class Page:
         """Wait until a JavaScript expression is true, and return its value."""
         return wait_for(lambda: self.evaluate(script), seconds, f"a true value of {script}")
 
-    def photograph(self, box: dict[str, float] | None = None) -> bytes:
+    def screenshot(self, box: dict[str, float] | None = None) -> bytes:
         """Return a screenshot of the page, or of a rectangle (x, y, width, height) of it, as PNG."""
         clip = {} if box is None else {"clip": {**box, "scale": 1}}
         return base64.b64decode(self.send("Page.captureScreenshot", **clip)["data"])
 
-    def stroke(self, *points: tuple[float, float]) -> None:
-        """Draw a line with the mouse."""
+    def draw_line(self, *points: tuple[float, float]) -> None:
+        """Draw a line through points (x, y) of the page with the mouse."""
         for kind, places in (("mousePressed", points[:1]), ("mouseMoved", points[1:]), ("mouseReleased", points[-1:])):
             for x, y in places:
                 button = {"button": "left", "buttons": 0 if kind == "mouseReleased" else 1, "clickCount": 1}

@@ -1,4 +1,4 @@
-"""Small made-up recordings in N-MNIST's official layout, and a slow reference for binning them."""
+"""Small synthetic recordings in N-MNIST's official layout, and a slow reference implementation of binning."""
 
 import zipfile
 from fractions import Fraction
@@ -11,7 +11,7 @@ ARRAYS = ("x", "y", "p", "t", "offsets", "labels", "ids")
 
 
 def events(rng, count, last=310_000):
-    """Return random events in order of time, as tuples of Python integers: x, y, p and t in microseconds."""
+    """Return random events sorted by time, as tuples of Python integers: x, y, p and t in microseconds."""
     t = sorted(int(v) for v in rng.integers(0, last, count))
     x, y, p = (rng.integers(0, top, count).tolist() for top in (34, 34, 2))
     return list(zip(x, y, p, t, strict=True))
@@ -26,7 +26,7 @@ def to_bytes(recording):
 
 
 def make(seed=0, per_digit=2, digits=range(10), count=60, first_id=1):
-    """Return recordings as {'5/00007.bin': events}, in an order that is not sorted."""
+    """Return recordings as {'5/00007.bin': events}, not sorted by name."""
     rng = np.random.default_rng(seed)
     names = [f"{digit}/{first_id + 10 * k + digit:05d}.bin" for k in range(per_digit) for digit in digits]
     return {name: events(rng, count + int(rng.integers(0, 20))) for name in reversed(names)}
@@ -52,7 +52,7 @@ def write_zip(root: Path, split: str, recordings, extra=()) -> Path:
 
 
 def spikes(recording, bins, sampling_time=1):
-    """Return the set of (channel, bin) of a recording, computed in exact fractions; `round` rounds half to even."""
+    """Return the set of (channel, time bin) of a recording, from exact fractions that `round` rounds half to even."""
     step = Fraction(sampling_time) * 1000
     placed = {(p * 1156 + y * 34 + x, round(Fraction(t) / step)) for x, y, p, t in recording}
     return {(channel, k) for channel, k in placed if k < bins}

@@ -1,4 +1,4 @@
-"""A notebook that is open in JupyterLab: run it, and find the faults on its page."""
+"""Run a notebook that is open in JupyterLab, and find the faults on its page."""
 
 import base64
 import io
@@ -11,13 +11,14 @@ from PIL import Image
 from .browser import Page
 
 #: Errors that JupyterLab itself writes to the console.
-KNOWN: tuple[str, ...] = ()
+KNOWN_ERRORS: tuple[str, ...] = ()
 
+#: JavaScript expressions for the widget of the open notebook, for its kernel, and below for its gifs.
 NOTEBOOK = "[...window.jupyterapp?.shell.widgets('main') ?? []].find(widget => widget.sessionContext)"
 KERNEL = f"{NOTEBOOK}?.sessionContext.session?.kernel"
 
 #: Scroll to a cell, wait until its pictures and formulas have been rendered, and describe what it shows.
-LOOK = """
+DESCRIBE_CELL = """
 (async (notebook, number) => {
   const cell = notebook.widgets[number];
   await notebook.scrollToItem(number);
@@ -48,7 +49,7 @@ GIFS = """
 
 
 class Lab:
-    """A notebook in a tab of its own."""
+    """A notebook that is open in a browser tab."""
 
     def __init__(self, page: Page, address: str, token: str, name: str):
         self.page = page
@@ -68,30 +69,32 @@ class Lab:
         """Return the notebook in its present state, in nbformat."""
         return self.page.evaluate(f"{NOTEBOOK}.content.model.toJSON()")
 
-    def faults(self, photos: Path) -> list[str]:
-        """Return the faults that a reader would see, one line each; save screenshots in the folder `photos`."""
+    def faults(self, screenshots: Path) -> list[str]:
+        """Return the faults that a reader would see, one line each; save screenshots in a folder."""
         found = []
-        photos.mkdir(parents=True, exist_ok=True)
+        screenshots.mkdir(parents=True, exist_ok=True)
         cells = self.notebook()["cells"]
         for number, cell in enumerate(cells):
             where = f"cell {number} ({cell['cell_type']})"
             found += [f"{where}: {fault}" for fault in code_faults(cell)]
-            seen = self.page.evaluate(LOOK % (NOTEBOOK, number))
-            if number == 0 or seen["outputImages"]:
-                (photos / f"{number:02}.png").write_bytes(self.page.photograph())
+            shown = self.page.evaluate(DESCRIBE_CELL % (NOTEBOOK, number))
+            if number == 0 or shown["outputImages"]:
+                (screenshots / f"{number:02}.png").write_bytes(self.page.screenshot())
             found += [
-                f"{where}: a picture is not shown, {source!r}" for width, source, _ in seen["images"] if not width
+                f"{where}: a picture is not shown, {source!r}" for width, source, _ in shown["images"] if not width
             ]
-            found += [f"{where}: a picture without an alternative text" for _, _, alt in seen["images"] if not alt]
-            if seen["outputImages"] < (kept := images_of(cell)):
-                found.append(f"{where}: expected {kept} pictures, found {seen['outputImages']}")
-            found += [f"{where}: a formula is wrong, {text!r}" for text in seen["wrong"]]
-            if seen["raw"]:
+            found += [f"{where}: a picture without an alternative text" for _, _, alt in shown["images"] if not alt]
+            if shown["outputImages"] < (expected := count_images(cell)):
+                found.append(f"{where}: expected {expected} pictures, found {shown['outputImages']}")
+            found += [f"{where}: a formula is wrong, {text!r}" for text in shown["wrong"]]
+            if shown["raw"]:
                 found.append(f"{where}: a formula is not typeset")
-            if seen["widgets"]:
+            if shown["widgets"]:
                 found.append(f"{where}: a widget is not shown")
         found += [f"gif {number} does not move" for number in range(self._count_gifs()) if not self._is_moving(number)]
-        return found + [f"console: {said}" for said in self.page.errors if not any(known in said for known in KNOWN)]
+        return found + [
+            f"console: {text}" for text in self.page.errors if not any(known in text for known in KNOWN_ERRORS)
+        ]
 
     def _count_gifs(self) -> int:
         return self.page.evaluate(f"{GIFS}.length")
@@ -107,8 +110,8 @@ class Lab:
             return True
         place = f"{image}.scrollIntoView({{block: 'center'}}), {image}.getBoundingClientRect().toJSON()"
         box = {key: value for key, value in self.page.evaluate(place).items() if key in ("x", "y", "width", "height")}
-        first, end = self.page.photograph(box), time.monotonic() + seconds
-        while self.page.photograph(box) == first:
+        first, end = self.page.screenshot(box), time.monotonic() + seconds
+        while self.page.screenshot(box) == first:
             if time.monotonic() > end:
                 return False
             time.sleep(0.1)
@@ -130,7 +133,7 @@ def code_faults(cell: dict) -> list[str]:
     return [] if cell["execution_count"] else ["it did not run"]
 
 
-def images_of(cell: dict) -> int:
+def count_images(cell: dict) -> int:
     """Return the number of pictures in a cell's outputs."""
     data = [output.get("data", {}) for output in cell.get("outputs", [])]
     html = sum("".join(kinds.get("text/html", "")).count("<img") for kinds in data)

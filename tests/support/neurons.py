@@ -1,4 +1,4 @@
-"""The parameters of the tutorial's neuron for all tests, and small networks and signals for it."""
+"""The parameters of the tutorial's neuron, and small networks and signals for tests."""
 
 from collections.abc import Sequence
 

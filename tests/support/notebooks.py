@@ -1,4 +1,4 @@
-"""Run notebooks, mark the source code from which their outputs come, and find faults in committed outputs.
+"""Run notebooks, mark them with the hash of the code that made their outputs, and find faults in the outputs.
 
 ``python tests/support/notebooks.py notebooks/*.ipynb`` runs notebooks in place, each in a clean kernel, and marks them.
 With ``--mark``, it only marks them, for example after a run in JupyterLab.
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import nbformat
 
-MOST_LINES = 50  # largest number of lines in a text output
-MACHINE = re.compile(r"(?<![\w.:/])(/(?:home|root|Users|tmp|work|mnt|opt|var)/\w[^\s'\"<]*|[A-Z]:\\Users\\\S*)")
+MAX_LINES = 50  # in a text output
+LOCAL_PATH = re.compile(r"(?<![\w.:/])(/(?:home|root|Users|tmp|work|mnt|opt|var)/\w[^\s'\"<]*|[A-Z]:\\Users\\\S*)")
 REPR = re.compile(r"<[^<>\n]*(?: at 0x[0-9a-f]+|\bobject\b)[^<>\n]*>")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WARNING = re.compile(r"^Traceback \(most recent|\b\w*Warning: ", re.MULTILINE)
@@ -24,7 +24,7 @@ def code_cells(notebook) -> list:
 
 
 def source_hash(notebook) -> str:
-    """Return a hash of all code cells in order. Markdown cells may change without a new run."""
+    """Return a hash of all code cells, in order. Markdown cells may change without a new run."""
     digest = hashlib.sha256()
     for cell in code_cells(notebook):
         digest.update(f"{len(cell.source)}\0{cell.source}".encode())
@@ -53,7 +53,7 @@ def texts(output) -> list[str]:
 
 
 def count_pictures_without_alt(output) -> int:
-    """Return the number of pictures in an output without alternative text for a screen reader; see `image_tag`."""
+    """Return the number of pictures in an output that have no alternative text; see `image_tag`."""
     data = output.get("data", {})
     if "text/html" not in data:
         return int(any(kind.startswith("image/") for kind in data))
@@ -64,13 +64,13 @@ def faults(notebook) -> list[str]:
     """Return the faults of a committed notebook, one line each."""
     found = []
     if notebook.metadata.get("nmnist", {}).get("source_hash") != source_hash(notebook):
-        found.append("the outputs are not marked as those of this source; run tests/support/notebooks.py")
+        found.append("the outputs are not marked with the hash of this source; run tests/support/notebooks.py")
     if "widgets" in notebook.metadata:
         found.append("expected no saved widgets, found some")
     cells = code_cells(notebook)
     counts = [cell.execution_count for cell in cells]
     if counts != list(range(1, len(cells) + 1)):
-        found.append(f"expected cells run once, from first to last, in a clean kernel; found the counts {counts}")
+        found.append(f"expected every cell run once, in order, in a clean kernel; found the counts {counts}")
     for number, cell in enumerate(cells, 1):
         for output in cell.outputs:
             if output.output_type == "error" or output.get("name") == "stderr":
@@ -81,11 +81,11 @@ def faults(notebook) -> list[str]:
             if count_pictures_without_alt(output):
                 found.append(f"cell {number}: a picture without an alternative text; show figures with pictures.show")
             for text in texts(output):
-                for name, pattern in (("a path of a machine", MACHINE), ("an object", REPR), ("a warning", WARNING)):
+                for name, pattern in (("a local path", LOCAL_PATH), ("a repr", REPR), ("a warning", WARNING)):
                     if match := pattern.search(text):
                         found.append(f"cell {number}: {name}, {match[0]!r}")
-                if output.get("data", {}).get("text/html") is None and text.count("\n") > MOST_LINES:
-                    found.append(f"cell {number}: expected {MOST_LINES} lines or fewer, found {text.count(chr(10))}")
+                if output.get("data", {}).get("text/html") is None and text.count("\n") > MAX_LINES:
+                    found.append(f"cell {number}: expected {MAX_LINES} lines or fewer, found {text.count(chr(10))}")
     return found
 
 
@@ -93,10 +93,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="+", type=Path)
     parser.add_argument("--mark", action="store_true", help="mark the notebooks without running them")
-    chosen = parser.parse_args()
-    for path in chosen.notebooks:
+    arguments = parser.parse_args()
+    for path in arguments.notebooks:
         notebook = nbformat.read(path, as_version=4)
-        if not chosen.mark:
+        if not arguments.mark:
             from nbclient import NotebookClient
 
             options = {"coalesce_streams": True, "resources": {"metadata": {"path": str(path.parent)}}}

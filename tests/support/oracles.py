@@ -118,12 +118,12 @@ def neuron_gradient(
     g_i = filtered_back(g_v if grad_current is None else g_v + grad_current, keep_i)
     reset = np.where(spikes.astype(bool), 0, voltage)
 
-    def before(x, first):
+    def previous(x, first):
         first = zero if first is None else first
         return np.concatenate([np.asarray(first, np.float64)[:, :, None], x[:, :, :-1]], 2) / scale
 
-    by_current = -(g_i * before(current, current0)).sum((0, 2)) / 4096
-    by_voltage = -(g_v * before(reset, reset0)).sum((0, 2)) / 4096
+    by_current = -(g_i * previous(current, current0)).sum((0, 2)) / 4096
+    by_voltage = -(g_v * previous(reset, reset0)).sum((0, 2)) / 4096
     return g_i, by_current, by_voltage
 
 
@@ -144,9 +144,9 @@ def weight_gradient(grad_z, x):
 
 
 def straight_through(v, g, grad_w):
-    """Return the gradients of v and g (or of v alone if g is None), by float64 autograd through torch's weight norm.
+    """Return the gradients of v and g (or only of v, if g is None), by float64 autograd through torch's weight norm.
 
-    Rounding has the gradient 1; outside the clamp, the gradient is 0.
+    The gradient of rounding is 1. Outside the clamp, the gradient is 0.
     """
     v = v.detach().double().requires_grad_()
     g = None if g is None else g.detach().double().requires_grad_()
@@ -180,8 +180,8 @@ def assert_close(found, expected, tolerance=1e-5):
     """Assert that the largest difference is at most `tolerance` times the largest expected magnitude."""
     found = found.detach().numpy() if isinstance(found, torch.Tensor) else np.asarray(found)
     expected = expected.detach().numpy() if isinstance(expected, torch.Tensor) else np.asarray(expected)
-    assert found.shape == expected.shape, f"shape {found.shape}, expected {expected.shape}"
-    assert np.isfinite(found).all(), "not finite"
+    assert found.shape == expected.shape, f"expected shape {expected.shape}, found {found.shape}"
+    assert np.isfinite(found).all(), "expected finite numbers"
     size = np.abs(expected).max(initial=0)
     worst = np.abs(found.astype(np.float64) - expected).max(initial=0)
-    assert worst <= tolerance * size, f"off by {worst:.3g} where the largest is {size:.3g}"
+    assert worst <= tolerance * size, f"largest difference {worst:.3g}, largest expected magnitude {size:.3g}"

@@ -1,4 +1,4 @@
-"""Pairwise test parameters: few points of a grid that still contain every pair of values of any two axes."""
+"""Pairwise test parameters: a few points of a grid that contain every pair of values of any two axes."""
 
 import itertools
 
@@ -13,9 +13,9 @@ def pairwise(**axes) -> pytest.MarkDecorator:
     """Parametrise a test with two opposite corners of the grid and enough further points to contain every pair."""
     grid = list(itertools.product(*(range(len(values)) for values in axes.values())))
     chosen = [grid[0], grid[-1]]
-    left = set().union(*map(pairs, grid)).difference(*map(pairs, chosen))
-    while left:
-        chosen.append(max(grid, key=lambda point: len(pairs(point) & left)))
-        left -= pairs(chosen[-1])
+    missing = set().union(*map(pairs, grid)).difference(*map(pairs, chosen))
+    while missing:
+        chosen.append(max(grid, key=lambda point: len(pairs(point) & missing)))
+        missing -= pairs(chosen[-1])
     points = [[values[i] for i, values in zip(point, axes.values(), strict=True)] for point in sorted(chosen)]
     return pytest.mark.parametrize(list(axes), points)

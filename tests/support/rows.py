@@ -1,4 +1,4 @@
-"""Test cases for kernels, whose signals are rows [B, T, C], and comparisons with the oracle's trains [B, C, T]."""
+"""Test cases for kernels, whose signals are rows [B, T, C], and comparisons with the oracles' trains [B, C, T]."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def state_of(current, reset) -> State:
 
 
 def random_case(seed, sizes, per_channel=True, with_state=True):
-    """Return a random input around the threshold, decays and an initial state."""
+    """Return a random input [B, C, T], two retention factors (of 4096) per channel, and an initial state [B, C]."""
     rng = np.random.default_rng(seed)
     batch, channels, steps = sizes
     z = rng.normal(0.1, 0.8, sizes).astype(np.float32)

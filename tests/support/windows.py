@@ -23,7 +23,7 @@ WINDOWS = {
 
 
 def synapses(window: Window) -> np.ndarray:
-    """Return, for every neuron and input, the index of the weight between them, or -1 if there is none."""
+    """Return [neurons, inputs]: the index of the weight between a neuron and an input, or -1 if there is none."""
     features, groups = window.outputs[0], window.groups
     within = window.inputs[0] // groups
     weights = np.arange(features * within * window.kernel[0] * window.kernel[1])
@@ -51,7 +51,7 @@ def check_conv(
     per_channel = [np.repeat(a, window.places) for a in random_case(1, (batch, features, 1))[1:3]]
     lag = np.repeat(rng.integers(1, 1 + spread, features), window.places)
     kept = rng.random((batch, neurons)) < 0.7 if dropped else None
-    worth = 1.25 if dropped else 1.0
+    out_value = 1.25 if dropped else 1.0
     zero = np.zeros((batch, neurons))
     expected, inside = oracles.block(
         x, dense, *per_channel, THRESHOLD, value_in=value, kept=kept, shift=0, delay=lag
@@ -64,27 +64,27 @@ def check_conv(
     def move(given: Any) -> Any:
         return type(given)(*(v.to(device) if isinstance(v, torch.Tensor) else v for v in given))
 
-    axon = Axon(ints(lag), None if kept is None else oracles.tensor(kept, torch.uint8), worth)
+    axon = Axon(ints(lag), None if kept is None else oracles.tensor(kept, torch.uint8), out_value)
     given = (spikes.to(device), weights, window, *map(move, (membrane_of(*per_channel), state_of(zero, zero), axon)))
     trace = twin.conv_forward(*given)
     np.testing.assert_array_equal(trains(trace.spikes.rows(value=1.0).cpu()), expected)
-    assert (trace.spikes.shape, trace.spikes.value) == ((batch, neurons, steps), worth)
+    assert (trace.spikes.shape, trace.spikes.value) == ((batch, neurons, steps), out_value)
     np.testing.assert_array_equal(trace.state.current.cpu().numpy(), inside["state"][0])
     np.testing.assert_array_equal(trace.state.voltage.cpu().numpy(), inside["state"][1])
-    listed = Spikes.from_rows(rows(expected, torch.uint8))  # sorted, without duplicates
+    listed = Spikes.from_rows(rows(expected, torch.uint8))  # sorted and without duplicates
     assert torch.equal(trace.spikes.channel.cpu(), listed.channel)
-    bare = twin.conv_forward(*given, need_grad=False)
-    assert bare.saved == ()
-    assert torch.equal(bare.spikes.channel, trace.spikes.channel)
+    without_trace = twin.conv_forward(*given, need_grad=False)
+    assert without_trace.saved == ()
+    assert torch.equal(without_trace.spikes.channel, trace.spikes.channel)
 
     grad = rng.normal(size=expected.shape)
     back = oracles.block_gradient(
-        grad, x * value, dense, inside, expected, *per_channel, kept=kept, value=worth, delay=lag
+        grad, x * value, dense, inside, expected, *per_channel, kept=kept, value=out_value, delay=lag
     )  # fmt: skip
     by_weight = np.bincount(shared[shared >= 0], back["weight"][shared >= 0]).reshape(w.shape)
     pictures = rows(grad).unflatten(2, window.outputs).to(device)
-    for form in (pictures, pictures.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)):
-        found = twin.conv_backward(form, trace.saved, *given)
+    for layout in (pictures, pictures.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)):
+        found = twin.conv_backward(layout, trace.saved, *given)
         assert_close(trains(found.input.cpu().flatten(2)), back["x"])
         assert_close(found.weights.cpu() if found.weights.shape == w.shape else found.weights.t().cpu(), by_weight)
         for name in ("current_decay", "voltage_decay", "delay"):

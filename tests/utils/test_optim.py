@@ -1,4 +1,4 @@
-"""Step sizes of the decays: under every optimiser and scheduler they are those of the weights, in fitting units."""
+"""Test that decays have the step sizes of the weights, in their own units, under every optimiser and scheduler."""
 
 import copy
 
@@ -20,7 +20,7 @@ def network(requires_grad=True):
     return net
 
 
-def learn(net, optimizer, steps=1):
+def take_steps(net, optimizer, steps=1):
     for _ in range(steps):
         for p in net.parameters():
             p.grad = torch.full_like(p, 0.5)
@@ -38,15 +38,15 @@ SCHEDULERS = [
 
 @pytest.mark.parametrize("schedule", SCHEDULERS)
 def test_a_decay_moves_1024_times_as_far_as_a_weight(schedule):
-    """Adam moves every parameter by its step size: the decay, x4096, by 1024 of them."""
+    """Adam moves every stored parameter by its step size; a decay, in units of 1/4096, moves by 1024 step sizes."""
     net = network()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.001)
     scheduler = schedule(optimizer)
-    Assistant(net, None, optimizer)  # leaves the optimiser as it is
+    Assistant(net, None, optimizer)  # does not change the optimiser
     assert len(optimizer.param_groups) == 1
     for _ in range(3):
         decay, weight = net.first.neuron.current_decay.item(), net.second.synapse.weight[0, 0].item()
-        learn(net, optimizer)
+        take_steps(net, optimizer)
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             scheduler.step(1.0)
         elif scheduler is not None:
@@ -55,21 +55,21 @@ def test_a_decay_moves_1024_times_as_far_as_a_weight(schedule):
         assert decay - net.first.neuron.current_decay.item() == pytest.approx(1024 * moved, rel=1e-3)
 
 
-@pytest.mark.parametrize("make", [
+@pytest.mark.parametrize("make_optimizer", [
     lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
     lambda p: torch.optim.Adafactor(p, lr=0.01),
     lambda p: torch.optim.LBFGS(p, lr=0.01, max_iter=3),
     lambda p: torch.optim.RMSprop(p, lr=0.001),
 ])  # fmt: skip
 @pytest.mark.parametrize("chosen", ["all", "decays"])
-def test_decays_learn_under_every_optimiser(make, chosen):
-    """Down a slope that is the same for every stored number, a decay moves in its units as far as any."""
+def test_decays_learn_under_every_optimiser(make_optimizer, chosen):
+    """If all gradients are 1, every parameter moves, and a decay moves 1024 times as far as its stored parameter."""
     net = network()
     if chosen == "decays":
         for block in (net.first, net.second):
             block.synapse.requires_grad_(False)
     parameters = [p for p in net.parameters() if p.requires_grad]
-    optimizer = make(parameters)
+    optimizer = make_optimizer(parameters)
     start = [p.detach().clone() for p in parameters]
     decay = net.first.neuron.current_decay.item()
 
@@ -86,11 +86,11 @@ def test_decays_learn_under_every_optimiser(make, chosen):
     assert decay - net.first.neuron.current_decay.item() == pytest.approx(1024 * moved[first], rel=1e-3)
 
 
-def test_the_state_of_an_optimiser_loads_in_the_usual_order():
+def test_an_optimiser_can_load_its_state_before_the_assistant_exists():
     net = network()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.001)
     Assistant(net, None, optimizer)
-    learn(net, optimizer)
+    take_steps(net, optimizer)
     saved = copy.deepcopy(optimizer.state_dict())
     other = network()
     fresh = torch.optim.Adam(other.parameters(), lr=0.5)
@@ -101,7 +101,7 @@ def test_the_state_of_an_optimiser_loads_in_the_usual_order():
     assert all(torch.equal(optimizer.state[a]["exp_avg"], fresh.state[b]["exp_avg"]) for a, b in pairs)
 
 
-def test_groups_spare_decays_from_weight_decay():
+def test_parameter_groups_exclude_decays_from_weight_decay():
     net = network()
     decays, others = parameter_groups(net, 0.1)
     assert {id(p) for p in decays["params"]} == {
@@ -120,7 +120,7 @@ def test_groups_spare_decays_from_weight_decay():
 
 
 def test_decays_learn_in_a_training_step():
-    """End to end: with plain Adam handed to the assistant, a decay moves by whole hardware units in a few steps."""
+    """With plain Adam, five steps of the assistant move a decay by one to six units of 1/4096."""
     torch.manual_seed(0)
     net = slayer.Network(hidden=(16,), inputs=12, outputs=3)
     start = net.blocks[0].neuron.current_decay.item()

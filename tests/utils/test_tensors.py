@@ -1,4 +1,4 @@
-"""Helpers on tensors: quantisation, rates, and time."""
+"""Test the helpers for tensors: quantisation, event rates, shifts in time and replication."""
 
 import numpy as np
 import pytest
@@ -21,10 +21,10 @@ def test_quantize_rounds_half_to_even_or_down_and_passes_gradients():
 
 def test_quantize_hook_gives_even_integers_in_range():
     x = torch.linspace(-20, 20, 1001)
-    whole = quantize_hook_fx(x, descale=True)
-    assert (whole.min().item(), whole.max().item()) == (-512, 510)
-    assert not (whole % 2).any()
-    assert torch.equal(quantize_hook_fx(x) * 64, whole)
+    integers = quantize_hook_fx(x, descale=True)
+    assert (integers.min().item(), integers.max().item()) == (-512, 510)
+    assert not (integers % 2).any()
+    assert torch.equal(quantize_hook_fx(x) * 64, integers)
     assert quantize_hook_fx(x, scale=32, num_bits=4, descale=True).max() == 30
 
 
@@ -37,14 +37,14 @@ def test_event_rate_leaves_out_the_first_step():
 
 
 @pytest.mark.parametrize("sampling_time", [1, 2])
-def test_shift_moves_every_signal_by_its_own_steps(sampling_time):
+def test_shift_moves_every_signal_by_its_own_number_of_steps(sampling_time):
     x = torch.rand(2, 3, 4, 9, requires_grad=True)
-    by = torch.randint(-11, 12, (3, 4)).float() * sampling_time
-    found = shift(x, by, sampling_time)
+    shifts = torch.randint(-11, 12, (3, 4)).float() * sampling_time
+    found = shift(x, shifts, sampling_time)
     expected = np.zeros(x.shape, np.float32)
     for c, d in np.ndindex(3, 4):
         for t in range(9):
-            source = t - int(by[c, d] / sampling_time)
+            source = t - int(shifts[c, d] / sampling_time)
             if 0 <= source < 9:
                 expected[:, c, d, t] = x.detach()[:, c, d, source]
     np.testing.assert_array_equal(found.detach(), expected)
@@ -53,7 +53,7 @@ def test_shift_moves_every_signal_by_its_own_steps(sampling_time):
     assert x.grad.sum() == (expected != 0).sum()
 
 
-def test_shift_by_one_number():
+def test_one_number_shifts_all_signals():
     x = torch.arange(1.0, 6).reshape(1, 1, 5)
     assert shift(x, 2).tolist() == [[[0, 0, 1, 2, 3]]]
     assert shift(x, torch.tensor(-2)).tolist() == [[[3, 4, 5, 0, 0]]]
@@ -62,7 +62,7 @@ def test_shift_by_one_number():
         shift(torch.zeros(1, 3, 5), torch.ones(2))
 
 
-def test_replicate():
+def test_replicate_repeats_a_tensor_over_time():
     x = torch.rand(2, 3)
     found = replicate(x, 4)
     assert found.shape == (2, 3, 4)

@@ -1,4 +1,4 @@
-"""Learning statistics and the assistant, against counts kept by hand."""
+"""Test the learning statistics and the assistant against counts that the tests make themselves."""
 
 import itertools
 import math
@@ -22,50 +22,50 @@ PARTS = ("training", "testing", "validation")
 NUMBER = r"[ \d]{5}\.\d{5}"
 
 
-def count(stat, loss, samples, correct=None):
-    """One batch, as a loop of one's own counts it."""
+def add_batch(stat, loss, samples, correct=None):
+    """Add one batch to the counters of `stat`, as a training loop without the assistant does."""
     stat.num_samples += samples
     stat.loss_sum += loss * samples
     if correct is not None:
         stat.correct_samples += correct
 
 
-def close(stats, **epoch):
-    """One epoch: part -> (loss, accuracy) with 10 samples."""
+def add_epoch(stats, **epoch):
+    """Add one epoch of 10 samples for each part, given as part=(loss, accuracy), and close it."""
     for part, (loss, accuracy) in epoch.items():
-        count(getattr(stats, part), loss, 10, None if accuracy is None else round(10 * accuracy))
+        add_batch(getattr(stats, part), loss, 10, None if accuracy is None else round(10 * accuracy))
     stats.update()
 
 
-# one part
+# ---- statistics of one part
 
 
 def test_running_loss_and_accuracy_are_weighted_by_samples():
     stat = LearningStat()
     assert stat.loss is None
     assert stat.accuracy is None
-    count(stat, 0.5, 32, 20)
-    count(stat, 2.0, 8, 1)
+    add_batch(stat, 0.5, 32, 20)
+    add_batch(stat, 2.0, 8, 1)
     assert stat.loss == pytest.approx((0.5 * 32 + 2.0 * 8) / 40, rel=1e-15)
     assert stat.accuracy == 21 / 40
     assert (stat.num_samples, stat.correct_samples, stat.loss_sum) == (40, 21, 32.0)
 
 
-def test_none_right_is_an_accuracy_of_zero_and_nobody_counting_is_none():
+def test_accuracy_is_zero_without_correct_samples_and_none_if_not_counted():
     stat = LearningStat()
-    count(stat, 1.0, 4, 0)
+    add_batch(stat, 1.0, 4, 0)
     assert stat.accuracy == 0.0
     stat.reset()
-    count(stat, 1.0, 4)
+    add_batch(stat, 1.0, 4)
     assert stat.accuracy is None
     assert stat.correct_samples == 0
 
 
-def test_reset_forgets_the_running_epoch_alone():
+def test_reset_discards_only_the_current_epoch():
     stat = LearningStat()
-    count(stat, 1.0, 4, 2)
+    add_batch(stat, 1.0, 4, 2)
     stat.update()
-    count(stat, 9.0, 4, 0)
+    add_batch(stat, 9.0, 4, 0)
     stat.reset()
     assert stat.loss is None
     assert (stat.loss_log, stat.accuracy_log) == ([1.0], [0.5])
@@ -75,7 +75,7 @@ def test_reset_forgets_the_running_epoch_alone():
 def test_update_closes_the_epoch_and_starts_from_zero():
     stat = LearningStat()
     for loss, correct in ((3.0, 1), (1.0, 3), (2.0, 2)):
-        count(stat, loss, 4, correct)
+        add_batch(stat, loss, 4, correct)
         stat.update()
         assert stat.num_samples == 0
     assert stat.loss_log == [3.0, 1.0, 2.0]
@@ -86,33 +86,33 @@ def test_update_closes_the_epoch_and_starts_from_zero():
 @pytest.mark.parametrize("accuracies", [
     [0.1, 0.5, 0.3, 0.5, 0.9, 0.9, 0.2], [0.0, 0.0, 0.1], [0.7], [0.9, 0.8, 0.7],
 ])  # fmt: skip
-def test_best_says_the_same_before_and_after_update(accuracies):
-    """lava-dl's flag is, before `update`, that of the epoch before; here it is always about this epoch."""
+def test_best_describes_the_same_epoch_before_and_after_update(accuracies):
+    """Before `update`, lava-dl's flag describes the previous epoch; here it always describes the current one."""
     stats = LearningStats()
     for epoch, accuracy in enumerate(accuracies):
         earlier = accuracies[:epoch]
         expected = all(accuracy > a for a in earlier)
         loss = 1 - accuracy
-        count(stats.training, 5.0, 10, 5)  # in the tutorial's loop the test set comes after the training set
-        count(stats.testing, loss, 10, round(10 * accuracy))
+        add_batch(stats.training, 5.0, 10, 5)  # in the tutorial's loop the test set comes after the training set
+        add_batch(stats.testing, loss, 10, round(10 * accuracy))
         assert stats.testing.best_accuracy is expected
         assert stats.testing.best_loss is expected
         stats.update()
         assert stats.testing.best_accuracy is expected
         assert stats.testing.best_loss is expected
-        count(stats.training, 5.0, 10, 5)  # the next epoch has begun, but not for the test set
+        add_batch(stats.training, 5.0, 10, 5)  # the next epoch has begun, but not for the test set
         assert stats.testing.best_accuracy is expected
         stats.reset()
 
 
 @pytest.mark.parametrize("update_first", [False, True])
 def test_the_loop_keeps_the_weights_of_the_best_epoch(update_first):
-    """The tutorial's loop: whatever comes first, saving or updating, what is saved is the first best epoch."""
+    """The tutorial's loop saves the first of the best epochs, whether it updates the statistics before or after."""
     accuracies = [0.2, 0.6, 0.4, 0.8, 0.7, 0.8, 0.3]
     stats, saved = LearningStats(), None
     for epoch, accuracy in enumerate(accuracies):
-        count(stats.training, 1.0, 10, 9)
-        count(stats.testing, 1.0, 10, round(10 * accuracy))
+        add_batch(stats.training, 1.0, 10, 9)
+        add_batch(stats.testing, 1.0, 10, round(10 * accuracy))
         if update_first:
             stats.update()
         if stats.testing.best_accuracy:
@@ -122,29 +122,29 @@ def test_the_loop_keeps_the_weights_of_the_best_epoch(update_first):
     assert saved == int(np.argmax(accuracies)) == 3
 
 
-def test_best_is_false_before_anything_and_after_an_epoch_without_samples():
+def test_best_is_false_before_the_first_batch_and_after_an_epoch_without_samples():
     stat = LearningStat()
     assert not stat.best_accuracy
     assert not stat.best_loss
-    count(stat, 1.0, 4, 2)
+    add_batch(stat, 1.0, 4, 2)
     stat.update()
     assert stat.best_accuracy
-    stat.update()  # this epoch was not tested: nothing to save
+    stat.update()  # this epoch was not tested, so there is nothing to save
     assert not stat.best_accuracy
     assert not stat.best_loss
-    count(stat, 0.5, 4, 3)
+    add_batch(stat, 0.5, 4, 3)
     assert stat.best_accuracy
 
 
-# lines
+# ---- printed lines
 
 
-def test_line_looks_like_the_tutorials():
+def test_line_has_the_tutorials_format():
     stats = LearningStats()
-    close(stats, training=(0.11887, 0.9), testing=(0.07424, 0.9))
-    close(stats, training=(0.2, 0.1), testing=(0.2, 0.1))
-    count(stats.training, 0.11669, 10, 9)
-    count(stats.testing, 0.07722, 10, 8)
+    add_epoch(stats, training=(0.11887, 0.9), testing=(0.07424, 0.9))
+    add_epoch(stats, training=(0.2, 0.1), testing=(0.2, 0.1))
+    add_batch(stats.training, 0.11669, 10, 9)
+    add_batch(stats.testing, 0.07722, 10, 8)
     assert str(stats) == (
         "Train loss =     0.11669 (min =     0.11887)    accuracy = 0.90000 (max = 0.90000)"
         " | Test  loss =     0.07722 (min =     0.07424)    accuracy = 0.80000 (max = 0.90000)"
@@ -155,18 +155,18 @@ def test_line_looks_like_the_tutorials():
     assert first.index("accuracy") == second.index("accuracy")
 
 
-def test_line_in_the_first_epoch_has_no_best_yet():
+def test_line_in_the_first_epoch_has_no_best_values():
     stats = LearningStats()
     assert str(stats) == ""
-    count(stats.training, 1.5, 10, 4)
+    add_batch(stats.training, 1.5, 10, 4)
     assert str(stats) == "Train loss =     1.50000    accuracy = 0.40000"
-    count(stats.testing, 12345.5, 10)
+    add_batch(stats.testing, 12345.5, 10)
     assert str(stats).endswith(" | Test  loss = 12345.50000")
 
 
 def test_line_after_update_shows_the_epoch_just_closed():
     stats = LearningStats()
-    close(stats, training=(1.0, 0.4), validation=(2.0, 0.3))
+    add_epoch(stats, training=(1.0, 0.4), validation=(2.0, 0.3))
     line = str(stats)
     assert re.fullmatch(
         rf"Train loss = {NUMBER} \(min = {NUMBER}\)    accuracy = 0.40000 \(max = 0.40000\)"
@@ -176,12 +176,12 @@ def test_line_after_update_shows_the_epoch_just_closed():
 
 
 def test_line_never_gets_shorter_in_the_tutorials_loop():
-    """It is printed over the one before: a shorter line would leave the end of the longer one on the screen."""
+    """Each line is printed over the previous one, so a shorter line would leave the end of a longer one visible."""
     stats, lengths = LearningStats(), []
     for _ in range(3):
-        count(stats.training, 1.0, 10, 5)
+        add_batch(stats.training, 1.0, 10, 5)
         lengths.append(len(str(stats)))
-        count(stats.testing, 1.0, 10, 5)
+        add_batch(stats.testing, 1.0, 10, 5)
         lengths.append(len(str(stats)))
         stats.update()
     assert lengths == sorted(lengths)
@@ -189,7 +189,7 @@ def test_line_never_gets_shorter_in_the_tutorials_loop():
 
 def test_print_shows_epoch_header_progress_and_statistics(capsys):
     stats = LearningStats()
-    count(stats.training, 1.5, 10, 4)
+    add_batch(stats.training, 1.5, 10, 4)
     loader = torch.utils.data.DataLoader(list(range(50)), batch_size=16)
     stats.print(7, iter=1, header=["rate 0.01"], dataloader=loader)
     shown = capsys.readouterr().out
@@ -200,7 +200,7 @@ def test_print_shows_epoch_header_progress_and_statistics(capsys):
     assert "50%" in shown
     assert "Train loss =     1.50000    accuracy = 0.40000" in shown
     stats.print(7, iter=3, dataloader=loader)
-    assert "50/50 (100%)" in capsys.readouterr().out  # the last batch is a short one
+    assert "50/50 (100%)" in capsys.readouterr().out  # the last batch is smaller
     stats.print(8, header="one line")
     assert "one line" in capsys.readouterr().out
     stats.new_line()
@@ -211,8 +211,8 @@ def test_print_shows_epoch_header_progress_and_statistics(capsys):
 def test_print_on_a_terminal_replaces_its_own_lines(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     stats = LearningStats()
-    count(stats.training, 1.5, 10, 4)
-    count(stats.testing, 1.5, 10, 4)
+    add_batch(stats.training, 1.5, 10, 4)
+    add_batch(stats.testing, 1.5, 10, 4)
     stats.print(0)
     first = capsys.readouterr().out
     assert "\033[" not in first
@@ -223,21 +223,21 @@ def test_print_on_a_terminal_replaces_its_own_lines(monkeypatch, capsys):
     assert "\033[" not in capsys.readouterr().out
 
 
-# curves
+# ---- curves
 
 
-def test_plot_draws_what_the_logs_hold(tmp_path):
+def test_plot_draws_the_logs(tmp_path):
     stats = LearningStats()
-    close(stats, training=(2.0, 0.3), testing=(2.5, 0.2))
-    close(stats, training=(1.0, 0.6))  # not tested in this epoch
-    close(stats, training=(0.5, 0.9), testing=(1.5, 0.7))
+    add_epoch(stats, training=(2.0, 0.3), testing=(2.5, 0.2))
+    add_epoch(stats, training=(1.0, 0.6))  # not tested in this epoch
+    add_epoch(stats, training=(0.5, 0.9), testing=(1.5, 0.7))
     fig = stats.plot(figsize=(15, 5))
     assert tuple(fig.get_size_inches()) == (15, 5)
     loss, accuracy = fig.axes
     for ax, expected in ((loss, {"train": [2.0, 1.0, 0.5], "test": [2.5, math.nan, 1.5]}),
                          (accuracy, {"train": [0.3, 0.6, 0.9], "test": [0.2, math.nan, 0.7]})):  # fmt: skip
         for word, values in expected.items():
-            (line,) = (one for one in ax.lines if one.get_label().lower().startswith(word))
+            (line,) = (line for line in ax.lines if line.get_label().lower().startswith(word))
             np.testing.assert_allclose(line.get_ydata(), values)
             np.testing.assert_array_equal(line.get_xdata(), [0, 1, 2])
     assert "loss" in loss.get_ylabel().lower()
@@ -247,21 +247,21 @@ def test_plot_draws_what_the_logs_hold(tmp_path):
 
 def test_the_labels_of_an_axis_are_not_rounded():
     stats = LearningStats()
-    for right in range(80, 101, 2):  # its ticks are 2.5 % apart
-        count(stats.training, 1.0, 100, right)
+    for right in range(80, 101, 2):  # an axis with this range has ticks every 2.5 %
+        add_batch(stats.training, 1.0, 100, right)
         stats.update()
     fig = stats.plot()
     fig.canvas.draw()
     axis = fig.axes[1].yaxis
-    told = [float(label.get_text().removesuffix("%")) for label in axis.get_ticklabels()]
-    np.testing.assert_allclose(told, 100 * axis.get_ticklocs())
-    assert 82.5 in told
+    labels = [float(label.get_text().removesuffix("%")) for label in axis.get_ticklabels()]
+    np.testing.assert_allclose(labels, 100 * axis.get_ticklocs())
+    assert 82.5 in labels
     plt.close(fig)
 
 
 def test_plot_is_saved_to_a_file_or_folder(tmp_path):
     stats = LearningStats()
-    close(stats, training=(2.0, 0.3))
+    add_epoch(stats, training=(2.0, 0.3))
     plt.close(stats.plot(path=tmp_path / "c.png"))
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     plt.close(stats.plot(path=str(tmp_path / "folder") + os.sep))
@@ -272,7 +272,7 @@ def test_plot_is_saved_to_a_file_or_folder(tmp_path):
 
 def test_plot_in_two_figures(tmp_path):
     stats = LearningStats(loss_str="error", loss_unit="mV", accuracy_str="share")
-    close(stats, training=(2.0, 0.3))
+    add_epoch(stats, training=(2.0, 0.3))
     loss, accuracy = stats.plot((11, 12), (4, 3), tmp_path)
     assert (loss.number, accuracy.number) == (11, 12)
     assert tuple(loss.get_size_inches()) == (4, 3)
@@ -285,9 +285,9 @@ def test_plot_in_two_figures(tmp_path):
     plt.close("all")
 
 
-def test_names_and_units_of_ones_own(tmp_path):
+def test_custom_names_and_units(tmp_path):
     stats = LearningStats(loss_str="error", loss_unit="mV", accuracy_str="share", accuracy_unit="of all")
-    close(stats, training=(1.0, 0.4))
+    add_epoch(stats, training=(1.0, 0.4))
     assert str(stats) == ("Train error =     1.00000 (min =     1.00000) mV    share = 0.40000 (max = 0.40000) of all")
     stats.save(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["error.txt", "share.txt"]
@@ -299,20 +299,20 @@ def test_names_and_units_of_ones_own(tmp_path):
 
 
 @pytest.mark.parametrize("derived", [True, False])
-def test_a_kernel_derived_from_jupyters_is_a_notebook(monkeypatch, derived):
+def test_a_kernel_derived_from_jupyters_counts_as_a_notebook(monkeypatch, derived):
     zmqshell = pytest.importorskip("ipykernel.zmqshell")
     base = zmqshell.ZMQInteractiveShell
-    shell = type("Shell", (base if derived else object,), {})  # Colab's and Databricks' are of this kind
+    shell = type("Shell", (base if derived else object,), {})  # as the shells of Colab and Databricks
     monkeypatch.setattr("IPython.get_ipython", lambda: shell.__new__(shell))
     assert stats_module._in_notebook() is derived
 
 
 def test_a_notebook_shows_the_plot_once(monkeypatch):
-    """As the value of a cell first; then no open figure may be left for the end of the cell."""
+    """The figure is the value of a cell; if it stayed open, the end of the cell would show it again."""
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
     stats = LearningStats()
-    close(stats, training=(2.0, 0.3))
+    add_epoch(stats, training=(2.0, 0.3))
     fig = stats.plot()
     assert plt.fignum_exists(fig.number)
     fig._ipython_display_()
@@ -322,18 +322,18 @@ def test_a_notebook_shows_the_plot_once(monkeypatch):
     assert "training (best 30.00%)" in picture.alt
 
 
-def test_plot_without_a_closed_epoch_is_an_empty_picture():
+def test_plot_without_a_closed_epoch_is_empty():
     fig = LearningStats().plot()
     assert len(fig.axes) == 2
     assert not any(len(line.get_xdata()) for ax in fig.axes for line in ax.lines)
     plt.close(fig)
 
 
-# files
+# ---- files
 
 
-def filled(epochs=7, seed=0):
-    """Statistics of awkward numbers: no short decimals, tiny and huge ones, gaps."""
+def random_stats(epochs=7, seed=0):
+    """Return statistics that are difficult to store: many decimals, tiny and huge numbers, gaps."""
     rng = np.random.default_rng(seed)
     stats = LearningStats()
     for epoch in range(epochs):
@@ -341,7 +341,7 @@ def filled(epochs=7, seed=0):
             if part == "validation" or (part == "testing" and epoch % 3):
                 continue
             stat = getattr(stats, part)
-            count(stat, float(rng.random() * 10.0 ** rng.integers(-12, 12)), int(rng.integers(1, 99)))
+            add_batch(stat, float(rng.random() * 10.0 ** rng.integers(-12, 12)), int(rng.integers(1, 99)))
             if part == "testing" or epoch != 2:
                 stat.correct_samples += int(rng.integers(0, stat.num_samples + 1))
         stats.update()
@@ -350,13 +350,13 @@ def filled(epochs=7, seed=0):
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_round_trip_is_exact(tmp_path, slash):
-    stats = filled()
+    stats = random_stats()
     folder = str(tmp_path / "deep" / "er") + slash
     stats.save(folder)
     assert sorted(os.listdir(tmp_path / "deep" / "er")) == ["accuracy.txt", "loss.txt"]
     loaded = LearningStats()
-    close(loaded, training=(1.0, 0.5))
-    count(loaded.training, 1.0, 10)
+    add_epoch(loaded, training=(1.0, 0.5))
+    add_batch(loaded.training, 1.0, 10)
     loaded.load(folder)
     for part in PARTS:
         old, new = getattr(stats, part), getattr(loaded, part)
@@ -367,14 +367,14 @@ def test_round_trip_is_exact(tmp_path, slash):
         assert new.num_samples == 0
 
 
-def test_loaded_statistics_go_on(tmp_path):
+def test_loaded_statistics_can_be_continued(tmp_path):
     stats = LearningStats()
-    close(stats, testing=(1.0, 0.5))
-    close(stats, testing=(0.8, 0.7))
+    add_epoch(stats, testing=(1.0, 0.5))
+    add_epoch(stats, testing=(0.8, 0.7))
     stats.save(tmp_path)
     loaded = LearningStats()
     loaded.load(tmp_path)
-    count(loaded.testing, 0.9, 10, 6)
+    add_batch(loaded.testing, 0.9, 10, 6)
     assert not loaded.testing.best_accuracy
     loaded.update()
     assert loaded.testing.accuracy_log == [0.5, 0.7, 0.6]
@@ -384,8 +384,8 @@ def test_loaded_statistics_go_on(tmp_path):
     assert again.testing.accuracy_log == [0.5, 0.7, 0.6]
 
 
-def test_files_are_plain_tables_with_heads(tmp_path):
-    stats = filled()
+def test_files_are_plain_tables_with_column_heads(tmp_path):
+    stats = random_stats()
     stats.save(tmp_path)
     for name, log in (("loss.txt", "loss_log"), ("accuracy.txt", "accuracy_log")):
         with open(tmp_path / name) as file:
@@ -396,63 +396,63 @@ def test_files_are_plain_tables_with_heads(tmp_path):
         np.testing.assert_array_equal(table[:, heads.index("Train")], expected)
 
 
-def test_nothing_to_save_is_a_table_without_rows(tmp_path):
+def test_empty_statistics_are_saved_without_rows(tmp_path):
     LearningStats().save(tmp_path)
-    loaded = filled()
+    loaded = random_stats()
     loaded.load(tmp_path)
     assert all(getattr(loaded, part).loss_log == [] for part in PARTS)
 
 
 def test_a_save_that_fails_leaves_the_old_files(tmp_path, monkeypatch):
-    stats = filled()
+    stats = random_stats()
     stats.save(tmp_path)
     before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
-    close(stats, training=(1.0, 0.5))
+    add_epoch(stats, training=(1.0, 0.5))
 
-    def no_room(*_):
+    def raise_disk_full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(os, "replace", no_room)
+    monkeypatch.setattr(os, "replace", raise_disk_full)
     with pytest.raises(OSError, match="no space left"):
         stats.save(tmp_path)
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
 
 
-def damaged(text: str):
+def damaged_versions(text: str):
     lines = text.splitlines(keepends=True)
     yield "empty", "", "first line"
     yield "no heads", "".join(lines[1:]), "first line"
-    yield "foreign heads", text.replace("Train", "Trian"), "first line"
-    yield "a word for a number", text.replace(lines[3], lines[3].replace(lines[3].split()[0], "many", 1)), "line 4"
-    yield "half a line", "".join(lines[:4]) + lines[4].split()[0], "line 5"
-    yield "a number too many", "".join(lines[:4]) + lines[4].rstrip() + " 3.0\n", "line 5"
+    yield "an unknown head", text.replace("Train", "Trian"), "first line"
+    yield "not a number", text.replace(lines[3], lines[3].replace(lines[3].split()[0], "many", 1)), "line 4"
+    yield "an incomplete line", "".join(lines[:4]) + lines[4].split()[0], "line 5"
+    yield "one number too many", "".join(lines[:4]) + lines[4].rstrip() + " 3.0\n", "line 5"
 
 
 @pytest.mark.parametrize("name", ["loss.txt", "accuracy.txt"])
 def test_damaged_files_are_named_and_change_nothing(tmp_path, name):
-    filled().save(tmp_path)
-    whole = (tmp_path / name).read_text()
-    for what, text, message in damaged(whole):
+    random_stats().save(tmp_path)
+    intact = (tmp_path / name).read_text()
+    for what, text, message in damaged_versions(intact):
         (tmp_path / name).write_text(text)
         stats = LearningStats()
-        close(stats, training=(1.0, 0.5))
+        add_epoch(stats, training=(1.0, 0.5))
         with pytest.raises(ValueError, match=re.escape(name) + ".*" + message):
             stats.load(tmp_path)
         assert stats.training.loss_log == [1.0], what
-    (tmp_path / name).write_bytes(b"\x80\x02\xff" + whole.encode())
+    (tmp_path / name).write_bytes(b"\x80\x02\xff" + intact.encode())
     with pytest.raises(ValueError, match=re.escape(name) + ": expected ASCII text"):
         LearningStats().load(tmp_path)
 
 
-def test_files_that_do_not_belong_together_are_refused(tmp_path):
-    filled(7).save(tmp_path)
+def test_files_of_different_lengths_raise_an_error(tmp_path):
+    random_stats(7).save(tmp_path)
     (tmp_path / "accuracy.txt").write_text("".join((tmp_path / "accuracy.txt").open().readlines()[:3]))
     with pytest.raises(ValueError, match=r"accuracy.txt: expected 7 epochs as loss.txt has, found 2"):
         LearningStats().load(tmp_path)
 
 
-def test_a_save_broken_off_between_its_files_loads_to_the_epoch_before(tmp_path):
-    stats = filled(7)
+def test_after_an_interrupted_save_the_previous_epoch_is_loaded(tmp_path):
+    stats = random_stats(7)
     stats.save(tmp_path)
     (tmp_path / "accuracy.txt").write_text("".join((tmp_path / "accuracy.txt").open().readlines()[:-1]))
     loaded = LearningStats()
@@ -466,27 +466,27 @@ def test_missing_files_are_named(tmp_path):
         LearningStats().load(tmp_path)
 
 
-# the assistant
+# ---- the assistant
 
 
-class Rows(torch.nn.Module):
-    """A stand-in for a network: [B, C, T] -> [B, 3, T], weights known, dropout to see the mode."""
+class SmallNetwork(torch.nn.Module):
+    """A linear network from [B, 4, T] to [B, 3, T] that records its inputs and modes; `extra` is returned as well."""
 
     def __init__(self, extra=()):
         super().__init__()
         self.linear = torch.nn.Linear(4, 3, bias=False)
         self.drop = torch.nn.Dropout(0.5)
-        self.extra, self.seen, self.modes = extra, [], []
+        self.extra, self.inputs, self.modes = extra, [], []
 
     def forward(self, x):
-        self.seen.append(x)
+        self.inputs.append(x)
         self.modes.append((self.training, torch.is_grad_enabled()))
         x = x.dense() if isinstance(x, Spikes) else x
         out = self.linear(self.drop(x).transpose(1, 2)).transpose(1, 2)
         return (out, *self.extra) if self.extra else out
 
 
-def squared(output, label):
+def squared_error(output, label):
     return ((output.mean(-1) - torch.nn.functional.one_hot(label, 3)) ** 2).mean()
 
 
@@ -495,32 +495,32 @@ def batch(size=5, seed=0):
     return (torch.rand(size, 4, 7, generator=g) < 0.4).float(), torch.randint(0, 3, (size,), generator=g)
 
 
-def assistant_of(net, lr=0.1, **options):
-    return Assistant(net, squared, torch.optim.SGD(net.parameters(), lr=lr), **options)
+def make_assistant(net, lr=0.1, **options):
+    return Assistant(net, squared_error, torch.optim.SGD(net.parameters(), lr=lr), **options)
 
 
 def test_train_takes_the_step_that_autograd_gives():
     torch.manual_seed(0)
-    net = Rows()
+    net = SmallNetwork()
     net.drop.p = 0.0
     x, label = batch()
     w = net.linear.weight.detach().clone().requires_grad_()
-    loss = squared(torch.einsum("oc,bct->bot", w, x), label)
+    loss = squared_error(torch.einsum("oc,bct->bot", w, x), label)
     loss.backward()
-    net.linear.weight.grad = torch.full_like(w, 1e6)  # an old gradient must not count
+    net.linear.weight.grad = torch.full_like(w, 1e6)  # this old gradient must have no effect
     stats = LearningStats()
-    output = assistant_of(net, stats=stats, classifier=Rate.predict).train(x, label)
+    output = make_assistant(net, stats=stats, classifier=Rate.predict).train(x, label)
     torch.testing.assert_close(net.linear.weight.detach(), (w - 0.1 * w.grad).detach())
     torch.testing.assert_close(output.detach(), torch.einsum("oc,bct->bot", w, x).detach())
     assert stats.training.loss == pytest.approx(loss.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize(("call", "part"), [("train", "training"), ("test", "testing"), ("valid", "validation")])
-def test_counts_go_to_the_part_they_belong_to(call, part):
+def test_each_method_counts_in_its_own_part(call, part):
     torch.manual_seed(1)
-    net, stats = Rows(), LearningStats()
+    net, stats = SmallNetwork(), LearningStats()
     net.drop.p = 0.0
-    assistant = assistant_of(net, lr=0.0, stats=stats, classifier=Rate.predict)
+    assistant = make_assistant(net, lr=0.0, stats=stats, classifier=Rate.predict)
     losses, sizes, correct = [], [], 0
     for seed, size in enumerate((8, 8, 3)):
         x, label = batch(size, seed)
@@ -529,7 +529,7 @@ def test_counts_go_to_the_part_they_belong_to(call, part):
         rate = out.mean(-1)
         losses.append(((rate - np.eye(3)[label]) ** 2).mean())
         sizes.append(size)
-        correct += sum(int(np.argmax(row)) == int(want) for row, want in zip(rate, label, strict=True))
+        correct += sum(int(np.argmax(row)) == int(digit) for row, digit in zip(rate, label, strict=True))
     stat = getattr(stats, part)
     assert stat.num_samples == 19
     assert stat.loss == pytest.approx(np.dot(losses, sizes) / 19, rel=1e-5)
@@ -537,9 +537,9 @@ def test_counts_go_to_the_part_they_belong_to(call, part):
     assert all(getattr(stats, other).num_samples == 0 for other in PARTS if other != part)
 
 
-def test_modes_and_gradients():
-    net = Rows()
-    assistant = assistant_of(net)
+def test_only_train_uses_training_mode_and_gradients():
+    net = SmallNetwork()
+    assistant = make_assistant(net)
     x, label = batch()
     weight = net.linear.weight.detach().clone()
     for call, mode in (("test", (False, False)), ("valid", (False, False))):
@@ -554,43 +554,43 @@ def test_modes_and_gradients():
     assert torch.is_grad_enabled()
 
 
-def test_spikes_are_handed_on_as_they_are():
-    net = Rows()
+def test_spikes_reach_the_network_unchanged():
+    net = SmallNetwork()
     x, label = batch()
     spikes = Spikes.from_dense(x)
-    from_events = assistant_of(net).test(spikes, label)
-    assert net.seen[-1] is spikes
-    assert torch.equal(from_events, assistant_of(net).test(x, label))
+    from_events = make_assistant(net).test(spikes, label)
+    assert net.inputs[-1] is spikes
+    assert torch.equal(from_events, make_assistant(net).test(x, label))
 
 
-def test_without_stats_or_classifier():
+def test_stats_and_classifier_are_optional():
     x, label = batch()
-    assistant_of(Rows()).train(x, label)
-    assistant_of(Rows(), classifier=Rate.predict).test(x, label)
+    make_assistant(SmallNetwork()).train(x, label)
+    make_assistant(SmallNetwork(), classifier=Rate.predict).test(x, label)
     stats = LearningStats()
-    assistant_of(Rows(), stats=stats).test(x, label)
+    make_assistant(SmallNetwork(), stats=stats).test(x, label)
     assert stats.testing.num_samples == 5
     assert stats.testing.accuracy is None
 
 
-def test_count_log_and_lam():
+def test_counts_are_returned_and_the_networks_own_loss_is_added():
     x, label = batch()
-    plain, stats = Rows(), LearningStats()
+    plain, stats = SmallNetwork(), LearningStats()
     plain.drop.p = 0.0
     for count_log, lam in itertools.product((False, True), (None, 3.0)):
         torch.manual_seed(2)
-        net = Rows()
+        net = SmallNetwork()
         net.drop.p = 0.0
         w = net.linear.weight
         net.extra = ((w**2).sum(),) * (lam is not None) + ("counts",) * count_log
         start = w.detach().clone()
-        assistant = assistant_of(net, count_log=count_log, lam=lam, stats=stats)
+        assistant = make_assistant(net, count_log=count_log, lam=lam, stats=stats)
         returned = assistant.train(x, label)
         assert (isinstance(returned, tuple) and returned[1] == "counts") is count_log
-        want = start.clone().requires_grad_()
-        loss = squared(torch.einsum("oc,bct->bot", want, x), label)
-        (loss + (0 if lam is None else lam * (want**2).sum())).backward()
-        torch.testing.assert_close(w.detach(), (start - 0.1 * want.grad).detach())
+        expected = start.clone().requires_grad_()
+        loss = squared_error(torch.einsum("oc,bct->bot", expected, x), label)
+        (loss + (0 if lam is None else lam * (expected**2).sum())).backward()
+        torch.testing.assert_close(w.detach(), (start - 0.1 * expected.grad).detach())
         assert stats.training.loss == pytest.approx(loss.item(), rel=1e-6)  # the network's own loss is not counted
         stats.reset()
         net.extra = (torch.ones(()),) * (lam is not None) + ("counts",) * count_log
@@ -599,16 +599,16 @@ def test_count_log_and_lam():
         stats.reset()
 
 
-def test_a_network_that_returns_too_little_is_named():
+def test_a_network_that_returns_too_few_values_raises_an_error():
     x, label = batch()
     with pytest.raises(ValueError, match="expected 2 values from the network, found 1"):
-        assistant_of(Rows(), count_log=True).train(x, label)
+        make_assistant(SmallNetwork(), count_log=True).train(x, label)
     with pytest.raises(ValueError, match="expected 3 values from the network, found 2"):
-        assistant_of(Rows(extra=("c",)), count_log=True, lam=0.1).test(x, label)
+        make_assistant(SmallNetwork(extra=("c",)), count_log=True, lam=0.1).test(x, label)
 
 
-def test_a_loss_that_is_no_scalar_is_named():
-    net = Rows()
+def test_a_loss_that_is_not_a_scalar_raises_an_error():
+    net = SmallNetwork()
     assistant = Assistant(net, lambda o, t: o.mean(-1), torch.optim.SGD(net.parameters(), lr=0.1))
     with pytest.raises(ValueError, match=r"one number, found shape \[5, 3\]"):
         assistant.train(*batch())
@@ -617,7 +617,7 @@ def test_a_loss_that_is_no_scalar_is_named():
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("call", ["train", "test", "valid"])
 def test_a_loss_that_is_not_finite_stops_before_the_step(bad, call):
-    net, stats = Rows(), LearningStats()
+    net, stats = SmallNetwork(), LearningStats()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
     assistant = Assistant(net, lambda o, t: o.sum() * 0 + bad, optimizer, stats, classifier=Rate.predict)
     before = net.linear.weight.detach().clone()
@@ -628,40 +628,40 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(bad, call):
     assert all(getattr(stats, part).num_samples == 0 for part in PARTS)
 
 
-def test_an_own_loss_that_is_not_finite_stops_too():
-    net = Rows(extra=(torch.tensor(math.nan),))
+def test_a_networks_own_loss_that_is_not_finite_stops_before_the_step():
+    net = SmallNetwork(extra=(torch.tensor(math.nan),))
     before = net.linear.weight.detach().clone()
     with pytest.raises(FloatingPointError, match="expected a finite loss, found nan"):
-        assistant_of(net, lam=1.0).train(*batch())
+        make_assistant(net, lam=1.0).train(*batch())
     assert torch.equal(net.linear.weight, before)
 
 
 def test_training_needs_an_optimiser_and_testing_does_not():
-    assistant = Assistant(Rows(), squared, None)
+    assistant = Assistant(SmallNetwork(), squared_error, None)
     assistant.test(*batch())
     with pytest.raises(ValueError, match="expected an optimizer, found None"):
         assistant.train(*batch())
 
 
-def test_input_and_label_are_moved_to_the_network():
-    """The meta device stands for another one: it computes shapes only."""
-    net = Rows().to("meta")
-    seen = {}
+def test_input_and_label_are_moved_to_the_networks_device():
+    """The meta device, which computes only shapes, stands in for a GPU."""
+    net = SmallNetwork().to("meta")
+    inputs = {}
 
     def error(output, label):
-        seen.update(output=output.device.type, label=label.device.type)
+        inputs.update(output=output.device.type, label=label.device.type)
         raise StopIteration
 
     with pytest.raises(StopIteration):
         Assistant(net, error, None).test(*batch())
-    assert net.seen[-1].device.type == "meta"
-    assert seen == {"output": "meta", "label": "meta"}
+    assert net.inputs[-1].device.type == "meta"
+    assert inputs == {"output": "meta", "label": "meta"}
 
 
-def test_reduce_lr_divides_every_group():
-    net = Rows()
+def test_reduce_lr_divides_the_step_size_of_every_group():
+    net = SmallNetwork()
     optimizer = torch.optim.SGD([{"params": net.linear.weight, "lr": 0.3}, {"params": [torch.nn.Parameter(torch.ones(1))]}], lr=0.02)  # fmt: skip  # noqa: E501
-    assistant = Assistant(net, squared, optimizer)
+    assistant = Assistant(net, squared_error, optimizer)
     assistant.reduce_lr(4)
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.075, 0.005])
     assistant.reduce_lr()
