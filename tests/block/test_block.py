@@ -49,10 +49,10 @@ def weight_steps(block) -> np.ndarray:
 
 def run_oracle(block, x, kept=None, value=1.0):
     """Return the oracle's 0/1 output of a block, and its internal signals."""
-    keep_i, keep_v = (oracles.keep_of(d.detach()) for d in (block.neuron.current_decay, block.neuron.voltage_decay))
+    retain_i, retain_v = (oracles.keep_of(d.detach()) for d in (block.neuron.current_decay, block.neuron.voltage_decay))
     x = x.detach().numpy()
     return oracles.block(
-        x, weight_steps(block), keep_i, keep_v, THRESHOLD, value_in=np.abs(x).max() or 1.0, kept=kept, value=value,
+        x, weight_steps(block), retain_i, retain_v, THRESHOLD, value_in=np.abs(x).max() or 1.0, kept=kept, value=value,
         shift=int(block.delay_shift), delay=None if block.delay is None else block.delay.delay.detach().numpy(),
     )  # fmt: skip
 
@@ -103,9 +103,9 @@ def test_dense_block_matches_the_oracle(backend, dropout, weight_norm, channel_d
     assert sizes[2] == 1 or inside["spikes"].mean() > 0.02
     assert out.shape == (sizes[0], 33, sizes[2])
 
-    keep_i, keep_v = (oracles.keep_of(d.detach()) for d in (block.neuron.current_decay, block.neuron.voltage_decay))
+    retain_i, retain_v = (oracles.keep_of(d.detach()) for d in (block.neuron.current_decay, block.neuron.voltage_decay))
     wanted = oracles.block_gradient(
-        grad.numpy(), x.numpy(), weight_steps(block), inside, expected, keep_i, keep_v, kept=kept, value=value,
+        grad.numpy(), x.numpy(), weight_steps(block), inside, expected, retain_i, retain_v, kept=kept, value=value,
         delay=block.delay.delay.detach().numpy(),
     )  # fmt: skip
     synapse = block.synapse

@@ -28,7 +28,7 @@ def drive(sizes, seed=0, spread=0.5):
     return np.random.default_rng(seed).normal(0.1, spread, sizes).astype(np.float32)
 
 
-def keep_factors(neuron):
+def retentions(neuron):
     return (oracles.keep_of(d.detach().numpy()) for d in (neuron.current_decay, neuron.voltage_decay))
 
 
@@ -42,8 +42,8 @@ def test_dynamics_and_spikes_match_the_oracle(backend, shared, sizes):
     assert neuron.current_decay.shape == ((1,) if shared else (sizes[1],))
     z = drive(sizes)
     flat = z.reshape(sizes[0], -1, sizes[-1])
-    keep_i, keep_v = (np.repeat(k, flat.shape[1] // len(k)) for k in keep_factors(neuron))
-    current, voltage, spikes, *_ = oracles.neuron(flat, keep_i, keep_v, THRESHOLD)
+    retain_i, retain_v = (np.repeat(k, flat.shape[1] // len(k)) for k in retentions(neuron))
+    current, voltage, spikes, *_ = oracles.neuron(flat, retain_i, retain_v, THRESHOLD)
     found_current, found_voltage = neuron.dynamics(torch.from_numpy(z))
     np.testing.assert_array_equal(found_current.detach().numpy() * 4096, current.reshape(sizes))
     np.testing.assert_array_equal(found_voltage.detach().numpy() * 4096, voltage.reshape(sizes))
@@ -122,9 +122,9 @@ def test_persistent_state_enters_the_gradients_of_the_decays(backend):
     assert np.abs(i0).min() > 0
     grad = np.random.default_rng(3).normal(size=(2, 3, 20))
     neuron(torch.from_numpy(z[..., 10:])).backward(oracles.tensor(grad))
-    keep_i, keep_v = keep_factors(neuron)
-    i, v, s, *_ = oracles.neuron(z[..., 10:], keep_i, keep_v, THRESHOLD, i0, r0)
-    _, by_current, by_voltage = oracles.neuron_gradient(grad, i, v, s, keep_i, keep_v, oracles.surrogate(v), i0, r0)
+    retain_i, retain_v = retentions(neuron)
+    i, v, s, *_ = oracles.neuron(z[..., 10:], retain_i, retain_v, THRESHOLD, i0, r0)
+    _, by_current, by_voltage = oracles.neuron_gradient(grad, i, v, s, retain_i, retain_v, oracles.surrogate(v), i0, r0)
     assert neuron.current_decay.grad.item() == pytest.approx(by_current.sum(), rel=1e-4)
     assert neuron.voltage_decay.grad.item() == pytest.approx(by_voltage.sum(), rel=1e-4)
 
@@ -144,9 +144,9 @@ def test_gradients_of_input_and_decays(backend, shared, sizes):
     neuron(z).backward(oracles.tensor(grad))
     flat = z.detach().reshape(sizes[0], -1, sizes[-1]).numpy()
     inner = flat.shape[1] // sizes[1]
-    keep_i, keep_v = (np.repeat(k, flat.shape[1] // len(k)) for k in keep_factors(neuron))
-    i, v, s, *_ = oracles.neuron(flat, keep_i, keep_v, THRESHOLD)
-    expected = oracles.neuron_gradient(grad.reshape(flat.shape), i, v, s, keep_i, keep_v, oracles.surrogate(v))
+    retain_i, retain_v = (np.repeat(k, flat.shape[1] // len(k)) for k in retentions(neuron))
+    i, v, s, *_ = oracles.neuron(flat, retain_i, retain_v, THRESHOLD)
+    expected = oracles.neuron_gradient(grad.reshape(flat.shape), i, v, s, retain_i, retain_v, oracles.surrogate(v))
     assert_close(z.grad, expected[0].reshape(sizes))
     for parameter, by_channel in zip((neuron.current_decay, neuron.voltage_decay), expected[1:], strict=True):
         wanted = by_channel.sum(keepdims=True) if shared else by_channel.reshape(-1, inner).sum(1)
@@ -162,10 +162,10 @@ def test_gradients_of_current_and_voltage(backend):
     current, voltage = neuron.dynamics(z)
     spikes = neuron.spike(voltage)
     sum((x * oracles.tensor(g)).sum() for x, g in ((current, by_i), (voltage, by_v), (spikes, by_s))).backward()
-    keep_i, keep_v = keep_factors(neuron)
-    i, v, s, *_ = oracles.neuron(z.detach().numpy(), keep_i, keep_v, THRESHOLD)
+    retain_i, retain_v = retentions(neuron)
+    i, v, s, *_ = oracles.neuron(z.detach().numpy(), retain_i, retain_v, THRESHOLD)
     expected = oracles.neuron_gradient(
-        by_s, i, v, s, keep_i, keep_v, oracles.surrogate(v), grad_voltage=by_v, grad_current=by_i
+        by_s, i, v, s, retain_i, retain_v, oracles.surrogate(v), grad_voltage=by_v, grad_current=by_i
     )
     assert_close(z.grad, expected[0])
     assert neuron.current_decay.grad.item() == pytest.approx(expected[1].sum(), rel=1e-4)
@@ -223,11 +223,11 @@ def quantised_mean(x):
     return oracles.steps_of_weight(x) / 32
 
 
-def run_with_norm(z, keep_i, keep_v, normalise):
+def run_with_norm(z, retain_i, retain_v, normalise):
     """Integrate and normalise the current, then integrate the voltage; return all signals."""
-    current, *_ = oracles.neuron(z, keep_i, 0, oracles.NEVER)
+    current, *_ = oracles.neuron(z, retain_i, 0, oracles.NEVER)
     normed = normalise((current / 4096).astype(np.float32)).astype(np.float32)
-    _, voltage, spikes, *_ = oracles.neuron(normed, 0, keep_v, THRESHOLD)
+    _, voltage, spikes, *_ = oracles.neuron(normed, 0, retain_v, THRESHOLD)
     return current, normed, voltage, spikes
 
 
@@ -236,14 +236,14 @@ def test_mean_only_norm_in_training_and_evaluation(backend):
     sizes = (3, 5, 40)
     neuron = Neuron(**FIXED, norm=MeanOnlyBatchNorm, num_neurons=5, requires_grad=True)
     z = drive(sizes)
-    keep_i, keep_v = keep_factors(neuron)
+    retain_i, retain_v = retentions(neuron)
     means = []
 
     def subtract_batch_mean(x):
         means.append(x.astype(np.float64).mean((0, 2)))
         return x - quantised_mean(means[-1])[None, :, None].astype(np.float32)
 
-    _, normed, voltage, spikes = run_with_norm(z, keep_i, keep_v, subtract_batch_mean)
+    _, normed, voltage, spikes = run_with_norm(z, retain_i, retain_v, subtract_batch_mean)
     current_found, voltage_found = neuron.dynamics(torch.from_numpy(z))
     np.testing.assert_array_equal(current_found.detach().numpy(), normed)
     np.testing.assert_array_equal(voltage_found.detach().numpy() * 4096, voltage)
@@ -255,7 +255,7 @@ def test_mean_only_norm_in_training_and_evaluation(backend):
     neuron.eval()
     running = neuron.norm.running_mean.numpy().copy()
     _, _, voltage, spikes = run_with_norm(
-        z, keep_i, keep_v, lambda x: x - quantised_mean(running)[None, :, None].astype(np.float32)
+        z, retain_i, retain_v, lambda x: x - quantised_mean(running)[None, :, None].astype(np.float32)
     )
     np.testing.assert_array_equal(neuron.dynamics(torch.from_numpy(z))[1].detach().numpy() * 4096, voltage)
     np.testing.assert_array_equal(neuron(torch.from_numpy(z)).detach().numpy(), spikes)
@@ -273,13 +273,13 @@ def test_mean_only_norm_gradients(backend):
     z = torch.from_numpy(drive(sizes)).requires_grad_()
     grad = np.random.default_rng(1).normal(size=sizes)
     neuron(z).backward(oracles.tensor(grad))
-    keep_i, keep_v = keep_factors(neuron)
+    retain_i, retain_v = retentions(neuron)
     current, _, v, s = run_with_norm(
-        z.detach().numpy(), keep_i, keep_v, lambda x: x - quantised_mean(x.mean((0, 2)))[None, :, None]
+        z.detach().numpy(), retain_i, retain_v, lambda x: x - quantised_mean(x.mean((0, 2)))[None, :, None]
     )
-    at_voltage = oracles.filtered_back(grad * oracles.surrogate(v), keep_v)
+    at_voltage = oracles.filtered_back(grad * oracles.surrogate(v), retain_v)
     at_current = at_voltage - at_voltage.mean((0, 2), keepdims=True)
-    at_z = oracles.filtered_back(at_current, keep_i)
+    at_z = oracles.filtered_back(at_current, retain_i)
     assert_close(z.grad, at_z)
     before = np.concatenate([np.zeros((2, 3, 1)), current[..., :-1]], 2) / 4096
     assert neuron.current_decay.grad.item() == pytest.approx(-(at_z * before).sum() / 4096, rel=1e-4)
@@ -394,7 +394,7 @@ def test_other_scales():
     neuron = Neuron(**FIXED, scale=1 << 5)
     assert (neuron.v_th_mant, neuron.s_scale) == (40, 2048)
     z = drive((2, 3, 40))
-    i, v, s, *_ = oracles.neuron(z, *keep_factors(neuron), 40 * 64, scale=2048)
+    i, v, s, *_ = oracles.neuron(z, *retentions(neuron), 40 * 64, scale=2048)
     current, voltage = neuron.dynamics(torch.from_numpy(z))
     np.testing.assert_array_equal(current.detach().numpy() * 2048, i)
     np.testing.assert_array_equal(voltage.detach().numpy() * 2048, v)

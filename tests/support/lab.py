@@ -10,9 +10,6 @@ from PIL import Image
 
 from .browser import Page
 
-#: Errors that JupyterLab itself writes to the console.
-KNOWN_ERRORS: tuple[str, ...] = ()
-
 #: JavaScript expressions for the widget of the open notebook, for its kernel, and below for its gifs.
 NOTEBOOK = "[...window.jupyterapp?.shell.widgets('main') ?? []].find(widget => widget.sessionContext)"
 KERNEL = f"{NOTEBOOK}?.sessionContext.session?.kernel"
@@ -92,9 +89,7 @@ class Lab:
             if shown["widgets"]:
                 found.append(f"{where}: a widget is not shown")
         found += [f"gif {number} does not move" for number in range(self._count_gifs()) if not self._is_moving(number)]
-        return found + [
-            f"console: {text}" for text in self.page.errors if not any(known in text for known in KNOWN_ERRORS)
-        ]
+        return found + [f"console: {text}" for text in self.page.errors]
 
     def _count_gifs(self) -> int:
         return self.page.evaluate(f"{GIFS}.length")

@@ -28,20 +28,20 @@ def keep_of(decay) -> np.ndarray:
     return 4096 - np.rint(np.clip(np.asarray(decay, np.float64), 0, 4096)).astype(np.int64)
 
 
-def neuron(z, keep_i, keep_v, threshold, current=None, reset=None, scale=4096):
+def neuron(z, retain_i, retain_v, threshold, current=None, reset=None, scale=4096):
     """Integrate, fire and reset; return current, voltage before reset, spikes [B, C, T], and final I and R [B, C].
 
     `threshold` is in units of the integer state (80 * 64 for 1.25).
     """
     batch, channels, steps = z.shape
-    keep_i, keep_v = np.broadcast_to(keep_i, channels), np.broadcast_to(keep_v, channels)
+    retain_i, retain_v = np.broadcast_to(retain_i, channels), np.broadcast_to(retain_v, channels)
     drive = np.trunc(np.asarray(z, np.float32) * np.float32(scale)).astype(np.int64)
     i = np.zeros((batch, channels), np.int64) if current is None else np.array(current, np.int64)
     r = np.zeros((batch, channels), np.int64) if reset is None else np.array(reset, np.int64)
     currents, voltages, spikes = (np.empty(z.shape, np.int64) for _ in range(3))
     for t in range(steps):
-        i = trunc_product(i, keep_i) + drive[:, :, t]
-        v = trunc_product(r, keep_v) + i
+        i = trunc_product(i, retain_i) + drive[:, :, t]
+        v = trunc_product(r, retain_v) + i
         fires = v > threshold
         r = np.where(fires, 0, v)
         currents[:, :, t], voltages[:, :, t], spikes[:, :, t] = i, v, fires
@@ -81,9 +81,9 @@ def shifted_back(x, lag):
     return shifted(x[:, :, ::-1], lag)[:, :, ::-1]
 
 
-def block(x, weight_steps, keep_i, keep_v, threshold, *, value_in=1.0, kept=None, value=1.0, shift=1, delay=None):
+def block(x, weight_steps, retain_i, retain_v, threshold, *, value_in=1.0, kept=None, value=1.0, shift=1, delay=None):
     """Run synapse, neuron, dropout, one-step shift and learned delay; return 0/1 output and the internal signals."""
-    current, voltage, spikes, i, r = neuron(product(weight_steps, x, value_in), keep_i, keep_v, threshold)
+    current, voltage, spikes, i, r = neuron(product(weight_steps, x, value_in), retain_i, retain_v, threshold)
     sent = spikes if kept is None else spikes * np.asarray(kept, np.int64)[:, :, None]
     lag = shift + (0 if delay is None else np.floor(np.clip(delay, 0, 62)).astype(np.int64))
     return shifted(sent, lag), {"current": current, "voltage": voltage, "spikes": spikes, "state": (i, r), "lag": lag}
@@ -107,15 +107,15 @@ def filtered_back(grad, keep):
 
 
 def neuron_gradient(
-    grad_spike, current, voltage, spikes, keep_i, keep_v, slope, current0=None, reset0=None,
+    grad_spike, current, voltage, spikes, retain_i, retain_v, slope, current0=None, reset0=None,
     grad_voltage=None, grad_current=None, scale=4096,
 ):  # fmt: skip
     """Return the gradients of z, current decay and voltage decay (per channel, for decays stored x 4096)."""
     zero = np.zeros(voltage.shape[:2])
     g = np.zeros(voltage.shape) if grad_spike is None else np.asarray(grad_spike, np.float64) * slope
     g = g if grad_voltage is None else g + grad_voltage
-    g_v = filtered_back(g, keep_v)
-    g_i = filtered_back(g_v if grad_current is None else g_v + grad_current, keep_i)
+    g_v = filtered_back(g, retain_v)
+    g_i = filtered_back(g_v if grad_current is None else g_v + grad_current, retain_i)
     reset = np.where(spikes.astype(bool), 0, voltage)
 
     def previous(x, first):
@@ -157,14 +157,14 @@ def straight_through(v, g, grad_w):
     return v.grad.numpy(), None if g is None else g.grad.numpy()
 
 
-def block_gradient(grad, x, weight_steps, inside, out, keep_i, keep_v, *, kept=None, value=1.0, delay=None):
+def block_gradient(grad, x, weight_steps, inside, out, retain_i, retain_v, *, kept=None, value=1.0, delay=None):
     """Return a dictionary of the gradients of x, weights, decays and delay, from a block's output gradient."""
     grad = np.asarray(grad, np.float64)
     at_neuron = shifted_back(grad, inside["lag"]) * value
     if kept is not None:
         at_neuron = at_neuron * np.asarray(kept)[:, :, None]
     grad_z, by_current, by_voltage = neuron_gradient(
-        at_neuron, inside["current"], inside["voltage"], inside["spikes"], keep_i, keep_v,
+        at_neuron, inside["current"], inside["voltage"], inside["spikes"], retain_i, retain_v,
         surrogate(inside["voltage"]), *inside.get("start", (None, None)),
     )  # fmt: skip
     return {

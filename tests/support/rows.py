@@ -39,21 +39,21 @@ def random_case(seed, sizes, per_channel=True, with_state=True):
     z = rng.normal(0.1, 0.8, sizes).astype(np.float32)
     z[rng.random(sizes) < 0.3] = 0
     count = channels if per_channel else 1
-    keep_i = np.broadcast_to(rng.integers(0, 4097, count), channels).copy()
-    keep_v = np.broadcast_to(rng.integers(2000, 4097, count), channels).copy()
-    keep_i[0], keep_v[0] = (0, 4096) if seed % 2 else (4096, 0)
+    retain_i = np.broadcast_to(rng.integers(0, 4097, count), channels).copy()
+    retain_v = np.broadcast_to(rng.integers(2000, 4097, count), channels).copy()
+    retain_i[0], retain_v[0] = (0, 4096) if seed % 2 else (4096, 0)
     shape = (batch, channels)
     current = rng.integers(-9000, 9000, shape) if with_state else np.zeros(shape, np.int64)
     reset = rng.integers(-9000, THRESHOLD, shape) if with_state else np.zeros(shape, np.int64)
-    return z, keep_i, keep_v, current, reset
+    return z, retain_i, retain_v, current, reset
 
 
-def membrane_of(keep_i, keep_v, threshold=THRESHOLD, surrogate=SURROGATE) -> Membrane:
-    return Membrane(ints(keep_i), ints(keep_v), threshold, surrogate)
+def membrane_of(retain_i, retain_v, threshold=THRESHOLD, surrogate=SURROGATE) -> Membrane:
+    return Membrane(ints(retain_i), ints(retain_v), threshold, surrogate)
 
 
-def run_forward(twin, z_rows, keep_i, keep_v, threshold, current, reset, **options):
-    return twin.neuron_forward(z_rows, membrane_of(keep_i, keep_v, threshold), state_of(current, reset), **options)
+def run_forward(twin, z_rows, retain_i, retain_v, threshold, current, reset, **options):
+    return twin.neuron_forward(z_rows, membrane_of(retain_i, retain_v, threshold), state_of(current, reset), **options)
 
 
 def check_forward(trace, expected):

@@ -20,8 +20,8 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 CHUNK = 64  # channels that a task processes together; one machine word holds a mask of them
-# The fastest choice: with AVX2 (16 registers of 8 lanes), kernels with 8 or 64 lanes take 10 to 50 % longer. AVX-512 has
-# 32 registers of 16 lanes.
+# The fastest choice: with AVX2 (16 registers of 8 lanes), kernels with 8 or 64 lanes take 10 to 50 % longer.
+# AVX-512 has 32 registers of 16 lanes.
 LANES = CHUNK if llvmlite.binding.get_host_cpu_features().get("avx512f") else 16
 
 _BIT, _BYTE, _SHORT, _INT, _LONG, _FLOAT = (*map(ir.IntType, (1, 8, 16, 32, 64)), ir.FloatType())
