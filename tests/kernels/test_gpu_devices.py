@@ -5,6 +5,7 @@ kernels launched on it, and waits: in a training step, the host may wait for the
 """
 
 import os
+from collections import Counter
 from types import FunctionType
 
 import numpy as np
@@ -20,6 +21,7 @@ from support.fake_cuda import FakeCuda  # noqa: E402
 from support.neurons import PARAMS, Blocks  # noqa: E402
 
 from nmnist_helpers import EventLoader, Network, NMNISTDataset, Spikes, augment, block, kernels, loss, netx  # noqa: E402
+from nmnist_helpers.checkpoint.archive import save_tree  # noqa: E402
 from nmnist_helpers.classifier import MovingWindow, Rate  # noqa: E402
 from nmnist_helpers.data.augmentation import Augment  # noqa: E402
 from nmnist_helpers.kernels import gpu  # noqa: E402
@@ -192,18 +194,26 @@ def test_loader_without_triton(cuda, dataset):
     assert "data.device:DeviceEvents._rasterise_with_tensors" in cuda.waits
 
 
-def test_training_run_and_its_continuation(cuda, dataset, folder, tmp_path, monkeypatch):
-    """A step waits once, for its loss; an epoch waits once for the flag of the kernels."""
-    monkeypatch.setattr("nmnist_helpers.train.folder.Folder.write_derived", lambda *_: None)
-    monkeypatch.setattr("nmnist_helpers.train.loop.Loop.finish", lambda self: {"epoch": self.progress.epoch})
-    options = {"data": str(folder), "source": "recorded", "out": str(tmp_path), "device": str(DEVICE),
-               "hidden": (20,), "batch_size": 8, "validation": 0, "keep": "last"}  # fmt: skip
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_training_run_and_its_continuation(cuda, dataset, folder, tmp_path, monkeypatch, average):
+    """A step waits for its loss, and an epoch for the kernels' flag.
+
+    torch copies the counter of an average (`AveragedModel.n_averaged`) to the device in every step, without being seen.
+    """
+    monkeypatch.setattr(
+        "nmnist_helpers.train.folder.Folder.write_derived",  # without pictures
+        lambda self, best, stats: save_tree(self.path / "network.pt", best),
+    )
+    options = {"data": str(folder), "source": "recorded", "out": str(tmp_path), "device": str(DEVICE), "hidden": (20,),
+               "batch_size": 8, "validation": 10, "average": average}  # fmt: skip
     run(Settings(epochs=1, **options))
     cuda.waits.clear()
-    assert run(Settings(epochs=2, **options), resume=True) == {"epoch": 2}
-    steps = -(-len(dataset) // 8)
-    assert cuda.waits.count(LOG) == steps
-    assert cuda.waits.count(CHECK) == 1
+    result = run(Settings(epochs=2, **options), resume=True)
+    waits, steps = Counter(cuda.waits), -(-(len(dataset) - 10) // 8)
+    assert waits[LOG] == steps + 2  # two batches for validation
+    assert waits[CHECK] == 1
+    assert waits["train.loop:Loop.train_epoch"] == 0
+    assert result["recordings"] == {"train": len(dataset) - 10, "validation": 10, "test": len(dataset)}
 
 
 def test_export_and_simulation(cuda, tmp_path):
