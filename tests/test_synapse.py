@@ -188,3 +188,14 @@ def test_switching_weight_norm_keeps_requires_grad():
     assert not any(p.requires_grad for p in pool.parameters())
     pool.disable_weight_norm()
     assert not pool.weight.requires_grad
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_convolutions_on_a_gpu_add_exactly(kernel):
+    """Sums of quantised weights need no rounding, but some of cuDNN's algorithms (FFT) would round them."""
+    layer = synapse.Conv(16, 32, kernel, padding=1, weight_scale=3, pre_hook_fx=quantise)
+    spikes = sample((2, 16, 20, 20, 50), 0.1)
+    with torch.no_grad():
+        expected = layer(spikes)
+        assert torch.equal(layer.cuda()(spikes.cuda()).cpu(), expected)

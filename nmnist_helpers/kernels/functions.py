@@ -194,10 +194,11 @@ class Quantised(NamedTuple):
 def quantise_all(v: torch.Tensor, g: torch.Tensor | None) -> Quantised:
     """Scale the weights v [C_out, C_in, ...] to the lengths g [C_out, 1, ...], if given, and quantise them."""
     channels = v.shape[0]
-    flat = v.detach().reshape(channels, -1).float()
+    # Contiguous also for pooling, whose channels share one kernel: on a GPU, torch's weight norm ignores strides.
+    flat = v.detach().reshape(channels, -1).float().contiguous()
     norm, factor = None, torch.ones(channels, device=v.device)
     if g is not None:
-        length = g.detach().float().view(channels, 1)
+        length = g.detach().float().reshape(channels, 1).contiguous()
         # the norm that torch's weight norm divides by; that of `norm_except_dim` can differ in the last bit
         norm = torch._weight_norm_interface(flat, length, 0)[1].flatten()
         factor = length.flatten() / norm

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from ...spikes import Spikes
 from ..window import Window
 from .matmul import matmul
-from .weight import weight_values
 
 
 def _patches(spikes: Spikes, window: Window) -> torch.Tensor:
@@ -48,10 +47,16 @@ def conv_weight_gradient(spikes: Spikes, grad_z: torch.Tensor, window: Window) -
 
 
 def conv_input_gradient(grad_z: torch.Tensor, weights: torch.Tensor, window: Window) -> torch.Tensor:
-    """Compute `nmnist_helpers.kernels.reference.conv_input_gradient` with torch's transposed convolution."""
-    sides = zip(window.inputs[1:], window.outputs[1:], window.stride, window.padding, window.kernel, strict=True)
-    # Pixels after the last window get zero; pixels that pooling has added at the far edge are cut off.
-    rest = [max(0, side - (out - 1) * step + 2 * around - size) for side, out, step, around, size in sides]
-    images, kernels = grad_z.unflatten(2, window.outputs).flatten(0, 1), window.kernels(weight_values(weights))
-    found = F.conv_transpose2d(images, kernels, None, window.stride, window.padding, rest, window.groups)
-    return found[..., : window.inputs[1], : window.inputs[2]].unflatten(0, grad_z.shape[:2])
+    """Compute `nmnist_helpers.kernels.reference.conv_input_gradient` on a GPU, as a sum of patches of gradients.
+
+    (By default, cuDNN's transposed convolution would round the gradients to TF32, that is to eleven significant bits.)
+    """
+    by_place = grad_z.unflatten(2, (window.outputs[0], -1)).transpose(2, 3).reshape(-1, window.outputs[0])
+    patches = matmul(by_place, _expand_groups(weights, window))
+    sizes = zip(window.outputs[1:], window.stride, window.kernel, strict=True)
+    rows, columns = ((out - 1) * step + size for out, step, size in sizes)  # the part of the picture in the windows
+    patches = patches.unflatten(0, (-1, window.places)).transpose(1, 2)
+    found = F.fold(patches, (rows, columns), window.kernel, stride=window.stride)
+    (top, left), (_, height, width) = window.padding, window.inputs
+    found = F.pad(found, (-left, left + width - columns, -top, top + height - rows))  # a negative size cuts off
+    return found.unflatten(0, grad_z.shape[:2])
