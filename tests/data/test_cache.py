@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -309,6 +310,17 @@ def test_an_interrupted_write_leaves_no_file_and_keeps_the_old_one(tmp_path, pac
     with pytest.raises(KeyboardInterrupt):
         write_cache(path, KEY, len(packed), len(packed.x), interrupt)
     assert same(open_cache(path, KEY), packed), "the old file was not kept"
+
+
+def test_a_folder_that_windows_marks_is_not_protected(tmp_path, monkeypatch):
+    """Windows marks Downloads and other folders as read-only, although files can be written there."""
+    folder = tmp_path / "Downloads"
+    folder.mkdir()
+    folder.chmod(0o555)
+    assert cache_module._is_protected(folder) == (os.name != "nt")
+    monkeypatch.setattr(cache_module, "os", SimpleNamespace(name="nt"))
+    assert not cache_module._is_protected(folder)
+    folder.chmod(0o755)
 
 
 def test_the_map_is_closed_if_the_recordings_cannot_be_made(tmp_path, packed, monkeypatch):
