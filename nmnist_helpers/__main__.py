@@ -32,6 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0 on success; 1 after an error, which is reported in one line; 2 for an unknown command; 130
         after Ctrl-C; 143 after SIGTERM.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # On Windows, a file or a pipe may lack characters that occur in a path: print their codes instead of failing.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     name, *options = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
         width = max(map(len, COMMANDS))

@@ -8,7 +8,7 @@ import socket
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -41,7 +41,9 @@ def named(path: Path) -> Iterator[None]:
             refusal: OSError = OSError(f"{path}: disk full ({_free(path.parent) / 1e6:.1f} MB free in {path.parent})")
             refusal.errno = errno.ENOSPC
         elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
-            refusal = PermissionError(f"{path}: expected a folder that can be written, found: {os.strerror(number)}")
+            # On Windows, the error's own words may be that another program has the file open.
+            reason = getattr(error, "strerror", None) or os.strerror(number)
+            refusal = PermissionError(f"{path}: expected a folder that can be written, found: {reason}")
             refusal.errno = number
         elif number in (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP):
             refusal = OSError(f"{path}: expected the name of a file in a folder, found: {os.strerror(number)}")
@@ -124,11 +126,12 @@ def atomic(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
             yield temporary
             if sync:
                 _sync(temporary)
-            _replace(temporary, path)
+            replace(temporary, path)
             if sync:
                 _sync(path.parent)
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(PermissionError):  # Windows, while the file is open: `sweep` removes it later
+                temporary.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
@@ -151,8 +154,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _replace(temporary: Path, path: Path) -> None:
-    """Rename a file. Windows refuses while another program, such as a virus scanner, has it open; then try again."""
+def replace(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Rename a file or a folder; try again if Windows refuses because another program (a virus scanner) has it open."""
     for pause in (0.05, 0.1, 0.2, 0.4, None):
         try:
             return os.replace(temporary, path)

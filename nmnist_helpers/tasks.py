@@ -30,7 +30,7 @@ _config: Any = numba.config  # Numba defines its settings at run time
 def respect_quota() -> None:
     """Limit the threads to a container's quota of processors, unless an environment variable sets their number."""
     try:
-        quota, period = (CGROUP / "cpu.max").read_text().split()
+        quota, period = (CGROUP / "cpu.max").read_text(encoding="ascii").split()
         processors = max(1, -(-int(quota) // int(period)))
     except (OSError, ValueError):  # no quota: no such file, or "max 100000"
         return
@@ -125,7 +125,8 @@ def tasks(**options) -> Callable:
     """
 
     def decorate(function: Callable) -> Callable:
-        name = f"{function.__module__}.{function.__qualname__}"
+        # The name becomes a part of a file's path, for which Windows allows 259 characters.
+        name = f"{function.__module__.removeprefix(f'{__package__}.')}.{function.__qualname__}"
         copy = FunctionType(_launch.__code__, {**globals(), "share": _make_share(function, options)}, name)
         copy.__module__, copy.__qualname__ = __name__, name  # the name under which the compiled code is stored
         launch = njit(threads=True, nogil=True, **options)(copy)

@@ -22,7 +22,7 @@ MAX_BYTES = 8_000_000
 
 
 def report(folder, name):
-    return json.loads((folder / name).read_text())
+    return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("folder", [BEST, TRAINED / "cnn"], ids=lambda folder: folder.name)
@@ -56,7 +56,7 @@ def test_the_best_network_gives_the_confusion_matrix_of_its_report():
 
 @pytest.mark.parametrize("page", ["README.md", "Trained/README.md"])
 def test_pages_state_the_accuracies_of_the_reports(page):
-    text = (ROOT / page).read_text()
+    text = (ROOT / page).read_text(encoding="utf-8")
     assert f"{report(BEST, 'result.json')['test_accuracy']:.2%}".replace("%", " %") in text
     reality = report(BEST, "reality.json")
     for accuracy in (reality["accuracy"], reality["tuned_accuracy"]):

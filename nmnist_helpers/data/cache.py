@@ -10,6 +10,7 @@ import mmap
 import os
 import shutil
 import struct
+import traceback
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -193,10 +194,17 @@ def write_cache(
 def _fill(temporary: Path, layout: dict, fill: Callable[..., PackedEvents]) -> dict[str, int]:
     """Call `fill` with the arrays of the file and return the arrays' checksums.
 
-    The memory map is closed when this function returns, because Windows cannot rename a mapped file.
+    The memory map is closed when this function returns or raises, because Windows can neither rename nor delete a
+    mapped file.
     """
     arrays = _map(temporary, layout, write=True)
-    filled = fill(arrays)
+    try:
+        filled = fill(arrays)
+    except BaseException as error:
+        # Until the error is handled, its traceback keeps the variables of `fill`, and with them the map.
+        traceback.clear_frames(error.__traceback__)
+        arrays.clear()
+        raise
     for name, array in arrays.items():
         given = getattr(filled, name)
         if given.shape != array.shape:
@@ -214,7 +222,7 @@ def writable(folder: Path) -> bool:
     """
     there = next(place for place in (folder, *folder.parents) if place.exists())
     try:
-        if not there.stat().st_mode & 0o222:
+        if _is_protected(there):
             return False
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(folder / "probe"):
@@ -225,10 +233,15 @@ def writable(folder: Path) -> bool:
     return True
 
 
+def _is_protected(folder: Path) -> bool:
+    """Return whether a folder's permissions forbid writing; on Windows, such a mark on a folder has another meaning."""
+    return os.name != "nt" and not folder.stat().st_mode & 0o222
+
+
 def _may_write(path: Path) -> bool:
     # The permissions of the data folder count, not those of a `.cache` that somebody left in a read-only data folder.
     folder = path.parent
-    if folder.name == ".cache" and folder.parent.exists() and not folder.parent.stat().st_mode & 0o222:
+    if folder.name == ".cache" and folder.parent.exists() and _is_protected(folder.parent):
         return False
     return writable(folder)
 

@@ -3,8 +3,8 @@
 import argparse
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..files import atomic, locked
+from ..files import atomic, locked, replace
 from ..paths import data_root
 from . import recordings
 from .cache import writable
@@ -178,7 +178,7 @@ def _fetch_and_check(root: Path, archive: Archive, downloader: Downloader | None
     counts = check_archive(target, archive)
     print(f"{target}: {sum(counts)} recordings, as expected; of the digits 0 to 9 {', '.join(map(str, counts))}")
     with suppress(OSError), atomic(_stamp_file(target)) as temporary:  # if it cannot be written: check again next time
-        temporary.write_text(json.dumps(_stamp(target, archive)))
+        temporary.write_text(json.dumps(_stamp(target, archive)), encoding="utf-8")
     return target
 
 
@@ -194,7 +194,7 @@ def _stamp(target: Path, archive: Archive) -> dict:
 def _is_checked(target: Path, archive: Archive) -> bool:
     # The MD5 of a gigabyte takes seconds, so it is not computed again while the file is unchanged.
     try:
-        return json.loads(_stamp_file(target).read_text()) == _stamp(target, archive)
+        return json.loads(_stamp_file(target).read_text(encoding="utf-8")) == _stamp(target, archive)
     except (OSError, ValueError):
         return False
 
@@ -252,15 +252,16 @@ def unpack_archive(path: str | os.PathLike, target: str | os.PathLike) -> Path:
     with locked(target.with_name(f".{target.name}.lock"), f"that unpacks {target}"):
         if target.exists():
             raise FileExistsError(f"{target}: expected no such folder yet, found one")
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        # Unlike `tempfile.mkdtemp`, mkdir() makes a folder that others may read, on Windows too.
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        temporary.mkdir()
         try:
             for digit in np.unique(found.labels):
                 (temporary / str(digit)).mkdir()
             for n in tqdm(range(len(found)), desc=f"unpacking {path.name}", unit="rec"):
                 # `names` are always <digit>/<id>.bin, whatever the names of the archive's members are.
                 (temporary / found.names[n]).write_bytes(found.read(n))
-            temporary.chmod(0o755)
-            temporary.rename(target)
+            replace(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return target

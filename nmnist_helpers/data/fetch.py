@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..files import locked, named
+from ..files import locked, named, replace
 
 #: A browser's name: some hosts answer 403 to the name that `requests` sends.
 USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
@@ -60,7 +60,7 @@ class Downloader:
 
         def download(url: str, output_file: str, pooch: object) -> None:
             self._fetch_with_retries(url, part, size)
-            os.replace(part, output_file)
+            replace(part, output_file)
 
         return download
 

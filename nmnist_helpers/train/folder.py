@@ -122,9 +122,8 @@ class Folder:
         """Return the number of saved epochs and the command that resumes the run, for a run that ends early."""
         if self.saved_epochs is None:
             return "nothing of this run was written"
-        return (
-            f"epochs saved: {self.saved_epochs}; to resume: python -m nmnist_helpers train --out {self.path} --resume"
-        )
+        out = f'"{self.path}"' if " " in str(self.path) else self.path
+        return f"epochs saved: {self.saved_epochs}; to resume: python -m nmnist_helpers train --out {out} --resume"
 
     def load(self) -> dict:
         """Read the checkpoint.
@@ -151,7 +150,7 @@ class Folder:
     def report(self, result: dict, name: str = "result.json") -> None:
         """Write `result`, which identifies its network by SHA-256, as a JSON file."""
         with atomic(self.path / name) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + "\n")
+            temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8", newline="\n")
 
     def digest(self) -> str:
         """Return the SHA-256 of ``network.pt``."""

@@ -95,7 +95,10 @@ def _sum_gradients(optimizer: torch.optim.Optimizer, *_) -> None:
 
 
 def _end_with_parent() -> None:
-    """Exit as soon as the parent process has ended, because a killed torchrun leaves its processes running."""
+    """Exit as soon as the parent process has ended, because a killed torchrun leaves its processes running.
+
+    On Windows this has no effect, because `os.getppid` does not change there when the parent ends.
+    """
     parent = os.getppid()
 
     def watch() -> None:

@@ -20,6 +20,7 @@ which the run can be resumed, and the files derived from it: network.pt (the bes
 curves.png and result.json."""
 EPILOG = """\
 To train in N processes: torchrun --nproc-per-node N -m nmnist_helpers.train ...
+(On Windows, first set the environment variable USE_LIBUV to 0: torch has no libuv there.)
 Each process works on batches of --batch-size recordings, and the gradients are summed over the processes. A step thus
 equals that of one process with N times the batch size. If the number of batches is not a multiple of N, each epoch
 leaves out the last ones."""

@@ -15,7 +15,7 @@ def write_log(file: Path, columns: list[list[float | None]]) -> None:
     for row in zip(*columns, strict=True):
         rows.append(" ".join(f"{'nan' if value is None else repr(float(value)):>22s}" for value in row))
     with atomic(file) as temporary:
-        temporary.write_text("\n".join(rows) + "\n")
+        temporary.write_text("\n".join(rows) + "\n", encoding="ascii", newline="\n")
 
 
 def length_of(columns: dict[str, list]) -> int:

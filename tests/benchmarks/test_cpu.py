@@ -6,6 +6,7 @@ leave room for a noisy machine; the README's figures come from a quiet one.
 
 import multiprocessing
 import statistics
+import sys
 import time
 from importlib import import_module
 from pathlib import Path
@@ -129,6 +130,7 @@ def test_the_tutorials_loop(workload):
     assert medians["DataLoader, no workers"] < 2 * medians["EventLoader"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_peak_memory():
     """Compare the peak memory of three training steps, each variant in its own process."""
     engine, plain = peak_memory("engine"), peak_memory("reference")

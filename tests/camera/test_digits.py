@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import re
 import struct
 
 import numpy as np
@@ -108,7 +109,8 @@ def test_mnist_is_found_by_argument_and_by_environment(small_mnist, monkeypatch)
 
 def test_errors_name_the_missing_mnist_files(small_mnist, monkeypatch):
     with pytest.raises(
-        FileNotFoundError, match=rf"expected t10k-images-idx3-ubyte\.gz .* in {small_mnist}, found neither"
+        FileNotFoundError,
+        match=rf"expected t10k-images-idx3-ubyte\.gz .* in {re.escape(str(small_mnist))}, found neither",
     ):
         digits.load_mnist(small_mnist, train=False)
     monkeypatch.delenv("NMNIST_MNIST", raising=False)

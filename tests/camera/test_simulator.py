@@ -341,7 +341,7 @@ def test_recordings_survive_a_round_trip_in_the_official_layout(twelve_digits, t
     images, labels, ids = twelve_digits
     events = simulator.simulate(images, 0, ids, labels)
     recordings.write_recordings(events, tmp_path / "Test")
-    names = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.bin"))
+    names = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.bin"))
     assert names == sorted(f"Test/{label}/{n:05d}.bin" for label, n in zip(labels, ids, strict=True))
     back = Recordings(tmp_path / "Test").pack()
     assert same(back, events.select(np.lexsort((ids, labels))))

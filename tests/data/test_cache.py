@@ -6,7 +6,9 @@ import pickle
 import struct
 import threading
 import time
+import weakref
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -249,6 +251,7 @@ def test_a_change_of_the_archive_makes_the_cache_stale(tmp_path, capsys):
     assert same(fresh, NMNISTDataset(tmp_path / "data", cache=False).packed)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="chmod does not protect a folder on Windows")
 def test_the_cache_of_read_only_data_is_in_the_users_folder(root, tmp_path, packed):
     root.chmod(0o555)
     try:
@@ -264,6 +267,7 @@ def test_the_cache_of_read_only_data_is_in_the_users_folder(root, tmp_path, pack
     assert cache_files(tmp_path / "other", "nmnist-train-folder")[1] != files[0]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="chmod does not protect a folder on Windows")
 def test_an_existing_cache_folder_in_read_only_data_is_not_written_to(root, packed):
     (root / ".cache").mkdir()
     root.chmod(0o555)
@@ -306,6 +310,36 @@ def test_an_interrupted_write_leaves_no_file_and_keeps_the_old_one(tmp_path, pac
     with pytest.raises(KeyboardInterrupt):
         write_cache(path, KEY, len(packed), len(packed.x), interrupt)
     assert same(open_cache(path, KEY), packed), "the old file was not kept"
+
+
+def test_a_folder_that_windows_marks_is_not_protected(tmp_path, monkeypatch):
+    """Windows marks Downloads and other folders as read-only, although files can be written there."""
+    folder = tmp_path / "Downloads"
+    folder.mkdir()
+    folder.chmod(0o555)
+    assert cache_module._is_protected(folder) == (os.name != "nt")
+    monkeypatch.setattr(cache_module, "os", SimpleNamespace(name="nt"))
+    assert not cache_module._is_protected(folder)
+    folder.chmod(0o755)
+
+
+def test_the_map_is_closed_if_the_recordings_cannot_be_made(tmp_path, packed, monkeypatch):
+    """Windows cannot remove a mapped file, and the error's traceback would keep the map."""
+    maps = []
+
+    class Map(cache_module.mmap.mmap):
+        def __init__(self, *_, **__):
+            maps.append(weakref.ref(self))
+
+    def fail(arrays):
+        column = arrays["x"]
+        raise ValueError(f"not {len(column)} events")
+
+    monkeypatch.setattr(cache_module.mmap, "mmap", Map)
+    with pytest.raises(ValueError, match="events") as caught:
+        write_cache(tmp_path / "a.events", KEY, len(packed), len(packed.x), fail)
+    assert caught.tb is not None
+    assert [made() for made in maps] == [None]
 
 
 def test_arrays_of_another_length_than_announced_are_refused(tmp_path, packed):

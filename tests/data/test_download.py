@@ -42,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
         server.requests.append((self.path, dict(self.headers)))
         try:
             getattr(self, "go_" + self.path.split("/")[1])(server.body)
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:  # the client has closed the connection; the kind of error depends on the system
             pass
 
     @property
@@ -481,6 +481,7 @@ def test_archives_fetched_by_hand_are_used(tmp_path, server, small_archives):
     assert not server.requests
 
 
+@pytest.mark.skipif(os.name == "nt", reason="chmod does not protect a folder on Windows")
 def test_archives_in_read_only_folders_are_used_and_missing_ones_raise(tmp_path, server, small_archives):
     root = tmp_path / "data"
     root.mkdir()

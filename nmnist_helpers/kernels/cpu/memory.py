@@ -6,6 +6,7 @@ then clear every page again: 7,000 to 9,000 page faults a step, up to 80 ms. Ret
 
 import ctypes
 import platform
+import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as in glibc's malloc.h
 LIMIT = 1 << 30  # bytes
@@ -14,7 +15,8 @@ OLD_LIMIT = 1 << 25  # the documented upper limit of M_MMAP_THRESHOLD, which old
 
 def retain_freed_memory() -> bool:
     """Make glibc retain up to 1 GB of freed memory; return False without glibc (other C libraries do not need it)."""
-    if platform.libc_ver()[0] != "glibc":
+    # Elsewhere, `libc_ver` would search Python's program file, which cannot be opened in the Windows Store's Python.
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
     done = any(libc.mallopt(M_MMAP_THRESHOLD, size) for size in (LIMIT, OLD_LIMIT))
