@@ -89,6 +89,13 @@ def _one_thread_per_worker():
         numba.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _seed_torch():
+    """Give every test the same random numbers in every run."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
 @pytest.fixture
 def few_digits(monkeypatch, tmp_path):
     """Simulate 64 bars per part instead of thousands of digits, which would take long; cache them for this test."""
