@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,24 @@ def test_pages_state_the_accuracies_of_the_reports(page):
         assert f"{accuracy:.1%}".replace("%", " %") in text
 
 
+def test_the_readme_states_the_curve_of_the_tutorials_settings():
+    stats = LearningStats()
+    stats.load(TRAINED / "tutorial" / "seed-0")
+    accuracies = stats.validation.accuracy_log
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| [\d.]+ % \| ([\d.]+) % \|$", text, re.MULTILINE)
+    assert [int(epoch) for epoch, _ in rows] == [epoch for epoch in (19, 39, 59, 79, 99) if epoch < len(accuracies)]
+    assert [accuracy for _, accuracy in rows] == [f"{100 * accuracies[int(epoch)]:.2f}" for epoch, _ in rows]
+    assert f"{max(accuracies):.2%}".replace("%", " %") in text
+    last = report(TRAINED / "tutorial" / "seed-1", "result.json")
+    assert f"{last['test_accuracy']:.2%}".replace("%", " %") in text
+
+
 def test_the_networks_are_small():
-    shipped = [file for folder in ("best", "cnn", "seeds") for file in (TRAINED / folder).rglob("*") if file.is_file()]
+    shipped = [
+        file
+        for folder in ("best", "cnn", "seeds", "tutorial")
+        for file in (TRAINED / folder).rglob("*")
+        if file.is_file()
+    ]
     assert sum(file.stat().st_size for file in shipped) < MAX_BYTES
