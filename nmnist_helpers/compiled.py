@@ -252,7 +252,7 @@ def njit(*, threads: bool = False, **options) -> Callable:
     callable
         The decorator.
     """
-    store = options.pop("cache", True) and options.get("inline") != "always"
+    store = options.get("inline") != "always"
 
     def decorate(function: Callable) -> Callable:
         dispatcher = numba.njit(**options)(function)

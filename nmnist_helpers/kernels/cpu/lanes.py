@@ -155,6 +155,11 @@ spread = _make_spread("spread", {types.float32: F32, types.int32: I32})
 spread_chunk = _make_spread("spread_chunk", {types.int16: I16_CHUNK})
 
 
+def _is_flat(array: types.Type, *dtypes: types.Type) -> bool:
+    """Return whether the type is that of a flat, contiguous array with elements of one of the types."""
+    return isinstance(array, types.Array) and array.layout == "C" and array.ndim == 1 and array.dtype in dtypes
+
+
 def _pointer(context, builder, array_type, array, at, vector):
     """Return a pointer to a value of type `vector` at element `at` of a flat array."""
     data = context.make_array(array_type)(context, builder, array).data
@@ -165,7 +170,7 @@ def _make_load(name: str, kinds: dict[types.Type, Lanes]) -> Callable:
     """Return a function that loads a value from a flat array; `kinds` maps the array's element type to the value's."""
 
     def typing(typingctx, array, at):
-        if not isinstance(array, types.Array) or array.layout != "C" or array.ndim != 1 or array.dtype not in kinds:
+        if not _is_flat(array, *kinds):
             return None
         kind, width = kinds[array.dtype], array.dtype.bitwidth
         stored = kind.vector if width > 8 else ir.VectorType(_BYTE, kind.vector.count)
@@ -187,7 +192,7 @@ load_chunk = _make_load("load_chunk", {types.int8: I16_CHUNK})
 @intrinsic
 def gather(typingctx, array, at, stride):
     """Load the elements ``at``, ``at + stride``, ... of a flat float32 array."""
-    if not isinstance(array, types.Array) or array.layout != "C" or array.ndim != 1 or array.dtype != types.float32:
+    if not _is_flat(array, types.float32):
         return None
 
     def codegen(context, builder, sig, args):
@@ -206,8 +211,7 @@ def gather(typingctx, array, at, stride):
 @intrinsic
 def load_each(typingctx, array, at, places, first):
     """Load the elements ``at + places[first]``, ``at + places[first + 1]``, ... of a flat float32 array."""
-    flat = isinstance(array, types.Array) and array.layout == "C" and array.ndim == 1 and array.dtype == types.float32
-    if not flat or not isinstance(places, types.Array) or places.dtype != types.int64 or places.layout != "C":
+    if not _is_flat(array, types.float32) or not _is_flat(places, types.int64):
         return None
 
     def codegen(context, builder, sig, args):
@@ -227,7 +231,7 @@ def load_each(typingctx, array, at, places, first):
 @intrinsic
 def scatter(typingctx, array, at, stride, lanes):
     """Write lanes to the elements ``at``, ``at + stride``, ... of a flat float32 array."""
-    if not isinstance(array, types.Array) or array.layout != "C" or array.ndim != 1 or lanes is not F32:
+    if not _is_flat(array, types.float32) or lanes is not F32:
         return None
 
     def codegen(context, builder, sig, args):
@@ -244,12 +248,10 @@ def scatter(typingctx, array, at, stride, lanes):
 @intrinsic
 def store(typingctx, array, at, lanes):
     """Write lanes to ``array[at:]``: F32 as float32, I32 as int32 or int8, I16 as int32, MASK as 0/1 in uint8."""
-    fits = {F32: types.float32, I32: types.int32, I16_CHUNK: types.int32, MASK: types.uint8}
-    if not isinstance(array, types.Array) or array.layout != "C" or array.ndim != 1:
+    fits = {F32: [types.float32], I32: [types.int32, types.int8], I16_CHUNK: [types.int32], MASK: [types.uint8]}
+    if not _is_flat(array, *fits.get(lanes, ())):
         return None
-    narrow = lanes is I32 and array.dtype == types.int8
-    if fits.get(lanes) != array.dtype and not narrow:
-        return None
+    narrow = array.dtype == types.int8
 
     def codegen(context, builder, sig, args):
         array, at, value = args
