@@ -113,7 +113,8 @@ def _check_unseen(settings: Settings, shown: np.ndarray) -> None:
 def _evaluate(folder: Folder, settings: Settings, recordings: NMNISTDataset | PackedEvents, prefix: str) -> dict:
     """Test the network in `folder` on recordings; return its results under keys that begin with `prefix`."""
     device = Group(settings.device).device
-    net = load_checkpoint(folder.path / "network.pt", network_of(settings)).to(device)
+    net = network_of(settings).to(device)
+    load_checkpoint(folder.path / "network.pt", net)
     found, true = answers(net, recordings, device)
     confusion = np.bincount(10 * true + found, minlength=100).reshape(10, 10)
     return {

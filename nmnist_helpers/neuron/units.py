@@ -60,6 +60,11 @@ class InUnits(torch.Tensor):
             result = func(plain, *rest, **kwargs)
             return view._write(plain) if writes else result
 
+    def __deepcopy__(self, memo: dict) -> torch.Tensor:
+        # Not torch's own: it would register the copy under the address of `plain` above, which the next view reuses.
+        memo[id(self)] = copied = self.as_subclass(torch.Tensor).detach().clone()
+        return copied.requires_grad_(self.owner.requires_grad and self.owner.is_leaf)
+
     @torch.no_grad()
     def _write(self, values: torch.Tensor) -> "InUnits":
         """Write new values, in this view's units, back to `owner`."""

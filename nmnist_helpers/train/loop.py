@@ -22,6 +22,7 @@ from ..data.dataset import NMNISTDataset
 from ..data.loader import EventLoader
 from ..io import PackedEvents
 from ..loss import SpikeMax, SpikeRate
+from ..network import Network
 from ..paths import TRAINED
 from ..utils import Assistant
 from .folder import Folder
@@ -29,6 +30,7 @@ from .group import Group
 from .parts import evenly_spaced, fingerprint, learn_and_validate
 from .progress import Progress, network_of, step_factor
 from .settings import Settings
+from .trainer import CapturedTrainer, Trainer
 
 DEFAULT_OUT = TRAINED / "long"
 #: Minimum seconds between two updates of the derived files. The checkpoint itself is written after every epoch.
@@ -124,7 +126,11 @@ class Loop:
         stats, optimizer = progress.stats, progress.optimizer
         group.sum_gradients(optimizer)
         self.bases = [parameters["lr"] for parameters in optimizer.param_groups]
-        self.trainer = Assistant(progress.net, error, optimizer, stats, classifier=Rate.predict)
+        self.trainer = self._kind_of_trainer()(progress.net, error, optimizer, stats, Rate.predict)
+        self.trainer.average = progress.average
+        if isinstance(self.trainer, CapturedTrainer) and settings.schedule != "constant":
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = torch.tensor(parameters["lr"], device=group.device)
         self.validator = Assistant(progress.validated_net, error, None, stats, classifier=Rate.predict)
         self.derived_at = time.monotonic()
 
@@ -163,25 +169,45 @@ class Loop:
             disable=None if group.first else True,  # None disables the bar where there is no terminal
         ) as bar:
             for step, (spikes, label) in enumerate(group.batches(self.train_loader, epoch, drop_rest=True)):
-                factor = step_factor(settings.schedule, (epoch + step / self.steps) / settings.epochs)
-                for parameters, base in zip(progress.optimizer.param_groups, self.bases, strict=True):
-                    parameters["lr"] = base * factor
+                self.set_step_size((epoch + step / self.steps) / settings.epochs)
                 self.trainer.train(spikes, label)
-                if progress.average is not None:
-                    progress.average.update_parameters(progress.net)
                 bar.set_postfix_str(f"batch {step + 1}/{self.steps}, loss {stat.loss:.4f}", refresh=False)
                 bar.update(min(len(label) * group.size, bar.total - bar.n))
+        self.trainer.read()
         group.sum_statistic(stat)
-        if group.device.type == "cuda" and kernels.backend.resolve(group.device) == "gpu":
+        if self.on_gpu:
             from ..kernels import gpu
 
             gpu.check()  # kernels only record that a state left its range; this raises the error, once per epoch
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the Triton kernels run."""
+        return self.group.device.type == "cuda" and kernels.backend.resolve(self.group.device) == "gpu"
+
+    def _kind_of_trainer(self) -> type[Trainer]:
+        """Choose whether steps are recorded; those of several processes are not, since they exchange gradients."""
+        if not self.on_gpu or self.group.size > 1:
+            return Trainer
+        from ..kernels import gpu
+
+        return Trainer if gpu.check_requested() else CapturedTrainer
+
+    def set_step_size(self, done: float) -> None:
+        """Set the step size of every parameter group after a fraction `done` of all steps."""
+        factor = step_factor(self.settings.schedule, done)
+        for parameters, base in zip(self.progress.optimizer.param_groups, self.bases, strict=True):
+            if isinstance(parameters["lr"], torch.Tensor):
+                parameters["lr"].fill_(base * factor)
+            else:
+                parameters["lr"] = base * factor
+
     def validate(self) -> None:
         """Measure loss and accuracy on the validation recordings."""
         if self.val_loader is not None:
-            for spikes, label in self.group.batches(self.val_loader, 0, drop_rest=False):
-                self.validator.valid(spikes, label)
+            with self.progress.validated_net.frozen():
+                for spikes, label in self.group.batches(self.val_loader, 0, drop_rest=False):
+                    self.validator.valid(spikes, label)
             self.group.sum_statistic(self.progress.stats.validation)
 
     def write_derived(self) -> None:
@@ -232,15 +258,14 @@ class Loop:
 
 
 @torch.no_grad()
-def answers(
-    net: torch.nn.Module, dataset: Dataset | PackedEvents, device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
+def answers(net: Network, dataset: Dataset | PackedEvents, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Return the network's answers and the true digits, int arrays [N]."""
     net.eval()
-    pairs = [
-        (Rate.predict(net(spikes)).cpu(), label.cpu())
-        for spikes, label in EventLoader(dataset, 64, transform=False, device=device)
-    ]
+    with net.frozen():
+        pairs = [
+            (Rate.predict(net(spikes)).cpu(), label.cpu())
+            for spikes, label in EventLoader(dataset, 64, transform=False, device=device)
+        ]
     found, true = (torch.cat(column).numpy() for column in zip(*pairs, strict=True))
     return found, true
 

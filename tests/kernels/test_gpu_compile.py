@@ -132,8 +132,7 @@ def test_axon_kernels(capability):
         compile_kernel(axon.axon_kernel, capability, signature, {**constants, **absent}, aligned=["C"])
     compile_kernel(
         axon.delay_gradient_kernel, capability,
-        {"grad": "*fp32", "out": "*u8", "sums": "*fp32", "T": "i32", "C": "i32"}, {"BLOCK": 32, "STAGES": 8},
-        aligned=["C"], num_warps=1,
+        {"grad": "*fp32", "out": "*u8", "sums": "*fp32", "T": "i32", "C": "i32"}, constants, aligned=["C"],
     )  # fmt: skip
 
 

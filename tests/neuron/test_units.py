@@ -83,6 +83,22 @@ def test_results_of_operations_are_plain_tensors():
     assert "1024" in repr(n.current_decay)
 
 
+def test_copies_of_several_views_hold_the_values_of_each():
+    """A view lives on the heap only as long as it is read: an address must not stand for two of them."""
+    n = neuron()
+    for _ in range(100):
+        state = n.state_dict()
+        copied = copy.deepcopy(state)
+        assert {name: x.item() for name, x in copied.items()} == {name: x.item() for name, x in state.items()}
+    one, other = copy.deepcopy([n.current_decay, n.current_decay])
+    assert one.is_leaf
+    assert one.requires_grad
+    assert one.item() == other.item() == n.current_decay.item()
+    x = n.current_decay
+    one, other = copy.deepcopy([x, x])
+    assert one is other
+
+
 def test_states_are_in_real_units_and_start_at_zero():
     n = neuron(persistent_state=True)
     assert n.shape is None

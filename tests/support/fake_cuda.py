@@ -87,6 +87,14 @@ class FakeCuda(TorchFunctionMode):
             triton.runtime.JITFunction, "run", lambda kernel, *a, **named: self.launch(kernel, a, named)
         )
 
+        by_device = torch.optim.Optimizer._group_tensors_by_device_and_dtype
+
+        def grouped(lists, *args):  # to torch, all tensors are on the CPU
+            found = by_device(lists, *args).items()
+            return {(self.label(tensors[0][0]), kind): (tensors, at) for (_, kind), (tensors, at) in found}
+
+        monkeypatch.setattr(torch.optim.Optimizer, "_group_tensors_by_device_and_dtype", staticmethod(grouped))
+
         run_backward = torch.autograd.function.BackwardCFunction.apply
 
         def apply(node, *grads):  # torch's autograd engine has suspended the mode

@@ -10,7 +10,7 @@ from functools import partial
 from .. import composite
 from .axon import axon_forward, delay_gradient
 from .conv import conv_input_gradient, conv_product, conv_weight_gradient
-from .launch import check
+from .launch import check, check_requested
 from .neuron import neuron_backward, neuron_forward
 from .product import input_gradient, product, weight_gradient
 from .weight import quantise, quantise_gradient, weight_values
@@ -23,6 +23,7 @@ conv_backward = partial(composite.conv_backward, sys.modules[__name__])
 __all__ = [
     "axon_forward",
     "check",
+    "check_requested",
     "conv_backward",
     "conv_forward",
     "conv_input_gradient",

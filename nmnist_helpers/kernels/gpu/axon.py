@@ -5,9 +5,9 @@ import triton
 import triton.language as tl
 
 from ..common import Axon, check_axon
-from .launch import on, shape_for
+from .launch import on
 
-ROWS = 16  # time steps per program: steps are independent here, so several programs share them
+ROWS = 16  # time steps per program: steps are independent here, unlike those of the neurons
 COLUMNS = 128
 
 
@@ -27,23 +27,19 @@ def axon_kernel(spikes, lag, kept, out, T, C, ROWS: tl.constexpr, BLOCK: tl.cons
 
 
 @triton.jit(do_not_specialize=["T"])
-def delay_gradient_kernel(grad, out, sums, T, C, BLOCK: tl.constexpr, STAGES: tl.constexpr):
-    blocks = tl.cdiv(C, BLOCK)
-    b = (tl.program_id(0) // blocks).to(tl.int64)
-    c = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
-    inside = c < C
-    grad += b * T * C
-    out += b * T * C
-    total = tl.zeros([BLOCK], tl.float32)
-    here = tl.load(grad + c, mask=inside, other=0.0)
-    for t in tl.range(0, T, num_stages=STAGES):
-        grad += C
-        after = tl.load(grad + c, mask=inside & (t + 1 < T), other=0.0)
-        y = tl.load(out + c, mask=inside, other=0)
-        total += tl.where(y != 0, after - here, 0.0)
-        here = after
-        out += C
-    tl.store(sums + b * C + c, total, mask=inside)
+def delay_gradient_kernel(grad, out, sums, T, C, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """Sum ``grad[t + 1] - grad[t]`` over those of ROWS steps that have a spike."""
+    blocks = tl.cdiv(T, ROWS)
+    part = tl.program_id(0).to(tl.int64)  # number of the sample and of the rows in it
+    t = part % blocks * ROWS + tl.arange(0, ROWS)[:, None]
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    at = (part // blocks * T + t) * C + c
+    inside = (t < T) & (c < C)
+    fired = tl.load(out + at, mask=inside, other=0) != 0
+    here = tl.load(grad + at, mask=inside, other=0.0)
+    after = tl.load(grad + at + C, mask=inside & (t + 1 < T), other=0.0)
+    total = tl.sum(tl.where(fired, after - here, 0.0), 0)[None, :]
+    tl.store(sums + part * C + c, total, mask=c < C)
 
 
 def axon_forward(spikes: torch.Tensor, axon: Axon) -> torch.Tensor:
@@ -63,11 +59,10 @@ def delay_gradient(grad: torch.Tensor, out: torch.Tensor, value: float = 1.0) ->
     """Compute `nmnist_helpers.kernels.reference.delay_gradient` on a GPU, summed in a fixed order."""
     grad, out = grad.float().contiguous(), out.contiguous()
     batch, steps, channels = grad.shape
-    sums = torch.empty(batch, channels, dtype=torch.float32, device=grad.device)
-    shape = shape_for(batch, channels)
+    parts = batch * triton.cdiv(steps, ROWS)
+    sums = torch.empty(parts, channels, dtype=torch.float32, device=grad.device)
     with on(grad):
-        delay_gradient_kernel[(batch * triton.cdiv(channels, shape.block),)](
-            grad=grad, out=out, sums=sums, T=steps, C=channels,
-            BLOCK=shape.block, STAGES=shape.stages, num_warps=shape.warps,
-        )  # fmt: skip
+        delay_gradient_kernel[(parts, triton.cdiv(channels, COLUMNS))](
+            grad=grad, out=out, sums=sums, T=steps, C=channels, ROWS=ROWS, BLOCK=COLUMNS
+        )
     return (sums.sum(0, dtype=torch.float64) * value).float()

@@ -73,7 +73,12 @@ def check() -> None:
         raise_out_of_range()
 
 
+def check_requested() -> bool:
+    """Return whether the environment variable ``NMNIST_CHECK`` is 1."""
+    return os.environ.get(CHECK) == "1"
+
+
 def check_if_requested() -> None:
     """Call `check` if the environment variable ``NMNIST_CHECK`` is 1."""
-    if os.environ.get(CHECK) == "1" and not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+    if check_requested() and not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
         check()

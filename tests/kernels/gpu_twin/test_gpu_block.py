@@ -91,7 +91,7 @@ def test_neuron_with_norm_and_state(device):
         where = device if twin == "gpu" else torch.device("cpu")
         cell = neuron.cuba.Neuron(**params).to(where)
         with kernels.using(twin):
-            x = z.to(where).requires_grad_()
+            x = z.to(where, copy=True).requires_grad_()
             first, second = cell(x), cell(x)
             second.sum().backward()
         outputs[twin] = [t.detach().cpu() for t in (first, second, x.grad, cell.current_decay.grad)]

@@ -1,0 +1,145 @@
+"""The training step of the loop: launched kernel by kernel, or recorded once as a CUDA graph and replayed."""
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from ..spikes import DenseSpikes
+from ..utils import Assistant, LearningStats
+from ..utils.assistant import check_loss
+
+WARM_UP = 3  # calls before the recording: they compile kernels and allocate the state of the optimiser
+READ_EVERY = 32  # steps from one transfer of the statistics to the next; the host waits for each
+
+
+class Trainer(Assistant):
+    """An `Assistant` that also updates the average of the weights, if there is one, after every step."""
+
+    average: AveragedModel | None = None
+
+    def train(self, input, target):
+        """Train on one batch, as `Assistant.train` does."""
+        output = super().train(input, target)
+        if self.average is not None:
+            self.average.update_parameters(self.net)
+        return output
+
+    def read(self) -> None:
+        """Bring the statistics of the epoch up to date; here they always are."""
+
+
+class Recording:
+    """A function without arguments that is recorded as a CUDA graph.
+
+    The first calls run it. The next one records it, and this and all later ones replay the graph. In the meantime the
+    function must use the same memory, and it must not wait for the device.
+    """
+
+    def __init__(self, function: Callable[[], None], device: torch.device):
+        self._function, self._device, self._calls = function, device, 0
+        self._stream = torch.cuda.Stream(device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> None:
+        if self._calls < WARM_UP:
+            self._calls += 1
+            # on the stream of the recording, since autograd remembers the stream on which it first adds a gradient
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
+            with torch.cuda.stream(self._stream):
+                self._function()
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
+            return
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, stream=self._stream):
+                self._function()
+        self._graph.replay()
+
+
+class CapturedTrainer(Trainer):
+    """A `Trainer` for a GPU that records its step as a CUDA graph and replays it for every batch.
+
+    The host takes several times as long to launch the kernels of a step one by one as the GPU takes to run them. A
+    graph is launched by a single call. Weights and statistics are bit-identical to those of a `Trainer`.
+
+    The optimiser must be fused. A step size that changes must be a tensor, because a number would be recorded.
+
+    The statistics are read every `READ_EVERY` steps and by `read`. After a loss that is not finite, no step changes the
+    weights any more, and the next reading raises the error.
+    """
+
+    stats: LearningStats
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, net, error, optimizer, stats: LearningStats, classifier: Callable):
+        super().__init__(net, error, optimizer, stats, classifier)
+        device = cast(torch.device, self.device)
+        self._totals = torch.zeros(2, dtype=torch.float64, device=device)  # sum of losses, number of correct answers
+        self._bad_loss = torch.zeros((), device=device)  # the first loss that is not finite
+        self._steps = 0
+        self._run_recorded: Callable[[], None] | None = None
+
+    def train(self, input, target: torch.Tensor) -> None:
+        """Train on one batch.
+
+        Parameters
+        ----------
+        input : DenseSpikes of shape (B, C, T)
+            The step is recorded for the shape of the first batch. Batches of other shapes are trained on without it.
+        target : int64 tensor [B]
+
+        Raises
+        ------
+        FloatingPointError
+            If a loss since the last reading was infinite or not a number.
+        """
+        if self._run_recorded is None:
+            self._input = DenseSpikes(torch.empty_like(input.data), input.shape[1], input.value)
+            self._target = torch.empty_like(target)
+            self._run_recorded = Recording(lambda: self._step(self._input, self._target), input.device)
+        stat = self.stats.training
+        if not stat.num_samples:  # an epoch begins
+            self._totals.zero_()
+        if input.shape == self._input.shape:
+            self._input.data.copy_(input.data)
+            self._target.copy_(target)
+            self._run_recorded()
+        else:
+            self._step(input, target)
+        self._steps += 1
+        stat.num_samples += len(target)
+        if self.average is not None:
+            self.average.n_averaged += 1
+        if self._steps % READ_EVERY == 0:
+            self.read()
+
+    def _step(self, input: DenseSpikes, target: torch.Tensor) -> None:
+        """Take one step without waiting for the device."""
+        self.net.train()
+        # a new object, since a step may keep results for its backward pass in it
+        spikes = DenseSpikes(input.data, input.shape[1], input.value)
+        output, _, loss, total, _ = self._forward(spikes, target)
+        self.optimizer.zero_grad()
+        total.backward()
+        loss, _, correct = self._measure(output, target, loss, total)
+        self._totals += torch.stack([loss.double() * len(target), correct.double()])
+        self._bad_loss.copy_(torch.where(self._bad_loss.isfinite() & ~loss.isfinite(), loss, self._bad_loss))
+        # A fused optimiser leaves its step out if this is 1 (torch has it for the scaling of gradients).
+        self.optimizer.found_inf = (~self._bad_loss.isfinite()).float()  # type: ignore[attr-defined]
+        for group in self.optimizer.param_groups:  # torch warns if this is set outside a recording
+            group["capturable"] = spikes.data.is_cuda and torch.cuda.is_current_stream_capturing()
+        self.optimizer.step()
+        if self.average is not None:
+            averages, weights = ([p.detach() for p in net.parameters()] for net in (self.average, self.net))
+            if self.average.n_averaged:
+                cast(Callable, self.average.multi_avg_fn)(averages, weights, self.average.n_averaged)
+            else:
+                torch._foreach_copy_(averages, weights)
+
+    def read(self) -> None:
+        """Wait for the device, and bring the statistics of the epoch up to date."""
+        total, correct = self._totals.tolist()
+        check_loss("training", self._bad_loss.item())
+        self.stats.training.loss_sum, self.stats.training.correct_samples = total, int(correct)
