@@ -23,13 +23,13 @@ class Shape(NamedTuple):
 
 
 # Each shape applies from the given number of neurons (B * C) on. Few neurons cannot fill a GPU, and every step waits
-# for the one before: hence as many warps as possible, one channel per thread, and loads far ahead. With many neurons,
-# four channels per thread make every access 16 bytes wide, and the warps hide each other's latency.
-# Chosen by counting registers and bytes in flight, not measured yet; `tests/benchmarks/test_gpu.py` measures them.
+# for the one before: hence one channel per thread, and loads far ahead. With many neurons, four channels per thread
+# make every access 16 bytes wide, and the warps hide each other's latency.
+# The first three were the fastest on an H200 (`tests/benchmarks/test_gpu.py`); the last one is not measured.
 SHAPES = (
-    (0, Shape(32, 1, 8)),
-    (1 << 15, Shape(64, 1, 6)),
-    (1 << 17, Shape(128, 1, 4)),
+    (0, Shape(64, 2, 16)),
+    (1 << 16, Shape(128, 1, 16)),
+    (1 << 17, Shape(128, 1, 8)),
     (1 << 19, Shape(256, 2, 4)),
 )
 

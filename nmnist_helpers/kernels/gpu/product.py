@@ -97,7 +97,8 @@ def weight_gradient(spikes: Spikes | torch.Tensor, grad_z: torch.Tensor) -> torc
     if _is_sparse(spikes):
         indptr, row = _sort_by_channel(spikes)
         return _gather(indptr, row, grad.contiguous(), spikes.value).t()
-    return matmul(grad.t(), _as_bytes(spikes)[:, : spikes.shape[1]], spikes.value)
+    # over all columns, padding included: a row of 2,312 numbers is not a multiple of 16 and would be read byte by byte
+    return matmul(grad.t(), _as_bytes(spikes), spikes.value)[:, : spikes.shape[1]]
 
 
 def input_gradient(grad_z: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
