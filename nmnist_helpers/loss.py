@@ -127,9 +127,8 @@ class SpikeRate(torch.nn.Module):
     def forward(self, input: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Return the loss of spikes [B, C, T] for labels [B]; with a moving window, also for labels [B, T]."""
         rate, label = _rates("SpikeRate", input, label, self.window)
-        # Classes are the last axis of the one-hot code, but axis 1 of the rates.
-        one_hot = F.one_hot(label, rate.shape[1]).movedim(-1, 1).to(rate.dtype)
-        target = self.true_rate * one_hot + self.false_rate * (1 - one_hot)
+        index = label.expand(len(label), *rate.shape[2:])[:, None]
+        target = torch.full_like(rate, self.false_rate).scatter_(1, index, self.true_rate)
         return _reduce((rate - target) ** 2, self.reduction)
 
 

@@ -38,6 +38,8 @@ def retention_of(decay: torch.Tensor, channels: int, places: int = 1) -> torch.T
             f" found {decay.dtype} {list(decay.shape)}"
         )
     _check_not_nan("decay", decay)
+    if _has_own_kernel(decay):
+        return twin(decay.device).retention_of(decay, channels, places)
     retention = (DECAY_SCALE - torch.round(decay.detach().flatten().clamp(0, DECAY_SCALE))).to(torch.int32)
     return retention.expand(channels)[:, None].expand(-1, places).flatten().contiguous()
 
@@ -56,8 +58,15 @@ def lag_of(delay: torch.Tensor | None, shift: int, channels: int, steps: int, de
             f"delay: expected a floating-point tensor [{channels}], found {delay.dtype} {list(delay.shape)}"
         )
     _check_not_nan("delay", delay)
+    if _has_own_kernel(delay):
+        return twin(device).lag_of(delay, shift, steps)
     whole = torch.floor(delay.detach()).nan_to_num(0, steps, -steps).clamp(-steps, steps).to(torch.int32)
     return (whole + shift).clamp_(-steps, steps)
+
+
+def _has_own_kernel(parameter: torch.Tensor) -> bool:
+    """Whether the twin converts the parameter to integers itself, as that for a GPU does to save launches."""
+    return parameter.dtype == torch.float32 and hasattr(twin(parameter.device), "lag_of")
 
 
 def _check_not_nan(name: str, parameter: torch.Tensor) -> None:
@@ -196,8 +205,9 @@ def quantise_all(v: torch.Tensor, g: torch.Tensor | None) -> Quantised:
     channels = v.shape[0]
     # Contiguous also for pooling, whose channels share one kernel: on a GPU, torch's weight norm ignores strides.
     flat = v.detach().reshape(channels, -1).float().contiguous()
-    norm, factor = None, torch.ones(channels, device=v.device)
-    if g is not None:
+    if g is None:
+        norm, factor = None, torch.ones(channels, device=v.device)
+    else:
         length = g.detach().float().reshape(channels, 1).contiguous()
         # the norm that torch's weight norm divides by; that of `norm_except_dim` can differ in the last bit
         norm = torch._weight_norm_interface(flat, length, 0)[1].flatten()

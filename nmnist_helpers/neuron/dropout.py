@@ -46,7 +46,7 @@ class Dropout(torch.nn.Module):
         """Draw a mask, uint8 [B, C], that is 0 for dropped neurons; return None if dropout is not active."""
         if not self.active:
             return None
-        return (torch.rand(batch, channels, device=device) >= self.p).to(torch.uint8)
+        return (torch.rand(batch, channels, device=device) >= self.p).view(torch.uint8)
 
     def forward(self, spikes: torch.Tensor) -> torch.Tensor:
         """Apply dropout to spikes [B, C, ..., T]; each neuron (all axes but the last) is drawn independently."""

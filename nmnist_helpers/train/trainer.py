@@ -8,7 +8,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..spikes import DenseSpikes
 from ..utils import Assistant, LearningStats
-from ..utils.assistant import check_loss
 
 WARM_UP = 3  # calls before the recording: they compile kernels and allocate the state of the optimiser
 READ_EVERY = 32  # steps from one transfer of the statistics to the next; the host waits for each
@@ -77,7 +76,7 @@ class CapturedTrainer(Trainer):
         super().__init__(net, error, optimizer, stats, classifier)
         device = cast(torch.device, self.device)
         self._totals = torch.zeros(2, dtype=torch.float64, device=device)  # sum of losses, number of correct answers
-        self._bad_loss = torch.zeros((), device=device)  # the first loss that is not finite
+        self._failed = torch.zeros((), device=device)  # NaN after a loss that is not finite, else 0
         self._steps = 0
         self._run_recorded: Callable[[], None] | None = None
 
@@ -120,14 +119,15 @@ class CapturedTrainer(Trainer):
         self.net.train()
         # a new object, since a step may keep results for its backward pass in it
         spikes = DenseSpikes(input.data, input.shape[1], input.value)
-        output, _, loss, total, _ = self._forward(spikes, target)
+        output, _, loss, _, _ = self._forward(spikes, target)
         self.optimizer.zero_grad()
-        total.backward()
-        loss, _, correct = self._measure(output, target, loss, total)
-        self._totals += torch.stack([loss.double() * len(target), correct.double()])
-        self._bad_loss.copy_(torch.where(self._bad_loss.isfinite() & ~loss.isfinite(), loss, self._bad_loss))
+        loss.backward()
+        # The same sums as those of `Assistant`, which adds Python's floats: float64 numbers.
+        self._totals[0].add_(loss.detach(), alpha=len(target))
+        self._totals[1].add_((cast(Callable, self.classifier)(output.detach()) == target).sum())
+        self._failed.add_(loss.detach() * 0)  # 0 for a finite loss, else NaN, which stays NaN from then on
         # A fused optimiser leaves its step out if this is 1 (torch has it for the scaling of gradients).
-        self.optimizer.found_inf = (~self._bad_loss.isfinite()).float()  # type: ignore[attr-defined]
+        self.optimizer.found_inf = self._failed.isnan().float()  # type: ignore[attr-defined]
         for group in self.optimizer.param_groups:  # torch warns if this is set outside a recording
             group["capturable"] = spikes.data.is_cuda and torch.cuda.is_current_stream_capturing()
         self.optimizer.step()
@@ -141,5 +141,6 @@ class CapturedTrainer(Trainer):
     def read(self) -> None:
         """Wait for the device, and bring the statistics of the epoch up to date."""
         total, correct = self._totals.tolist()
-        check_loss("training", self._bad_loss.item())
+        if self._failed.item() != 0:
+            raise FloatingPointError("training: expected finite losses, found one that is infinite or not a number")
         self.stats.training.loss_sum, self.stats.training.correct_samples = total, int(correct)

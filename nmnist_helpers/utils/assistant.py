@@ -142,28 +142,19 @@ class Assistant:
         total = loss if net_loss is None else loss + self.lam * net_loss
         return returned, count, loss, total, target
 
-    def _measure(self, output, target, loss, total) -> torch.Tensor:
-        """Return the loss, the total loss and the number of correct answers of a batch, [3] on its device."""
+    def _log(self, part: str, output, target, loss, total) -> None:
+        """Check the loss and add it to the statistics of `part`; all numbers come from the device in one transfer."""
         classifier = None if self.stats is None else self.classifier
         correct = torch.zeros_like(loss) if classifier is None else (classifier(output.detach()) == target).sum()
         wide = torch.promote_types(loss.dtype, torch.float32)  # counts of a batch are exact in float32
-        return torch.stack([v.detach().to(wide) for v in (loss, total, correct)])
-
-    def _log(self, part: str, output, target, loss, total) -> None:
-        """Check the loss and add it to the statistics of `part`; all numbers come from the device in one transfer."""
-        loss, total, correct = self._measure(output, target, loss, total).tolist()
-        check_loss(part, loss if math.isfinite(total) else total)
+        loss, total, correct = torch.stack([v.detach().to(wide) for v in (loss, total, correct)]).tolist()
+        if not math.isfinite(total) or not math.isfinite(loss):
+            raise FloatingPointError(f"{part}: expected a finite loss, found {total if math.isfinite(loss) else loss}")
         if self.stats is None:
             return
         stat: LearningStat = getattr(self.stats, part)
         batch = output.shape[0]
         stat.num_samples += batch
         stat.loss_sum += loss * batch
-        if self.classifier is not None:
+        if classifier is not None:
             stat.correct_samples += int(correct)
-
-
-def check_loss(part: str, loss: float) -> None:
-    """Raise FloatingPointError if a loss is infinite or not a number."""
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"{part}: expected a finite loss, found {loss}")

@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from nmnist_helpers.data import binning_gpu as raster  # noqa: E402
-from nmnist_helpers.kernels.gpu import axon, launch, matmul, neuron, weight  # noqa: E402
+from nmnist_helpers.kernels.gpu import axon, integers, launch, matmul, neuron, weight  # noqa: E402
 
 product = importlib.import_module("nmnist_helpers.kernels.gpu.product")  # `gpu.product` is the function
 
@@ -169,6 +169,21 @@ def test_products_run_on_tensor_cores(capability, name, size, tmp_path):
     if not unaligned:
         assert count(kernel, r"ld\.global\.b8") == 0  # bytes are loaded as vectors
     assert_no_spills(kernel, tmp_path)
+
+
+@CAPABILITIES
+def test_small_kernels(capability):
+    flag = {"flag": "*i32"}
+    for shared in (True, False):
+        compile_kernel(
+            integers.retention_kernel, capability,
+            {"decay": "*fp32", "retention": "*i32", "N": "i32", "places": "i32", **flag},
+            {"SHARED": shared, "BLOCK": integers.BLOCK},
+        )  # fmt: skip
+    lag = {"delay": "*fp32", "lag": "*i32", "C": "i32", "shift": "i32", "T": "i32", **flag}
+    compile_kernel(integers.lag_kernel, capability, lag, {"BLOCK": integers.BLOCK})
+    rows = {"rows": "*fp32", "out": "*fp32", "N": "i32", "C": "i32", "factor": "fp32"}
+    compile_kernel(launch.sum_kernel, capability, rows, {"ROWS": 64, "BLOCK": 32}, aligned=["C"])
 
 
 @CAPABILITIES

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from ..common import Axon, check_axon
-from .launch import on
+from .launch import on, sum_rows
 
 ROWS = 16  # time steps per program: steps are independent here, unlike those of the neurons
 COLUMNS = 128
@@ -65,4 +65,4 @@ def delay_gradient(grad: torch.Tensor, out: torch.Tensor, value: float = 1.0) ->
         delay_gradient_kernel[(parts, triton.cdiv(channels, COLUMNS))](
             grad=grad, out=out, sums=sums, T=steps, C=channels, ROWS=ROWS, BLOCK=COLUMNS
         )
-    return (sums.sum(0, dtype=torch.float64) * value).float()
+    return sum_rows(sums, value)

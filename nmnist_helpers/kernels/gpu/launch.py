@@ -1,11 +1,13 @@
 """What kernel launches need: block sizes, the current device, and the flag for states that leave their range."""
 
+import math
 import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 import triton
+import triton.language as tl
 
 from ..common import raise_out_of_range
 
@@ -52,6 +54,33 @@ def flag_of(device: torch.device) -> torch.Tensor:
     if device not in _flags:
         _flags[device] = torch.zeros(1, dtype=torch.int32, device=device)
     return _flags[device]
+
+
+@triton.jit
+def sum_kernel(rows, out, N, C, factor, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    part = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float64)
+    for first in range(0, N, ROWS):
+        n = first + tl.arange(0, ROWS)
+        at = rows + (part * N + n)[:, None] * C + c[None, :]
+        x = tl.load(at, mask=(n < N)[:, None] & (c < C)[None, :], other=0.0)
+        total += tl.sum(x.to(tl.float64), 0)
+    tl.store(out + part * C + c, (total * factor).to(tl.float32), mask=c < C)
+
+
+def sum_rows(rows: torch.Tensor, factor: float) -> torch.Tensor:
+    """Return ``factor`` times the sum of rows [..., N, C] over N, float32 [..., C].
+
+    The rows are added as float64 numbers in a fixed order.
+    """
+    *parts, count, channels = rows.shape
+    out = torch.empty(*parts, channels, dtype=torch.float32, device=rows.device)
+    with on(rows):
+        sum_kernel[(math.prod(parts), triton.cdiv(channels, 32))](
+            rows=rows, out=out, N=count, C=channels, factor=float(factor), ROWS=64, BLOCK=32
+        )
+    return out
 
 
 def check() -> None:

@@ -78,14 +78,14 @@ def tiling(m: int, n: int, two_terms: bool) -> dict[str, int]:
     recordings). No registers spill (`tests/kernels/test_gpu_compile.py`).
     """
     few = m * n < 1 << 23  # smaller blocks then spread the work over all multiprocessors
-    block_m = 64 if m > 2048 and (few or not two_terms) else 128
+    block_m = 64 if m > 2048 else 128
     block_n = 128 if few or two_terms else 256
     return {
         "BLOCK_M": min(block_m, max(16, triton.next_power_of_2(m))),
         "BLOCK_N": min(block_n, max(16, triton.next_power_of_2(n))),
         "BLOCK_K": 32 if two_terms else 64,
-        "num_warps": 8 if two_terms and block_m == 128 else 4,
-        "num_stages": 4 if block_m == 64 and two_terms else 3,
+        "num_warps": 8 if block_m == 128 else 4,
+        "num_stages": 4 if two_terms else 3,
     }
 
 

@@ -6,7 +6,7 @@ import triton.language as tl
 
 from ..common import Axon, Membrane, OutputGradients, State, Trace, check_neuron, check_rows
 from ..constants import DECAY_SCALE, MAX_STATE
-from .launch import check_if_requested, flag_of, on, shape_for
+from .launch import check_if_requested, flag_of, on, shape_for, sum_rows
 
 LIMIT = tl.constexpr(MAX_STATE)
 
@@ -206,5 +206,5 @@ def neuron_backward(
         )  # fmt: skip
     if sums is None:
         return grad_z, None, None
-    decays = (sums.sum(1, dtype=torch.float64) * (-1.0 / (DECAY_SCALE * membrane.scale))).float()
+    decays = sum_rows(sums, -1.0 / (DECAY_SCALE * membrane.scale))
     return grad_z, decays[0], decays[1]
