@@ -1,12 +1,10 @@
 """Benchmarks of the engine on a GPU, and the tests of the whole engine that need a GPU.
 
 ``pytest tests/benchmarks/test_gpu.py -s -n 0`` prints the tables; without a GPU, everything is skipped.
-`test_launch_shapes` and `test_density` print tables from which to choose the constants `SHAPES`
-(`kernels/gpu/launch.py`) and `DENSE_FROM` (`kernels/gpu/product.py`) for this GPU. The tests of single kernels are in
-``tests/kernels/gpu_twin``; they run on the GPU if there is one.
+`test_launch_shapes` prints tables from which to choose the constant `SHAPES` (`kernels/gpu/launch.py`) for this GPU.
+The tests of single kernels are in ``tests/kernels/gpu_twin``; they run on the GPU if there is one.
 """
 
-import importlib
 import importlib.util
 import statistics
 import time
@@ -34,8 +32,6 @@ from timing import print_table  # noqa: E402
 from nmnist_helpers.data import binning_gpu as raster  # noqa: E402
 from nmnist_helpers.kernels import gpu  # noqa: E402
 from nmnist_helpers.kernels.gpu import launch
-
-product = importlib.import_module("nmnist_helpers.kernels.gpu.product")  # `gpu.product` is the function
 
 DEVICE = torch.device("cuda")
 STEPS, BATCH, WIDTH = 300, 256, 4096  # sizes in the benchmark of the neuron kernels
@@ -137,24 +133,6 @@ def test_launch_shapes(size, monkeypatch):
         [(*row[:-2], f"{row[-2] / best:.2f}", row[-1]) for i, row in enumerate(rows) if i < 10 or row[-1]],
         ("block", "warps", "stages", "forward ms", "backward ms", "times the best", ""),
     )
-
-
-def test_density(monkeypatch):
-    """Compare gathered events with dense tensor-core products: forward pass and weight gradient of the first layer."""
-    weights = gpu.quantise(torch.randn(512, CHANNELS, device=DEVICE) * 0.1, torch.ones(512, device=DEVICE))
-    grad = torch.randn(32, STEPS, 512, device=DEVICE)
-    rows = []
-    for density in (0.001, 0.003, 0.006, 0.01, 0.02, 0.05, 0.1):
-        data = (torch.rand(32, STEPS, CHANNELS, device=DEVICE) < density).to(torch.uint8)
-        dense = DenseSpikes(torch.nn.functional.pad(data, (0, -CHANNELS % 64)), CHANNELS)
-        events = dense.listed
-        monkeypatch.setattr(product, "DENSE_FROM", 1.1)
-        times = [milliseconds(lambda s=s: gpu.product(s, weights)) for s in (events, dense)]
-        times += [milliseconds(lambda s=s: gpu.weight_gradient(s, grad)) for s in (events, dense)]
-        assert torch.equal(gpu.product(events, weights), gpu.product(dense, weights))
-        rows.append((f"{density:.1%}", *(f"{ms:.3f}" for ms in times)))
-    header = ("density", "events ms", "dense ms", "gradient, events ms", "gradient, dense ms")
-    print_table("first layer, B = 32: events against tensor cores", rows, header)
 
 
 class Recordings:

@@ -4,7 +4,6 @@ The machine code must load data before they are used (``cp.async``), compute pro
 registers, and access 16 bytes at a time where rows are aligned.
 """
 
-import importlib
 import os
 import re
 import subprocess
@@ -23,7 +22,6 @@ from triton.compiler import ASTSource  # noqa: E402
 from nmnist_helpers.data import binning_gpu as raster  # noqa: E402
 from nmnist_helpers.kernels.gpu import axon, integers, launch, matmul, neuron, weight  # noqa: E402
 
-product = importlib.import_module("nmnist_helpers.kernels.gpu.product")  # `gpu.product` is the function
 
 # The shapes between the smallest and the largest test little that is new, so they are marked as slow.
 SHAPES = [shape for _, shape in launch.SHAPES]
@@ -184,15 +182,6 @@ def test_small_kernels(capability):
     compile_kernel(integers.lag_kernel, capability, lag, {"BLOCK": integers.BLOCK})
     rows = {"rows": "*fp32", "out": "*fp32", "N": "i32", "C": "i32", "factor": "fp32"}
     compile_kernel(launch.sum_kernel, capability, rows, {"ROWS": 64, "BLOCK": 32}, aligned=["C"])
-
-
-@CAPABILITIES
-@pytest.mark.parametrize("table", ["*bf16", "*fp32"])
-def test_gather_kernel(capability, table):
-    signature = {"indptr": "*i32", "index": "*i32", "table": table, "out": "*fp32", "N": "i32", "stride": "i32",
-                 "value": "fp32"}  # fmt: skip
-    constants = {"EVENTS": product.EVENTS, "BLOCK": product.COLUMNS}
-    compile_kernel(product.gather_kernel, capability, signature, constants, aligned=["N", "stride"])
 
 
 @CAPABILITIES

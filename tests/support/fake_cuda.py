@@ -24,7 +24,7 @@ WAITING = {
     aten.masked_select, aten.equal,
 }  # fmt: skip
 # Arguments of kernels that need not be contiguous: their strides are arguments too.
-STRIDED = {"matmul_kernel": {"a", "b"}, "gather_kernel": {"table"}, "gradient_kernel": {"grad"}}
+STRIDED = {"matmul_kernel": {"a", "b"}, "gradient_kernel": {"grad"}}
 OPTIONS = {"num_warps", "num_stages"}
 MAX_GRID = (2**31 - 1, 65535, 65535)
 

@@ -15,7 +15,7 @@ from nmnist_helpers.kernels.gpu.weight import padded
 from nmnist_helpers.spikes import DenseSpikes, Spikes
 
 product_module = importlib.import_module("nmnist_helpers.kernels.gpu.product")  # `gpu.product` is the function
-FORMS = pytest.mark.parametrize("form", ["list", "dense list", "bytes", "padded bytes"])
+FORMS = pytest.mark.parametrize("form", ["list", "bytes", "padded bytes"])
 
 
 def weights(shape, device, seed=0):
@@ -24,12 +24,11 @@ def weights(shape, device, seed=0):
     return steps, gpu.quantise(oracles.tensor(steps / 32).to(device), torch.ones(shape[0], device=device))
 
 
-def convert_spikes(form, x, value, device, monkeypatch):
-    """Convert spikes x [B, C, T] to a form that a layer accepts; a "dense list" is multiplied like bytes."""
-    monkeypatch.setattr(product_module, "DENSE_FROM", 0.0 if form == "dense list" else 1.1)
+def convert_spikes(form, x, value, device):
+    """Convert spikes x [B, C, T] to a form that a layer accepts."""
     events = Spikes.from_dense(oracles.tensor(x))
     events.value = value
-    if "list" in form:
+    if form == "list":
         return events.to(device)
     width = padded(x.shape[1]) if "padded" in form else None
     return DenseSpikes.from_events(events, width).to(device)
@@ -102,23 +101,23 @@ def random_spikes(rng, sizes) -> np.ndarray:
     [((2, 37, 5), 10, 1.0), ((2, 37, 5), 10, 1 / 0.95), ((3, 140, 23), 70, 1.0)],
     ids=str,
 )
-def test_product_is_exact(device, monkeypatch, form, sizes, outputs, value):
+def test_product_is_exact(device, form, sizes, outputs, value):
     x = random_spikes(np.random.default_rng(3), sizes)
     x[0, :, 0] = 0  # an empty row
     x[-1, :, -1] = 1
     steps, table = weights((outputs, sizes[1]), device)
-    z = gpu.product(convert_spikes(form, x, value, device, monkeypatch), table)
+    z = gpu.product(convert_spikes(form, x, value, device), table)
     assert z.dtype == torch.float32
     np.testing.assert_array_equal(np.swapaxes(z.cpu().numpy(), 1, 2), oracles.product(steps, x, value))
 
 
 @FORMS
-def test_the_largest_sums_are_exact(device, monkeypatch, form):
+def test_the_largest_sums_are_exact(device, form):
     """All 2312 inputs spike; all weights of a row are -128 but one, which is -127 and must not be rounded."""
     steps = np.full((16, 2312), -128)
     steps[np.arange(16), np.arange(16) * 140] = -127
     table = gpu.quantise(oracles.tensor(steps / 32).to(device), torch.ones(16, device=device))
-    z = gpu.product(convert_spikes(form, np.ones((1, 2312, 2), np.float32), 1.0, device, monkeypatch), table)
+    z = gpu.product(convert_spikes(form, np.ones((1, 2312, 2), np.float32), 1.0, device), table)
     assert (z.cpu() * 32 == -128 * 2312 + 1).all()
 
 
@@ -141,12 +140,12 @@ def test_product_refuses_sums_that_would_be_rounded(device):
     [((2, 37, 5), 10, 1.0), ((3, 140, 23), 70, 1 / 0.95), ((2, 20, 1100), 3, 1.0)],
     ids=str,
 )
-def test_weight_gradient(device, monkeypatch, form, sizes, outputs, value):
+def test_weight_gradient(device, form, sizes, outputs, value):
     rng = np.random.default_rng(4)
     x = random_spikes(rng, sizes)
     x[:, 0] = 0  # a channel that never spikes
     grad = rng.normal(size=(sizes[0], outputs, sizes[2])).astype(np.float32)
-    spikes = convert_spikes(form, x, value, device, monkeypatch)
+    spikes = convert_spikes(form, x, value, device)
     grad_rows = oracles.tensor(np.swapaxes(grad, 1, 2)).to(device)
     found = gpu.weight_gradient(spikes, grad_rows)
     assert found.shape == (outputs, sizes[1])
