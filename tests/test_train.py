@@ -286,6 +286,7 @@ def test_delays_and_decays_have_their_own_step_sizes():
 def test_run_writes_network_curves_and_result(finished, data):
     result = json.loads((finished / "result.json").read_text())
     assert result["recordings"] == {"train": 30, "validation": 10, "test": 20}
+    assert result["device"] == "cpu"
     assert 0 <= result["test_accuracy"] <= 1
     assert result["validation_accuracy"] == max(
         load_tree(finished / "checkpoint.pt")["curves"]["validation"]["accuracy_log"]

@@ -40,6 +40,11 @@ class Group:
             wait = datetime.timedelta(seconds=timeout)
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=wait)
 
+    @property
+    def device_name(self) -> str:
+        """Name of the device: 'cpu', or the model of the GPU."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
     def __enter__(self) -> "Group":
         return self
 

@@ -171,7 +171,8 @@ class Loop:
             for step, (spikes, label) in enumerate(group.batches(self.train_loader, epoch, drop_rest=True)):
                 self.set_step_size((epoch + step / self.steps) / settings.epochs)
                 self.trainer.train(spikes, label)
-                bar.set_postfix_str(f"batch {step + 1}/{self.steps}, loss {stat.loss:.4f}", refresh=False)
+                loss = "" if stat.loss is None else f", loss {stat.loss:.4f}"
+                bar.set_postfix_str(f"batch {step + 1}/{self.steps}{loss}", refresh=False)
                 bar.update(min(len(label) * group.size, bar.total - bar.n))
         self.trainer.read()
         group.sum_statistic(stat)
@@ -244,6 +245,7 @@ class Loop:
             "source": settings.source,
             "recordings": self.sizes | {"test": len(tested)},
             "processes": self.group.size,
+            "device": self.group.device_name,
             "best_epoch": best_epoch,
             "validation_accuracy": curve[best_epoch],
             "test_accuracy": float((found == true).mean()),

@@ -77,7 +77,9 @@ class CapturedTrainer(Trainer):
         device = cast(torch.device, self.device)
         self._totals = torch.zeros(2, dtype=torch.float64, device=device)  # sum of losses, number of correct answers
         self._failed = torch.zeros((), device=device)  # NaN after a loss that is not finite, else 0
-        self._steps = 0
+        self._steps = self._samples = self._reported = (
+            0  # steps; samples in this epoch, and those among them in `stats`
+        )
         self._run_recorded: Callable[[], None] | None = None
 
     def train(self, input, target: torch.Tensor) -> None:
@@ -98,8 +100,8 @@ class CapturedTrainer(Trainer):
             self._input = DenseSpikes(torch.empty_like(input.data), input.shape[1], input.value)
             self._target = torch.empty_like(target)
             self._run_recorded = Recording(lambda: self._step(self._input, self._target), input.device)
-        stat = self.stats.training
-        if not stat.num_samples:  # an epoch begins
+        if self._reported and not self.stats.training.num_samples:  # an epoch begins
+            self._samples = self._reported = 0
             self._totals.zero_()
         if input.shape == self._input.shape:
             self._input.data.copy_(input.data)
@@ -108,7 +110,7 @@ class CapturedTrainer(Trainer):
         else:
             self._step(input, target)
         self._steps += 1
-        stat.num_samples += len(target)
+        self._samples += len(target)
         if self.average is not None:
             self.average.n_averaged += 1
         if self._steps % READ_EVERY == 0:
@@ -143,4 +145,6 @@ class CapturedTrainer(Trainer):
         total, correct = self._totals.tolist()
         if self._failed.item() != 0:
             raise FloatingPointError("training: expected finite losses, found one that is infinite or not a number")
-        self.stats.training.loss_sum, self.stats.training.correct_samples = total, int(correct)
+        stat = self.stats.training
+        stat.loss_sum, stat.correct_samples, stat.num_samples = total, int(correct), self._samples
+        self._reported = self._samples

@@ -14,13 +14,15 @@ import pytest
 import torch
 
 from nmnist_helpers import Network, kernels
+from nmnist_helpers.classifier import Rate
 from nmnist_helpers.data.augmentation import augment
 from nmnist_helpers.data.binning import bin_edges
 from nmnist_helpers.geometry import CHANNELS
 from nmnist_helpers.kernels.common import Axon, Membrane, OutputGradients, Surrogate, zero_state
 from nmnist_helpers.loss import SpikeRate
 from nmnist_helpers.spikes import DenseSpikes, Spikes
-from nmnist_helpers.utils import parameter_groups
+from nmnist_helpers.train.trainer import CapturedTrainer, Trainer
+from nmnist_helpers.utils import LearningStats, parameter_groups
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device, found none", allow_module_level=True)
@@ -54,6 +56,19 @@ def milliseconds(fx, rounds: int = 20, warm: int = 3) -> float:
         ended.synchronize()
         times.append(began.elapsed_time(ended))
     return statistics.median(times)
+
+
+def host_milliseconds(fx, calls: int = 32, rounds: int = 5) -> float:
+    """Return the median time of a call of `fx` as the host sees it, over rounds of several calls."""
+    times = []
+    for _ in range(rounds + 1):  # the first round compiles
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(calls):
+            fx()
+        torch.cuda.synchronize()
+        times.append(1000 * (time.perf_counter() - began) / calls)
+    return statistics.median(times[1:])
 
 
 @pytest.fixture(scope="module")
@@ -202,24 +217,34 @@ def count_correct(net: torch.nn.Module, recordings: Recordings, batch: int = 256
     return right.item()
 
 
-@pytest.mark.parametrize("batch", [32, 256])
+@pytest.mark.parametrize("batch", [32, 64, 128, 256])
 def test_training_step(batch):
-    """Measure a training step from rasterising to Adam, and profile it on the GPU."""
-    recordings, step = Recordings(2 * batch), TrainingStep()
+    """Measure a training step from rasterising to Adam, recorded and kernel by kernel, and inference; profile it."""
+    recordings = Recordings(2 * batch)
     plan, part = recordings.plan(1), slice(0, batch)
-
-    def run_step():
-        step(recordings.batch(plan, part), plan[2][part])
-
+    net = Network().to(DEVICE)
     torch.cuda.reset_peak_memory_stats()
-    print_table(
-        f"training step, B = {batch}",
-        [(f"{milliseconds(run_step):.3f}", f"{torch.cuda.max_memory_allocated() / 2**20:.0f}")],
-        ("ms", "peak MB"),
-    )
+
+    def step_of(kind: type[Trainer]):
+        optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
+        trainer = kind(net, SpikeRate(0.2, 0.03), optimizer, LearningStats(), Rate.predict)
+        return lambda: trainer.train(recordings.batch(plan, part), plan[2][part])
+
+    recorded = step_of(CapturedTrainer)
+    ms = [host_milliseconds(recorded)]
+    peak = torch.cuda.max_memory_allocated() / 2**20
+    ms.append(host_milliseconds(step_of(Trainer)))
+    net.eval()
+    spikes = recordings.batch(plan, part)
+    with torch.no_grad():
+        ms.append(host_milliseconds(lambda: net(spikes)))
+    with net.frozen():
+        ms.append(host_milliseconds(lambda: net(spikes)))
+    header = ("recorded ms", "kernel by kernel", "inference", "frozen", "peak MB when recorded")
+    print_table(f"training step, B = {batch}", [(*(f"{x:.2f}" for x in ms), f"{peak:.0f}")], header)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(5):
-            run_step()
+            recorded()
         torch.cuda.synchronize()
     print(profile.key_averages().table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=60))
     gpu.check()

@@ -22,7 +22,6 @@ from triton.compiler import ASTSource  # noqa: E402
 from nmnist_helpers.data import binning_gpu as raster  # noqa: E402
 from nmnist_helpers.kernels.gpu import axon, integers, launch, matmul, neuron, weight  # noqa: E402
 
-
 # The shapes between the smallest and the largest test little that is new, so they are marked as slow.
 SHAPES = [shape for _, shape in launch.SHAPES]
 SHAPES[1:-1] = [pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES[1:-1]]

@@ -213,6 +213,7 @@ def test_training_run_and_its_continuation(cuda, dataset, folder, tmp_path, monk
     assert waits["train.trainer:CapturedTrainer.read"] == 2  # the sums, and the loss that is not finite
     assert waits[CHECK] == 1
     assert waits["train.loop:Loop.train_epoch"] == waits["train.trainer:CapturedTrainer._step"] == 0
+    assert result["device"] == "pretended cuda:1"
     assert result["recordings"] == {"train": len(dataset) - 10, "validation": 10, "test": len(dataset)}
 
 

@@ -81,6 +81,7 @@ class FakeCuda(TorchFunctionMode):
         monkeypatch.setattr(torch.cuda, "device", self.device)
         monkeypatch.setattr(torch.cuda, "current_device", lambda: self.current)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"pretended {device}")
         monkeypatch.setattr(torch.cuda, "set_device", lambda device: setattr(self, "current", device.index))
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
         monkeypatch.setattr(
