@@ -84,6 +84,32 @@ def run_copy(finished, tmp_path):
     return out
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [["--dropout", "0.2"], STATEFUL], ids=["constant", "changing"])
+def test_steps_recorded_on_a_gpu_give_the_same_run(tmp_path, monkeypatch, options):
+    """A run whose steps are recorded equals one whose kernels are launched one by one, and one that was resumed."""
+    options = [*options, "--device", "cuda", "--epochs", 2]
+    start(tmp_path / "recorded", *options)
+    monkeypatch.setenv("NMNIST_CHECK", "1")
+    start(tmp_path / "one by one", *options)
+    monkeypatch.delenv("NMNIST_CHECK")
+    train_epoch = train.loop.Loop.train_epoch
+
+    def train_one_epoch(loop):
+        if loop.progress.epoch == 1:
+            raise KeyboardInterrupt
+        train_epoch(loop)
+
+    monkeypatch.setattr(train.loop.Loop, "train_epoch", train_one_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "resumed", *options)
+    monkeypatch.setattr(train.loop.Loop, "train_epoch", train_epoch)
+    resume(tmp_path / "resumed")
+    expected = content(tmp_path / "recorded")
+    assert content(tmp_path / "one by one") == expected
+    assert content(tmp_path / "resumed") == expected
+
+
 # -- parts of the recordings
 
 

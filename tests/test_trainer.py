@@ -4,6 +4,10 @@ Without a GPU, the step that would be recorded runs every time.
 """
 
 import copy
+import gc
+import weakref
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,8 +27,8 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 @pytest.fixture(autouse=True)
 def _nothing_is_recorded_on_a_cpu(monkeypatch, request):
-    if request.getfixturevalue("device").type == "cpu":
-        monkeypatch.setattr(trainer, "Recording", lambda step, device: step)
+    if "device" in request.fixturenames and request.getfixturevalue("device").type == "cpu":
+        monkeypatch.setattr(trainer, "Recording", lambda device: lambda step: step())
 
 
 @pytest.fixture(params=DEVICES)
@@ -113,20 +117,21 @@ def test_the_statistics_are_read_every_few_steps(device, monkeypatch):
     assert made.stats.training.loss == expected[8]
 
 
-def test_a_loss_that_is_not_finite_ends_learning(device, monkeypatch):
+@pytest.mark.parametrize("loss", ["nan", "inf", "-inf"])
+def test_a_loss_that_is_not_finite_ends_learning(device, monkeypatch, loss):
     """The weights stay as they were before that step, however many steps follow before the error is raised."""
     monkeypatch.setattr(trainer, "READ_EVERY", 8)
     made = make(CapturedTrainer, device, 0.01)
-    scale = torch.ones((), device=device)
+    more = torch.zeros((), device=device)
     rate = made.error
-    made.error = lambda output, target: rate(output, target) * scale
+    made.error = lambda output, target: rate(output, target) + more
     given = list(batches(8, device))
     for spikes, labels in given[:5]:
         made.train(spikes, labels)
     before = copy.deepcopy([*made.net.parameters(), *made.optimizer.state_dict()["state"].values()])
-    scale.fill_(float("nan"))
+    more.fill_(float(loss))
     made.train(*given[5])
-    scale.fill_(1)
+    more.fill_(0)
     made.train(*given[6])
     with pytest.raises(FloatingPointError, match="training: expected finite losses, found one that is"):
         made.train(*given[7])
@@ -134,17 +139,77 @@ def test_a_loss_that_is_not_finite_ends_learning(device, monkeypatch):
     assert_equal(dict(enumerate(after)), dict(enumerate(before)))
 
 
-def test_the_last_batch_of_an_epoch_may_be_smaller(device):
+def test_batches_may_differ_in_size_and_in_the_value_of_a_spike(device):
+    """The last batch of an epoch is often smaller."""
     found = []
     for kind in (Trainer, CapturedTrainer):
         made = make(kind, device, 0.01)
         torch.manual_seed(0)
         for i, (spikes, labels) in enumerate(batches(8, device)):
-            size = 3 if i in (1, 4, 5) else BATCH
-            made.train(DenseSpikes(spikes.data[:size]), labels[:size])
+            size, value = 3 if i in (1, 4, 5) else BATCH, 0.5 if i in (3, 6) else 1.0
+            made.train(DenseSpikes(spikes.data[:size], value=value), labels[:size])
         made.read()
         found.append(
             made.net.state_dict() | {"loss": made.stats.training.loss, "count": made.stats.training.num_samples}
         )
     assert found[0]["count"] == 8 * BATCH - 3
     assert_equal(*found)
+
+
+def test_a_trainer_is_freed_with_its_last_name(device):
+    """A cycle of references would keep the memory of its graph until the garbage collector runs."""
+    made = make(CapturedTrainer, device, 0.01)
+    for spikes, labels in batches(5, device):
+        made.train(spikes, labels)
+    gc.collect()
+    gc.disable()
+    try:
+        gone = weakref.ref(made)
+        del made
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+class Graph:
+    """A stand-in for a CUDA graph that counts its replays."""
+
+    made = 0
+
+    def __init__(self):
+        Graph.made += 1
+        self.replays = 0
+
+    def replay(self):
+        self.replays += 1
+
+
+def test_a_function_is_run_recorded_and_replayed(monkeypatch):
+    events = []
+
+    @contextmanager
+    def record(graph, stream):
+        events.append("begin")
+        yield
+        events.append("end")
+
+    @contextmanager
+    def on_stream(stream):
+        yield
+
+    monkeypatch.setattr(Graph, "made", 0)
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    stands_in = {"Stream": lambda device: stream, "current_stream": lambda device: stream, "stream": on_stream,
+                 "graph": record, "CUDAGraph": Graph}  # fmt: skip
+    for name, value in stands_in.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    recording = trainer.Recording(torch.device("cuda"))
+    for _ in range(trainer.WARM_UP):
+        recording(lambda: events.append("run"))
+    with pytest.raises(ZeroDivisionError):  # the next call records anew instead of replaying a broken graph
+        recording(lambda: 1 / 0)
+    for _ in range(3):
+        recording(lambda: events.append("run"))
+    assert events == ["run"] * trainer.WARM_UP + ["begin", "begin", "run", "end"]
+    assert Graph.made == 2
+    assert recording._graph.replays == 3

@@ -169,6 +169,6 @@ def raise_out_of_range() -> None:
     """Raise the error for an input or a state that fixed-point numbers cannot represent."""
     raise OverflowError(
         "neuron: expected a finite input and fixed-point states with |value| < 262144, found an input that is not"
-        " finite, or a current or voltage that left the range of the fixed-point states; check the weights and the"
-        " input for NaN, Inf and runaway values"
+        " finite, or a current or voltage that left the range of the fixed-point states; check weights, decays,"
+        " delays and input for NaN, Inf and runaway values"
     )

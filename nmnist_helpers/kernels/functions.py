@@ -39,7 +39,7 @@ def retention_of(decay: torch.Tensor, channels: int, places: int = 1) -> torch.T
         )
     _check_not_nan("decay", decay)
     if _has_own_kernel(decay):
-        return twin(decay.device).retention_of(decay, channels, places)
+        return twin(decay.device).retention_of(decay.float(), channels, places)
     retention = (DECAY_SCALE - torch.round(decay.detach().flatten().clamp(0, DECAY_SCALE))).to(torch.int32)
     return retention.expand(channels)[:, None].expand(-1, places).flatten().contiguous()
 
@@ -59,14 +59,17 @@ def lag_of(delay: torch.Tensor | None, shift: int, channels: int, steps: int, de
         )
     _check_not_nan("delay", delay)
     if _has_own_kernel(delay):
-        return twin(device).lag_of(delay, shift, steps)
+        return twin(delay.device).lag_of(delay.float(), shift, steps)
     whole = torch.floor(delay.detach()).nan_to_num(0, steps, -steps).clamp(-steps, steps).to(torch.int32)
     return (whole + shift).clamp_(-steps, steps)
 
 
 def _has_own_kernel(parameter: torch.Tensor) -> bool:
-    """Whether the twin converts the parameter to integers itself, as that for a GPU does to save launches."""
-    return parameter.dtype == torch.float32 and hasattr(twin(parameter.device), "lag_of")
+    """Whether the twin converts the parameter to integers itself, as that for a GPU does to save launches.
+
+    Its kernels compute in float32, which would round a float64 number.
+    """
+    return parameter.dtype != torch.float64 and hasattr(twin(parameter.device), "lag_of")
 
 
 def _check_not_nan(name: str, parameter: torch.Tensor) -> None:

@@ -61,8 +61,9 @@ class InUnits(torch.Tensor):
             return view._write(plain) if writes else result
 
     def __deepcopy__(self, memo: dict) -> torch.Tensor:
-        # Not torch's own: it would register the copy under the address of `plain` above, which the next view reuses.
-        memo[id(self)] = copied = self.as_subclass(torch.Tensor).detach().clone()
+        # torch's own method would run on a temporary tensor (`plain` in `__torch_function__`) and register the copy
+        # under its address, which another view may get next.
+        copied = self.as_subclass(torch.Tensor).detach().clone()
         return copied.requires_grad_(self.owner.requires_grad and self.owner.is_leaf)
 
     @torch.no_grad()

@@ -128,7 +128,7 @@ class Loop:
         self.bases = [parameters["lr"] for parameters in optimizer.param_groups]
         self.trainer = self._kind_of_trainer()(progress.net, error, optimizer, stats, Rate.predict)
         self.trainer.average = progress.average
-        if isinstance(self.trainer, CapturedTrainer) and settings.schedule != "constant":
+        if self.on_gpu and settings.schedule != "constant":  # a recorded step reads a changing step size from a tensor
             for parameters in optimizer.param_groups:
                 parameters["lr"] = torch.tensor(parameters["lr"], device=group.device)
         self.validator = Assistant(progress.validated_net, error, None, stats, classifier=Rate.predict)
@@ -187,7 +187,11 @@ class Loop:
         return self.group.device.type == "cuda" and kernels.backend.resolve(self.group.device) == "gpu"
 
     def _kind_of_trainer(self) -> type[Trainer]:
-        """Choose whether steps are recorded; those of several processes are not, since they exchange gradients."""
+        """Choose whether steps are recorded.
+
+        Those of several processes are not, since they exchange gradients. Nor are they with ``NMNIST_CHECK=1``, where
+        the host reads a flag after every neuron step.
+        """
         if not self.on_gpu or self.group.size > 1:
             return Trainer
         from ..kernels import gpu

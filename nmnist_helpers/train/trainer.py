@@ -26,34 +26,36 @@ class Trainer(Assistant):
         return output
 
     def read(self) -> None:
-        """Bring the statistics of the epoch up to date; here they always are."""
+        """Bring the statistics of the epoch up to date; call it before `LearningStats.update`. Here they always are."""
 
 
 class Recording:
-    """A function without arguments that is recorded as a CUDA graph.
+    """A function's work on a GPU, recorded as a CUDA graph.
 
-    The first calls run it. The next one records it, and this and all later ones replay the graph. In the meantime the
-    function must use the same memory, and it must not wait for the device.
+    The first calls run the function. The next one records it, and this and all later ones replay the graph. The
+    function must always use the same memory, and it must not wait for the device. It is not kept, since it may refer to
+    the owner of the recording: a cycle would keep the graph's memory alive.
     """
 
-    def __init__(self, function: Callable[[], None], device: torch.device):
-        self._function, self._device, self._calls = function, device, 0
+    def __init__(self, device: torch.device):
+        self._device, self._calls = device, 0
         self._stream = torch.cuda.Stream(device)
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self) -> None:
+    def __call__(self, function: Callable[[], None]) -> None:
         if self._calls < WARM_UP:
             self._calls += 1
             # on the stream of the recording, since autograd remembers the stream on which it first adds a gradient
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(self._stream):
-                self._function()
+                function()
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
             return
         if self._graph is None:
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, stream=self._stream):
-                self._function()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=self._stream):
+                function()
+            self._graph = graph
         self._graph.replay()
 
 
@@ -63,10 +65,11 @@ class CapturedTrainer(Trainer):
     The host takes several times as long to launch the kernels of a step one by one as the GPU takes to run them. A
     graph is launched by a single call. Weights and statistics are bit-identical to those of a `Trainer`.
 
-    The optimiser must be fused. A step size that changes must be a tensor, because a number would be recorded.
+    The optimiser must be fused. A step size that changes must be a tensor, because a number would be recorded. The
+    network's buffers must not change, since the average does not follow them.
 
     The statistics are read every `READ_EVERY` steps and by `read`. After a loss that is not finite, no step changes the
-    weights any more, and the next reading raises the error.
+    network's weights any more, and the next reading raises the error.
     """
 
     stats: LearningStats
@@ -77,18 +80,19 @@ class CapturedTrainer(Trainer):
         device = cast(torch.device, self.device)
         self._totals = torch.zeros(2, dtype=torch.float64, device=device)  # sum of losses, number of correct answers
         self._failed = torch.zeros((), device=device)  # NaN after a loss that is not finite, else 0
-        self._steps = self._samples = self._reported = (
-            0  # steps; samples in this epoch, and those among them in `stats`
-        )
-        self._run_recorded: Callable[[], None] | None = None
+        self._steps = 0  # of all epochs
+        self._samples = 0  # in this epoch
+        self._reported = 0  # samples of this epoch that `stats` counts already
+        self._record_or_replay = Recording(device)
+        self._input: DenseSpikes | None = None
 
     def train(self, input, target: torch.Tensor) -> None:
-        """Train on one batch.
+        """Train on one batch. Nothing is returned, since the next step uses the memory of the output again.
 
         Parameters
         ----------
         input : DenseSpikes of shape (B, C, T)
-            The step is recorded for the shape of the first batch. Batches of other shapes are trained on without it.
+            The step is recorded for shape and value of the first batch. Other batches are trained on without it.
         target : int64 tensor [B]
 
         Raises
@@ -96,17 +100,17 @@ class CapturedTrainer(Trainer):
         FloatingPointError
             If a loss since the last reading was infinite or not a number.
         """
-        if self._run_recorded is None:
+        if self._input is None:
             self._input = DenseSpikes(torch.empty_like(input.data), input.shape[1], input.value)
             self._target = torch.empty_like(target)
-            self._run_recorded = Recording(lambda: self._step(self._input, self._target), input.device)
+        spikes = self._input
         if self._reported and not self.stats.training.num_samples:  # an epoch begins
             self._samples = self._reported = 0
             self._totals.zero_()
-        if input.shape == self._input.shape:
-            self._input.data.copy_(input.data)
+        if (input.data.shape, input.shape, input.value) == (spikes.data.shape, spikes.shape, spikes.value):
+            spikes.data.copy_(input.data)
             self._target.copy_(target)
-            self._run_recorded()
+            self._record_or_replay(lambda: self._step(spikes, self._target))
         else:
             self._step(input, target)
         self._steps += 1

@@ -6,7 +6,7 @@ kernels launched on it, and waits: in a training step, the host may wait for the
 
 import os
 from collections import Counter
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,6 +30,8 @@ from nmnist_helpers.network import ConvNetwork  # noqa: E402
 from nmnist_helpers.neuron.norm import MeanOnlyBatchNorm  # noqa: E402
 from nmnist_helpers.spikes import DenseSpikes  # noqa: E402
 from nmnist_helpers.train import Settings, run  # noqa: E402
+from nmnist_helpers.train.loop import Loop  # noqa: E402
+from nmnist_helpers.train.trainer import CapturedTrainer, Trainer  # noqa: E402
 from nmnist_helpers.utils import Assistant, LearningStats, parameter_groups  # noqa: E402
 
 DEVICE = torch.device("cuda:1")
@@ -194,27 +196,66 @@ def test_loader_without_triton(cuda, dataset):
     assert "data.device:DeviceEvents._rasterise_with_tensors" in cuda.waits
 
 
-@pytest.mark.parametrize("average", [0.0, 0.9])
-def test_training_run_and_its_continuation(cuda, dataset, folder, tmp_path, monkeypatch, average):
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"hidden": (20,)},
+        {"hidden": (20,), "average": 0.9, "schedule": "onecycle", "decay_step": 0.1, "delay_step": 0.5},
+        {"network": "cnn", "loss": "max", "window": 5},
+    ],
+    ids=["constant", "changing", "cnn"],
+)
+def test_training_run_and_its_continuation(cuda, dataset, folder, tmp_path, monkeypatch, more):
     """A step waits for nothing. An epoch waits for its statistics, for the batches of its validation and for a flag."""
     # A pretended device records no graph: the step runs every time.
-    monkeypatch.setattr("nmnist_helpers.train.trainer.Recording", lambda step, device: step)
+    waits_of_steps = []
+
+    def run_step(step):
+        before = len(cuda.waits)
+        step()
+        waits_of_steps.append(cuda.waits[before:])
+
+    monkeypatch.setattr("nmnist_helpers.train.trainer.Recording", lambda device: run_step)
     monkeypatch.setattr(
         "nmnist_helpers.train.folder.Folder.write_derived",  # without pictures
         lambda self, best, stats: save_tree(self.path / "network.pt", best),
     )
-    options = {"data": str(folder), "source": "recorded", "out": str(tmp_path), "device": str(DEVICE), "hidden": (20,),
-               "batch_size": 8, "validation": 10, "average": average}  # fmt: skip
-    run(Settings(epochs=1, **options))
+    options = {"data": str(folder), "source": "recorded", "out": str(tmp_path), "device": str(DEVICE),
+               "batch_size": 8, "validation": 10, **more}  # fmt: skip
+
+    train_epoch = Loop.train_epoch
+
+    def train_one_epoch(loop):
+        if loop.progress.epoch == 1:
+            raise KeyboardInterrupt
+        train_epoch(loop)
+
+    monkeypatch.setattr(Loop, "train_epoch", train_one_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        run(Settings(epochs=2, **options))
+    assert not any(waits_of_steps[1:])  # the first step looks whether the weights vanish
+    monkeypatch.setattr(Loop, "train_epoch", train_epoch)
     cuda.waits.clear()
     result = run(Settings(epochs=2, **options), resume=True)
     waits = Counter(cuda.waits)
     assert waits[LOG] == 2  # two batches for validation
     assert waits["train.trainer:CapturedTrainer.read"] == 2  # the sums, and the loss that is not finite
     assert waits[CHECK] == 1
-    assert waits["train.loop:Loop.train_epoch"] == waits["train.trainer:CapturedTrainer._step"] == 0
+    assert waits["train.loop:Loop.train_epoch"] == 0
     assert result["device"] == "pretended cuda:1"
     assert result["recordings"] == {"train": len(dataset) - 10, "validation": 10, "test": len(dataset)}
+
+
+@pytest.mark.parametrize(
+    ("checked", "processes", "kind"),
+    [("0", 1, CapturedTrainer), ("1", 1, Trainer), ("0", 2, Trainer)],
+    ids=["recorded", "NMNIST_CHECK", "two processes"],
+)
+def test_steps_are_recorded_where_that_is_possible(cuda, monkeypatch, checked, processes, kind):
+    monkeypatch.setenv("NMNIST_CHECK", checked)
+    loop = Loop.__new__(Loop)
+    loop.group = SimpleNamespace(device=DEVICE, size=processes)
+    assert loop._kind_of_trainer() is kind
 
 
 def test_export_and_simulation(cuda, tmp_path):

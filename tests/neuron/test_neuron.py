@@ -365,7 +365,7 @@ def test_wrong_input_raises():
 def test_runaway_values_raise(backend, bad):
     z = torch.zeros(2, 3, 9)
     z[1, 2, 4] = bad
-    with pytest.raises(OverflowError, match="check the weights and the input for NaN, Inf and runaway values"):
+    with pytest.raises(OverflowError, match="check weights, decays, delays and input for NaN, Inf and runaway values"):
         Neuron(**FIXED)(z)
 
 

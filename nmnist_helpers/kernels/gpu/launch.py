@@ -48,7 +48,7 @@ def on(tensor: torch.Tensor) -> AbstractContextManager:
 
 
 def flag_of(device: torch.device) -> torch.Tensor:
-    """Return the device's flag, int32 [1]; a neuron step sets it to 1 if its input or a state leaves the range."""
+    """Return the device's flag, int32 [1]; kernels set it to 1 if an input or state leaves its range, and for NaN."""
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
     if device not in _flags:
@@ -72,7 +72,7 @@ def sum_kernel(rows, out, N, C, factor, ROWS: tl.constexpr, BLOCK: tl.constexpr)
 def sum_rows(rows: torch.Tensor, factor: float) -> torch.Tensor:
     """Return ``factor`` times the sum of rows [..., N, C] over N, float32 [..., C].
 
-    The rows are added as float64 numbers in a fixed order.
+    The rows are added as float64 numbers in a fixed order. `factor` is rounded to float32.
     """
     *parts, count, channels = rows.shape
     out = torch.empty(*parts, channels, dtype=torch.float32, device=rows.device)
@@ -84,7 +84,7 @@ def sum_rows(rows: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def check() -> None:
-    """Wait for the devices, and raise if an input or a state has left its range since the last check.
+    """Wait for the devices, and raise if an input or a state has left its range, or a decay or delay was NaN.
 
     The other twins raise immediately. Here the host would have to wait for every launch, so the device only sets a
     flag, which is read by this function. With ``NMNIST_CHECK=1`` it is read after every neuron step (slow, and not
@@ -93,7 +93,7 @@ def check() -> None:
     Raises
     ------
     OverflowError
-        With the message of the other twins. The flag is cleared.
+        With one message for all causes since the last check. The flag is cleared.
     """
     failed = [flag for flag in _flags.values() if flag.item()]
     for flag in failed:

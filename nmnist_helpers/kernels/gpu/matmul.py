@@ -78,6 +78,7 @@ def tiling(m: int, n: int, two_terms: bool) -> dict[str, int]:
     recordings). No registers spill (`tests/kernels/test_gpu_compile.py`).
     """
     few = m * n < 1 << 23  # smaller blocks then spread the work over all multiprocessors
+    # Many rows are the time steps of a batch (forward pass, input gradient), few are neurons (weight gradient).
     block_m = 64 if m > 2048 else 128
     block_n = 128 if few or two_terms else 256
     return {

@@ -1,7 +1,8 @@
 """Products of spikes with quantised weights on a GPU: spikes as 0/1 bytes, multiplied on tensor cores.
 
-A list of spikes is turned into bytes too. Gathering the rows of weights that a list names was slower at every density
-from 0.1 to 10 % (measured on an H200), and the host would have to wait for the length of a list.
+A list of spikes is turned into bytes too, anew in each direction. Gathering the rows of weights that a list names was
+slower at every density from 0.1 to 10 % (measured on an H200). Layers exchange bytes, because the host would have to
+wait for the length of a list.
 """
 
 import torch

@@ -49,6 +49,7 @@ def test_not_a_number_is_found_by_check(device):
 @pytest.mark.parametrize("shape", [(1, 1), (130, 45), (2, 200, 70)], ids=str)
 def test_sums_of_rows(device, shape):
     rows = torch.randn(shape, device=device)
-    found = sum_rows(rows, -0.25)
-    expected = (rows.double().sum(-2) * -0.25).float()
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    for factor in (-0.25, 1 / 0.95):
+        found = sum_rows(rows, factor)
+        expected = (rows.double().sum(-2) * factor).float()
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
