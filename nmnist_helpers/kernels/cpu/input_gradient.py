@@ -1,7 +1,7 @@
 """The gradient of a dense layer's input, computed only where it has an effect.
 
 The neurons of the layer below multiply the gradient of their spikes by the surrogate derivative, which decays
-exponentially on either side of the threshold. In a trained network most neurons are far below the threshold most of the
+exponentially on either side of the threshold. In many trained networks, most neurons are far below it most of the
 time. Their gradient is then too small to change a sum that also has terms from steps nearer to the threshold.
 Perez-Nieves and Goodman ("Sparse spiking gradient descent", NeurIPS 2021) call a neuron *active* where its voltage is
 near enough to the threshold for the gradient to matter, and skip all others.
