@@ -155,7 +155,15 @@ class EventLoader:
             "batch_size": self.batch_size,
             "recordings": len(self.index),
             "drop_last": self.drop_last,
+            "max_events": self.max_events,
+            "transform": self._name_of_transform(),
         }
+
+    def _name_of_transform(self) -> str | None:
+        """Return the settings of an `Augment`, or the name of another transform, whose settings are not known."""
+        if self.transform is None or isinstance(self.transform, Augment):
+            return None if self.transform is None else repr(self.transform)
+        return getattr(self.transform, "__qualname__", type(self.transform).__qualname__)
 
     def state_dict(self) -> dict:
         """Return the state: the epoch, the number of batches yielded in it, and settings for a later check."""
@@ -167,7 +175,8 @@ class EventLoader:
         Raises
         ------
         ValueError
-            If the state comes from a loader with another seed, shuffle, batch_size, drop_last or number of recordings.
+            If the state comes from a loader with another seed, shuffle, batch_size, drop_last, max_events, transform or
+            number of recordings.
         """
         for name, value in self._identity().items():
             if state.get(name) != value:

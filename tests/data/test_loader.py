@@ -194,6 +194,15 @@ def test_a_state_of_another_loader_is_refused(packed):
         EventLoader(packed, 8, shuffle=True).load_state_dict(state)
     with pytest.raises(ValueError, match="seed: expected 1 as in this loader, found 0"):
         EventLoader(packed, 16, shuffle=True, seed=1).load_state_dict(state)
+    with pytest.raises(ValueError, match="max_events: expected 10000 as in this loader, found None"):
+        EventLoader(packed, 16, shuffle=True, max_events=10_000).load_state_dict(state)
+    with pytest.raises(
+        ValueError, match=r"transform: expected Augment\(max_angle=5, .*\) as in this loader, found None"
+    ):
+        EventLoader(packed, 16, shuffle=True, transform=Augment()).load_state_dict(state)
+    other = EventLoader(packed, 16, shuffle=True, transform=str)
+    with pytest.raises(ValueError, match="transform: expected str as in this loader, found Augment"):
+        other.load_state_dict(EventLoader(packed, 16, shuffle=True, transform=Augment()).state_dict())
     with pytest.raises(ValueError, match=r"position in 0\.\.5, found 0, 6"):
         loader.load_state_dict(state | {"position": 6})
 
