@@ -16,6 +16,7 @@ import pytest
 import torch
 from filelock import FileLock
 from support import fake_nmnist
+from support.interruption import interrupted_after
 
 from nmnist_helpers import ConvNetwork, Network, __main__, train
 from nmnist_helpers.checkpoint import load_checkpoint, load_tree, save_tree
@@ -93,17 +94,8 @@ def test_steps_recorded_on_a_gpu_give_the_same_run(tmp_path, monkeypatch, option
     monkeypatch.setenv("NMNIST_CHECK", "1")
     start(tmp_path / "one by one", *options)
     monkeypatch.delenv("NMNIST_CHECK")
-    train_epoch = train.loop.Loop.train_epoch
-
-    def train_one_epoch(loop):
-        if loop.progress.epoch == 1:
-            raise KeyboardInterrupt
-        train_epoch(loop)
-
-    monkeypatch.setattr(train.loop.Loop, "train_epoch", train_one_epoch)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_after(1, monkeypatch):
         start(tmp_path / "resumed", *options)
-    monkeypatch.setattr(train.loop.Loop, "train_epoch", train_epoch)
     resume(tmp_path / "resumed")
     expected = content(tmp_path / "recorded")
     assert content(tmp_path / "one by one") == expected

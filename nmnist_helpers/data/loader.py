@@ -161,8 +161,10 @@ class EventLoader:
 
     def _name_of_transform(self) -> str | None:
         """Return the settings of an `Augment`, or the name of another transform, whose settings are not known."""
-        if self.transform is None or isinstance(self.transform, Augment):
-            return None if self.transform is None else repr(self.transform)
+        if self.transform is None:
+            return None
+        if isinstance(self.transform, Augment):
+            return repr(self.transform)
         return getattr(self.transform, "__qualname__", type(self.transform).__qualname__)
 
     def state_dict(self) -> dict:

@@ -18,6 +18,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 from support import fake_nmnist  # noqa: E402
 from support.fake_cuda import FakeCuda  # noqa: E402
+from support.interruption import interrupted_after  # noqa: E402
 from support.neurons import PARAMS, Blocks  # noqa: E402
 
 from nmnist_helpers import EventLoader, Network, NMNISTDataset, Spikes, augment, block, kernels, loss, netx  # noqa: E402
@@ -222,19 +223,9 @@ def test_training_run_and_its_continuation(cuda, dataset, folder, tmp_path, monk
     )
     options = {"data": str(folder), "source": "recorded", "out": str(tmp_path), "device": str(DEVICE),
                "batch_size": 8, "validation": 10, **more}  # fmt: skip
-
-    train_epoch = Loop.train_epoch
-
-    def train_one_epoch(loop):
-        if loop.progress.epoch == 1:
-            raise KeyboardInterrupt
-        train_epoch(loop)
-
-    monkeypatch.setattr(Loop, "train_epoch", train_one_epoch)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_after(1, monkeypatch):
         run(Settings(epochs=2, **options))
     assert not any(waits_of_steps[1:])  # the first step looks whether the weights vanish
-    monkeypatch.setattr(Loop, "train_epoch", train_epoch)
     cuda.waits.clear()
     result = run(Settings(epochs=2, **options), resume=True)
     waits = Counter(cuda.waits)
