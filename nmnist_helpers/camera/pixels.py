@@ -23,6 +23,9 @@ TIME_SHIFT, POLARITY_SHIFT, ROW_SHIFT = 13, 12, 6
 FAINT = -0.02
 #: Log light below which a pixel counts as inked at the start of a recording.
 INKED = -0.1
+#: Polarities, and the pixel of events that come from anywhere. Numba would compile a function that is called with a
+#: plain number once more for that number.
+OFF, ON, ANYWHERE = np.int64(0), np.int64(1), np.int64(-1)
 
 #: `SensorParams` in a form that compiled code accepts, without the path.
 Constants = namedtuple("Constants", [field.name for field in fields(SensorParams) if field.name != "path"])
@@ -170,9 +173,9 @@ def _append_pixel_events(
         free = max(ready, start)
         while free < stop:
             if now - reference >= on:
-                level, polarity = reference + on, 1
+                level, polarity = reference + on, ON
             elif reference - now >= off:
-                level, polarity = reference - off, 0
+                level, polarity = reference - off, OFF
             else:
                 break
             time = start
@@ -194,7 +197,7 @@ def _append_pixel_events(
 def _append_random_events(rate, end, pixel, state, out, count):
     """Append events at random times and of random polarity, `rate` per second, to `out`; return the new count.
 
-    They come from `pixel`, or from random pixels if it is -1.
+    They come from `pixel`, or from random pixels if it is `ANYWHERE`.
     """
     time = 0.0
     while rate > 0:
@@ -211,7 +214,7 @@ def _append_random_events(rate, end, pixel, state, out, count):
 
 @njit(nogil=True)
 def record(images, states, path, p, thresholds, refractory, leaks, hot, out, counts):
-    """Record each image: write its events, sorted by time, to a row of `out`, and their number to `counts`.
+    """Record each image: write its events, pixel by pixel, to a row of `out`, and their number to `counts`.
 
     Parameters
     ----------
@@ -232,7 +235,7 @@ def record(images, states, path, p, thresholds, refractory, leaks, hot, out, cou
     out : int64 array [N, room]
         Gets the codes of the events: ``time << TIME_SHIFT | polarity << POLARITY_SHIFT | row << ROW_SHIFT | column``.
     counts : int64 array [N]
-        Numbers of events. A number may exceed `room`; that row is then incomplete and not sorted.
+        Numbers of events. A number may exceed `room`; that row is then incomplete.
     """
     steps = int((p.duration + 6 * p.duration_spread + abs(p.delay[2]) + 4 * p.delay_spread[2]) * 1000 / STEP) + 2
     cell, weight = np.empty(steps, np.int64), np.empty((steps, 4))
@@ -250,13 +253,16 @@ def record(images, states, path, p, thresholds, refractory, leaks, hot, out, cou
         delays[2] = p.delay[2] + p.delay_spread[2] * third
         end = 1000 * (p.duration + delays[2] - p.delay[2] + p.duration_spread * _normal(state))
         _locate_pixel(path, delays, cell, weight)
-        top, bottom = (cell // GRID).min(), (cell // GRID).max() + 2
-        left, right = (cell % GRID).min(), (cell % GRID).max() + 2
+        top = left = GRID
+        bottom = right = 0
+        for at in cell:
+            top, bottom = min(top, at // GRID), max(bottom, at // GRID + 2)
+            left, right = min(left, at % GRID), max(right, at % GRID + 2)
         # A summed-area table of inked grid points: four look-ups show whether ink ever passes a pixel.
         for i in range(GRID):
             for j in range(GRID):
                 ink[i + 1, j + 1] = ink[i, j + 1] + ink[i + 1, j] - ink[i, j] + (grid[i, j] < FAINT)
-        count = 0
+        count = np.int64(0)
         for y in range(SIDE):
             for x in range(SIDE):
                 pixel = (y << ROW_SHIFT) | x
@@ -273,11 +279,9 @@ def record(images, states, path, p, thresholds, refractory, leaks, hot, out, cou
                     period = 1e6 / leaks[y, x]
                     time = _uniform(state) * period
                     while time < end:
-                        count = _append_event(out[n], count, time, 1, pixel)
+                        count = _append_event(out[n], count, time, ON, pixel)
                         time += period
-        count = _append_random_events(p.background * SIDE * SIDE, end, -1, state, out[n], count)
+        count = _append_random_events(p.background * SIDE * SIDE, end, ANYWHERE, state, out[n], count)
         for pixel in hot:
             count = _append_random_events(p.hot_rate, end, pixel, state, out[n], count)
         counts[n] = count
-        if count <= out.shape[1]:
-            out[n, :count].sort()

@@ -119,13 +119,17 @@ def _simulate_chunks(images, ids, labels, params, seed, progress, workers, size)
 
     def run(rows: slice) -> PackedEvents:
         room = ROOM
-        counts = np.empty(len(images[rows]), np.int64)
+        inks = images[rows].copy()  # Numba would compile `record` once more for images that are read-only
+        counts = np.empty(len(inks), np.int64)
         while True:
             out = np.empty((len(counts), room), np.int64)
-            pixels.record(images[rows], states[rows], path, constants, thresholds, refractory, leaks, hot, out, counts)
+            pixels.record(inks, states[rows], path, constants, thresholds, refractory, leaks, hot, out, counts)
             if counts.max(initial=0) <= room:
-                return _decode_events(out, counts, labels[rows], ids[rows])
+                break
             room = int(counts.max())
+        for events, count in zip(out, counts, strict=True):
+            events[:count].sort()
+        return _decode_events(out, counts, labels[rows], ids[rows])
 
     with (
         ThreadPoolExecutor(workers) as pool,
