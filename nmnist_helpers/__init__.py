@@ -11,11 +11,12 @@ operations. `pictures` draws the figures. `kernels` contains the arithmetic of a
 
 import importlib
 import os
+import sys
 
-# How torch's threads wait for work. Threads that spin for long block cores for other programs and for the kernels'
-# threads (`tasks`). Threads that sleep at once slow down a single training run by 5 %. Hence they spin for some
+# How long torch's idle threads spin before they sleep. While they spin, they block cores for other programs and for the
+# kernels' threads (`crew`). Threads that sleep at once slow down a single training run by 5 %. Hence they spin for some
 # microseconds. The setting affects only libraries loaded after these lines, and it never overrides the user's choice.
-if "OMP_WAIT_POLICY" not in os.environ:
+if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ LOCK_TIMEOUT = 300  # seconds to wait for another process that compiles
 
 _config: Any = numba.config  # Numba defines its settings at run time
 _local = threading.local()
-_launch_lock = threading.RLock()
 _reported: set[str] = set()
 _launched = _forked = False
 _recorded: dict[tuple[Any, tuple], None] | None = None
@@ -213,14 +212,6 @@ def _enable_cache(dispatcher, function: Callable) -> None:
     dispatcher.compile = compile_and_report
 
 
-def _needs_launch_lock() -> bool:
-    """Return whether launches must not overlap: Numba's own thread pool aborts the process if two threads use it."""
-    try:
-        return numba.threading_layer() == "workqueue"
-    except ValueError:  # not known before the first launch
-        return True
-
-
 def check_process() -> None:
     """Raise in a child of ``os.fork`` whose parent ran kernels.
 
@@ -242,8 +233,8 @@ def njit(*, threads: bool = False, **options) -> Callable:
     Parameters
     ----------
     threads : bool
-        Whether the function starts threads. It must then be called from Python, not from another kernel. Such functions
-        run one at a time if Numba's thread pool requires it, and raise in a forked child (`check_process`).
+        Whether the function uses threads. It must then be called from Python, not from another kernel, and raises in a
+        forked child (`check_process`).
     **options
         Options of Numba's ``njit``.
 
@@ -268,7 +259,7 @@ def njit(*, threads: bool = False, **options) -> Callable:
             global _launched
             check_process()
             _launched = True
-            with suppress(NotRun), _launch_lock if _needs_launch_lock() else nullcontext():
+            with suppress(NotRun):
                 return dispatcher(*arguments, **named)
 
         launch.dispatcher = dispatcher  # type: ignore[attr-defined]  # functions take attributes

@@ -1,4 +1,4 @@
-"""Test training with one thread, with two, and beside other threads; test tasks and the quota of a container."""
+"""Test training with one thread, with two, and beside other threads; test tasks, helpers and a container's quota."""
 
 import threading
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.neurons import sample
 
-from nmnist_helpers import Network, tasks
+from nmnist_helpers import Network, crew, tasks
 from nmnist_helpers.loss import SpikeRate
 from nmnist_helpers.spikes.convert import events_to_rows, rows_to_events
 
@@ -78,6 +78,80 @@ def test_each_task_runs_once_and_a_failed_task_raises_an_error():
     assert out.tolist() == [60, 30, 20, 15, 12, 10]
     with pytest.raises(RuntimeError, match="inverse: expected every task to end"):
         inverse(6, divisor=np.arange(6), out=out)
+
+
+@tasks.tasks()
+def meet(task, here, met):
+    """Wait until both tasks have begun, so that they end only if two threads run them at the same time."""
+    crew._add(here, 16 * task, np.int32(1))
+    looks = 0
+    while crew._read(here, 16 * (1 - task)) == 0 and looks < 1_000_000_000:
+        looks += 1
+    met[task] = crew._read(here, 16 * (1 - task))
+
+
+NEEDS_CREW = pytest.mark.skipif(crew.FUTEX is None, reason="needs Linux on x86-64 or aarch64")
+
+
+@pytest.fixture
+def helpers(monkeypatch):
+    """Give the test a crew of its own, and each launch three helpers even if the suite has one thread per worker."""
+    monkeypatch.setattr(tasks, "CREW", crew.Crew())
+    monkeypatch.setattr(crew.numba, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(crew, "_let_idle_threads_sleep", lambda: None)
+    return tasks.CREW
+
+
+@NEEDS_CREW
+def test_a_helper_works_at_the_same_time_as_the_caller(helpers):
+    met = np.zeros(2, np.int32)
+    meet(2, here=np.zeros(32, np.int32), met=met)
+    assert met.tolist() == [1, 1]
+    assert helpers.number == 1
+    assert not helpers.lock.locked()
+
+
+@NEEDS_CREW
+def test_nobody_waits_for_a_helper_that_does_not_come(helpers, monkeypatch):
+    """A helper that another program keeps from running is like one that does not exist."""
+    monkeypatch.setattr(crew.threading.Thread, "start", lambda thread: None)
+    out = np.zeros(6, np.int64)
+    inverse(6, divisor=np.arange(1, 7), out=out)
+    assert out.tolist() == [60, 30, 20, 15, 12, 10]
+
+
+@NEEDS_CREW
+def test_too_many_threads_leave_the_work_to_the_caller(helpers, monkeypatch):
+    def fail(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(crew.threading.Thread, "start", fail)
+    out = np.zeros(2, np.int64)
+    inverse(2, divisor=np.arange(1, 3), out=out)
+    assert out.tolist() == [60, 30]
+    assert helpers.number == 0
+
+
+@NEEDS_CREW
+def test_many_short_jobs_of_several_threads_are_complete(helpers):
+    """Jobs follow each other so fast that helpers come late; callers compete for the crew."""
+    wrong = []
+
+    def call(seed):
+        divisor = np.random.default_rng(seed).integers(1, 61, 8)
+        for number in [*range(1, 9)] * 500:
+            out = np.zeros(9, np.int64)
+            inverse(number, divisor=divisor, out=out)
+            if out.tolist() != [*(60 // divisor[:number]), *[0] * (9 - number)]:
+                wrong.append(out)
+
+    callers = [threading.Thread(target=call, args=(seed,)) for seed in range(3)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+    assert helpers.words[crew.INSIDE] & crew.CLOSED
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,201 @@
+"""Helper threads, which share a kernel's tasks with the thread that calls it (Linux only).
+
+The caller opens a job, wakes helpers, and works on the tasks itself. When no task is left, it closes the job and waits
+only for helpers that are still working on one. OpenMP's threads would all have to start and end first, even if another
+program keeps one of them from running. Since nobody waits for a late helper, there can be more threads than processors:
+if another program takes the processor of one thread, the others go on with the tasks.
+"""
+
+import os
+import platform
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .compiled import NotRun, njit
+
+#: Number of Linux's system call ``futex``, with which threads wait for a change of a word in memory and wake others.
+FUTEX = {"x86_64": 202, "aarch64": 98}.get(platform.machine()) if platform.system() == "Linux" else None
+WAIT, WAKE = 128, 129  # operations of ``futex``, for threads of one process
+#: Words, a cache line apart. The first counts the jobs. The second counts the helpers in a job, and has a bit that is
+#: set while no job is open.
+JOBS, INSIDE, WORDS = 0, 16, 32
+CLOSED = np.int32(1 << 30)
+ONE = np.int32(1)
+SPINS = 2_000  # looks at a word before a thread goes to sleep: a few microseconds, less than waking it would take
+EXTRA = 4  # at most this many threads more than processors
+LONG, POINTER = ir.IntType(64), ir.IntType(8).as_pointer()
+ON_THREAD = ir.FunctionType(ir.VoidType(), [POINTER] * 4)  # what a thread runs; the fourth pointer is for our use
+
+
+def _place(context, builder, array_type, array, at):
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [at])
+
+
+def _make_atomic(name: str):
+    """Return an intrinsic that changes ``words[at]`` in one step, for all threads to see, and returns its old value."""
+
+    def typing(typingctx, words, at, value):
+        def codegen(context, builder, sig, args):
+            words, at, value = args
+            return builder.atomic_rmw(name, _place(context, builder, sig.args[0], words, at), value, "seq_cst")
+
+        return types.int32(words, types.int64, types.int32), codegen
+
+    typing.__name__ = f"_{name}"
+    return intrinsic(typing)
+
+
+_add, _and, _or = map(_make_atomic, ("add", "and", "or"))
+
+
+@intrinsic
+def _read(typingctx, words, at):
+    """Return ``words[at]`` as it is now, whichever thread wrote it."""
+
+    def codegen(context, builder, sig, args):
+        return builder.load_atomic(_place(context, builder, sig.args[0], *args), "seq_cst", 4)
+
+    return types.int32(words, types.int64), codegen
+
+
+@intrinsic
+def _futex(typingctx, words, at, operation, value):
+    """Sleep until `_futex` wakes this thread, unless ``words[at] != value`` (WAIT), or wake `value` threads (WAKE)."""
+
+    def codegen(context, builder, sig, args):
+        words, at, operation, value = args
+        place = _place(context, builder, sig.args[0], words, at)
+        kind = ir.FunctionType(LONG, [LONG, place.type, *[LONG] * 5])
+        call = cgutils.get_or_insert_function(builder.module, kind, "syscall")
+        builder.call(call, [LONG(FUTEX), place, operation, builder.sext(value, LONG), *[LONG(0)] * 3])
+        return context.get_dummy_value()
+
+    return types.none(words, types.int64, types.int64, types.int32), codegen
+
+
+@intrinsic
+def _call(typingctx, work, data):
+    """Call the function at address `work`, an `ON_THREAD`, with `data` as its fourth pointer."""
+
+    def codegen(context, builder, sig, args):
+        work, data = args
+        none = POINTER(None)
+        function = builder.inttoptr(work, ON_THREAD.as_pointer())
+        builder.call(function, [none, none, none, builder.inttoptr(data, POINTER)])
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.int64), codegen
+
+
+@njit(nogil=True)
+def _help(words, job):
+    """Take part in one job after the other, forever (the program of a helper)."""
+    seen = np.int32(0)
+    while True:
+        spins = 0
+        while _read(words, JOBS) == seen and spins < SPINS:
+            spins += 1
+        if _read(words, JOBS) == seen:
+            _futex(words, JOBS, WAIT, seen)
+            continue
+        seen = _read(words, JOBS)
+        if _add(words, INSIDE, ONE) & CLOSED == 0:
+            _call(job[0], job[1])
+        if _add(words, INSIDE, -ONE) == CLOSED | ONE:  # the last one out
+            _futex(words, INSIDE, WAKE, ONE)
+
+
+@njit()
+def lead(words, job, helpers, work, data):
+    """Run ``work(data)`` on this thread and on up to `helpers` others; return when all that have begun have ended.
+
+    Parameters
+    ----------
+    words, job
+        Those of the `Crew`.
+    helpers : int
+        0 leaves the crew alone; otherwise the caller must hold its lock.
+    work, data : int
+        Addresses of a function (`ON_THREAD`) and of its data.
+    """
+    if helpers:
+        job[0], job[1] = work, data
+        _and(words, INSIDE, ~CLOSED)
+        _add(words, JOBS, ONE)
+        _futex(words, JOBS, WAKE, np.int32(helpers))
+    _call(work, data)
+    if helpers:
+        inside, spins = _or(words, INSIDE, CLOSED) | CLOSED, 0
+        while inside != CLOSED:
+            if spins > SPINS:
+                _futex(words, INSIDE, WAIT, inside)
+            spins += 1
+            inside = _read(words, INSIDE)
+
+
+def _let_idle_threads_sleep() -> None:
+    """Make idle threads of torch's OpenMP sleep after a microsecond, if it was loaded with its usual settings.
+
+    Otherwise, they spin for some milliseconds and block processors that the kernels' threads need. GNU's OpenMP reads
+    its environment variables only when it is loaded. But it also lets threads sleep early if there are more of them
+    than processors, even if some have nothing to do. So one more team is made, by a thread that then sleeps forever.
+    """
+    if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ) or torch.get_num_threads() < 2:
+        return
+    made = threading.Event()
+
+    def make_team():
+        torch.zeros(1 << 20).add_(1)  # so many numbers that torch uses all threads
+        made.set()
+        threading.Event().wait()
+
+    threading.Thread(target=make_team, name=__name__, daemon=True).start()
+    made.wait(timeout=1)
+
+
+class Crew:
+    """The helpers of this process, and the memory in which they find their jobs."""
+
+    def __init__(self):
+        self.words, self.job = np.zeros(WORDS, np.int32), np.zeros(2, np.int64)
+        self.words[INSIDE] = CLOSED
+        self.lock = threading.Lock()
+        self.number = 0
+
+    @contextmanager
+    def recruit(self, tasks: int) -> Iterator[int]:
+        """Yield how many helpers there are for a number of tasks; 0 if the crew works for another thread."""
+        threads = numba.get_num_threads()
+        if threads >= len(os.sched_getaffinity(0)) > 1:  # else the user or a quota limits the number of threads
+            threads += min(threads, EXTRA)
+        helpers = min(tasks, threads) - 1
+        if helpers < 1 or not self.lock.acquire(blocking=False):
+            yield 0
+            return
+        try:
+            with suppress(NotRun, RuntimeError):  # of a dry run, or because there are too many threads
+                self._grow(helpers)
+            yield helpers
+        finally:
+            self.lock.release()
+
+    def _grow(self, number: int) -> None:
+        """Start helpers until there are `number`."""
+        if not self.number:
+            _help.compile((numba.typeof(self.words), numba.typeof(self.job)))
+            _let_idle_threads_sleep()
+        while self.number < number:
+            threading.Thread(target=_help, args=(self.words, self.job), name=__name__, daemon=True).start()
+            self.number += 1
+
+
+CREW = Crew()
