@@ -218,7 +218,7 @@ def check_process() -> None:
     Raises
     ------
     RuntimeError
-        In such a child. It has the parent's memory but not its threads, so a kernel would wait for them forever.
+        In such a child. It has the parent's memory but not its threads, for which it could wait forever.
     """
     if _forked:
         raise RuntimeError(

@@ -1,13 +1,14 @@
 """Helper threads, which share a kernel's tasks with the thread that calls it (Linux only).
 
 The caller opens a job, wakes helpers, and works on the tasks itself. When no task is left, it closes the job and waits
-only for helpers that are still working on one. OpenMP's threads would all have to start and end first, even if another
-program keeps one of them from running. Since nobody waits for a late helper, there can be more threads than processors:
-if another program takes the processor of one thread, the others go on with the tasks.
+only for helpers that have entered it. OpenMP's threads would all have to begin and end first, even if another program
+keeps one of them from running. Since nobody waits for a late helper, there can be more threads than processors: if
+another program takes the processor of one thread, the others go on with the tasks.
 """
 
 import os
 import platform
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,15 +24,15 @@ from numba.extending import intrinsic
 from .compiled import NotRun, njit
 
 #: Number of Linux's system call ``futex``, with which threads wait for a change of a word in memory and wake others.
-FUTEX = {"x86_64": 202, "aarch64": 98}.get(platform.machine()) if platform.system() == "Linux" else None
+FUTEX = {"x86_64": 202, "aarch64": 98}.get(platform.machine()) if sys.platform == "linux" else None
 WAIT, WAKE = 128, 129  # operations of ``futex``, for threads of one process
-#: Words, a cache line apart. The first counts the jobs. The second counts the helpers in a job, and has a bit that is
-#: set while no job is open.
+#: Words that all threads share, a cache line apart. The first counts the jobs. The second counts the helpers that are
+#: in a job (or are looking whether it is open), and has a bit that is set while no job is open.
 JOBS, INSIDE, WORDS = 0, 16, 32
 CLOSED = np.int32(1 << 30)
 ONE = np.int32(1)
 SPINS = 2_000  # looks at a word before a thread goes to sleep: a few microseconds, less than waking it would take
-EXTRA = 4  # at most this many threads more than processors
+EXTRA = 4  # at most this many more threads than there are processors
 LONG, POINTER = ir.IntType(64), ir.IntType(8).as_pointer()
 ON_THREAD = ir.FunctionType(ir.VoidType(), [POINTER] * 4)  # what a thread runs; the fourth pointer is for our use
 
@@ -69,7 +70,10 @@ def _read(typingctx, words, at):
 
 @intrinsic
 def _futex(typingctx, words, at, operation, value):
-    """Sleep until `_futex` wakes this thread, unless ``words[at] != value`` (WAIT), or wake `value` threads (WAKE)."""
+    """Sleep if ``words[at] == value`` (WAIT), or wake `value` threads that do (WAKE).
+
+    A thread may also wake without a cause, so it must look at the word again.
+    """
 
     def codegen(context, builder, sig, args):
         words, at, operation, value = args
@@ -108,6 +112,8 @@ def _help(words, job):
             _futex(words, JOBS, WAIT, seen)
             continue
         seen = _read(words, JOBS)
+        if _read(words, INSIDE) & CLOSED:
+            continue
         if _add(words, INSIDE, ONE) & CLOSED == 0:
             _call(job[0], job[1])
         if _add(words, INSIDE, -ONE) == CLOSED | ONE:  # the last one out
@@ -116,14 +122,15 @@ def _help(words, job):
 
 @njit()
 def lead(words, job, helpers, work, data):
-    """Run ``work(data)`` on this thread and on up to `helpers` others; return when all that have begun have ended.
+    """Run ``work(data)`` on this thread and on helpers; return when all threads that have begun have ended.
 
     Parameters
     ----------
     words, job
         Those of the `Crew`.
     helpers : int
-        0 leaves the crew alone; otherwise the caller must hold its lock.
+        How many sleeping helpers to wake; those that are awake help, too. With 0 nobody helps. Otherwise the caller
+        must hold the lock of the `Crew`.
     work, data : int
         Addresses of a function (`ON_THREAD`) and of its data.
     """
@@ -165,6 +172,8 @@ def _let_idle_threads_sleep() -> None:
 class Crew:
     """The helpers of this process, and the memory in which they find their jobs."""
 
+    quota: int | None = None  # at most this many threads; Numba's own limit would hold for a single thread that calls
+
     def __init__(self):
         self.words, self.job = np.zeros(WORDS, np.int32), np.zeros(2, np.int64)
         self.words[INSIDE] = CLOSED
@@ -173,29 +182,40 @@ class Crew:
 
     @contextmanager
     def recruit(self, tasks: int) -> Iterator[int]:
-        """Yield how many helpers there are for a number of tasks; 0 if the crew works for another thread."""
-        threads = numba.get_num_threads()
-        if threads >= len(os.sched_getaffinity(0)) > 1:  # else the user or a quota limits the number of threads
-            threads += min(threads, EXTRA)
-        helpers = min(tasks, threads) - 1
+        """Yield how many helpers to wake for a number of tasks; 0 if the crew already works for another thread."""
+        helpers = min(tasks, self._threads()) - 1
         if helpers < 1 or not self.lock.acquire(blocking=False):
             yield 0
             return
         try:
-            with suppress(NotRun, RuntimeError):  # of a dry run, or because there are too many threads
+            with suppress(NotRun):
                 self._grow(helpers)
             yield helpers
         finally:
             self.lock.release()
 
+    def _threads(self) -> int:
+        """Return how many threads may work together, the caller included."""
+        threads, processors = numba.get_num_threads(), len(os.sched_getaffinity(0))
+        if processors == 1:
+            return 1
+        if self.quota is not None:
+            return min(threads, self.quota)
+        return threads + min(threads, EXTRA) if threads == processors else threads  # fewer: the user's choice
+
     def _grow(self, number: int) -> None:
-        """Start helpers until there are `number`."""
+        """Start helpers until there are `number`, or as many as the system allows."""
         if not self.number:
             _help.compile((numba.typeof(self.words), numba.typeof(self.job)))
-            _let_idle_threads_sleep()
         while self.number < number:
-            threading.Thread(target=_help, args=(self.words, self.job), name=__name__, daemon=True).start()
+            helper = threading.Thread(target=_help, args=(self.words, self.job), name=__name__, daemon=True)
+            try:
+                helper.start()
+            except RuntimeError:  # too many threads
+                return
             self.number += 1
+            if self.number == 1:
+                _let_idle_threads_sleep()
 
 
 CREW = Crew()

@@ -20,7 +20,7 @@ from numba.core.compiler import Flags
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from .compiled import njit
+from .compiled import check_process, njit
 from .crew import CREW, FUTEX, LONG, ON_THREAD, POINTER, lead
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -38,8 +38,10 @@ def respect_quota() -> None:
         return
     if processors < torch.get_num_threads() and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(processors)
-    if processors < _config.NUMBA_NUM_THREADS and "NUMBA_NUM_THREADS" not in os.environ:
-        numba.set_num_threads(processors)
+    if "NUMBA_NUM_THREADS" not in os.environ:
+        CREW.quota = processors
+        if processors < _config.NUMBA_NUM_THREADS:
+            numba.set_num_threads(processors)
 
 
 def _make_share(function: Callable, options: dict) -> Callable:
@@ -178,6 +180,7 @@ def tasks(**options) -> Callable:
 
         @functools.wraps(function)
         def run(number: int, **arguments: Any) -> None:
+            check_process()
             state = np.zeros(2, np.int64)
             given = [arguments[argument] for argument in names]
             start(launch, state, number, given)

@@ -1,6 +1,8 @@
 """Test training with one thread, with two, and beside other threads; test tasks, helpers and a container's quota."""
 
+import ctypes
 import threading
+import time
 
 import numba
 import numpy as np
@@ -81,13 +83,21 @@ def test_each_task_runs_once_and_a_failed_task_raises_an_error():
 
 
 @tasks.tasks()
-def meet(task, here, met):
-    """Wait until both tasks have begun, so that they end only if two threads run them at the same time."""
+def meet(task, here, slow, met):
+    """Wait until both tasks have begun, which two threads must do at the same time. Then task `slow` takes its time."""
     crew._add(here, 16 * task, np.int32(1))
     looks = 0
     while crew._read(here, 16 * (1 - task)) == 0 and looks < 1_000_000_000:
         looks += 1
+    looks = 0
+    while task == slow and looks < 20_000_000:
+        looks += 1 + crew._read(here, 16 * task) // 2
     met[task] = crew._read(here, 16 * (1 - task))
+
+
+@numba.njit
+def wake(words):
+    crew._futex(words, crew.JOBS, crew.WAKE, np.int32(9))
 
 
 NEEDS_CREW = pytest.mark.skipif(crew.FUTEX is None, reason="needs Linux on x86-64 or aarch64")
@@ -95,28 +105,57 @@ NEEDS_CREW = pytest.mark.skipif(crew.FUTEX is None, reason="needs Linux on x86-6
 
 @pytest.fixture
 def helpers(monkeypatch):
-    """Give the test a crew of its own, and each launch three helpers even if the suite has one thread per worker."""
+    """Give the test a crew of its own that has several helpers, even if the suite has one thread per worker."""
     monkeypatch.setattr(tasks, "CREW", crew.Crew())
-    monkeypatch.setattr(crew.numba, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(tasks.CREW, "_threads", lambda: 4)
     monkeypatch.setattr(crew, "_let_idle_threads_sleep", lambda: None)
     return tasks.CREW
 
 
 @NEEDS_CREW
-def test_a_helper_works_at_the_same_time_as_the_caller(helpers):
-    met = np.zeros(2, np.int32)
-    meet(2, here=np.zeros(32, np.int32), met=met)
-    assert met.tolist() == [1, 1]
+def test_a_helper_works_at_the_same_time_as_the_caller_who_waits_for_it(helpers):
+    for slow in (0, 1) * 5:  # the helper has one of the two tasks
+        met = np.zeros(2, np.int32)
+        meet(2, here=np.zeros(32, np.int32), slow=slow, met=met)
+        assert met.tolist() == [1, 1]
+        assert helpers.words[crew.INSIDE] == crew.CLOSED
     assert helpers.number == 1
     assert not helpers.lock.locked()
 
 
 @NEEDS_CREW
-def test_nobody_waits_for_a_helper_that_does_not_come(helpers, monkeypatch):
+def test_helpers_sleep_between_jobs_and_wake(helpers):
+    met = np.zeros(2, np.int32)
+    meet(2, here=np.zeros(32, np.int32), slow=2, met=met)
+    began = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - began < 0.1
+    met[:] = 0
+    meet(2, here=np.zeros(32, np.int32), slow=2, met=met)
+    assert met.tolist() == [1, 1]
+
+
+@NEEDS_CREW
+def test_a_helper_that_comes_late_does_not_enter(helpers):
+    met = np.zeros(2, np.int32)
+    meet(2, here=np.zeros(32, np.int32), slow=2, met=met)
+    entered = []
+    late = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4)(lambda *_: entered.append(1))
+    helpers.job[0] = ctypes.cast(late, ctypes.c_void_p).value
+    helpers.words[crew.JOBS] += 1  # a new job, which is closed already
+    wake(helpers.words)
+    time.sleep(0.1)
+    assert not entered
+    assert helpers.words[crew.INSIDE] == crew.CLOSED
+
+
+@NEEDS_CREW
+def test_nobody_waits_for_helpers_that_do_not_come(helpers, monkeypatch):
     """A helper that another program keeps from running is like one that does not exist."""
     monkeypatch.setattr(crew.threading.Thread, "start", lambda thread: None)
     out = np.zeros(6, np.int64)
     inverse(6, divisor=np.arange(1, 7), out=out)
+    assert helpers.number == 3
     assert out.tolist() == [60, 30, 20, 15, 12, 10]
 
 
@@ -133,9 +172,30 @@ def test_too_many_threads_leave_the_work_to_the_caller(helpers, monkeypatch):
 
 
 @NEEDS_CREW
+@pytest.mark.parametrize(
+    ("processors", "threads", "quota", "expected"),
+    [
+        (2, 2, None, 4),
+        (64, 64, None, 68),
+        (8, 2, None, 2),
+        (2, 1, None, 1),
+        (64, 64, 3, 3),
+        (2, 2, 2, 2),
+        (1, 4, None, 1),
+    ],
+)
+def test_more_threads_than_processors_unless_their_number_is_limited(processors, threads, quota, expected, monkeypatch):
+    monkeypatch.setattr(crew.os, "sched_getaffinity", lambda _: set(range(processors)))
+    monkeypatch.setattr(crew.numba, "get_num_threads", lambda: threads)
+    some = crew.Crew()
+    some.quota = quota
+    assert some._threads() == expected
+
+
+@NEEDS_CREW
 def test_many_short_jobs_of_several_threads_are_complete(helpers):
     """Jobs follow each other so fast that helpers come late; callers compete for the crew."""
-    wrong = []
+    wrong, ended = [], []
 
     def call(seed):
         divisor = np.random.default_rng(seed).integers(1, 61, 8)
@@ -144,14 +204,16 @@ def test_many_short_jobs_of_several_threads_are_complete(helpers):
             inverse(number, divisor=divisor, out=out)
             if out.tolist() != [*(60 // divisor[:number]), *[0] * (9 - number)]:
                 wrong.append(out)
+        ended.append(seed)
 
     callers = [threading.Thread(target=call, args=(seed,)) for seed in range(3)]
     for caller in callers:
         caller.start()
     for caller in callers:
         caller.join()
+    assert sorted(ended) == [0, 1, 2]
     assert not wrong
-    assert helpers.words[crew.INSIDE] & crew.CLOSED
+    assert helpers.words[crew.INSIDE] == crew.CLOSED
 
 
 @pytest.mark.parametrize(
@@ -160,12 +222,15 @@ def test_many_short_jobs_of_several_threads_are_complete(helpers):
 def test_threads_follow_the_quota_of_a_container(written, expected, monkeypatch, tmp_path):
     (tmp_path / "cpu.max").write_text(written)
     monkeypatch.setattr(tasks, "CGROUP", tmp_path)
+    monkeypatch.setattr(tasks, "CREW", crew.Crew())
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
+    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
+    monkeypatch.setattr(tasks.numba, "set_num_threads", lambda number: None)
     before = torch.get_num_threads()
     torch.set_num_threads(8)
     try:
         tasks.respect_quota()
         assert torch.get_num_threads() == (expected or 8)
+        assert tasks.CREW.quota == expected
     finally:
         torch.set_num_threads(before)
