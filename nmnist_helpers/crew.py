@@ -2,16 +2,18 @@
 
 The caller opens a job, wakes helpers, and works on the tasks itself. When no task is left, it closes the job and waits
 only for helpers that have entered it. OpenMP's threads would all have to begin and end first, even if another program
-keeps one of them from running. Since nobody waits for a late helper, there can be more threads than processors: if
-another program takes the processor of one thread, the others go on with the tasks.
+keeps one of them from running. Since nobody waits for a late helper, there are more threads than processors while other
+programs are running: if one of them takes the processor of one thread, the others go on with the tasks.
 """
 
 import os
 import platform
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -32,7 +34,9 @@ JOBS, INSIDE, WORDS = 0, 16, 32
 CLOSED = np.int32(1 << 30)
 ONE = np.int32(1)
 SPINS = 2_000  # looks at a word before a thread goes to sleep: a few microseconds, less than waking it would take
-EXTRA = 4  # at most this many more threads than there are processors
+EXTRA = 4  # at most this many more threads than there are processors, while other programs are running
+LOAD = Path("/proc/loadavg")  # its fourth field begins with the number of threads that are running or ready to run
+LOOKS = 16  # other programs are running if there was one at each of the last launches, this many
 LONG, POINTER = ir.IntType(64), ir.IntType(8).as_pointer()
 ON_THREAD = ir.FunctionType(ir.VoidType(), [POINTER] * 4)  # what a thread runs; the fourth pointer is for our use
 
@@ -174,11 +178,12 @@ class Crew:
 
     quota: int | None = None  # at most this many threads; Numba's own limit would hold for a single thread that calls
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.words, self.job = np.zeros(WORDS, np.int32), np.zeros(2, np.int64)
         self.words[INSIDE] = CLOSED
         self.lock = threading.Lock()
         self.number = 0
+        self.running: deque[int] = deque([0] * LOOKS, LOOKS)  # threads of the whole system, at the last launches
 
     @contextmanager
     def recruit(self, tasks: int) -> Iterator[int]:
@@ -201,7 +206,19 @@ class Crew:
             return 1
         if self.quota is not None:
             return min(threads, self.quota)
-        return threads + min(threads, EXTRA) if threads == processors else threads  # fewer: the user's choice
+        if threads == processors and self._crowded(threads):  # fewer threads are the user's choice
+            threads += min(threads, EXTRA)
+        return threads
+
+    def _crowded(self, threads: int) -> bool:
+        """Return whether other programs leave too few processors for the threads."""
+        try:
+            with LOAD.open("rb", buffering=0) as file:
+                self.running.append(int(file.read(80).split()[3].partition(b"/")[0]))
+        except (OSError, ValueError, IndexError):
+            return False
+        others = min(self.running) - 1  # the caller is running, too; helpers and torch's threads are at times
+        return others + threads > (os.cpu_count() or 1)
 
     def _grow(self, number: int) -> None:
         """Start helpers until there are `number`, or as many as the system allows."""

@@ -173,47 +173,32 @@ def test_too_many_threads_leave_the_work_to_the_caller(helpers, monkeypatch):
 
 @NEEDS_CREW
 @pytest.mark.parametrize(
-    ("processors", "threads", "quota", "expected"),
+    ("processors", "threads", "quota", "running", "expected"),
     [
-        (2, 2, None, 4),
-        (64, 64, None, 68),
-        (8, 2, None, 2),
-        (2, 1, None, 1),
-        (64, 64, 3, 3),
-        (2, 2, 2, 2),
-        (1, 4, None, 1),
+        (2, 2, None, 2, 4),
+        (2, 2, None, 1, 2),
+        (64, 64, None, 2, 68),
+        (8, 2, None, 9, 2),
+        (2, 1, None, 9, 1),
+        (64, 64, 3, 99, 3),
+        (2, 2, 2, 9, 2),
+        (1, 4, None, 9, 1),
     ],
 )
-def test_more_threads_than_processors_unless_their_number_is_limited(processors, threads, quota, expected, monkeypatch):
+def test_more_threads_than_processors_where_other_programs_run(
+    processors, threads, quota, running, expected, monkeypatch, tmp_path
+):
     monkeypatch.setattr(crew.os, "sched_getaffinity", lambda _: set(range(processors)))
+    monkeypatch.setattr(crew.os, "cpu_count", lambda: processors)
     monkeypatch.setattr(crew.numba, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(crew, "LOAD", tmp_path / "loadavg")
     some = crew.Crew()
     some.quota = quota
+    assert some._threads() == min(threads, expected)  # no such file
+    crew.LOAD.write_text(f"0.20 0.18 0.12 {running}/80 11206\n")
+    for _ in range(crew.LOOKS - 1):
+        assert some._threads() == min(threads, expected)
     assert some._threads() == expected
-
-
-@NEEDS_CREW
-def test_many_short_jobs_of_several_threads_are_complete(helpers):
-    """Jobs follow each other so fast that helpers come late; callers compete for the crew."""
-    wrong, ended = [], []
-
-    def call(seed):
-        divisor = np.random.default_rng(seed).integers(1, 61, 8)
-        for number in [*range(1, 9)] * 500:
-            out = np.zeros(9, np.int64)
-            inverse(number, divisor=divisor, out=out)
-            if out.tolist() != [*(60 // divisor[:number]), *[0] * (9 - number)]:
-                wrong.append(out)
-        ended.append(seed)
-
-    callers = [threading.Thread(target=call, args=(seed,)) for seed in range(3)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert sorted(ended) == [0, 1, 2]
-    assert not wrong
-    assert helpers.words[crew.INSIDE] == crew.CLOSED
 
 
 @pytest.mark.parametrize(
