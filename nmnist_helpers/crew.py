@@ -36,7 +36,7 @@ ONE = np.int32(1)
 SPINS = 2_000  # looks at a word before a thread goes to sleep: a few microseconds, less than waking it would take
 EXTRA = 4  # at most this many more threads than there are processors, while other programs are running
 LOAD = Path("/proc/loadavg")  # its fourth field begins with the number of threads that are running or ready to run
-LOOKS = 16  # other programs are running if there was one at each of the last launches, this many
+LOOKS = 16  # this many launches in a row must have found another program running
 LONG, POINTER = ir.IntType(64), ir.IntType(8).as_pointer()
 ON_THREAD = ir.FunctionType(ir.VoidType(), [POINTER] * 4)  # what a thread runs; the fourth pointer is for our use
 
