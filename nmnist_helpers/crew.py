@@ -13,7 +13,6 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import numba
 import numpy as np
@@ -35,7 +34,7 @@ CLOSED = np.int32(1 << 30)
 ONE = np.int32(1)
 SPINS = 2_000  # looks at a word before a thread goes to sleep: a few microseconds, less than waking it would take
 EXTRA = 4  # at most this many more threads than there are processors, while other programs are running
-LOAD = Path("/proc/loadavg")  # its fourth field begins with the number of threads that are running or ready to run
+LOAD = "/proc/loadavg"  # its fourth field begins with the number of threads that are running or ready to run
 LOOKS = 16  # this many launches in a row must have found another program running
 LONG, POINTER = ir.IntType(64), ir.IntType(8).as_pointer()
 ON_THREAD = ir.FunctionType(ir.VoidType(), [POINTER] * 4)  # what a thread runs; the fourth pointer is for our use
@@ -184,11 +183,14 @@ class Crew:
         self.lock = threading.Lock()
         self.number = 0
         self.running: deque[int] = deque([0] * LOOKS, LOOKS)  # threads of the whole system, at the last launches
+        self.load = -1  # stays open, because opening it takes ten times as long as reading it
+        with suppress(OSError):
+            self.load = os.open(LOAD, os.O_RDONLY)
 
     @contextmanager
     def recruit(self, tasks: int) -> Iterator[int]:
         """Yield how many helpers to wake for a number of tasks; 0 if the crew already works for another thread."""
-        helpers = min(tasks, self._threads()) - 1
+        helpers = min(tasks, self._threads()) - 1 if tasks > 1 else 0
         if helpers < 1 or not self.lock.acquire(blocking=False):
             yield 0
             return
@@ -213,8 +215,7 @@ class Crew:
     def _crowded(self, threads: int) -> bool:
         """Return whether other programs leave too few processors for the threads."""
         try:
-            with LOAD.open("rb", buffering=0) as file:
-                self.running.append(int(file.read(80).split()[3].partition(b"/")[0]))
+            self.running.append(int(os.pread(self.load, 80, 0).split()[3].partition(b"/")[0]))
         except (OSError, ValueError, IndexError):
             return False
         others = min(self.running) - 1  # the caller is running, too; helpers and torch's threads are at times

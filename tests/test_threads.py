@@ -196,6 +196,8 @@ def test_more_threads_than_processors_where_other_programs_run(
     some.quota = quota
     assert some._threads() == min(threads, expected)  # no such file
     crew.LOAD.write_text(f"0.20 0.18 0.12 {running}/80 11206\n")
+    some = crew.Crew()
+    some.quota = quota
     for _ in range(crew.LOOKS - 1):
         assert some._threads() == min(threads, expected)
     assert some._threads() == expected
