@@ -54,7 +54,7 @@ class NotRun(Exception):
 def dry_run() -> Iterator[dict[tuple[Any, tuple], None]]:
     """Record the calls of kernels and the types of their arguments, in order, without compiling or running any.
 
-    This only works in a process that has not run kernels yet. A kernel that starts threads returns None, others raise
+    This only works in a process that has not run kernels yet. A kernel on threads (`tasks`) returns None, others raise
     `NotRun`.
     """
     global _recorded
@@ -227,14 +227,18 @@ def check_process() -> None:
         )
 
 
-def njit(*, threads: bool = False, **options) -> Callable:
+def begin_launch() -> None:
+    """Note that this process runs a kernel on threads; raise as `check_process` does."""
+    global _launched
+    check_process()
+    _launched = True
+
+
+def njit(**options) -> Callable:
     """Compile a function with Numba's ``njit``, and store the compiled code for this version of the package.
 
     Parameters
     ----------
-    threads : bool
-        Whether the function uses threads. It must then be called from Python, not from another kernel, and raises in a
-        forked child (`check_process`).
     **options
         Options of Numba's ``njit``.
 
@@ -247,22 +251,8 @@ def njit(*, threads: bool = False, **options) -> Callable:
 
     def decorate(function: Callable) -> Callable:
         dispatcher = numba.njit(**options)(function)
-        if not hasattr(dispatcher, "_cache"):  # NUMBA_DISABLE_JIT
-            return dispatcher
-        if store:
+        if store and hasattr(dispatcher, "_cache"):  # NUMBA_DISABLE_JIT leaves a plain function
             _enable_cache(dispatcher, function)
-        if not threads:
-            return dispatcher
-
-        @functools.wraps(function)
-        def launch(*arguments, **named):
-            global _launched
-            check_process()
-            _launched = True
-            with suppress(NotRun):
-                return dispatcher(*arguments, **named)
-
-        launch.dispatcher = dispatcher  # type: ignore[attr-defined]  # functions take attributes
-        return launch
+        return dispatcher
 
     return decorate

@@ -5,7 +5,7 @@ import inspect
 import os
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -20,7 +20,7 @@ from numba.core.compiler import Flags
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from .compiled import check_process, njit
+from .compiled import NotRun, begin_launch, njit
 from .crew import CREW, FUTEX, LONG, ON_THREAD, POINTER, lead
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -175,15 +175,16 @@ def tasks(**options) -> Callable:
         launcher, start = (_launch_with_crew, _run_with_crew) if FUTEX else (_launch_with_numba, _run_with_numba)
         copy = FunctionType(launcher.__code__, {**globals(), "share": _make_share(function, options)}, name)
         copy.__module__, copy.__qualname__ = __name__, name  # the name under which the compiled code is stored
-        launch = njit(threads=True, nogil=True, **options)(copy)
+        launch = njit(nogil=True, **options)(copy)
         names = list(inspect.signature(function).parameters)[1:]
 
         @functools.wraps(function)
         def run(number: int, **arguments: Any) -> None:
-            check_process()
+            begin_launch()
             state = np.zeros(2, np.int64)
             given = [arguments[argument] for argument in names]
-            start(launch, state, number, given)
+            with suppress(NotRun):
+                start(launch, state, number, given)
             if state[1]:
                 raise RuntimeError(f"{name}: expected every task to end, found one that failed; is the memory full?")
 
