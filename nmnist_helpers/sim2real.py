@@ -127,7 +127,7 @@ def _evaluate(folder: Folder, settings: Settings, recordings: NMNISTDataset | Pa
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Parse the command line and return the result of `real`."""
-    p = parser("python -m nmnist_helpers sim2real", without=("source", "start", "out"))
+    p = parser("python -m nmnist_helpers sim2real", without=("source", "out"))
     p.description, p.epilog = DESCRIPTION, None
     p.add_argument("--mnist", help="folder of MNIST's files (default NMNIST_MNIST, else mnist/ in the data folder)")
     p.add_argument("--out", help=f"folder of the run (default {DEFAULT_OUT.parent.name}/{DEFAULT_OUT.name})")

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from support import fake_nmnist
 
 from nmnist_helpers import __main__, sim2real
@@ -63,6 +64,17 @@ def test_a_short_run_writes_its_report_and_can_be_resumed(run_folder):
     with pytest.raises(FileExistsError, match="--resume"):
         sim2real.main([*SMALL, "--validation", "30", "--out", str(run_folder)])
     assert sim2real.main(["--tune", "2", "--resume", "--out", str(run_folder)]) == result
+
+
+def test_a_run_can_start_with_the_network_of_another(run_folder):
+    options = [*SMALL, "--validation", "30"]
+    sim2real.main([*options, "--out", str(run_folder)])
+    trained, again = run_folder / "network.pt", run_folder.with_name("again")
+    sim2real.main([*options, "--start", str(trained), "--lr", "1e-9", "--no-augment", "--out", str(again)])
+    before, after = (load_tree(folder / "network.pt") for folder in (run_folder, again))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert torch.allclose(value, after[name], atol=1e-6), name
 
 
 def test_training_on_digits_that_recordings_show_raises_an_error(run_folder, capsys):
