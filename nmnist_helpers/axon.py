@@ -3,7 +3,6 @@
 import math
 
 import torch
-from torch.nn.parameter import UninitializedParameter
 
 from .kernels.functions import AxonDelay
 from .lava import absent
@@ -52,7 +51,9 @@ class Delay(torch.nn.Module):
     Attributes
     ----------
     delay : Parameter [C]
-        Delays in ms, initially drawn from U(0, 1).
+        Delays in ms, initially drawn from U(0, 1); a single one while the number of channels is not known.
+    sized : bool
+        Whether the number of channels is known.
 
     Notes
     -----
@@ -73,30 +74,26 @@ class Delay(torch.nn.Module):
         self.sampling_time = sampling_time
         self.max_delay = max_delay
         self.grad_scale = grad_scale
-        self.delay = UninitializedParameter()
-        if num_features is not None:
-            self.draw(num_features)
-
-    @property
-    def sized(self) -> bool:
-        """Whether the number of channels is known."""
-        return not isinstance(self.delay, UninitializedParameter)
+        self.delay = torch.nn.Parameter(torch.rand(num_features or 1))
+        self.sized = num_features is not None
 
     @property
     def shape(self) -> torch.Size | None:
         """Shape of the delays, [C]; None while the number of channels is not known."""
         return self.delay.shape if self.sized else None
 
-    @torch.no_grad()
     def draw(self, channels: int) -> None:
-        """Draw initial delays for `channels` channels."""
-        self.delay.materialize((channels,))  # in place, so that an optimiser keeps the parameter
-        self.delay.uniform_(0, 1)
+        """Draw initial delays for `channels` channels; a single delay that is there already is kept for one channel."""
+        if self.delay.numel() != channels:
+            self.delay.data = torch.rand(channels).to(self.delay)  # in place, so that an optimiser keeps the parameter
+        self.sized = True
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        # Keep loaded delays at the first input, unlike lava-dl, which draws new ones.
-        if not self.sized and prefix + "delay" in state_dict:
-            self.draw(state_dict[prefix + "delay"].numel())
+        # Keep loaded delays at the first input, unlike lava-dl, which draws new ones. One delay may be that of a layer
+        # whose number of channels is not known yet.
+        loaded = state_dict.get(prefix + "delay")
+        if not self.sized and loaded is not None and loaded.numel() > 1:
+            self.draw(loaded.numel())
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def clamp(self) -> None:

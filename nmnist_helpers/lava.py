@@ -38,7 +38,9 @@ _DETECTION = "use lava-dl itself: this package detects no objects"
 
 #: Name within ``lava.lib.dl.slayer`` -> its counterpart here.
 NAMES = {
-    "block.cuba.Dense": Name(_DENSE, "works"),
+    "block.cuba.Dense": Name(
+        _DENSE, "works", "a block with delay_shift=False cannot be exported: the file has no place for it"
+    ),
     "block.cuba.Conv": Name(_CONV, "works"),
     "block.cuba.Pool": Name(_POOL, "works"),
     "block.cuba.Flatten": Name("count_log", "works"),
@@ -48,12 +50,17 @@ NAMES = {
         "use spikes as the input of the first block; nmnist_helpers.netx runs files that have an input layer",
     ),
     "block.cuba.Affine": Name(
-        None, "out", "use nmnist_helpers.synapse.Dense and neuron.dynamics, which returns the voltage"
+        None,
+        "out",
+        "use nmnist_helpers.synapse.Dense and neuron.dynamics of a neuron that never fires (threshold=1000), which"
+        " returns the voltage",
     ),
     "block.cuba.Average": Name(None, "out", "use output.unflatten(1, (groups, -1)).mean(2)"),
     "block.cuba.KWTA": Name(None, "out", f"use {_DENSE_HERE}, which has no competition between neurons"),
     "block.cuba.Recurrent": Name(None, "out", f"use {_DENSE_HERE}, which has no recurrent connections"),
-    "block.cuba.TimeDecimation": Name(None, "out", "use torch.nn.functional.avg_pool1d over time"),
+    "block.cuba.TimeDecimation": Name(
+        None, "out", "use torch.nn.functional.avg_pool1d over time (it leaves out a remainder)"
+    ),
     "block.cuba.ConvT": Name(None, "out", "use nmnist_helpers.block.cuba.Conv"),
     "block.cuba.Unpool": Name(None, "out", _UNPOOL),
     **{
@@ -66,7 +73,8 @@ NAMES = {
         "differs",
         "graded_spike is always False; a range of decays or a norm needs num_neurons when the neuron is made (blocks"
         " pass it on); a voltage exactly at the threshold gives no spike and no reset; attributes and files hold the"
-        " decay times 4096, as lava-dl's do, but the optimiser changes the decay times 4",
+        " decay times 4096, as lava-dl's do, but the optimiser changes the parameters scaled_current_decay and"
+        " scaled_voltage_decay, which hold the decay times 4; norm is called with num_features if it takes it",
     ),
     "neuron.cuba.Neuron.dynamics": Name("input", "differs", "the argument is called z"),
     "neuron.cuba.Neuron.spike": Name("voltage", "works"),
@@ -79,7 +87,11 @@ NAMES = {
         "use nmnist_helpers.neuron.norm.MeanOnlyBatchNorm: netx never applies the scale that lava-dl's layer exports",
     ),
     "neuron.dynamics": Name(None, "out", "use nmnist_helpers.neuron.cuba.Neuron.dynamics"),
-    "synapse.Dense": Name("in_neurons out_neurons weight_scale weight_norm pre_hook_fx", "works"),
+    "synapse.Dense": Name(
+        "in_neurons out_neurons weight_scale weight_norm pre_hook_fx",
+        "works",
+        "no synapse is a torch.nn.Conv3d: a loop that looks for these finds none, look for synapse.Synapse",
+    ),
     "synapse.Conv": Name(
         "in_features out_features kernel_size stride padding dilation groups weight_scale weight_norm pre_hook_fx",
         "works",
@@ -106,7 +118,9 @@ NAMES = {
         "it is finite if the true class is silent; unknown modes are an error",
     ),
     "loss.SpikeMoid": Name(None, "out", "use nmnist_helpers.loss.SpikeRate"),
-    "loss.SparsityEnforcer": Name(None, "out", "use count_log=True in the blocks and Assistant(lam=...)"),
+    "loss.SparsityEnforcer": Name(
+        None, "out", "use a penalty on the mean of the spikes that net(spikes, layers=True) returns"
+    ),
     "classifier.Rate": Name("", "works"),
     "classifier.Rate.predict": Name("spike", "works"),
     "classifier.Rate.confidence": Name("spike mode eps", "works"),
@@ -116,7 +130,7 @@ NAMES = {
     "utils.Assistant.test": Name("input target", "works"),
     "utils.Assistant.valid": Name("input target", "works"),
     "utils.Assistant.reduce_lr": Name("factor", "works"),
-    "utils.LearningStat": Name("", "works"),
+    "utils.LearningStat": Name("", "works", "min_loss and max_accuracy follow from the logs and cannot be set"),
     "utils.LearningStats": Name("loss_str loss_unit accuracy_str accuracy_unit", "works"),
     "utils.LearningStats.update": Name("", "works"),
     "utils.LearningStats.print": Name("epoch iter time_elapsed header dataloader", "works"),
@@ -125,7 +139,12 @@ NAMES = {
         "differs",
         "without the argument figures, one figure shows loss and accuracy side by side",
     ),
-    "utils.LearningStats.save": Name("path", "differs", "path is a folder, not the beginning of file names"),
+    "utils.LearningStats.save": Name(
+        "path",
+        "differs",
+        "path is a folder, not the beginning of file names; the files always have the columns Train, Valid and Test,"
+        " with nan where nothing was counted",
+    ),
     "utils.LearningStats.load": Name("path", "differs", "it works: lava-dl's raises an error"),
     "utils.quantize": Name("input step mode", "works"),
     "utils.QUANTIZE_MODE": Name(None, "works"),
@@ -134,10 +153,12 @@ NAMES = {
     "utils.time.shift": Name("input shift_val sampling_time", "works"),
     "utils.time.replicate": Name("input num_steps", "works"),
     "utils.filter": Name(None, "out", "use nmnist_helpers.loss.SpikeTime(...).filter, or torch.nn.functional.conv1d"),
-    "utils.diagonal_mask": Name(None, "out", "use torch.ones(n, n).tril(k).triu(-k)"),
-    "utils.dotdict": Name(None, "out", "use types.SimpleNamespace"),
+    "utils.diagonal_mask": Name(
+        None, "out", "use torch.ones(n, n).tril(k).triu(-k) with k = num_diagonals // 2, the diagonals on either side"
+    ),
+    "utils.dotdict": Name(None, "out", "use types.SimpleNamespace, or a dict where items are read by d['a']"),
     "utils.staticproperty": Name(None, "out", "use an attribute of the class"),
-    "io.Event": Name("x_event y_event c_event t_event payload", "works"),
+    "io.Event": Name("x_event y_event c_event t_event payload", "works", "fractional pixels are rounded, not cut off"),
     "io.tensor_to_event": Name("spike_tensor sampling_time", "works"),
     "io.read_2d_spikes": Name("filename", "works"),
     "io.read_1d_spikes": Name("filename", "works"),

@@ -26,6 +26,8 @@ class Synapse(torch.nn.Module):
         Function applied to the weights before every product.
     """
 
+    mask_fx: Callable | None = None  # applied before the hook; a block with a mask sets it
+
     def __init__(self, shape: tuple[int, ...], weight_scale: float, weight_norm: bool, pre_hook_fx: Callable | None):
         super().__init__()
         self.weight_norm_enabled = False
@@ -83,8 +85,9 @@ class Synapse(torch.nn.Module):
             self.weight = torch.nn.Parameter(w, requires_grad=learns)
 
     def hooked_weight(self) -> torch.Tensor:
-        """Return the weights for the product: normalised, then passed through the hook, with gradients."""
-        return self.weight if self.pre_hook_fx is None else self.pre_hook_fx(self.weight)
+        """Return the weights for the product: normalised, masked and passed through the hook, with gradients."""
+        weight = self.weight if self.mask_fx is None else self.mask_fx(self.weight)
+        return weight if self.pre_hook_fx is None else self.pre_hook_fx(weight)
 
     @torch.no_grad()
     def quantised_weight(self) -> torch.Tensor:

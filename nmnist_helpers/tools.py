@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 
 
-def hooked(module: torch.nn.Module | None) -> bool:
+def hooked(module: object) -> bool:
     """Return whether calls of `module` are intercepted, by a hook or by a `forward` that is set on the instance."""
-    if module is None:
+    if not isinstance(module, torch.nn.Module):  # None, or a plain function
         return False
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
     return any(hooks) or "forward" in vars(module) or torch.nn.modules.module._has_any_global_hook()

@@ -1,12 +1,16 @@
 """Test the one-step shift, learned delays and dropout."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from support import oracles
+from support.neurons import PARAMS
 from support.oracles import assert_close
 
 from nmnist_helpers import axon
+from nmnist_helpers.block import cuba
 from nmnist_helpers.neuron import Dropout
 
 
@@ -182,6 +186,29 @@ def test_a_delay_without_a_size_takes_it_from_the_first_input():
     before = layer.delay.detach().clone()
     optimizer.step()
     assert not torch.equal(before, layer.delay)  # the optimiser updates the layer's own parameter
+
+
+def test_a_pooling_block_with_delays_has_its_parameters_at_once():
+    torch.manual_seed(0)
+    pool = cuba.Pool(PARAMS, 2, delay=True)
+    optimizer = torch.optim.SGD(pool.parameters(), lr=0.1)
+    assert sum(parameter.numel() for parameter in pool.parameters()) > 0
+    before = {name: value.clone() for name, value in pool.state_dict().items()}
+    pool.load_state_dict(before)
+    other = copy.deepcopy(pool)
+    pool(torch.ones(1, 3, 4, 4, 20)).sum().backward()
+    optimizer.step()
+    assert pool.delay.delay.shape == pool.delay.delay.grad.shape == (3,)
+    other.load_state_dict(pool.state_dict())
+    assert torch.equal(other.delay.delay, pool.delay.delay)
+
+
+def test_one_delay_is_kept_for_one_channel():
+    torch.manual_seed(0)
+    delay = axon.Delay()
+    value = delay.delay.item()
+    delay(torch.ones(1, 1, 5))
+    assert (delay.delay.item(), delay.shape) == (value, (1,))
 
 
 def test_a_delay_without_a_size_keeps_loaded_values():

@@ -1,6 +1,7 @@
 """The base class of all blocks: synapse, neuron, dropout, one-step shift and learned delay, in this order."""
 
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     import h5py
 
 
+EIGHT_BIT = "8 bit"  # the default of `pre_hook_fx` stands for the neuron's own `quantize_8bit`
+
+
 class _Constants(NamedTuple):
     """Values that depend on a block's parameters alone, not on its input."""
 
@@ -40,7 +44,9 @@ class Block(NoScript, torch.nn.Module):
     neuron_params : dict
         Arguments of `nmnist_helpers.neuron.cuba.Neuron`.
     synapses : Synapse
-        The weights. If they have no hook, the neuron's 8-bit quantisation becomes their hook.
+        The weights.
+    pre_hook_fx : callable, EIGHT_BIT or None
+        The hook of the weights: a function, the neuron's 8-bit quantisation, or none.
     channels : int, optional
         Number of output channels, which sizes the parameters of neuron and delay; None if the first input decides it.
     delay : bool
@@ -57,6 +63,7 @@ class Block(NoScript, torch.nn.Module):
         self,
         neuron_params: dict,
         synapses: Synapse,
+        pre_hook_fx: Callable | str | None,
         channels: int | None,
         delay: bool,
         delay_shift: bool,
@@ -70,10 +77,11 @@ class Block(NoScript, torch.nn.Module):
         self.neuron = cuba.Neuron(**params)
         self.delay = Delay(channels, max_delay=MAX_DELAY) if delay else None
         self.synapse = synapses  # set after the delay, so that parameters come in lava-dl's order
-        self.quantised = synapses.pre_hook_fx is None
         self.input_shape: tuple[int, ...] | None = None  # (channels, height, width), known after a forward pass
-        if self.synapse.pre_hook_fx is None:
-            self.synapse.pre_hook_fx = self.neuron.quantize_8bit
+        if isinstance(pre_hook_fx, str) and pre_hook_fx != EIGHT_BIT:
+            raise ValueError(f"pre_hook_fx: expected a function, None or {EIGHT_BIT!r}, found {pre_hook_fx!r}")
+        hook = self.neuron.quantize_8bit if isinstance(pre_hook_fx, str) else pre_hook_fx
+        self.synapse.pre_hook_fx = hook
         self.delay_shift = delay_shift
         self.count_log = count_log
         self.weights_seen = False
@@ -88,6 +96,11 @@ class Block(NoScript, torch.nn.Module):
         self._warn_if_weights_vanish()
         self.input_shape = tuple(spikes.shape[1:-1])
         return self._add_rate(self._apply_axon(self.neuron(self.synapse(spikes))))
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the hook of the weights is the neuron's own 8-bit quantisation."""
+        return self.synapse.pre_hook_fx == self.neuron.quantize_8bit
 
     @property
     def fused(self) -> bool:
@@ -187,15 +200,18 @@ class Block(NoScript, torch.nn.Module):
             If the file format cannot describe the block, or if the input shape of a picture is not known yet.
         """
         name, neuron = f"block.cuba.{type(self).__name__}", self.neuron
-        if not self.quantised or neuron.w_scale != WEIGHT_SCALE:
-            raise ValueError(f"{name}: expected the built-in 8-bit quantisation for an export, found another")
+        if neuron.w_scale != WEIGHT_SCALE:
+            raise ValueError(f"{name}: expected scale={WEIGHT_SCALE} for an export, found {neuron.w_scale}")
         if not self.delay_shift or type(neuron.norm) not in (type(None), MeanOnlyBatchNorm):
             found = "delay_shift=False" if not self.delay_shift else type(neuron.norm).__name__
             raise ValueError(f"{name}: expected a block that a .net file can describe, found {found}")
         fields = {"type": type(self).__name__.lower(), **self._geometry(in_shape or self.input_shape)}
         bias = None if neuron.norm is None else neuron.norm.bias.to(torch.int64).cpu().numpy()
         steps = None if self.delay is None else torch.floor(self.delay.delay.detach().clamp(0, MAX_DELAY))
-        weight = (self.synapse.quantised_weight() * WEIGHT_SCALE).to(torch.int64).cpu().numpy()
+        scaled = self.synapse.quantised_weight() * WEIGHT_SCALE
+        if not torch.equal(scaled, scaled.round()):
+            raise ValueError(f"{name}: expected weights in steps of 1/32 for an export, found others; see pre_hook_fx")
+        weight = scaled.to(torch.int64).cpu().numpy()
         return LayerSpec(
             weight=weight.reshape(fields.pop("weight_shape", weight.shape[:-1])),
             delay=None if steps is None else steps.to(torch.int64).cpu().numpy(),

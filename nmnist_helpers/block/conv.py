@@ -10,7 +10,7 @@ from .. import synapse
 from ..kernels.window import Picture, Window
 from ..spikes import Spikes
 from ..tools import exact
-from .base import Block
+from .base import EIGHT_BIT, Block
 
 if TYPE_CHECKING:
     import h5py
@@ -98,16 +98,15 @@ class Conv(OfPicture):
         groups: int = 1,
         weight_scale: float = 1,
         weight_norm: bool = False,
-        pre_hook_fx: Callable | None = None,
+        pre_hook_fx: Callable | str | None = EIGHT_BIT,
         delay: bool = False,
         delay_shift: bool = True,
         count_log: bool = False,
     ):
         weights = synapse.Conv(
-            in_features, out_features, kernel_size, stride, padding, dilation, groups,
-            weight_scale, weight_norm, pre_hook_fx,
+            in_features, out_features, kernel_size, stride, padding, dilation, groups, weight_scale, weight_norm
         )  # fmt: skip
-        super().__init__(neuron_params, weights, out_features, delay, delay_shift, count_log)
+        super().__init__(neuron_params, weights, pre_hook_fx, out_features, delay, delay_shift, count_log)
 
 
 class Pool(OfPicture):
@@ -132,14 +131,14 @@ class Pool(OfPicture):
         dilation: int | tuple[int, int] = 1,
         weight_scale: float = 1,
         weight_norm: bool = False,
-        pre_hook_fx: Callable | None = None,
+        pre_hook_fx: Callable | str | None = EIGHT_BIT,
         delay: bool = False,
         delay_shift: bool = True,
         count_log: bool = False,
     ):
-        weights = synapse.Pool(kernel_size, stride, padding, dilation, weight_scale, weight_norm, pre_hook_fx)
+        weights = synapse.Pool(kernel_size, stride, padding, dilation, weight_scale, weight_norm)
         params = {**neuron_params, "norm": None}
-        super().__init__(params, weights, None, delay, delay_shift, count_log)
+        super().__init__(params, weights, pre_hook_fx, None, delay, delay_shift, count_log)
 
 
 class Flatten(torch.nn.Module):

@@ -66,6 +66,7 @@ def _from_spec(layer: LayerSpec, neuron_params: dict) -> Block:
     for parameter, decay in ((neuron.current_decay, layer.i_decay), (neuron.voltage_decay, layer.v_decay)):
         parameter.copy_(torch.as_tensor(np.asarray(decay), dtype=torch.float32).expand(parameter.shape))
     if block.delay is not None:
+        block.delay.draw(layer.channels)
         # Half a step more keeps the delay off the edges of floor(), so that a small update moves no spike.
         block.delay.delay.copy_(torch.from_numpy(layer.delay) + 0.5)
     if layer.bias is not None:

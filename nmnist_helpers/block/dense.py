@@ -1,14 +1,13 @@
 """The fully connected block, which runs as one fused step."""
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 
 from ..spikes import Spikes
 from ..synapse import Dense as Synapses
 from ..tools import exact
-from .base import Block
+from .base import EIGHT_BIT, Block
 
 
 class Dense(Block):
@@ -26,8 +25,8 @@ class Dense(Block):
         Factor on the initial weights.
     weight_norm : bool
         Learn length and direction of each neuron's weight vector separately.
-    pre_hook_fx : callable, optional
-        Function that replaces the 8-bit quantisation of the weights.
+    pre_hook_fx : callable or None
+        Function that replaces the 8-bit quantisation of the weights; None leaves them as they are.
     delay : bool
         Learn one delay per neuron, 0..62 time steps.
     delay_shift : bool
@@ -60,14 +59,14 @@ class Dense(Block):
         out_neurons: int,
         weight_scale: float = 1,
         weight_norm: bool = False,
-        pre_hook_fx: Callable | None = None,
+        pre_hook_fx: Callable | str | None = EIGHT_BIT,
         delay: bool = False,
         delay_shift: bool = True,
         mask: torch.Tensor | None = None,
         count_log: bool = False,
     ):
-        weights = Synapses(in_neurons, out_neurons, weight_scale, weight_norm, pre_hook_fx)
-        super().__init__(neuron_params, weights, out_neurons, delay, delay_shift, count_log)
+        weights = Synapses(in_neurons, out_neurons, weight_scale, weight_norm)
+        super().__init__(neuron_params, weights, pre_hook_fx, out_neurons, delay, delay_shift, count_log)
         self.neuron.shape = torch.Size([out_neurons])
         if mask is not None:
             if mask.numel() != self.synapse.direction.numel():
@@ -76,13 +75,10 @@ class Dense(Block):
                 )
             mask = mask.reshape(self.synapse.shape).to(self.synapse.direction.dtype)
         self.register_buffer("mask", mask)
-        if mask is not None:
-            self.unmasked_hook = cast(Callable, self.synapse.pre_hook_fx)
-            self.synapse.pre_hook_fx = self._masked  # a bound method, so that a copy of the block uses its own mask
+        self.synapse.mask_fx = self._masked  # a bound method, so that a copy of the block uses its own mask
 
-    def _masked(self, weight: torch.Tensor, **options) -> torch.Tensor:
-        """Mask the weights, then apply the hook that they would have without a mask."""
-        return self.unmasked_hook(weight * cast(torch.Tensor, self.mask), **options)
+    def _masked(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight if self.mask is None else weight * self.mask.reshape(weight.shape)
 
     @property
     def fused(self) -> bool:

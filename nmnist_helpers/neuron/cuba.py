@@ -1,5 +1,6 @@
 """The current-based leaky integrate-and-fire (CUBA) neuron, in the integers of the Loihi chip."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -42,6 +43,12 @@ def neuron_params(device_params: dict, scale: int = WEIGHT_SCALE, p_scale: int =
     }
 
 
+def _make_norm(norm: Callable, channels: int | None) -> Any:
+    if "num_features" not in inspect.signature(norm).parameters:
+        return norm()
+    return norm(num_features=channels)
+
+
 class Neuron(NeuronStorage):
     r"""CUBA neuron with a synaptic current and a membrane voltage, both leaky and both stored as integers.
 
@@ -66,7 +73,8 @@ class Neuron(NeuronStorage):
     scale : int
         Number of integer weight units per real unit; the states use 64 times as many.
     norm : callable, optional
-        Class of a normalisation between current and voltage. It is created with the argument ``num_features``.
+        Class of a normalisation between current and voltage, or a function that makes one. It is called with the
+        argument ``num_features`` if it has one.
     dropout : torch.nn.Module, optional
         Module applied to the spikes.
     shared_param : bool
@@ -147,7 +155,7 @@ class Neuron(NeuronStorage):
         )
         self.norm: Any = None
         if norm is not None:
-            self.norm = norm(num_features=num_neurons)
+            self.norm = _make_norm(norm, num_neurons)
             if hasattr(self.norm, "pre_hook_fx"):
                 self.norm.pre_hook_fx = self.quantize_8bit
         self.drop = dropout

@@ -1,6 +1,7 @@
 """Learning curves as a picture."""
 
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ STYLE = {
     "validation": {"color": INK, "lw": 1.8},
     "testing": {"color": SLATE, "lw": 1.8, "ls": "--"},
 }
+
+
+#: The figure last drawn for each statistics object: a loop that plots every epoch replaces it.
+_figures: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 class CurveFigure(Figure):
@@ -43,8 +48,12 @@ def plot_curves(
     """Draw the loss and the accuracy of a `LearningStats` over its epochs; see `LearningStats.plot`."""
     how: dict[str, Any] = {"FigureClass": CurveFigure, "layout": "constrained"}
     if figures is None:
+        before = _figures.get(stats, lambda: None)()
+        if before is not None:
+            plt.close(before)
         shown: tuple[Any, ...] = (plt.figure(figsize=figsize or (11, 4), **how),)
         panels = shown[0].subplots(1, 2)
+        _figures[stats] = weakref.ref(shown[0])
     else:
         for number in figures:
             plt.close(number)  # start afresh instead of drawing over an earlier figure

@@ -13,8 +13,9 @@ class LearningStat:
         Sum of the losses of all samples in the current epoch; add to it.
     num_samples : int
         Number of samples in the current epoch; add to it.
-    correct_samples : int
-        Number of correct answers in the current epoch; add to it. If never set, there is no accuracy (regression).
+    correct_samples : float
+        Number of correct answers in the current epoch; add to it. It need not be whole: it may be the sum of the
+        samples' scores. If never set, there is no accuracy (regression).
     loss_log, accuracy_log : list of float or None
         One entry per closed epoch; None if it had no samples (or, for the accuracy, if no answers were counted).
     loss_str, loss_unit, accuracy_str, accuracy_unit : str
@@ -41,16 +42,16 @@ class LearningStat:
         """Discard the current epoch; the logs stay."""
         self.loss_sum = 0.0
         self.num_samples = 0
-        self._correct: int | None = None
+        self._correct: float | None = None
 
     @property
-    def correct_samples(self) -> int:
+    def correct_samples(self) -> float:
         """Number of correct answers in the current epoch."""
         return 0 if self._correct is None else self._correct
 
     @correct_samples.setter
-    def correct_samples(self, count: int) -> None:
-        self._correct = int(count)  # accepts a tensor too, without keeping its graph alive
+    def correct_samples(self, count: float) -> None:
+        self._correct = float(count)  # accepts a tensor too, without keeping its graph alive
 
     @property
     def loss(self) -> float | None:

@@ -137,7 +137,7 @@ class LearningStats:
         ----------
         figures : (int, int), optional
             Numbers of two pyplot figures, one for the loss and one for the accuracy. By default, both are drawn side
-            by side in one figure.
+            by side in one figure, which replaces that of the last call.
         figsize : (float, float), optional
             Width and height in inches.
         path : path-like, optional

@@ -1,6 +1,7 @@
 """Compare dense blocks with the oracles, and their fused step with their separate parts."""
 
 import copy
+import functools
 import gc
 import operator
 import weakref
@@ -21,6 +22,7 @@ from nmnist_helpers.network import Network
 from nmnist_helpers.neuron import Dropout
 from nmnist_helpers.neuron.norm import MeanOnlyBatchNorm
 from nmnist_helpers.spikes import Spikes, remembered
+from nmnist_helpers.utils import quantize_hook_fx
 
 
 def dense_block(inputs, outputs, seed=0, dropout=None, channel_decays=False, weight_norm=True, delay=True, **options):
@@ -60,7 +62,7 @@ def run_oracle(block, x, kept=None, value=1.0):
 def unfused_copy(block):
     """Return a copy of a block that runs synapse, neuron, dropout and axon one after the other."""
     other = copy.deepcopy(block)
-    other.quantised = False
+    other.synapse.pre_hook_fx = functools.partial(other.neuron.quantize_8bit)
     assert block.fused
     assert not other.fused
     return other
@@ -303,7 +305,7 @@ def test_chain_of_fused_blocks_equals_chain_of_parts():
         b.synapse.weight_g.data *= 5
     parts = copy.deepcopy(net)
     for b in parts.blocks:
-        b.quantised = False
+        b.synapse.pre_hook_fx = functools.partial(b.neuron.quantize_8bit)
     x = sample((3, 60, 50), 0.05)
     outs = []
     for n in (net, parts):
@@ -517,19 +519,66 @@ def test_a_copy_has_its_own_mask_and_hooks():
     other.mask.zero_()
     assert (other.synapse.hooked_weight() == 0).all()
     assert (block.synapse.hooked_weight() != 0).any()
-    assert other.synapse.pre_hook_fx.__self__ is other
+    assert other.synapse.pre_hook_fx.__self__ is other.neuron
     plain = copy.deepcopy(cuba.Dense(PARAMS, 8, 4))
     assert plain.synapse.pre_hook_fx.__self__ is plain.neuron
 
 
-def test_a_custom_pre_hook_is_applied_but_not_exported():
-    block = cuba.Dense({**PARAMS, "norm": None}, 6, 3, pre_hook_fx=lambda w: w * 0 + 0.75)
+@pytest.mark.parametrize("later", [False, True])
+def test_a_custom_pre_hook_is_applied_and_exported(later):
+    hook = lambda w: w * 0 + 0.75  # noqa: E731
+    block = cuba.Dense(PARAMS, 6, 3, **({} if later else {"pre_hook_fx": hook}))
+    block.synapse.pre_hook_fx = hook
     assert not block.fused
     x = sample((2, 6, 20), 0.4)
     expected, _ = oracles.block(x.numpy(), np.full((3, 6), 24), 3072, 3973, THRESHOLD)
     np.testing.assert_array_equal(block(x).detach().numpy(), expected)
-    with pytest.raises(ValueError, match="expected the built-in 8-bit quantisation for an export"):
+    np.testing.assert_array_equal(block.layer_spec().weight, np.full((3, 6), 48))
+
+
+def test_weights_without_a_hook_are_not_quantised_and_not_exported():
+    torch.manual_seed(0)
+    block = cuba.Dense(PARAMS, 6, 3, pre_hook_fx=None)
+    assert block.synapse.pre_hook_fx is None
+    assert torch.equal(block.synapse.quantised_weight(), block.synapse.weight)
+    with pytest.raises(ValueError, match=r"expected weights in steps of 1/32 for an export, found others"):
         block.layer_spec()
+    with pytest.raises(ValueError, match="pre_hook_fx: expected a function, None or '8 bit', found '4 bit'"):
+        cuba.Dense(PARAMS, 6, 3, pre_hook_fx="4 bit")
+
+
+def test_lava_dls_quantisation_gives_the_spikes_and_the_file_of_the_built_in_one():
+    torch.manual_seed(0)
+    block = cuba.Dense(PARAMS, 30, 20, weight_scale=3)
+    other = copy.deepcopy(block)
+    other.synapse.pre_hook_fx = quantize_hook_fx
+    x = sample((2, 30, 40), 0.2)
+    assert block(x).any()
+    assert torch.equal(block(x), other(x))
+    np.testing.assert_array_equal(block.layer_spec().weight, other.layer_spec().weight)
+
+
+def test_a_mask_can_be_set_later():
+    torch.manual_seed(0)
+    block = cuba.Dense(PARAMS, 30, 20, weight_scale=3)
+    mask = torch.rand(20, 30) < 0.3
+    x = sample((2, 30, 40), 0.2)
+    full = block(x)
+    masked = copy.deepcopy(block)
+    masked.mask = mask.float().reshape(20, 30, 1, 1, 1)
+    expected = cuba.Dense(PARAMS, 30, 20, mask=mask)
+    expected.load_state_dict({**block.state_dict(), "mask": expected.mask})
+    assert torch.equal(masked(x), expected(x))
+    assert not torch.equal(masked(x), full)
+    masked.mask = None
+    assert torch.equal(masked(x), full)
+
+
+def test_a_function_can_take_the_place_of_dropout():
+    torch.manual_seed(0)
+    block = cuba.Dense({**PARAMS, "dropout": lambda spikes: spikes * 0.5}, 30, 20, weight_scale=3)
+    x = sample((2, 30, 40), 0.2)
+    assert set(block(x).unique().tolist()) == {0.0, 0.5}
 
 
 def test_block_with_norm_matches_the_oracle():

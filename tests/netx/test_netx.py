@@ -617,7 +617,8 @@ def fire(layer, total):
 def test_conv_and_pool_survive_a_round_trip_through_file_and_blocks(tmp_path):
     rng = np.random.default_rng(41)
     conv = spec(rng, 1, 1, type="conv", weight=2 * rng.integers(-40, 60, (3, 2, 2, 2)), in_shape=(2, 5, 6), delay=None)
-    pool = spec(rng, 1, 1, type="pool", weight=np.full((1, 1, 2, 2), 70), in_shape=(3, 4, 5), stride=(2, 2), delay=None)
+    size = {"in_shape": (3, 4, 5), "stride": (2, 2)}
+    pool = spec(rng, 1, 1, type="pool", weight=np.full((1, 1, 2, 2), 70), **size, delay=np.array([2, 0, 1]))
     layers = [conv, pool, spec(rng, 18, 4)]
     netx.write_network(tmp_path / "a.net", layers)
     with h5py.File(tmp_path / "a.net") as file:

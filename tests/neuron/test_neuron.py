@@ -87,6 +87,20 @@ def test_voltage_at_the_threshold_neither_fires_nor_resets(backend):
 # -------------------------------------------------------------------------------------------------------- state
 
 
+class Halve(torch.nn.Module):
+    """A norm that does not need the number of channels."""
+
+    def forward(self, current):
+        return current / 2
+
+
+@pytest.mark.parametrize("norm", [Halve, lambda: Halve()])
+def test_a_norm_need_not_take_the_number_of_channels(norm):
+    z = torch.full((1, 3, 10), 1.0)
+    halved, whole = Neuron(**FIXED, norm=norm, num_neurons=3), Neuron(**FIXED)
+    assert torch.equal(halved.dynamics(z)[0], whole.dynamics(z)[0] / 2)
+
+
 @BACKENDS
 @pytest.mark.parametrize("norm", [None, MeanOnlyBatchNorm])
 def test_chunks_with_persistent_state_equal_the_whole(backend, norm):

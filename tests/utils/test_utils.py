@@ -61,6 +61,14 @@ def test_accuracy_is_zero_without_correct_samples_and_none_if_not_counted():
     assert stat.correct_samples == 0
 
 
+def test_correct_samples_may_be_fractions():
+    stat = LearningStat()
+    for _ in range(10):
+        stat.num_samples += 1
+        stat.correct_samples += 0.75
+    assert stat.accuracy == pytest.approx(0.75)
+
+
 def test_reset_discards_only_the_current_epoch():
     stat = LearningStat()
     add_batch(stat, 1.0, 4, 2)
@@ -268,6 +276,16 @@ def test_plot_is_saved_to_a_file_or_folder(tmp_path):
     assert sorted(os.listdir(tmp_path / "folder")) == ["accuracy.png", "loss.png"]  # as lava-dl names them
     for name in ("accuracy.png", "loss.png"):
         assert (tmp_path / "folder" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_in_a_loop_keeps_one_figure():
+    stats = LearningStats()
+    open_before = len(plt.get_fignums())
+    for _ in range(3):
+        fig = stats.plot()
+    assert len(plt.get_fignums()) == open_before + 1
+    assert plt.figure(fig.number) is fig
+    plt.close(fig)
 
 
 def test_plot_in_two_figures(tmp_path):
