@@ -97,7 +97,8 @@ class MovingWindow(torch.nn.Module):
     def rate(self, spike: torch.Tensor) -> torch.Tensor:
         """Return the mean of spikes [B, C, T] over the last `time_window` steps, at every step: [B, C, T]."""
         spike = flatten_channels("MovingWindow", spike)
-        total = spike.cumsum(-1)  # sums of 0/1 spikes are exact
+        kind = torch.promote_types(spike.dtype, torch.float32)  # in which sums of 0/1 spikes are exact
+        total = spike.cumsum(-1, dtype=kind)
         before = torch.nn.functional.pad(total, (self.time_window, 0))[..., : spike.shape[-1]]
         return (total - before) / self.time_window
 

@@ -11,8 +11,7 @@ import platform
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import numba
 import numpy as np
@@ -28,8 +27,9 @@ from .compiled import NotRun, njit
 FUTEX = {"x86_64": 202, "aarch64": 98}.get(platform.machine()) if sys.platform == "linux" else None
 WAIT, WAKE = 128, 129  # operations of ``futex``, for threads of one process
 #: Words that all threads share, a cache line apart. The first counts the jobs. The second counts the helpers that are
-#: in a job (or are looking whether it is open), and has a bit that is set while no job is open.
-JOBS, INSIDE, WORDS = 0, 16, 32
+#: in a job (or are looking whether it is open), and has a bit that is set while no job is open. The third is 1 while a
+#: thread has the crew.
+JOBS, INSIDE, BUSY, WORDS = 0, 16, 32, 48
 CLOSED = np.int32(1 << 30)
 ONE = np.int32(1)
 SPINS = 2_000  # looks at a word before a thread goes to sleep: a few microseconds, less than waking it would take
@@ -132,24 +132,27 @@ def lead(words, job, helpers, work, data):
     words, job
         Those of the `Crew`.
     helpers : int
-        How many sleeping helpers to wake; those that are awake help, too. With 0 nobody helps. Otherwise the caller
-        must hold the lock of the `Crew`.
+        How many sleeping helpers to wake; those that are awake help, too. With 0, or while the crew works for another
+        thread, nobody helps.
     work, data : int
         Addresses of a function (`ON_THREAD`) and of its data.
     """
-    if helpers:
+    # Taken and given back in compiled code, in which no interrupt can come between.
+    mine = helpers > 0 and _or(words, BUSY, ONE) == 0
+    if mine:
         job[0], job[1] = work, data
         _and(words, INSIDE, ~CLOSED)
         _add(words, JOBS, ONE)
         _futex(words, JOBS, WAKE, np.int32(helpers))
     _call(work, data)
-    if helpers:
+    if mine:
         inside, spins = _or(words, INSIDE, CLOSED) | CLOSED, 0
         while inside != CLOSED:
             if spins > SPINS:
                 _futex(words, INSIDE, WAIT, inside)
             spins += 1
             inside = _read(words, INSIDE)
+        _and(words, BUSY, ~ONE)
 
 
 def _let_idle_threads_sleep() -> None:
@@ -180,26 +183,20 @@ class Crew:
     def __init__(self) -> None:
         self.words, self.job = np.zeros(WORDS, np.int32), np.zeros(2, np.int64)
         self.words[INSIDE] = CLOSED
-        self.lock = threading.Lock()
+        self.growing = threading.Lock()
         self.number = 0
         self.running: deque[int] = deque([0] * LOOKS, LOOKS)  # threads of the whole system, at the last launches
         self.load = -1  # stays open, because opening it takes ten times as long as reading it
         with suppress(OSError):
             self.load = os.open(LOAD, os.O_RDONLY)
 
-    @contextmanager
-    def recruit(self, tasks: int) -> Iterator[int]:
-        """Yield how many helpers to wake for a number of tasks; 0 if the crew already works for another thread."""
+    def recruit(self, tasks: int) -> int:
+        """Return how many helpers to wake for a number of tasks."""
         helpers = min(tasks, self._threads()) - 1 if tasks > 1 else 0
-        if helpers < 1 or not self.lock.acquire(blocking=False):
-            yield 0
-            return
-        try:
-            with suppress(NotRun):
+        if helpers > self.number:
+            with self.growing, suppress(NotRun):
                 self._grow(helpers)
-            yield helpers
-        finally:
-            self.lock.release()
+        return helpers
 
     def _threads(self) -> int:
         """Return how many threads may work together, the caller included."""

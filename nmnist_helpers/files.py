@@ -19,7 +19,9 @@ ABANDONED = 24 * 3600
 _NEARLY_FULL = 1 << 16
 _FULL_ERRORS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 #: This machine in the names of temporary files: ``.<stem>.<machine>-<process>-<random>.tmp<suffix>``.
-_MACHINE = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+#: Containers may share a host's name, but number their processes themselves.
+_NUMBERING = os.readlink("/proc/self/ns/pid") if os.path.islink("/proc/self/ns/pid") else ""
+_MACHINE = f"{zlib.crc32(f'{socket.gethostname()}{_NUMBERING}'.encode()):08x}"
 _swept: set[Path] = set()
 
 

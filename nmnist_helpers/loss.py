@@ -83,7 +83,8 @@ class SpikeTime(torch.nn.Module):
         padded = 1 << (steps + self.length - 2).bit_length()
         kind = torch.float64 if spike.dtype == torch.float64 else torch.float32
         spectrum = torch.fft.rfft(spike.to(kind), padded) * torch.fft.rfft(self.response.to(kind), padded)
-        return torch.fft.irfft(spectrum, padded)[..., :steps].to(spike.dtype)
+        filtered = torch.fft.irfft(spectrum, padded)[..., :steps]
+        return filtered.to(spike.dtype) if spike.is_floating_point() else filtered
 
     def forward(self, input: torch.Tensor, desired: torch.Tensor) -> torch.Tensor:
         """Return the loss of the spike trains `input` against the trains `desired`, both [B, C, ..., T]."""
@@ -92,7 +93,9 @@ class SpikeTime(torch.nn.Module):
                 f"SpikeTime: expected trains of one shape, found {list(input.shape)} and {list(desired.shape)}"
             )
         # The filter is linear, so one filtering of the difference is enough.
-        return _reduce(self.filter(input - desired) ** 2, self.reduction)
+        kind = torch.promote_types(input.dtype, desired.dtype)
+        kind = kind if kind.is_floating_point else torch.float32  # differences of unsigned numbers would be wrong
+        return _reduce(self.filter(input.to(kind) - desired.to(kind)) ** 2, self.reduction)
 
 
 class SpikeRate(torch.nn.Module):

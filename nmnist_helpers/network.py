@@ -26,6 +26,10 @@ NEURON_PARAMS = {
 TRAINING_PARAMS = {name: NEURON_PARAMS[name] for name in ("tau_grad", "scale_grad", "requires_grad")}
 
 
+class _Freezer:
+    """Stands for a ``with`` block of `Network.frozen`."""
+
+
 class Network(NoScript, torch.nn.Module):
     """A dense network: by default, two hidden layers with dropout and learned delays, and an output layer.
 
@@ -141,15 +145,19 @@ class Network(NoScript, torch.nn.Module):
         torch.Size([1, 10, 300])
         """
         parts = [part for part in self.modules() if isinstance(part, block.cuba.Block)]
-        before = [part.frozen for part in parts]
-        for part in parts:
-            part.frozen = {}
+        # Several threads may be inside. The blocks only refer to them weakly, so that one whose exit an interrupt has
+        # prevented is forgotten all the same.
+        me = _Freezer()
         try:
+            for part in parts:
+                if not part.freezers:
+                    part.frozen = {}
+                part.freezers.add(me)
             with torch.no_grad():
                 yield self
         finally:
-            for part, kept in zip(parts, before, strict=True):
-                part.frozen = kept
+            for part in parts:
+                part.freezers.discard(me)
 
     def grad_flow(self, path: str | os.PathLike | None = None) -> list[float]:
         """Return the gradient norm of each block's weights; with a folder `path`, also plot it as ``gradFlow.png``."""

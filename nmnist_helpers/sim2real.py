@@ -72,7 +72,6 @@ def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = 
     recorded = [NMNISTDataset(settings.data, train=train, source="recorded") for train in (True, False)]
     _check_unseen(settings, np.concatenate([part.packed.ids for part in recorded]))
 
-    folder.remove(REPORT)  # an old report would not describe this run
     trained = run(settings, resume, overwrite)
     everything = PackedEvents.concatenate([part.packed for part in recorded])
     result = {"simulated_digits": trained["recordings"]["train"], "epochs": settings.epochs}

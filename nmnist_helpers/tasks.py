@@ -30,7 +30,12 @@ _numba_lock = threading.RLock()
 
 
 def respect_quota() -> None:
-    """Limit the threads to a container's quota of processors, unless an environment variable sets their number."""
+    """Limit the threads to ``OMP_NUM_THREADS`` and to a container's quota of processors.
+
+    Neither applies if ``NUMBA_NUM_THREADS`` sets the number of the kernels' threads.
+    """
+    if "OMP_NUM_THREADS" in os.environ and "NUMBA_NUM_THREADS" not in os.environ:
+        CREW.quota = torch.get_num_threads()
     try:
         quota, period = (CGROUP / "cpu.max").read_text(encoding="ascii").split()
         processors = max(1, -(-int(quota) // int(period)))
@@ -39,7 +44,7 @@ def respect_quota() -> None:
     if processors < torch.get_num_threads() and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(processors)
     if "NUMBA_NUM_THREADS" not in os.environ:
-        CREW.quota = processors
+        CREW.quota = min(processors, CREW.quota or processors)
         if processors < _config.NUMBA_NUM_THREADS:
             numba.set_num_threads(processors)
 
@@ -130,13 +135,12 @@ def _launch_with_numba(state, number, threads, *arguments):
 
 
 def _run_with_crew(launch: Callable, state: np.ndarray, number: int, arguments: list) -> None:
-    with CREW.recruit(number) as helpers:
-        launch(state, number, helpers, CREW.words, CREW.job, *arguments)
+    launch(state, number, CREW.recruit(number), CREW.words, CREW.job, *arguments)
 
 
 def _run_with_numba(launch: Callable, state: np.ndarray, number: int, arguments: list) -> None:
     available = numba.get_num_threads()
-    threads = max(1, min(number, available))  # more threads would be woken in vain
+    threads = max(1, min(number, available, CREW.quota or available))  # more threads would be woken in vain
     with _numba_lock if _needs_lock() else nullcontext():
         launch(state, number, threads, *arguments)
     if threads < available:  # Numba would use this launch's number for all later ones

@@ -10,6 +10,7 @@ from support.neurons import PARAMS, Blocks
 from nmnist_helpers import netx
 from nmnist_helpers.block import cuba
 from nmnist_helpers.checkpoint import CheckpointError, load_checkpoint, load_tree, save_tree
+from nmnist_helpers.network import Network
 
 pytestmark = pytest.mark.filterwarnings("error", "ignore:.*assumed the tutorial's:UserWarning")
 
@@ -153,6 +154,21 @@ def test_convolutions_are_not_taken_for_dense_blocks(tmp_path):
     state = torch.nn.ModuleList([cuba.Conv(PARAMS, 2, 4, 3), cuba.Conv(PARAMS, 4, 5, 3)]).state_dict(prefix="blocks.")
     with pytest.raises(CheckpointError, match=r"found \(neurons, inputs\) \[\(4, 18\), \(5, 36\)\]; a network with"):
         load_checkpoint(save_state(tmp_path, state))
+
+
+@pytest.mark.parametrize("other", [(2, 4, (2, 3)), (12, 4, 1)])
+def test_a_convolution_of_another_geometry_is_refused(tmp_path, other):
+    torch.save(Network.from_blocks([cuba.Conv(PARAMS, 2, 4, (3, 2))]).state_dict(), tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="shape: blocks.0.synapse.weight"):
+        load_checkpoint(tmp_path / "a.pt", Network.from_blocks([cuba.Conv(PARAMS, *other)]))
+
+
+def test_delays_of_pooling_are_loaded_before_the_first_forward_pass(tmp_path):
+    pool = cuba.Pool(PARAMS, 2, delay=True)
+    pool(torch.ones(1, 3, 4, 4, 5))
+    torch.save(Network.from_blocks([pool]).state_dict(), tmp_path / "a.pt")
+    fresh = load_checkpoint(tmp_path / "a.pt", Network.from_blocks([cuba.Pool(PARAMS, 2, delay=True)]))
+    assert torch.equal(fresh[0].delay.delay, pool.delay.delay)
 
 
 def test_a_normalisation_is_built_from_the_file(tmp_path):

@@ -91,3 +91,8 @@ def test_wrong_arguments_raise():
         MovingWindow(0)
     with pytest.raises(ValueError, match="found 'max'"):
         MovingWindow(3, mode="max")
+
+
+def test_moving_window_sums_half_precision_in_float32():
+    spikes = (torch.rand(1, 2, 3000, generator=torch.Generator().manual_seed(0)) < 0.9).float()
+    assert torch.equal(MovingWindow(10).rate(spikes.bfloat16()), MovingWindow(10).rate(spikes))

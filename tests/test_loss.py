@@ -191,3 +191,10 @@ def test_wrong_settings_raise():
 def test_losses_have_an_empty_state_dict():
     for error in (SpikeTime(), SpikeRate(0.2, 0.03, moving_window=5), SpikeMax()):
         assert not error.state_dict()
+
+
+def test_spike_time_of_whole_numbers_equals_that_of_floats():
+    trains = [(torch.rand(2, 3, 40, generator=torch.Generator().manual_seed(k)) < 0.3).float() for k in (0, 1)]
+    expected = SpikeTime()(*trains)
+    for kind in (torch.int64, torch.uint8, torch.bool):
+        torch.testing.assert_close(SpikeTime()(*(train.to(kind) for train in trains)), expected)

@@ -1,6 +1,8 @@
 """Test whole networks: which results `frozen` keeps, and for how long."""
 
 import copy
+import gc
+import threading
 
 import pytest
 import torch
@@ -33,6 +35,50 @@ def test_a_frozen_network_gives_the_same_spikes(make):
             assert torch.equal(found[..., :30], expected[: len(given), ..., :30])
         with kernels.using("reference"):  # its weights have another layout
             assert torch.equal(net(spikes), expected)
+
+
+def test_a_network_thaws_when_the_last_of_several_threads_has_left():
+    net = Network((16,), inputs=20).eval()
+    spikes = (torch.rand(2, 20, 50) < 0.3).float()
+    entered, other_entered, left = (threading.Event() for _ in range(3))
+
+    def enter_first():
+        with net.frozen():
+            net(spikes)
+            entered.set()
+            other_entered.wait(60)
+        left.set()
+
+    def leave_last():
+        entered.wait(60)
+        with net.frozen():
+            net(spikes)
+            other_entered.set()
+            left.wait(60)
+
+    threads = [threading.Thread(target=run) for run in (enter_first, leave_last)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        changed = net(spikes)
+    assert torch.equal(changed, net(spikes))
+
+
+def test_an_abandoned_freeze_is_forgotten():
+    net = Network((16,), inputs=20).eval()
+    spikes = (torch.rand(2, 20, 50) < 0.3).float()
+    with torch.no_grad():
+        left = net.frozen()
+        left.__enter__()
+        net(spikes)
+        del left
+        gc.collect()
+        net.blocks[0].synapse.weight_g.mul_(3)
+        assert torch.equal(net(spikes), copy.deepcopy(net)(spikes))
 
 
 def test_a_frozen_network_rounds_its_weights_once_and_thaws(monkeypatch):

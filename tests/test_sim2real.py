@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from support import fake_nmnist
 
 from nmnist_helpers import __main__, sim2real
@@ -64,6 +65,17 @@ def test_a_short_run_writes_its_report_and_can_be_resumed(run_folder):
     with pytest.raises(FileExistsError, match="--resume"):
         sim2real.main([*SMALL, "--validation", "30", "--out", str(run_folder)])
     assert sim2real.main(["--tune", "2", "--resume", "--out", str(run_folder)]) == result
+
+
+def test_a_refused_command_leaves_the_report(run_folder):
+    arguments = [*SMALL, "--validation", "30", "--out", str(run_folder)]
+    sim2real.main(arguments)
+    before = (run_folder / "reality.json").read_bytes()
+    with pytest.raises(ValueError, match="--lr"):
+        sim2real.main([*arguments, "--resume", "--lr", "0.5"])
+    with FileLock(run_folder / ".lock"), pytest.raises(FileExistsError, match="another run is writing"):
+        sim2real.main([*arguments, "--overwrite"])
+    assert (run_folder / "reality.json").read_bytes() == before
 
 
 def test_a_run_can_start_with_the_network_of_another(run_folder):

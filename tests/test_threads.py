@@ -120,7 +120,7 @@ def test_a_helper_works_at_the_same_time_as_the_caller_who_waits_for_it(helpers)
         assert met.tolist() == [1, 1]
         assert helpers.words[crew.INSIDE] == crew.CLOSED
     assert helpers.number == 1
-    assert not helpers.lock.locked()
+    assert helpers.words[crew.BUSY] == 0
 
 
 @NEEDS_CREW

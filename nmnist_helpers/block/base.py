@@ -1,6 +1,7 @@
 """The base class of all blocks: synapse, neuron, dropout, one-step shift and learned delay, in this order."""
 
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -9,6 +10,7 @@ import torch
 from .. import prepare
 from ..axon import Delay
 from ..axon import delay as shift
+from ..compiled import check_process
 from ..kernels.common import Axon, Membrane
 from ..kernels.constants import MAX_DELAY, WEIGHT_SCALE
 from ..kernels.functions import CubaLayer, LayerCall, lag_of, quantise_all, twin
@@ -57,8 +59,6 @@ class Block(NoScript, torch.nn.Module):
         Return (spikes, share of bins that hold a spike) instead of the spikes alone.
     """
 
-    frozen: dict[tuple, _Constants] | None = None  # cached constants; only within `Network.frozen`
-
     def __init__(
         self,
         neuron_params: dict,
@@ -70,6 +70,7 @@ class Block(NoScript, torch.nn.Module):
         count_log: bool,
     ):
         super().__init__()
+        check_process()
         prepare.start()
         params = dict(neuron_params)
         if channels is not None:
@@ -82,17 +83,24 @@ class Block(NoScript, torch.nn.Module):
             raise ValueError(f"pre_hook_fx: expected a function, None or {EIGHT_BIT!r}, found {pre_hook_fx!r}")
         hook = self.neuron.quantize_8bit if isinstance(pre_hook_fx, str) else pre_hook_fx
         self.synapse.pre_hook_fx = hook
+        self.freezers: weakref.WeakSet = weakref.WeakSet()  # those who have entered `Network.frozen`
+        self.frozen: dict[tuple, _Constants] = {}  # constants that are computed only once while there are any
         self.delay_shift = delay_shift
         self.count_log = count_log
         self.weights_seen = False
 
     def __getstate__(self) -> dict:
-        # A copy starts without cached constants: leaving `Network.frozen` clears only the original's.
-        return {name: value for name, value in self.__dict__.items() if name != "frozen"}
+        # A copy is not frozen: leaving `Network.frozen` clears only the original's constants.
+        return {name: value for name, value in self.__dict__.items() if name not in ("freezers", "frozen")}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self.freezers, self.frozen = weakref.WeakSet(), {}
 
     @exact
     def forward(self, spikes: torch.Tensor | Spikes):
         """Return the output spikes for input spikes; both are [B, C, T] or [B, C, H, W, T]."""
+        check_process()
         self._warn_if_weights_vanish()
         self.input_shape = tuple(spikes.shape[1:-1])
         return self._add_rate(self._apply_axon(self.neuron(self.synapse(spikes))))
@@ -114,13 +122,14 @@ class Block(NoScript, torch.nn.Module):
             and not any(map(hooked, parts))
             and neuron.norm is None
             and neuron.w_scale == WEIGHT_SCALE
-            and (neuron.drop is None or isinstance(neuron.drop, Dropout))
+            and (neuron.drop is None or type(neuron.drop) is Dropout)
         )
 
     def _run_fused(
         self, spikes: torch.Tensor | Spikes, events: Spikes | None, channels: int, window: Window | None, dense: bool
     ):
         """Run the block as one fused step; `events` lists the same spikes, or is None if their values differ."""
+        check_process()  # before torch's own threads are used, which the process may lack too
         self._warn_if_weights_vanish()
         neuron, batch, device = self.neuron, spikes.shape[0], self.synapse.direction.device
         places = 1 if window is None else window.places
@@ -153,7 +162,7 @@ class Block(NoScript, torch.nn.Module):
 
     def _constants(self, channels: int, places: int, steps: int, device: torch.device) -> "_Constants":
         """Compute what depends on the parameters alone; a frozen block does this only once."""
-        cache = None if torch.is_grad_enabled() else self.frozen
+        cache = self.frozen if self.freezers and not torch.is_grad_enabled() else None
         key = channels, places, steps, device, twin(device)  # each back end lays its weights out in its own way
         if cache is not None and key in cache:
             return cache[key]

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import torch
 
+from ..axon import Delay
+from ..synapse import Conv
 from .archive import CheckpointError, load_tree
 
 # Neuron constants that our files contain in addition to the tensors.
@@ -107,13 +109,18 @@ def _constants(tree) -> dict[str, dict]:
 @torch.no_grad()
 def _fill(net: torch.nn.Module, found: dict[str, torch.Tensor], path: str | os.PathLike) -> None:
     """Copy all tensors into the network; raise and copy none if they do not fit."""
+    for name, module in net.named_modules():
+        delays = found.get(f"{name}.delay" if name else "delay")
+        if isinstance(module, Delay) and not module.sized and delays is not None and delays.numel() > 1:
+            module.draw(delays.numel())
     expected = net.state_dict()
+    pictures = tuple(f"{name}." for name, module in net.named_modules() if isinstance(module, Conv))
     found = _match_weight_norm({k: v for k, v in found.items() if k in expected or not k.endswith(IGNORED)}, expected)
     lines = [f"missing: {k} {list(expected[k].shape)}" for k in expected if k not in found]
     lines += [f"not in the network: {k} {list(v.shape)}" for k, v in found.items() if k not in expected]
     fitted = {}
     for key in expected.keys() & found.keys():
-        fitted[key] = _reshape(key, found[key], expected[key].shape)
+        fitted[key] = _reshape(key, found[key], expected[key].shape, key.startswith(pictures))
         if fitted[key] is None:
             lines.append(f"shape: {key}: expected {list(expected[key].shape)}, found {list(found[key].shape)}")
     if lines:
@@ -123,17 +130,27 @@ def _fill(net: torch.nn.Module, found: dict[str, torch.Tensor], path: str | os.P
         expected[key].copy_(tensor)
 
 
-def _reshape(key: str, tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor | None:
-    """Return the tensor in the given shape, or None if the shapes are not different forms of the same parameter."""
+def _reshape(key: str, tensor: torch.Tensor, shape: torch.Size, of_conv: bool) -> torch.Tensor | None:
+    """Return the tensor in the given shape, or None if the shapes are not different forms of the same parameter.
+
+    The weights of a convolution may only lack axes of size 1 at their end.
+    """
     if tensor.shape == shape:
         return tensor
     weight = key.rpartition(".")[2] in ("weight", "weight_v", "weight_g")
-    if weight and tensor.dim() and tensor.shape[0] == shape[0] and tensor.numel() == shape.numel():
+    axes = range(max(tensor.dim(), len(shape)))
+    same = all((*tensor.shape, *[1] * len(axes))[i] == (*shape, *[1] * len(axes))[i] for i in axes)
+    dense = not of_conv and _is_matrix(tensor.shape) + _is_matrix(shape) > 0
+    if weight and tensor.dim() and tensor.numel() == shape.numel() and (same or (dense and len(tensor) == shape[0])):
         return tensor.reshape(shape)  # such as [out, in] or [out, C, H, W, 1] to [out, in, 1, 1, 1]
     lazy = key.endswith(("delay.delay", "neuron.current_decay", "neuron.voltage_decay"))
     if lazy and tensor.numel() == 1 and len(shape) == 1:
         return tensor.reshape(1).expand(shape)
     return None
+
+
+def _is_matrix(shape: torch.Size) -> bool:
+    return len(shape) > 1 and shape[1:].numel() == shape[1]
 
 
 def _match_weight_norm(found: dict[str, torch.Tensor], expected: Mapping) -> dict[str, torch.Tensor]:

@@ -119,6 +119,12 @@ class NMNISTDataset(Dataset):
             line = f"N-MNIST {split}: {len(self)} real recordings from {found.parent.name}/{found.name}"
         print(line)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the samples are made here, and not by methods of a subclass."""
+        own = NMNISTDataset
+        return type(self).__getitem__ is own.__getitem__ and type(self).event is own.event
+
     def _find(self, source: str) -> Path | None:
         found = layout.find(self.root, self.train)
         if found is not None:
@@ -183,8 +189,8 @@ class NMNISTDataset(Dataset):
 
         The dense batch that a DataLoader makes of them remembers its events (see `dense`).
         """
-        augment = self.transform if isinstance(self.transform, Augment) else None
-        if self._packed is None or self.transform is not augment:
+        augment = self.transform if type(self.transform) is Augment else None  # a subclass may change events itself
+        if self._packed is None or self.transform is not augment or not self.is_plain:
             return [self[index] for index in indices]
         size = len(self)
         for index in indices:

@@ -122,7 +122,7 @@ class EventLoader:
     @property
     def _slow_transform(self) -> Callable[[Event], Event] | None:
         """The transform, if it is not compiled and has to be called for each recording; else None."""
-        return None if isinstance(self.transform, Augment) else self.transform
+        return None if type(self.transform) is Augment else self.transform
 
     def _count_dropped(self) -> None:
         self.capped_recordings = self.dropped_events = 0
@@ -163,7 +163,7 @@ class EventLoader:
         """Return the settings of an `Augment`, or the name of another transform, whose settings are not known."""
         if self.transform is None:
             return None
-        if isinstance(self.transform, Augment):
+        if type(self.transform) is Augment:
             return repr(self.transform)
         return getattr(self.transform, "__qualname__", type(self.transform).__qualname__)
 
@@ -217,7 +217,7 @@ class EventLoader:
         order, index, draws = self._epoch_plan(self.epoch if epoch is None else epoch)
         part = slice(i * self.batch_size, (i + 1) * self.batch_size)
         labels, index, draws = self._labels[order[part]], index[part], draws[part]
-        augment = self.transform if isinstance(self.transform, Augment) else None
+        augment = self.transform if type(self.transform) is Augment else None
         if self._events is not None:
             return self._events.rasterise(
                 index, draws, self._edges, self.sampling_time, augment, self.max_events
@@ -244,7 +244,7 @@ class EventLoader:
             order = np.arange(size)
             if self.shuffle:
                 order = np.random.default_rng([self.seed, epoch, 0]).permutation(size)
-            if isinstance(self.transform, Augment):
+            if type(self.transform) is Augment:
                 draws = self.transform.draws(np.random.default_rng([self.seed, epoch, 1]).random((size, UNIFORMS)))
             else:
                 draws = np.broadcast_to(IDENTITY, (size, len(IDENTITY))).copy()
@@ -279,6 +279,11 @@ def _unwrap(dataset: Dataset | PackedEvents) -> tuple:
     if not isinstance(dataset, PackedEvents) and not hasattr(dataset, "packed"):
         raise TypeError(
             f"dataset: expected an NMNISTDataset, a Subset of one, or PackedEvents, found {type(dataset).__name__}"
+        )
+    if not getattr(dataset, "is_plain", True):
+        raise TypeError(
+            f"dataset: expected an NMNISTDataset, found the subclass {type(dataset).__name__}, which makes its samples"
+            " itself; use a torch DataLoader, or a transform"
         )
     size = len(cast(Sized, dataset))
     indices = np.arange(size) if indices is None else indices

@@ -119,6 +119,9 @@ class Recordings:
                 found.append((name, n, member.file_size))
         if wanted is None and len(splits) == 2:
             raise ValueError(f"{self.source}: expected one split, found Train and Test; name the split")
+        own = next((name for name in _SPLITS if self.source.stem.lower().startswith(name)), None)
+        if not splits and split is not None and own not in (None, wanted):
+            raise ValueError(f"{self.source}: expected recordings of {split}, found an archive of {own.capitalize()}")
         if splits and not found:
             raise ValueError(f"{self.source}: expected recordings under {wanted}, found them under {splits.pop()}")
         return found

@@ -108,7 +108,7 @@ class NeuronStorage(torch.nn.Module):
     def start(self, batch: int, channels: int) -> State:
         """Return the initial state: the stored state if it is persistent and of the right size, else zero."""
         units = [getattr(self, name) for name in STATES.values()]
-        if self.persistent_state and all(unit.numel() == 1 for unit in units):
+        if self.persistent_state and all(unit.numel() == 1 and unit.dim() < 2 for unit in units):  # not of a call
             return State(*(unit.reshape(1, 1).expand(batch, channels).contiguous() for unit in units))
         if self.persistent_state and all(len(u) == batch and u.numel() == batch * channels for u in units):
             return State(*(unit.reshape(batch, channels) for unit in units))

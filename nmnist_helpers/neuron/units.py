@@ -44,7 +44,8 @@ class InUnits(torch.Tensor):
                             view._write(view)
                 return result
             view, rest = args[0], args[1:]
-            owner, unit, plain = view.owner, view.unit, view.as_subclass(torch.Tensor)
+            owner, unit = view.owner, view.unit
+            plain = owner * unit  # as it is now: the owner may have changed since the view was made
             if func == torch.Tensor.grad.__get__:
                 return None if owner.grad is None else owner.grad / unit
             if func in (torch.Tensor.grad.__set__, torch.Tensor.grad.__delete__):
@@ -63,7 +64,7 @@ class InUnits(torch.Tensor):
     def __deepcopy__(self, memo: dict) -> torch.Tensor:
         # torch's own method would run on a temporary tensor (`plain` in `__torch_function__`) and register the copy
         # under its address, which another view may get next.
-        copied = self.as_subclass(torch.Tensor).detach().clone()
+        copied = self.owner.detach() * self.unit
         return copied.requires_grad_(self.owner.requires_grad and self.owner.is_leaf)
 
     @torch.no_grad()

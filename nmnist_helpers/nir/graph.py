@@ -275,7 +275,7 @@ def _layer(weight, neuron, delay, dt: float, form: str, strict: bool) -> LayerSp
         raise ValueError(f"v_threshold: expected one value for the whole layer, found {len(threshold)}")
     bias = _round("v_leak", neuron.v_leak * dv * WEIGHT_SCALE, BIAS_MIN, BIAS_MAX, strict)
     steps = None
-    if delay is not None and not np.allclose(delay, dt):
+    if delay is not None and not np.allclose(np.asarray(delay) / dt, 1):
         steps = _round("delay", delay / dt - 1, 0, MAX_DELAY, strict)
     i_decay, v_decay = (
         _round(name, d * DECAY_SCALE, 0, DECAY_SCALE, strict) for name, d in (("tau_syn", du), ("tau_mem", dv))

@@ -15,7 +15,7 @@ from ..files import atomic, named, sweep
 
 CHECKPOINT = "checkpoint.pt"
 #: Files derived from the checkpoint, in order of removal: a report is removed before the network that it describes.
-DERIVED = ("result.json", "network.pt", "loss.txt", "accuracy.txt", "curves.png")
+DERIVED = ("reality.json", "result.json", "network.pt", "loss.txt", "accuracy.txt", "curves.png")
 
 
 class Folder:

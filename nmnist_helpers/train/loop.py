@@ -16,9 +16,11 @@ from tqdm import tqdm
 
 from .. import kernels
 from ..checkpoint import load_checkpoint
+from ..checkpoint.archive import MAX_FILE
 from ..classifier import Rate
 from ..data.augmentation import Augment
 from ..data.dataset import NMNISTDataset
+from ..data.layout import find
 from ..data.loader import EventLoader
 from ..io import PackedEvents
 from ..loss import SpikeMax, SpikeRate
@@ -67,6 +69,8 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False) -> di
     folder.check(resume, overwrite)
     with contextlib.redirect_stdout(None if int(os.environ.get("RANK", 0)) else sys.stdout):
         dataset = NMNISTDataset(settings.data, train=True, source=settings.source)
+    if dataset.source == "recorded" and find(dataset.root, False) is None:
+        raise FileNotFoundError(f"{dataset.root}: expected a folder Test or an archive Test.zip, found Train alone")
     settings = replace(settings, source=dataset.source)
     learn, validate = learn_and_validate(dataset, settings)
     with Group(settings.device, settings.timeout) as group:
@@ -81,6 +85,11 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False) -> di
             )
         # Weights, average, best, two moments, network.pt; twice, because old files stay until new ones are complete.
         room = 12 * sum(p.numel() * p.element_size() for p in progress.net.parameters())
+        if room / 2 > MAX_FILE:
+            raise ValueError(
+                f"--hidden: expected a network whose checkpoint takes at most {MAX_FILE / 1e9:.1f} GB, found one of up"
+                f" to {room / 2e9:.1f} GB"
+            )
         loop = Loop(progress, group, folder, dataset, learn, validate)
         with folder.hold(resume, overwrite, room) if group.first else contextlib.nullcontext():
             group.wait_for_all()
@@ -139,6 +148,8 @@ class Loop:
         progress, first = self.progress, self.group.first
         if first:
             self.folder.remove("result.json")  # an old report would not describe this run
+            if progress.epoch < self.settings.epochs:
+                self.folder.remove("reality.json")  # that of sim2real, about the network as it was
             self.folder.commit(progress.tree())
             if progress.epoch:
                 self.write_derived()

@@ -145,7 +145,16 @@ class Assistant:
     def _log(self, part: str, output, target, loss, total) -> None:
         """Check the loss and add it to the statistics of `part`; all numbers come from the device in one transfer."""
         classifier = None if self.stats is None else self.classifier
-        correct = torch.zeros_like(loss) if classifier is None else (classifier(output.detach()) == target).sum()
+        correct = torch.zeros_like(loss)
+        if classifier is not None:
+            answer = classifier(output.detach())
+            if answer.shape != target.shape:
+                raise ValueError(
+                    f"Assistant: expected targets of the shape that the classifier returns, {list(answer.shape)}, found"
+                    f" {list(target.shape)}; leave out the classifier if targets are no classes"
+                )
+            correct = (answer == target).flatten(1 if answer.dim() > 1 else 0).float()
+            correct = (correct.mean(1) if answer.dim() > 1 else correct).sum()  # over time, a share of the sample
         wide = torch.promote_types(loss.dtype, torch.float32)  # counts of a batch are exact in float32
         loss, total, correct = torch.stack([v.detach().to(wide) for v in (loss, total, correct)]).tolist()
         if not math.isfinite(total) or not math.isfinite(loss):
@@ -157,4 +166,4 @@ class Assistant:
         stat.num_samples += batch
         stat.loss_sum += loss * batch
         if classifier is not None:
-            stat.correct_samples += int(correct)
+            stat.correct_samples += correct

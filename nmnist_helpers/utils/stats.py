@@ -44,6 +44,8 @@ class LearningStats:
         for name in (loss_str, accuracy_str):
             if not name or Path(name).name != name:
                 raise ValueError(f"LearningStats: expected a name that a file can have, found {name!r}")
+        if loss_str.lower() == accuracy_str.lower():
+            raise ValueError(f"LearningStats: expected different names for loss and accuracy, found {loss_str!r} twice")
         names = (loss_str, loss_unit, accuracy_str, accuracy_unit)
         self.training, self.validation, self.testing = (LearningStat(*names) for _ in PARTS)
         self.new_line()

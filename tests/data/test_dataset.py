@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from support import fake_nmnist
 from torch.utils.data import DataLoader
 
-from nmnist_helpers.data.augmentation import augment
+from nmnist_helpers.data.augmentation import Augment, augment
 from nmnist_helpers.data.dataset import NMNISTDataset
+from nmnist_helpers.data.loader import EventLoader
 from nmnist_helpers.io import Event, PackedEvents
 from nmnist_helpers.paths import ROOT
 
@@ -334,3 +336,45 @@ def test_real_recordings_have_the_known_statistics(tmp_path):
         ]
         assert torch.equal(dataset[n][0], dense_tensor(recording))
         assert dataset[n][1] == int(files[n].parent.name)
+
+
+class OnEvents(NMNISTDataset):
+    """ON events alone, and whether the digit is odd."""
+
+    def __getitem__(self, index):
+        spike, label = super().__getitem__(index)
+        return spike[1156:], label % 2
+
+
+class Silent(Augment):
+    def __call__(self, event):
+        event = super().__call__(event)
+        return Event(event.x, event.y, event.c * 0, event.t)
+
+
+def test_a_subclass_makes_its_own_samples(root):
+    dataset = OnEvents(root)
+    spikes, labels = next(iter(DataLoader(dataset, batch_size=4)))
+    assert spikes.shape == (4, 1156, dataset.bins)
+    assert labels.max() <= 1
+    assert torch.equal(spikes[1], dataset[1][0])
+    with pytest.raises(TypeError, match="found the subclass OnEvents, which makes its samples itself"):
+        EventLoader(dataset, 4)
+
+
+def test_a_subclass_of_augment_is_called(root):
+    dataset = NMNISTDataset(root, transform=Silent(max_shift=0, max_angle=0))
+    for spikes, _ in (next(iter(DataLoader(dataset, batch_size=4))), EventLoader(dataset, 4).batch(0)):
+        dense = spikes if isinstance(spikes, torch.Tensor) else spikes.dense()
+        assert dense[:, :1156].any()
+        assert not dense[:, 1156:].any()
+
+
+def test_an_archive_of_the_other_split_is_refused(tmp_path):
+    archive = tmp_path / "Train.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, data in (("0/00002.bin", bytes([1, 2, 128, 0, 0])), ("1/00003.bin", bytes([3, 4, 0, 0, 9]))):
+            file.writestr(name, data)
+    assert len(NMNISTDataset(archive, train=True))
+    with pytest.raises(ValueError, match=r"Train\.zip: expected recordings of Test, found an archive of Train"):
+        NMNISTDataset(archive, train=False)

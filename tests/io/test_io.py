@@ -428,3 +428,10 @@ def test_a_real_recording_survives_a_round_trip(tmp_path):
     assert 290 < event.t.max() < 340
     io.encode_2d_spikes(tmp_path / path.name, event)
     assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_tensor_of_whole_numbers_must_hold_the_values():
+    event = Event([1, 2], [1, 2], [0, 1], [1.0, 2.0])
+    assert event.fill_tensor(np.zeros((2, 10, 10, 10), np.uint8)).sum() == 2
+    with pytest.raises(ValueError, match=r"expected a tensor that can hold 0\.5, found uint8; use float32"):
+        event.fill_tensor(np.zeros((2, 10, 10, 10), np.uint8), sampling_time=2)

@@ -87,6 +87,12 @@ def test_voltage_at_the_threshold_neither_fires_nor_resets(backend):
 # -------------------------------------------------------------------------------------------------------- state
 
 
+def test_a_state_of_one_neuron_is_not_spread_over_another_batch():
+    neuron = Neuron(**FIXED, persistent_state=True)
+    neuron(torch.full((1, 1, 20), 0.5))
+    assert not neuron(torch.zeros(5, 1, 20)).any()
+
+
 class Halve(torch.nn.Module):
     """A norm that does not need the number of channels."""
 

@@ -62,6 +62,16 @@ def test_every_way_to_write_a_decay_changes_it(write):
     assert n.scaled_current_decay.requires_grad
 
 
+def test_a_view_follows_its_owner():
+    neuron = Neuron(1.25, 0.25, 0.03, requires_grad=True)
+    view, state = neuron.current_decay, neuron.state_dict()
+    with torch.no_grad():
+        neuron.scaled_current_decay.sub_(0.1)
+        assert view.item() == state["current_decay"].item() == neuron.current_decay.item() < 1024
+        view.clamp_(0, 4096)
+    assert neuron.current_decay.item() == pytest.approx(1024 - 102.4)
+
+
 def test_gradients_are_in_the_units_that_are_read():
     n = neuron()
     (3 * n.current_decay).sum().backward()

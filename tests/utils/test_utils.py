@@ -13,7 +13,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from nmnist_helpers.classifier import Rate  # noqa: E402
+from nmnist_helpers.classifier import MovingWindow, Rate  # noqa: E402
 from nmnist_helpers.spikes import Spikes  # noqa: E402
 from nmnist_helpers.utils import Assistant, LearningStat, LearningStats  # noqa: E402
 from nmnist_helpers.utils import stats as stats_module  # noqa: E402
@@ -686,3 +686,27 @@ def test_reduce_lr_divides_the_step_size_of_every_group():
     for factor in (0, -2, math.nan, math.inf):
         with pytest.raises(ValueError, match="positive factor"):
             assistant.reduce_lr(factor)
+
+
+def test_targets_must_have_the_shape_of_the_answers():
+    outputs = (torch.rand(4, 3, 20) < 0.5).float()
+    stats = LearningStats()
+    assistant = Assistant(torch.nn.Identity(), lambda out, _: out.mean(), None, stats, classifier=Rate.predict)
+    with pytest.raises(ValueError, match=r"shape that the classifier returns, \[4\], found \[4, 1\]"):
+        assistant.test(outputs, torch.zeros(4, 1))
+
+
+def test_answers_over_time_count_as_shares_of_a_sample():
+    outputs = torch.zeros(1, 2, 4)
+    outputs[0, 1, 2] = 1
+    stats = LearningStats()
+    window = MovingWindow(2)
+    Assistant(torch.nn.Identity(), lambda out, _: out.mean(), None, stats, classifier=window).test(
+        outputs, torch.ones(1, 4, dtype=torch.int64)
+    )
+    assert stats.testing.accuracy == 0.5  # of four steps, the last two
+
+
+def test_loss_and_accuracy_need_different_names():
+    with pytest.raises(ValueError, match="expected different names for loss and accuracy, found 'err' twice"):
+        LearningStats(loss_str="err", accuracy_str="Err")
