@@ -21,7 +21,7 @@ from support.interruption import interrupted_after
 from nmnist_helpers import ConvNetwork, Network, __main__, train
 from nmnist_helpers.checkpoint import load_checkpoint, load_tree, save_tree
 from nmnist_helpers.neuron.cuba import Neuron
-from nmnist_helpers.train import Settings
+from nmnist_helpers.train import Settings, loop
 from nmnist_helpers.train.folder import Folder
 from nmnist_helpers.train.group import Group, dist
 from nmnist_helpers.train.parts import evenly_spaced, learn_and_validate, split
@@ -319,6 +319,16 @@ def test_run_writes_network_curves_and_result(finished, data):
             str(folder).encode()
             not in (finished / "checkpoint.pt").read_bytes() + (finished / "result.json").read_bytes()
         )
+
+
+def test_a_run_that_could_not_end_does_not_begin(tmp_path, monkeypatch, data):
+    fake_nmnist.write_folder(tmp_path / "data", "Train", fake_nmnist.make(0, 4))
+    with pytest.raises(FileNotFoundError, match="expected a folder Test .*, found Train alone"):
+        start(tmp_path / "run", "--epochs", 1, "--data", tmp_path / "data")
+    monkeypatch.setattr(loop, "MAX_FILE", 100_000)
+    with pytest.raises(ValueError, match="--hidden: expected a network whose checkpoint takes at most 0.0 GB"):
+        start(tmp_path / "run", "--epochs", 1, "--data", data)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])

@@ -7,7 +7,7 @@ dense tensor from the list and attaches the list to it. A worker process sends o
 
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -107,12 +107,6 @@ class _LazyBatch(torch.Tensor):
         args, kwargs = tree_map(lambda a: a.dense() if isinstance(a, cls) else a, (args, kwargs or {}))
         return func(*args, **kwargs)
 
-    def numpy(self, *, force: bool = False) -> np.ndarray:
-        return self.dense().numpy(force=force)
-
-    def tolist(self) -> list:
-        return self.dense().tolist()
-
     def __repr__(self, **kwargs) -> str:  # type: ignore[override]  # torch leaves its own untyped
         return repr(self.dense())
 
@@ -120,6 +114,18 @@ class _LazyBatch(torch.Tensor):
         if self._dense is not None:  # its numbers may have been changed
             return torch.Tensor.clone, (self._dense,)
         return make_dense, _arguments(self._spikes)
+
+
+def _of_dense(name: str) -> Callable:
+    def call(self, *args, **kwargs):
+        return getattr(self.dense(), name)(*args, **kwargs)
+
+    return call
+
+
+# These methods bypass `__torch_dispatch__`, because they read the tensor's memory.
+for _name in ("numpy", "tolist", "data_ptr", "untyped_storage", "share_memory_", "__dlpack__", "__deepcopy__"):
+    setattr(_LazyBatch, _name, _of_dense(_name))
 
 
 def _arguments(spikes: Spikes) -> tuple:

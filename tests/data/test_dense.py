@@ -1,6 +1,7 @@
 """Test that torch's DataLoader stacks samples into batches of the same values that remember their events."""
 
 import multiprocessing
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -167,3 +168,18 @@ def test_memory_is_reused_when_nothing_refers_to_it(monkeypatch):
     assert np.array_equal(array, expected)
     assert torch.equal(third, expected)
     assert len(dense._buffers) == 2
+
+
+def test_a_workers_batch_can_be_read_in_every_way(root):
+    dataset = NMNISTDataset(root)
+    spikes = dataset.__getitems__(range(4)).spikes
+    expected = spikes.dense()
+    for read in (
+        lambda x: x.numpy(),
+        lambda x: x.tolist(),
+        deepcopy,
+        torch.from_dlpack,
+        lambda x: x.share_memory_(),
+        lambda x: torch.tensor([]).set_(x.untyped_storage(), 0, x.shape),
+    ):
+        assert torch.equal(torch.as_tensor(read(dense._LazyBatch(spikes))), expected)
