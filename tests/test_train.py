@@ -361,6 +361,12 @@ def test_a_run_can_start_with_the_weights_of_another(tmp_path, finished, monkeyp
     assert all(torch.equal(saved[0][name], value) for name, value in load_tree(finished / "network.pt").items())
 
 
+def test_a_resumed_run_still_reports_with_which_weights_it_began(tmp_path, finished, data):
+    options = "--epochs", 1, "--start", finished / "network.pt", "--data", data
+    assert start(tmp_path / "run", *options)["settings"]["start"] == "network.pt"
+    assert resume(tmp_path / "run", "--epochs", 2, "--data", data)["settings"]["start"] == "network.pt"
+
+
 # -- resuming
 
 

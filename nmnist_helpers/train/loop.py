@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -255,8 +254,7 @@ class Loop:
         found, true = answers(net, tested, self.group.device)
         curve = progress.stats.validation.accuracy_log
         result: dict[str, Any] = {
-            "settings": settings.saved_dict()
-            | {"start": settings.start and Path(settings.start).name, "hidden": list(settings.hidden)},
+            "settings": settings.saved_dict() | {"start": progress.start, "hidden": list(settings.hidden)},
             "source": settings.source,
             "recordings": self.sizes | {"test": len(tested)},
             "processes": self.group.size,

@@ -1,6 +1,7 @@
 """The state of a run as one nested dictionary, saved after every epoch and checked before a run resumes."""
 
 import math
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -42,6 +43,7 @@ class Progress:
         self.epoch, self.seconds = 0, 0.0
         self.best: dict[str, torch.Tensor] | None = None
         self.best_epoch: int | None = None
+        self.start = None if settings.start is None else Path(settings.start).name  # for the report
 
     @property
     def validated_net(self) -> Network:
@@ -61,6 +63,7 @@ class Progress:
         """Return the whole state, for `checkpoint.save_tree`."""
         return {
             "settings": self.settings.saved_dict(),
+            "start": self.start,
             "recordings": self.recordings,
             "processes": self.processes,
             "epoch": self.epoch,
@@ -94,6 +97,8 @@ class Progress:
         _check_keys(found, expected, name)
         self._check_run(found, name)
         epoch = found["epoch"]
+        if not isinstance(found["start"], str | None):
+            raise CheckpointError(f"{name}: expected the name of a file as start, found {found['start']!r:.40}")
         _check_same(found["epoch"], 0, f"{name}: epoch")
         _check_same(found["seconds"], 0.0, f"{name}: seconds")
         _check_keys(found["curves"], expected["curves"], f"{name}: curves")
@@ -122,7 +127,7 @@ class Progress:
         for log in LOGS:
             setattr(self.stats.testing, log, [None] * epoch)
         self.epoch, self.seconds = epoch, found["seconds"]
-        self.best, self.best_epoch = found["best"], found["best_epoch"]
+        self.best, self.best_epoch, self.start = found["best"], found["best_epoch"], found["start"]
 
     def _check_run(self, found: dict, name: str) -> None:
         """Raise ValueError unless settings, recordings and number of processes are those of the checkpoint."""
