@@ -1,6 +1,7 @@
 """The fully connected block, which runs as one fused step."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 
@@ -74,11 +75,16 @@ class Dense(Block):
                     f"block.cuba.Dense: expected a mask of {list(self.synapse.shape[:2])}, found {list(mask.shape)}"
                 )
             mask = mask.reshape(self.synapse.shape).to(self.synapse.direction.dtype)
-        self.register_buffer("mask", mask)
-        self.synapse.mask_fx = self._masked  # a bound method, so that a copy of the block uses its own mask
+        self.register_buffer("mask", None)
+        self.mask = mask
+
+    def __setattr__(self, name: str, value) -> None:
+        super().__setattr__(name, value)
+        if name == "mask":  # a bound method, so that a copy of the block uses its own mask
+            self.synapse.mask_fx = None if value is None else self._masked
 
     def _masked(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight if self.mask is None else weight * self.mask.reshape(weight.shape)
+        return weight * cast(torch.Tensor, self.mask).reshape(weight.shape)
 
     @property
     def fused(self) -> bool:

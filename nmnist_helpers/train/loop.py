@@ -17,9 +17,9 @@ from .. import kernels
 from ..checkpoint import load_checkpoint
 from ..checkpoint.archive import MAX_FILE
 from ..classifier import Rate
+from ..data import layout
 from ..data.augmentation import Augment
 from ..data.dataset import NMNISTDataset
-from ..data.layout import find
 from ..data.loader import EventLoader
 from ..io import PackedEvents
 from ..loss import SpikeMax, SpikeRate
@@ -68,7 +68,7 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False) -> di
     folder.check(resume, overwrite)
     with contextlib.redirect_stdout(None if int(os.environ.get("RANK", 0)) else sys.stdout):
         dataset = NMNISTDataset(settings.data, train=True, source=settings.source)
-    if dataset.source == "recorded" and find(dataset.root, False) is None:
+    if dataset.source == "recorded" and layout.find(dataset.root, train=False) is None:
         raise FileNotFoundError(f"{dataset.root}: expected a folder Test or an archive Test.zip, found Train alone")
     settings = replace(settings, source=dataset.source)
     learn, validate = learn_and_validate(dataset, settings)

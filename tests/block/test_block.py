@@ -574,6 +574,17 @@ def test_a_mask_can_be_set_later():
     assert torch.equal(masked(x), full)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_block_is_freed_with_its_last_name(masked):
+    """Without a mask at once; a mask makes a cycle, which Python's collector finds."""
+    block = cuba.Dense(PARAMS, 8, 4, mask=torch.ones(4, 8) if masked else None)
+    freed = weakref.ref(block)
+    del block
+    if masked:
+        gc.collect()
+    assert freed() is None
+
+
 def test_a_function_can_take_the_place_of_dropout():
     torch.manual_seed(0)
     block = cuba.Dense({**PARAMS, "dropout": lambda spikes: spikes * 0.5}, 30, 20, weight_scale=3)
