@@ -158,6 +158,8 @@ class Network(NoScript, torch.nn.Module):
         finally:
             for part in parts:
                 part.freezers.discard(me)
+                if not part.freezers:
+                    part.frozen = {}  # their memory
 
     def grad_flow(self, path: str | os.PathLike | None = None) -> list[float]:
         """Return the gradient norm of each block's weights; with a folder `path`, also plot it as ``gradFlow.png``."""

@@ -30,7 +30,8 @@ DEFAULT_OUT = TRAINED / "real"
 DESCRIPTION = """\
 Train on simulated digits of MNIST and test on all real recordings. Then tune the network on the real training
 recordings and test it on the real test recordings. Training takes the options of the command train and writes into the
-folder --out. Tuning writes into its subfolder tuned. The file reality.json in --out holds the results of both tests."""
+folder --out. Tuning writes into its subfolder tuned. The file reality.json in --out holds the results of both tests.
+With --start, make sure that the network to begin with has not learned from the recordings or their digits either."""
 REPORT = "reality.json"
 
 
@@ -74,7 +75,9 @@ def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = 
 
     trained = run(settings, resume, overwrite)
     everything = PackedEvents.concatenate([part.packed for part in recorded])
+    folder.remove(REPORT)  # whose tuned network is about to be replaced
     result = {"simulated_digits": trained["recordings"]["train"], "epochs": settings.epochs}
+    result["start"] = trained["settings"]["start"]
     result |= _evaluate(folder, settings, everything, "")
     print(f"trained on simulated digits: {result['accuracy']:.2%} of {len(everything)} recordings")
 

@@ -23,6 +23,7 @@ from numba.extending import intrinsic
 from .compiled import NotRun, begin_launch, njit
 from .crew import CREW, FUTEX, LONG, ON_THREAD, POINTER, lead
 
+TORCHRUN = "TORCHELASTIC_RUN_ID"  # environment variable that is set in torchrun's processes
 CGROUP = Path("/sys/fs/cgroup")
 PARALLEL_FOR = ir.FunctionType(ir.VoidType(), [POINTER] * 5 + [LONG] * 3)
 _config: Any = numba.config  # Numba defines its settings at run time
@@ -32,9 +33,12 @@ _numba_lock = threading.RLock()
 def respect_quota() -> None:
     """Limit the threads to ``OMP_NUM_THREADS`` and to a container's quota of processors.
 
-    Neither applies if ``NUMBA_NUM_THREADS`` sets the number of the kernels' threads.
+    The kernels' threads are not limited if ``NUMBA_NUM_THREADS`` sets their number, and torch's not by the quota if
+    ``OMP_NUM_THREADS`` does. A number of 1 that torchrun has set for its processes means nothing.
     """
-    if "OMP_NUM_THREADS" in os.environ and "NUMBA_NUM_THREADS" not in os.environ:
+    chosen = os.environ.get("OMP_NUM_THREADS")
+    by_torchrun = chosen == "1" and TORCHRUN in os.environ
+    if chosen is not None and not by_torchrun and "NUMBA_NUM_THREADS" not in os.environ:
         CREW.quota = torch.get_num_threads()
     try:
         quota, period = (CGROUP / "cpu.max").read_text(encoding="ascii").split()

@@ -169,6 +169,10 @@ def test_delays_of_pooling_are_loaded_before_the_first_forward_pass(tmp_path):
     torch.save(Network.from_blocks([pool]).state_dict(), tmp_path / "a.pt")
     fresh = load_checkpoint(tmp_path / "a.pt", Network.from_blocks([cuba.Pool(PARAMS, 2, delay=True)]))
     assert torch.equal(fresh[0].delay.delay, pool.delay.delay)
+    other = Network.from_blocks([cuba.Pool(PARAMS, 3, delay=True)])
+    with pytest.raises(CheckpointError):
+        load_checkpoint(tmp_path / "a.pt", other)
+    assert not other[0].delay.sized  # nothing has changed
 
 
 def test_a_normalisation_is_built_from_the_file(tmp_path):

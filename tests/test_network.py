@@ -9,6 +9,7 @@ import torch
 from support.neurons import sample
 
 from nmnist_helpers import ConvNetwork, Network, Spikes, kernels
+from nmnist_helpers.network import _Freezer
 
 
 def dense_network() -> tuple[Network, torch.Tensor]:
@@ -72,10 +73,13 @@ def test_an_abandoned_freeze_is_forgotten():
     net = Network((16,), inputs=20).eval()
     spikes = (torch.rand(2, 20, 50) < 0.3).float()
     with torch.no_grad():
-        left = net.frozen()
-        left.__enter__()
-        net(spikes)
-        del left
+        with net.frozen():
+            net(spikes)
+            lost = _Freezer()
+            for block in net.blocks:
+                block.freezers.add(lost)  # an interrupt has prevented its exit
+        assert all(block.frozen for block in net.blocks)
+        del lost
         gc.collect()
         net.blocks[0].synapse.weight_g.mul_(3)
         assert torch.equal(net(spikes), copy.deepcopy(net)(spikes))

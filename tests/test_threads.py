@@ -223,14 +223,22 @@ def test_threads_follow_the_quota_of_a_container(written, expected, monkeypatch,
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("numba_threads", "expected"), [(None, 3), ("5", None)])
-def test_torchs_number_of_threads_is_that_of_the_kernels_too(numba_threads, expected, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"OMP_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "3", "NUMBA_NUM_THREADS": "5"}, None),
+        ({"OMP_NUM_THREADS": "1", tasks.TORCHRUN: "a run"}, None),
+        ({}, None),
+    ],
+)
+def test_torchs_number_of_threads_is_that_of_the_kernels_too(variables, expected, monkeypatch, tmp_path):
     monkeypatch.setattr(tasks, "CGROUP", tmp_path)  # no quota
     monkeypatch.setattr(tasks, "CREW", crew.Crew())
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
-    if numba_threads:
-        monkeypatch.setenv("NUMBA_NUM_THREADS", numba_threads)
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", tasks.TORCHRUN):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     tasks.respect_quota()
     assert tasks.CREW.quota == expected

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -325,6 +326,11 @@ def test_a_run_that_could_not_end_does_not_begin(tmp_path, monkeypatch, data):
     fake_nmnist.write_folder(tmp_path / "data", "Train", fake_nmnist.make(0, 4))
     with pytest.raises(FileNotFoundError, match="expected a folder Test .*, found Train alone"):
         start(tmp_path / "run", "--epochs", 1, "--data", tmp_path / "data")
+    with zipfile.ZipFile(tmp_path / "Train.zip", "w") as file:
+        for path in sorted((tmp_path / "data" / "Train").rglob("*.bin")):
+            file.write(path, path.relative_to(tmp_path / "data" / "Train"))
+    with pytest.raises(ValueError, match="expected recordings of Test, found an archive of Train"):
+        start(tmp_path / "run", "--epochs", 1, "--data", tmp_path / "Train.zip")
     monkeypatch.setattr(loop, "MAX_FILE", 100_000)
     with pytest.raises(ValueError, match="--hidden: expected a network whose checkpoint takes at most 0.0 GB"):
         start(tmp_path / "run", "--epochs", 1, "--data", data)

@@ -84,7 +84,7 @@ class Block(NoScript, torch.nn.Module):
         hook = self.neuron.quantize_8bit if isinstance(pre_hook_fx, str) else pre_hook_fx
         self.synapse.pre_hook_fx = hook
         self.freezers: weakref.WeakSet = weakref.WeakSet()  # those who have entered `Network.frozen`
-        self.frozen: dict[tuple, _Constants] = {}  # constants that are computed only once while there are any
+        self.frozen: dict[tuple, _Constants] = {}  # constants, kept while `freezers` is not empty
         self.delay_shift = delay_shift
         self.count_log = count_log
         self.weights_seen = False

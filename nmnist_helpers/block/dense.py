@@ -69,19 +69,20 @@ class Dense(Block):
         weights = Synapses(in_neurons, out_neurons, weight_scale, weight_norm)
         super().__init__(neuron_params, weights, pre_hook_fx, out_neurons, delay, delay_shift, count_log)
         self.neuron.shape = torch.Size([out_neurons])
-        if mask is not None:
-            if mask.numel() != self.synapse.direction.numel():
-                raise ValueError(
-                    f"block.cuba.Dense: expected a mask of {list(self.synapse.shape[:2])}, found {list(mask.shape)}"
-                )
-            mask = mask.reshape(self.synapse.shape).to(self.synapse.direction.dtype)
         self.register_buffer("mask", None)
         self.mask = mask
+        if mask is not None:
+            self.mask = mask.reshape(self.synapse.shape).to(self.synapse.direction.dtype)
 
     def __setattr__(self, name: str, value) -> None:
+        if name == "mask" and value is not None and value.numel() != self.synapse.direction.numel():
+            raise ValueError(
+                f"block.cuba.Dense: expected a mask of {list(self.synapse.shape[:2])}, found {list(value.shape)}"
+            )
         super().__setattr__(name, value)
-        if name == "mask":  # a bound method, so that a copy of the block uses its own mask
-            self.synapse.mask_fx = None if value is None else self._masked
+        if name == "mask" or (name == "synapse" and getattr(self, "mask", None) is not None):
+            # A bound method, so that a copy of the block uses its own mask.
+            self.synapse.mask_fx = None if self.mask is None else self._masked
 
     def _masked(self, weight: torch.Tensor) -> torch.Tensor:
         return weight * cast(torch.Tensor, self.mask).reshape(weight.shape)

@@ -109,10 +109,12 @@ def _constants(tree) -> dict[str, dict]:
 @torch.no_grad()
 def _fill(net: torch.nn.Module, found: dict[str, torch.Tensor], path: str | os.PathLike) -> None:
     """Copy all tensors into the network; raise and copy none if they do not fit."""
-    for name, module in net.named_modules():
-        delays = found.get(f"{name}.delay" if name else "delay")
-        if isinstance(module, Delay) and not module.sized and delays is not None and delays.numel() > 1:
-            module.draw(delays.numel())
+    # The number of channels of pooling is known from the file alone.
+    unsized = {
+        f"{name}.delay".removeprefix("."): module
+        for name, module in net.named_modules()
+        if isinstance(module, Delay) and not module.sized
+    }
     expected = net.state_dict()
     pictures = tuple(f"{name}." for name, module in net.named_modules() if isinstance(module, Conv))
     found = _match_weight_norm({k: v for k, v in found.items() if k in expected or not k.endswith(IGNORED)}, expected)
@@ -120,12 +122,17 @@ def _fill(net: torch.nn.Module, found: dict[str, torch.Tensor], path: str | os.P
     lines += [f"not in the network: {k} {list(v.shape)}" for k, v in found.items() if k not in expected]
     fitted = {}
     for key in expected.keys() & found.keys():
-        fitted[key] = _reshape(key, found[key], expected[key].shape, key.startswith(pictures))
+        shape = found[key].shape if key in unsized and found[key].dim() == 1 else expected[key].shape
+        fitted[key] = _reshape(key, found[key], shape, key.startswith(pictures))
         if fitted[key] is None:
             lines.append(f"shape: {key}: expected {list(expected[key].shape)}, found {list(found[key].shape)}")
     if lines:
         more = [f"... and {len(lines) - 30} more"] if len(lines) > 30 else []
         raise CheckpointError("\n  ".join([f"{path}: does not fit this network", *sorted(lines)[:30], *more]))
+    for key, delays in unsized.items():
+        if found[key].numel() > 1:
+            delays.draw(found[key].numel())
+    expected = net.state_dict()
     for key, tensor in fitted.items():
         expected[key].copy_(tensor)
 

@@ -122,8 +122,8 @@ class NMNISTDataset(Dataset):
     @property
     def is_plain(self) -> bool:
         """Whether the samples are made here, and not by methods of a subclass."""
-        own = NMNISTDataset
-        return type(self).__getitem__ is own.__getitem__ and type(self).event is own.event
+        names = ("__getitem__", "__getitems__", "event")
+        return all(getattr(type(self), name) is getattr(NMNISTDataset, name) for name in names)
 
     def _find(self, source: str) -> Path | None:
         found = layout.find(self.root, self.train)

@@ -127,7 +127,7 @@ class Event:
         ------
         ValueError
             If a position or a time is NaN, if the mode or the shape of the tensor is not allowed, or if a tensor of
-            whole numbers cannot hold the values.
+            whole numbers cannot hold the value of an event (sums are not checked).
         """
         binning_mode = str(binning_mode).upper()
         if binning_mode not in BINNING_MODES:
@@ -141,9 +141,9 @@ class Event:
         value = np.asarray(self.p)[keep] if self.graded else np.full(len(at[0]), 1 / sampling_time)
         host = tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu()
         data = host if isinstance(host, np.ndarray) else host.numpy()  # shares the memory of a tensor on the CPU
-        if data.dtype.kind in "iub" and (value != np.asarray(value).astype(data.dtype)).any():
+        if data.dtype.kind in "iub" and (lost := value != value.astype(data.dtype)).any():
             raise ValueError(
-                f"fill_tensor: expected a tensor that can hold {value[0]:g}, found {data.dtype}; use float32"
+                f"fill_tensor: expected a tensor that can hold {value[lost][0]:g}, found {data.dtype}; use float32"
             )
         if binning_mode == "SUM":
             np.add.at(data, at, value)

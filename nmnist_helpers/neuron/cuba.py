@@ -44,7 +44,8 @@ def neuron_params(device_params: dict, scale: int = WEIGHT_SCALE, p_scale: int =
 
 
 def _make_norm(norm: Callable, channels: int | None) -> Any:
-    if "num_features" not in inspect.signature(norm).parameters:
+    parameters = inspect.signature(norm).parameters
+    if "num_features" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return norm()
     return norm(num_features=channels)
 

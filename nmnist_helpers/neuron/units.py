@@ -22,12 +22,13 @@ class InUnits(torch.Tensor):
 
     owner: torch.Tensor
     unit: float
+    version: int  # the owner's number of changes when the view's own numbers were computed
 
     @classmethod
     def of(cls, owner: torch.Tensor, unit: float) -> "InUnits":
         """Return `owner` times `unit` as a view that writes back."""
         view = (owner * unit).as_subclass(cls)
-        view.owner, view.unit = owner, unit
+        view.owner, view.unit, view.version = owner, unit, owner._version
         return view
 
     @classmethod
@@ -45,7 +46,10 @@ class InUnits(torch.Tensor):
                 return result
             view, rest = args[0], args[1:]
             owner, unit = view.owner, view.unit
-            plain = owner * unit  # as it is now: the owner may have changed since the view was made
+            fresh = owner._version == view.version
+            plain = view.as_subclass(torch.Tensor) if fresh else owner * unit
+            if func == torch.Tensor.requires_grad.__get__:
+                return owner.requires_grad
             if func == torch.Tensor.grad.__get__:
                 return None if owner.grad is None else owner.grad / unit
             if func in (torch.Tensor.grad.__set__, torch.Tensor.grad.__delete__):

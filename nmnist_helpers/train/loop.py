@@ -21,6 +21,7 @@ from ..data import layout
 from ..data.augmentation import Augment
 from ..data.dataset import NMNISTDataset
 from ..data.loader import EventLoader
+from ..data.recordings import Recordings
 from ..io import PackedEvents
 from ..loss import SpikeMax, SpikeRate
 from ..network import Network
@@ -68,8 +69,11 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False) -> di
     folder.check(resume, overwrite)
     with contextlib.redirect_stdout(None if int(os.environ.get("RANK", 0)) else sys.stdout):
         dataset = NMNISTDataset(settings.data, train=True, source=settings.source)
-    if dataset.source == "recorded" and layout.find(dataset.root, train=False) is None:
-        raise FileNotFoundError(f"{dataset.root}: expected a folder Test or an archive Test.zip, found Train alone")
+    if dataset.source == "recorded":
+        test = layout.find(dataset.root, train=False)
+        if test is None:
+            raise FileNotFoundError(f"{dataset.root}: expected a folder Test or an archive Test.zip, found Train alone")
+        Recordings(test, layout.split_name(False))  # raises if the recordings are not those for the test at the end
     settings = replace(settings, source=dataset.source)
     learn, validate = learn_and_validate(dataset, settings)
     with Group(settings.device, settings.timeout) as group:

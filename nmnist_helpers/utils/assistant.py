@@ -151,7 +151,7 @@ class Assistant:
             if answer.shape != target.shape:
                 raise ValueError(
                     f"Assistant: expected targets of the shape that the classifier returns, {list(answer.shape)}, found"
-                    f" {list(target.shape)}; leave out the classifier if targets are no classes"
+                    f" {list(target.shape)}; leave out the classifier if the targets are not classes"
                 )
             correct = (answer == target).flatten(1 if answer.dim() > 1 else 0).float()
             correct = (correct.mean(1) if answer.dim() > 1 else correct).sum()  # over time, a share of the sample

@@ -570,6 +570,10 @@ def test_a_mask_can_be_set_later():
     expected.load_state_dict({**block.state_dict(), "mask": expected.mask})
     assert torch.equal(masked(x), expected(x))
     assert not torch.equal(masked(x), full)
+    masked.synapse = copy.deepcopy(block.synapse)
+    assert torch.equal(masked(x), expected(x))
+    with pytest.raises(ValueError, match=r"expected a mask of \[20, 30\], found \[20, 3\]"):
+        masked.mask = torch.ones(20, 3)
     masked.mask = None
     assert torch.equal(masked(x), full)
 

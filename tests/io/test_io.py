@@ -435,3 +435,6 @@ def test_a_tensor_of_whole_numbers_must_hold_the_values():
     assert event.fill_tensor(np.zeros((2, 10, 10, 10), np.uint8)).sum() == 2
     with pytest.raises(ValueError, match=r"expected a tensor that can hold 0\.5, found uint8; use float32"):
         event.fill_tensor(np.zeros((2, 10, 10, 10), np.uint8), sampling_time=2)
+    graded = Event([1, 2], [1, 2], [0, 1], [1.0, 2.0], payload=[1, 300])
+    with pytest.raises(ValueError, match="can hold 300, found uint8"):
+        graded.fill_tensor(np.zeros((2, 10, 10, 10), np.uint8))

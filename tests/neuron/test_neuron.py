@@ -96,11 +96,19 @@ def test_a_state_of_one_neuron_is_not_spread_over_another_batch():
 class Halve(torch.nn.Module):
     """A norm that does not need the number of channels."""
 
+    def __init__(self):
+        super().__init__()
+
     def forward(self, current):
         return current / 2
 
 
-@pytest.mark.parametrize("norm", [Halve, lambda: Halve()])
+def halve(**options):
+    assert options == {"num_features": 3}
+    return Halve()
+
+
+@pytest.mark.parametrize("norm", [Halve, lambda: Halve(), halve])
 def test_a_norm_need_not_take_the_number_of_channels(norm):
     z = torch.full((1, 3, 10), 1.0)
     halved, whole = Neuron(**FIXED, norm=norm, num_neurons=3), Neuron(**FIXED)

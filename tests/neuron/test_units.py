@@ -72,6 +72,13 @@ def test_a_view_follows_its_owner():
     assert neuron.current_decay.item() == pytest.approx(1024 - 102.4)
 
 
+def test_gradients_with_respect_to_a_view():
+    view = Neuron(1.25, 0.25, 0.03, requires_grad=True).current_decay
+    assert torch.autograd.grad((3 * view).sum(), view)[0].item() == 3
+    with torch.no_grad():
+        assert view.requires_grad
+
+
 def test_gradients_are_in_the_units_that_are_read():
     n = neuron()
     (3 * n.current_decay).sum().backward()
