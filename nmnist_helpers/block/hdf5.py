@@ -34,7 +34,7 @@ import numpy as np
 from ..files import atomic
 from .spec import LayerSpec, as_specs
 
-COMPRESSION = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
+COMPRESSION = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
 
 
 def write_shape(group: h5py.Group, kind: str, shape: tuple[int, ...]) -> None:
