@@ -69,9 +69,9 @@ def test_an_edit_of_a_helper_recompiles_its_caller(small_package):
     answer, errors = run(PRINT_ANSWER, small_package, **environment)
     assert answer == "2"
     assert errors == ""  # the kernels are stored, so nothing is compiled or reported
-    (small_package / "helper.py").write_text(HELPER.format(2))
+    (small_package / "helper.py").write_text(HELPER.format(20))  # of another size: Python compares sizes and seconds
     answer, errors = run(PRINT_ANSWER, small_package, **environment)
-    assert answer == "3"
+    assert answer == "21"
     assert COMPILING in errors
 
 
@@ -85,8 +85,8 @@ def test_only_unused_folders_of_this_package_are_removed(small_package):
     for folder in (abandoned, foreign):
         folder.mkdir()
         os.utime(folder, (0, 0))
-    (small_package / "helper.py").write_text(HELPER.format(5))
-    assert run(PRINT_ANSWER, small_package, **environment)[0] == "6"
+    (small_package / "helper.py").write_text(HELPER.format(50))
+    assert run(PRINT_ANSWER, small_package, **environment)[0] == "51"
     assert first.exists()
     assert foreign.exists()
     assert not abandoned.exists()
