@@ -21,7 +21,7 @@ from .data.dataset import NMNISTDataset
 from .io import PackedEvents
 from .paths import TRAINED
 from .train import Settings, answers, given_settings, parser, run
-from .train.folder import Folder
+from .train.folder import REALITY, Folder
 from .train.group import Group
 from .train.parts import is_mnist, learn_and_validate
 from .train.progress import network_of
@@ -32,7 +32,6 @@ Train on simulated digits of MNIST and test on all real recordings. Then tune th
 recordings and test it on the real test recordings. Training takes the options of the command train and writes into the
 folder --out. Tuning writes into its subfolder tuned. The file reality.json in --out holds the results of both tests.
 With --start, make sure that the network to begin with has not learned from the recordings or their digits either."""
-REPORT = "reality.json"
 
 
 def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = False) -> dict:
@@ -75,7 +74,7 @@ def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = 
 
     trained = run(settings, resume, overwrite)
     everything = PackedEvents.concatenate([part.packed for part in recorded])
-    folder.remove(REPORT)  # whose tuned network is about to be replaced
+    folder.remove(REALITY)  # whose tuned network is about to be replaced
     result = {"simulated_digits": trained["recordings"]["train"], "epochs": settings.epochs}
     result["start"] = trained["settings"]["start"]
     result |= _evaluate(folder, settings, everything, "")
@@ -91,7 +90,7 @@ def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = 
     print(
         f"tuned on {len(recorded[0])} recordings: {result['tuned_accuracy']:.2%} of {len(recorded[1])} test recordings"
     )
-    folder.report(result, REPORT)
+    folder.report(result, REALITY)
     return result
 
 

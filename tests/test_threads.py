@@ -203,6 +203,30 @@ def test_more_threads_than_processors_where_other_programs_run(
     assert some._threads() == expected
 
 
+@NEEDS_CREW
+def test_many_short_jobs_of_several_threads_are_complete(helpers):
+    """Jobs follow each other so fast that helpers come late; callers compete for the crew."""
+    wrong, ended = [], []
+
+    def call(seed):
+        divisor = np.random.default_rng(seed).integers(1, 61, 8)
+        for number in [*range(1, 9)] * 500:
+            out = np.zeros(9, np.int64)
+            inverse(number, divisor=divisor, out=out)
+            if out.tolist() != [*(60 // divisor[:number]), *[0] * (9 - number)]:
+                wrong.append(out)
+        ended.append(seed)
+
+    callers = [threading.Thread(target=call, args=(seed,)) for seed in range(3)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert sorted(ended) == [0, 1, 2]
+    assert not wrong
+    assert helpers.words[crew.INSIDE] == crew.CLOSED
+
+
 @pytest.mark.parametrize(
     ("written", "expected"), [("150000 100000", 2), ("max 100000", None), ("50000 100000", 1), ("", None)]
 )

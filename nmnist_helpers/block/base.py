@@ -79,10 +79,11 @@ class Block(NoScript, torch.nn.Module):
         self.delay = Delay(channels, max_delay=MAX_DELAY) if delay else None
         self.synapse = synapses  # set after the delay, so that parameters come in lava-dl's order
         self.input_shape: tuple[int, ...] | None = None  # (channels, height, width), known after a forward pass
-        if isinstance(pre_hook_fx, str) and pre_hook_fx != EIGHT_BIT:
+        if pre_hook_fx == EIGHT_BIT:
+            pre_hook_fx = self.neuron.quantize_8bit
+        if isinstance(pre_hook_fx, str):
             raise ValueError(f"pre_hook_fx: expected a function, None or {EIGHT_BIT!r}, found {pre_hook_fx!r}")
-        hook = self.neuron.quantize_8bit if isinstance(pre_hook_fx, str) else pre_hook_fx
-        self.synapse.pre_hook_fx = hook
+        self.synapse.pre_hook_fx = pre_hook_fx
         self.freezers: weakref.WeakSet = weakref.WeakSet()  # those who have entered `Network.frozen`
         self.frozen: dict[tuple, _Constants] = {}  # constants, kept while `freezers` is not empty
         self.delay_shift = delay_shift

@@ -109,14 +109,11 @@ def _constants(tree) -> dict[str, dict]:
 @torch.no_grad()
 def _fill(net: torch.nn.Module, found: dict[str, torch.Tensor], path: str | os.PathLike) -> None:
     """Copy all tensors into the network; raise and copy none if they do not fit."""
-    # The number of channels of pooling is known from the file alone.
-    unsized = {
-        f"{name}.delay".removeprefix("."): module
-        for name, module in net.named_modules()
-        if isinstance(module, Delay) and not module.sized
+    expected, modules = net.state_dict(), dict(net.named_modules())
+    unsized = {  # the number of channels of pooling is known from the file alone
+        f"{name}.delay".removeprefix(".") for name, m in modules.items() if isinstance(m, Delay) and not m.sized
     }
-    expected = net.state_dict()
-    pictures = tuple(f"{name}." for name, module in net.named_modules() if isinstance(module, Conv))
+    pictures = tuple(f"{name}." for name, m in modules.items() if isinstance(m, Conv))
     found = _match_weight_norm({k: v for k, v in found.items() if k in expected or not k.endswith(IGNORED)}, expected)
     lines = [f"missing: {k} {list(expected[k].shape)}" for k in expected if k not in found]
     lines += [f"not in the network: {k} {list(v.shape)}" for k, v in found.items() if k not in expected]
@@ -129,12 +126,7 @@ def _fill(net: torch.nn.Module, found: dict[str, torch.Tensor], path: str | os.P
     if lines:
         more = [f"... and {len(lines) - 30} more"] if len(lines) > 30 else []
         raise CheckpointError("\n  ".join([f"{path}: does not fit this network", *sorted(lines)[:30], *more]))
-    for key, delays in unsized.items():
-        if found[key].numel() > 1:
-            delays.draw(found[key].numel())
-    expected = net.state_dict()
-    for key, tensor in fitted.items():
-        expected[key].copy_(tensor)
+    net.load_state_dict(fitted)
 
 
 def _reshape(key: str, tensor: torch.Tensor, shape: torch.Size, of_conv: bool) -> torch.Tensor | None:
@@ -145,10 +137,9 @@ def _reshape(key: str, tensor: torch.Tensor, shape: torch.Size, of_conv: bool) -
     if tensor.shape == shape:
         return tensor
     weight = key.rpartition(".")[2] in ("weight", "weight_v", "weight_g")
-    axes = range(max(tensor.dim(), len(shape)))
-    same = all((*tensor.shape, *[1] * len(axes))[i] == (*shape, *[1] * len(axes))[i] for i in axes)
-    dense = not of_conv and _is_matrix(tensor.shape) + _is_matrix(shape) > 0
-    if weight and tensor.dim() and tensor.numel() == shape.numel() and (same or (dense and len(tensor) == shape[0])):
+    own, other = _trim(tensor.shape), _trim(shape)
+    flattened = not of_conv and min(len(own), len(other)) <= 2 and own[:1] == other[:1]
+    if weight and tensor.dim() and tensor.numel() == shape.numel() and (own == other or flattened):
         return tensor.reshape(shape)  # such as [out, in] or [out, C, H, W, 1] to [out, in, 1, 1, 1]
     lazy = key.endswith(("delay.delay", "neuron.current_decay", "neuron.voltage_decay"))
     if lazy and tensor.numel() == 1 and len(shape) == 1:
@@ -156,8 +147,12 @@ def _reshape(key: str, tensor: torch.Tensor, shape: torch.Size, of_conv: bool) -
     return None
 
 
-def _is_matrix(shape: torch.Size) -> bool:
-    return len(shape) > 1 and shape[1:].numel() == shape[1]
+def _trim(shape: torch.Size) -> tuple[int, ...]:
+    """Return a shape without axes of size 1 at its end."""
+    axes = tuple(shape)
+    while axes[-1:] == (1,):
+        axes = axes[:-1]
+    return axes
 
 
 def _match_weight_norm(found: dict[str, torch.Tensor], expected: Mapping) -> dict[str, torch.Tensor]:

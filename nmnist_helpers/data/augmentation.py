@@ -219,5 +219,10 @@ class Augment:
         return self.rng.random(UNIFORMS)
 
 
+def compiled_part(transform: object) -> Augment | None:
+    """Return a transform that runs compiled, or None. A subclass of `Augment` may change events itself."""
+    return transform if type(transform) is Augment else None
+
+
 #: The augmentation that lava-dl's tutorial intends: rotations within +-5 degrees, shifts of -4..+4 pixels.
 augment = Augment()

@@ -14,7 +14,7 @@ from ..io import Event, PackedEvents
 from ..paths import ROOT, data_root
 from ..spikes import Spikes
 from . import layout, recordings
-from .augmentation import IDENTITY, UNIFORMS, Augment
+from .augmentation import IDENTITY, UNIFORMS, compiled_part
 from .binning import bin_edges, rasterise, time_bins
 from .cache import cache_files, cached
 from .dense import Batch
@@ -189,7 +189,7 @@ class NMNISTDataset(Dataset):
 
         The dense batch that a DataLoader makes of them remembers its events (see `dense`).
         """
-        augment = self.transform if type(self.transform) is Augment else None  # a subclass may change events itself
+        augment = compiled_part(self.transform)
         if self._packed is None or self.transform is not augment or not self.is_plain:
             return [self[index] for index in indices]
         size = len(self)

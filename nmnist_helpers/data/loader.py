@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, Subset
 from ..geometry import CHANNELS
 from ..io import Event, PackedEvents
 from ..spikes import Spikes
-from .augmentation import IDENTITY, UNIFORMS, Augment
+from .augmentation import IDENTITY, UNIFORMS, Augment, compiled_part
 from .binning import bin_edges, rasterise, time_bins
 from .cache import MappedEvents
 from .dataset import NMNISTDataset, flat_bins
@@ -122,7 +122,7 @@ class EventLoader:
     @property
     def _slow_transform(self) -> Callable[[Event], Event] | None:
         """The transform, if it is not compiled and has to be called for each recording; else None."""
-        return None if type(self.transform) is Augment else self.transform
+        return None if compiled_part(self.transform) else self.transform
 
     def _count_dropped(self) -> None:
         self.capped_recordings = self.dropped_events = 0
@@ -163,7 +163,7 @@ class EventLoader:
         """Return the settings of an `Augment`, or the name of another transform, whose settings are not known."""
         if self.transform is None:
             return None
-        if type(self.transform) is Augment:
+        if compiled_part(self.transform):
             return repr(self.transform)
         return getattr(self.transform, "__qualname__", type(self.transform).__qualname__)
 
@@ -217,7 +217,7 @@ class EventLoader:
         order, index, draws = self._epoch_plan(self.epoch if epoch is None else epoch)
         part = slice(i * self.batch_size, (i + 1) * self.batch_size)
         labels, index, draws = self._labels[order[part]], index[part], draws[part]
-        augment = self.transform if type(self.transform) is Augment else None
+        augment = compiled_part(self.transform)
         if self._events is not None:
             return self._events.rasterise(
                 index, draws, self._edges, self.sampling_time, augment, self.max_events
@@ -244,8 +244,8 @@ class EventLoader:
             order = np.arange(size)
             if self.shuffle:
                 order = np.random.default_rng([self.seed, epoch, 0]).permutation(size)
-            if type(self.transform) is Augment:
-                draws = self.transform.draws(np.random.default_rng([self.seed, epoch, 1]).random((size, UNIFORMS)))
+            if augment := compiled_part(self.transform):
+                draws = augment.draws(np.random.default_rng([self.seed, epoch, 1]).random((size, UNIFORMS)))
             else:
                 draws = np.broadcast_to(IDENTITY, (size, len(IDENTITY))).copy()
             arrays = [torch.from_numpy(array) for array in (order, self.index[order], draws)]

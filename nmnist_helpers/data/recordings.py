@@ -23,6 +23,11 @@ from .layout import EXPECTED, is_litter
 _SPLITS = ("train", "test")
 
 
+def _split_of(name: str) -> str | None:
+    """Return the split with which a name begins, in lower case, or None."""
+    return next((split for split in _SPLITS if name.lower().startswith(split)), None)
+
+
 class Recordings:
     """The recordings of one split, sorted by digit, then by name. They are listed first and decoded only on request.
 
@@ -102,8 +107,8 @@ class Recordings:
 
     def _list_zip(self, split: str | None) -> list[tuple[str, int, int]]:
         assert self._archive is not None
-        named = (split or self.source.stem).lower()
-        wanted = next((name for name in _SPLITS if named.startswith(name)), None)
+        own = _split_of(self.source.stem)
+        wanted = _split_of(split) if split else own
         found, splits = [], set()
         for n, (member, parts) in enumerate(zip(self._archive.members, self._archive.names, strict=True)):
             if any(is_litter(part) for part in parts):
@@ -119,8 +124,7 @@ class Recordings:
                 found.append((name, n, member.file_size))
         if wanted is None and len(splits) == 2:
             raise ValueError(f"{self.source}: expected one split, found Train and Test; name the split")
-        own = next((name for name in _SPLITS if self.source.stem.lower().startswith(name)), None)
-        if not splits and split is not None and own not in (None, wanted):
+        if not splits and own not in (None, wanted):
             raise ValueError(f"{self.source}: expected recordings of {split}, found an archive of {own.capitalize()}")
         if splits and not found:
             raise ValueError(f"{self.source}: expected recordings under {wanted}, found them under {splits.pop()}")

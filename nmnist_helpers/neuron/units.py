@@ -46,8 +46,6 @@ class InUnits(torch.Tensor):
                 return result
             view, rest = args[0], args[1:]
             owner, unit = view.owner, view.unit
-            fresh = owner._version == view.version
-            plain = view.as_subclass(torch.Tensor) if fresh else owner * unit
             if func == torch.Tensor.requires_grad.__get__:
                 return owner.requires_grad
             if func == torch.Tensor.grad.__get__:
@@ -62,6 +60,8 @@ class InUnits(torch.Tensor):
                 return cls.of(owner.detach(), unit)
             if func == torch.Tensor.data.__set__:
                 return view._write(rest[0])
+            unchanged = owner._version == view.version
+            plain = view.as_subclass(torch.Tensor) if unchanged else owner * unit
             result = func(plain, *rest, **kwargs)
             return view._write(plain) if writes else result
 

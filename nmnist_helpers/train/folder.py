@@ -14,8 +14,9 @@ from ..checkpoint import load_tree, save_tree
 from ..files import atomic, named, sweep
 
 CHECKPOINT = "checkpoint.pt"
+REALITY = "reality.json"  # the report of `nmnist_helpers.sim2real`
 #: Files derived from the checkpoint, in order of removal: a report is removed before the network that it describes.
-DERIVED = ("reality.json", "result.json", "network.pt", "loss.txt", "accuracy.txt", "curves.png")
+DERIVED = (REALITY, "result.json", "network.pt", "loss.txt", "accuracy.txt", "curves.png")
 
 
 class Folder:

@@ -27,7 +27,7 @@ from ..loss import SpikeMax, SpikeRate
 from ..network import Network
 from ..paths import TRAINED
 from ..utils import Assistant
-from .folder import Folder
+from .folder import REALITY, Folder
 from .group import Group
 from .parts import evenly_spaced, fingerprint, learn_and_validate
 from .progress import Progress, network_of, step_factor
@@ -152,7 +152,7 @@ class Loop:
         if first:
             self.folder.remove("result.json")  # an old report would not describe this run
             if progress.epoch < self.settings.epochs:
-                self.folder.remove("reality.json")  # that of sim2real, about the network as it was
+                self.folder.remove(REALITY)  # about the network as it was
             self.folder.commit(progress.tree())
             if progress.epoch:
                 self.write_derived()

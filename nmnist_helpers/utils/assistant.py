@@ -153,8 +153,7 @@ class Assistant:
                     f"Assistant: expected targets of the shape that the classifier returns, {list(answer.shape)}, found"
                     f" {list(target.shape)}; leave out the classifier if the targets are not classes"
                 )
-            correct = (answer == target).flatten(1 if answer.dim() > 1 else 0).float()
-            correct = (correct.mean(1) if answer.dim() > 1 else correct).sum()  # over time, a share of the sample
+            correct = (answer == target).sum() / math.prod(answer.shape[1:])  # over time, shares of the samples
         wide = torch.promote_types(loss.dtype, torch.float32)  # counts of a batch are exact in float32
         loss, total, correct = torch.stack([v.detach().to(wide) for v in (loss, total, correct)]).tolist()
         if not math.isfinite(total) or not math.isfinite(loss):
