@@ -227,10 +227,12 @@ def test_options_set_the_strength_of_the_augmentation(tmp_path):
         "none": ["--no-augment"],
         "still": ["--max-angle", 0, "--max-shift", 0],
         "shifted": ["--max-angle", 0, "--max-shift", 2],
+        "warped": ["--max-angle", 0, "--max-shift", 0, "--max-warp", 2],
     }.items():
         start(tmp_path / name, *options, "--epochs", 1)
         weights[name] = (tmp_path / name / "network.pt").read_bytes()
-    assert weights["still"] == weights["none"] != weights["shifted"]
+    assert weights["still"] == weights["none"]
+    assert len(set(weights.values())) == 3
 
 
 @pytest.mark.parametrize("network", ["dense", "cnn"])
@@ -374,6 +376,15 @@ def test_a_resumed_run_still_reports_with_which_weights_it_began(tmp_path, finis
 
 
 # -- resuming
+
+
+def test_a_run_that_an_earlier_version_began_can_be_resumed(run_copy, finished, data):
+    """Its checkpoint does not name the settings that were added later."""
+    tree = load_tree(run_copy / "checkpoint.pt")
+    del tree["settings"]["max_warp"]
+    save_tree(run_copy / "checkpoint.pt", tree)
+    resume(run_copy, "--data", data)
+    assert content(run_copy) == content(finished)
 
 
 class Interruption(BaseException):

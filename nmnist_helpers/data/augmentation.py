@@ -18,10 +18,14 @@ from ..io import Event
 ONE = 1 << 20
 MASK = 0xFFFFFFFF
 GOLDEN = 0x9E3779B9
+#: Tells the random numbers of the warp from those of the events.
+WARP = 0x85157AF5
+#: Distance of the warp's grid points in pixels: 0, 11, 22 and 33.
+GRID = 11
 #: Number of uniform random numbers from which the draw of one recording is made.
 UNIFORMS = 5
 #: Columns of a draw: cosine and sine (times 2^20), shift in x and y (pixels), 1 to swap the polarities, and a 32-bit
-#: key from which the random number of each event is computed.
+#: key from which the random numbers of the events and of the warp are computed.
 COS, SIN, DX, DY, FLIP, KEY = range(6)
 #: The draw that changes nothing.
 IDENTITY = np.array([ONE, 0, 0, 0, 0, 0], dtype=np.int64)
@@ -44,14 +48,35 @@ def mix(v):
 
 
 @register_jitable
-def rotate(cos, sin, dx, dy, x, y):
-    """Rotate pixel (x, y) about the centre (16.5, 16.5), round half up, and shift by (dx, dy); all int64.
+def warp(key, scale, x, y):
+    """Return how far an elastic distortion moves pixel (x, y), in 1 / 2^21 pixels; all int64.
+
+    Each grid point is moved at random, and the pixels between four points by their bilinear interpolation. The sums
+    stay below 121 * 65535; `scale` (`Augment.warp_scale`) turns them into pixels.
+    """
+    seed = mix(key ^ WARP)
+    column, row = x // GRID, y // GRID
+    right, down = x % GRID, y % GRID
+    move_x, move_y = 0 * x, 0 * x
+    for j in range(2):
+        for i in range(2):
+            number = mix((seed + (5 * (row + j) + column + i) * GOLDEN) & MASK)
+            weight = (right if i else GRID - right) * (down if j else GRID - down)
+            move_x = move_x + weight * (2 * (number & 0xFFFF) - 65535)
+            move_y = move_y + weight * (2 * (number >> 16) - 65535)
+    return (move_x * scale) >> 20, (move_y * scale) >> 20
+
+
+@register_jitable
+def rotate(cos, sin, dx, dy, x, y, warp_x=0, warp_y=0):
+    """Rotate pixel (x, y) about the centre (16.5, 16.5), add the warp, round half up, and shift by (dx, dy); all int64.
 
     The rotated column X obeys ``2 X = 33 + cos (2x - 33) - sin (2y - 33)``, and is rounded by
     ``floor(X + 1/2) = (2 X + 1) >> 1``. Rows are numbered from the top, so a positive angle is a clockwise rotation.
     """
     u, v = 2 * x - (SIDE - 1), 2 * y - (SIDE - 1)
-    return ((SIDE * ONE + cos * u - sin * v) >> 21) + dx, ((SIDE * ONE + sin * u + cos * v) >> 21) + dy
+    new_x = ((SIDE * ONE + cos * u - sin * v + warp_x) >> 21) + dx
+    return new_x, ((SIDE * ONE + sin * u + cos * v + warp_y) >> 21) + dy
 
 
 @register_jitable
@@ -63,7 +88,7 @@ def time_offset(h, scale):
 
 
 class Augment:
-    """Rotate and shift a recording at random; optionally drop events, jitter their times and swap the polarities.
+    """Rotate and shift a recording at random; optionally distort it, drop events, jitter times, swap the polarities.
 
     Events that leave the 34 x 34 sensor are dropped, as are events that the jitter moves before time 0. Calling an
     `Augment` with an `Event` returns a new `Event`; the argument is not changed.
@@ -81,6 +106,10 @@ class Augment:
         four uniform numbers, so it never exceeds 3.46 standard deviations.
     polarity_flip : float
         Probability that ON and OFF are swapped in a whole recording, 0..1.
+    max_warp : float
+        Elastic distortion (Simard, Steinkraus and Platt, 2003): sixteen points, 11 pixels apart, each move in x and in
+        y by a distance uniform in -max_warp..+max_warp pixels. The pixels between them follow, by bilinear
+        interpolation.
     rng : numpy.random.Generator, optional
         Source of the random numbers of single calls. By default it is torch's global generator: ``torch.manual_seed``
         makes a run repeatable, and the workers of a DataLoader differ from each other. With `rng`, each worker uses a
@@ -98,6 +127,7 @@ class Augment:
         event_dropout: float = 0.0,
         time_jitter: float = 0.0,
         polarity_flip: float = 0.0,
+        max_warp: float = 0.0,
         rng: np.random.Generator | None = None,
     ):
         if not 0 <= max_angle <= 180:
@@ -109,16 +139,19 @@ class Augment:
                 raise ValueError(f"{name}: expected a probability 0..1, found {value}")
         if not 0 <= time_jitter <= 1000:
             raise ValueError(f"time_jitter: expected 0..1000 ms, found {time_jitter}")
+        if not 0 <= max_warp <= GRID:
+            raise ValueError(f"max_warp: expected 0..{GRID} pixels, found {max_warp}")
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng: expected a numpy.random.Generator, found {type(rng).__name__}")
         self.max_angle, self.max_shift = float(max_angle), int(max_shift)
         self.event_dropout, self.time_jitter = float(event_dropout), float(time_jitter)
-        self.polarity_flip = float(polarity_flip)
+        self.polarity_flip, self.max_warp = float(polarity_flip), float(max_warp)
         self.rng = rng
         self._worker_seed: int | None = None
 
     def __repr__(self) -> str:
-        names = ("max_angle", "max_shift", "event_dropout", "time_jitter", "polarity_flip")
+        names = ["max_angle", "max_shift", "event_dropout", "time_jitter", "polarity_flip"]
+        names += ["max_warp"] if self.max_warp else []  # saved states of earlier versions do not know it
         return f"Augment({', '.join(f'{name}={getattr(self, name):g}' for name in names)})"
 
     @property
@@ -130,6 +163,11 @@ class Augment:
     def jitter_scale(self) -> int:
         """Factor by which `time_offset` multiplies its sum of random numbers, in microseconds times 2^20."""
         return round(self.time_jitter * 1000 / _SUM_STD * ONE)
+
+    @property
+    def warp_scale(self) -> int:
+        """Factor by which `warp` multiplies its sum of random numbers, in 1 / 2^21 pixels times 2^20."""
+        return round(self.max_warp * 2 * ONE * ONE / (GRID * GRID * 65535))
 
     def draws(self, uniform: np.ndarray) -> np.ndarray:
         """Compute draws from uniform random numbers, one row of numbers for each recording.
@@ -189,15 +227,16 @@ class Augment:
             )
         if flip and x.size and (p.min() < 0 or p.max() > 1):
             raise ValueError(f"polarity flip: expected polarities 0 and 1, found {p.min()}..{p.max()}")
-        new_x, new_y = rotate(cos, sin, dx, dy, x, y)
+        moved = warp(key, self.warp_scale, x, y) if self.warp_scale else (0, 0)
+        new_x, new_y = rotate(cos, sin, dx, dy, x, y, *moved)
         keep = (new_x >= 0) & (new_x < SIDE) & (new_y >= 0) & (new_y < SIDE)
         if self.event_dropout or self.time_jitter:
             number = mix((key + np.arange(len(x), dtype=np.int64) * GOLDEN) & MASK)
             keep &= number >= self.drop_below
         if self.time_jitter:
-            moved = np.rint(t * 1000) + time_offset(number, self.jitter_scale)
-            keep &= moved >= 0
-            t = moved / 1000
+            late = np.rint(t * 1000) + time_offset(number, self.jitter_scale)
+            keep &= late >= 0
+            t = late / 1000
         return new_x[keep], new_y[keep], (p ^ flip if flip else p)[keep], t[keep]
 
     def __call__(self, event: Event) -> Event:

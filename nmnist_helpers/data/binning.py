@@ -9,7 +9,7 @@ from ..bits import count_bits, lowest_bit
 from ..compiled import njit
 from ..geometry import CHANNELS, PIXELS, SIDE
 from ..io import PackedEvents
-from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, time_offset
+from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, time_offset, warp
 
 _WORDS = (CHANNELS + 63) // 64
 
@@ -45,7 +45,9 @@ def bin_edges(bins: int, sampling_time: float) -> np.ndarray:
 
 
 @njit(inline="always")
-def _raster_one(x, y, p, t, draw, edges, cap, drop_below, jitter_scale, bitmap, filled, target, row_count, channel):
+def _raster_one(
+    x, y, p, t, draw, edges, cap, drop_below, jitter_scale, warp_scale, bitmap, filled, target, row_count, channel
+):
     """Write the channels of one recording's spikes into `channel` and their numbers into `row_count` [T].
 
     Return the number of spikes. `bitmap` [T, 37] has one bit for each channel; `filled` [T] has one bit for each
@@ -57,7 +59,8 @@ def _raster_one(x, y, p, t, draw, edges, cap, drop_below, jitter_scale, bitmap, 
     # A recording has three to four times as many events as the sensor has pixels, so each pixel is rotated only once.
     for row in range(SIDE):
         for column in range(SIDE):
-            new_x, new_y = rotate(cos, sin, dx, dy, column, row)
+            warp_x, warp_y = warp(key, warp_scale, column, row) if warp_scale > 0 else (0, 0)
+            new_x, new_y = rotate(cos, sin, dx, dy, column, row, warp_x, warp_y)
             inside = 0 <= new_x < SIDE and 0 <= new_y < SIDE
             target[row * SIDE + column] = new_y * SIDE + new_x if inside else -1
     random = drop_below > 0 or jitter_scale > 0
@@ -119,7 +122,7 @@ def _raster_one(x, y, p, t, draw, edges, cap, drop_below, jitter_scale, bitmap, 
 
 @njit(error_model="numpy", nogil=True)
 def _raster_batch(
-    x, y, p, t, offsets, index, draws, edges, cap, drop_below, jitter_scale, bitmap, filled, target,
+    x, y, p, t, offsets, index, draws, edges, cap, drop_below, jitter_scale, warp_scale, bitmap, filled, target,
     starts, scratch, size, indptr,
 ):  # fmt: skip
     """Rasterise every recording of a batch into its own part of `scratch`; write the numbers of spikes to `size` [B].
@@ -132,7 +135,7 @@ def _raster_batch(
         row_count = indptr[1 + b * bins : 1 + (b + 1) * bins]
         size[b] = _raster_one(
             x[first:last], y[first:last], p[first:last], t[first:last], draws[b], edges, cap, drop_below, jitter_scale,
-            bitmap, filled, target, row_count, scratch[starts[b] : starts[b + 1] + 2],
+            warp_scale, bitmap, filled, target, row_count, scratch[starts[b] : starts[b + 1] + 2],
         )  # fmt: skip
 
 
@@ -164,7 +167,7 @@ def rasterise(
     edges : int64 array [T]
         The last microsecond of each bin, from `bin_edges`.
     augment : Augment, optional
-        Sets the event dropout and the time jitter; rotation, shift and polarity swap are in `draws`.
+        Sets the event dropout, the time jitter and the warp; rotation, shift and polarity swap are in `draws`.
     cap : int, optional
         Maximum number of events that are used of each recording, spread evenly over its events.
 
@@ -174,14 +177,14 @@ def rasterise(
         The spikes of row r = b * T + t are ``channel[indptr[r]:indptr[r + 1]]``.
     channel : int32 array [N]
     """
-    drop_below, jitter_scale = (augment.drop_below, augment.jitter_scale) if augment else (0, 0)
+    scales = (augment.drop_below, augment.jitter_scale, augment.warp_scale) if augment else (0, 0, 0)
     starts = np.concatenate([[0], np.cumsum(packed.offsets[index + 1] - packed.offsets[index])])
     scratch = np.empty(starts[-1] + 2, dtype=np.uint16)
     size = np.zeros(len(index), dtype=np.int64)
     indptr = np.zeros(len(index) * len(edges) + 1, dtype=np.int32)
     _raster_batch(
         *(_read_only(array) for array in (packed.x, packed.y, packed.p, packed.t, packed.offsets)),
-        index, draws, edges, cap or np.iinfo(np.int32).max, drop_below, jitter_scale,
+        index, draws, edges, cap or np.iinfo(np.int32).max, *scales,
         np.zeros((len(edges), _WORDS), np.uint64), np.zeros(len(edges), np.uint64), np.empty(PIXELS, np.int16),
         starts, scratch, size, indptr,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Rotate, shift and bin recorded events into the spikes of a batch on a GPU, in one launch.
+"""Distort, rotate, shift and bin recorded events into the spikes of a batch on a GPU, in one launch.
 
 The integer arithmetic is that of `nmnist_helpers.data.binning` and `nmnist_helpers.data.augmentation`. Therefore every
 event falls on the same pixel and into the same bin.
@@ -12,7 +12,7 @@ from ..geometry import CHANNELS, PIXELS, SIDE
 from ..kernels.gpu.launch import on
 from ..kernels.gpu.weight import padded
 from ..spikes import DenseSpikes
-from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, ONE, SIN, Augment
+from .augmentation import COS, DX, DY, FLIP, GOLDEN, GRID, KEY, ONE, SIN, WARP, Augment
 
 EVENTS = 256  # events that a program processes at a time
 PROGRAMS = 16  # programs per recording; up to 4,096 events are processed in one round
@@ -20,6 +20,7 @@ PROGRAMS = 16  # programs per recording; up to 4,096 events are processed in one
 _GOLDEN, _PIXELS, _SIDE = tl.constexpr(GOLDEN), tl.constexpr(PIXELS), tl.constexpr(SIDE)
 _ONE, _HALF = tl.constexpr(ONE), tl.constexpr(ONE // 2)
 _COS, _SIN, _DX, _DY = tl.constexpr(COS), tl.constexpr(SIN), tl.constexpr(DX), tl.constexpr(DY)
+_GRID, _WARP = tl.constexpr(GRID), tl.constexpr(WARP)
 _FLIP, _KEY, _DRAW = tl.constexpr(FLIP), tl.constexpr(KEY), tl.constexpr(KEY + 1)
 
 
@@ -33,10 +34,26 @@ def mix(v):
     return v ^ (v >> 16)
 
 
-@triton.jit(do_not_specialize=["T", "cap", "drop_below", "jitter_scale"])
+@triton.jit
+def warp(key, scale, x, y):
+    """Compute `nmnist_helpers.data.augmentation.warp` for a block of pixels."""
+    seed = mix(key ^ _WARP)
+    column, row = x // _GRID, y // _GRID
+    right, down = x % _GRID, y % _GRID
+    move_x, move_y = tl.zeros_like(x), tl.zeros_like(y)
+    for j in tl.static_range(2):
+        for i in tl.static_range(2):
+            number = mix(seed + (5 * (row + j) + column + i).to(tl.uint32) * _GOLDEN)
+            weight = (_GRID * (1 - i) + (2 * i - 1) * right) * (_GRID * (1 - j) + (2 * j - 1) * down)
+            move_x += weight * (2 * (number & 0xFFFF).to(tl.int32) - 65535)
+            move_y += weight * (2 * (number >> 16).to(tl.int32) - 65535)
+    return ((move_x.to(tl.int64) * scale) >> 20).to(tl.int32), ((move_y.to(tl.int64) * scale) >> 20).to(tl.int32)
+
+
+@triton.jit(do_not_specialize=["T", "cap", "drop_below", "jitter_scale", "warp_scale"])
 def raster_kernel(
-    words, first, count, draws, edges, out, T, width, cap, drop_below, jitter_scale,
-    RANDOM: tl.constexpr, JITTER: tl.constexpr, SEARCH: tl.constexpr, EVENTS: tl.constexpr,
+    words, first, count, draws, edges, out, T, width, cap, drop_below, jitter_scale, warp_scale,
+    RANDOM: tl.constexpr, JITTER: tl.constexpr, WARPED: tl.constexpr, SEARCH: tl.constexpr, EVENTS: tl.constexpr,
 ):  # fmt: skip
     """Write 1 to ``out[b, bin, channel]`` for every event; events of the same bin and channel write the same byte."""
     b = tl.program_id(0).to(tl.int64)
@@ -54,10 +71,14 @@ def raster_kernel(
         channel, time = (word & 0xFFF).to(tl.int32), word >> 12
         keep = (i < n) & ((n <= cap) | ((i + 1) * cap // n != i * cap // n))
         p, pixel = channel // _PIXELS, channel % _PIXELS
-        u, v = 2 * (pixel % _SIDE) - (_SIDE - 1), 2 * (pixel // _SIDE) - (_SIDE - 1)
+        x, y = pixel % _SIDE, pixel // _SIDE
+        u, v = 2 * x - (_SIDE - 1), 2 * y - (_SIDE - 1)
         # |cos|, |sin| <= 2**20 and |u|, |v| <= 33: the sums stay below 2**27
-        x = ((_SIDE * _ONE + cos * u - sin * v) >> 21) + dx
-        y = ((_SIDE * _ONE + sin * u + cos * v) >> 21) + dy
+        new_x, new_y = _SIDE * _ONE + cos * u - sin * v, _SIDE * _ONE + sin * u + cos * v
+        if WARPED:
+            warp_x, warp_y = warp(key, warp_scale, x, y)
+            new_x, new_y = new_x + warp_x, new_y + warp_y
+        x, y = (new_x >> 21) + dx, (new_y >> 21) + dy
         keep &= (x >= 0) & (x < _SIDE) & (y >= 0) & (y < _SIDE)
         if RANDOM:
             number = mix(key + i.to(tl.uint32) * _GOLDEN)
@@ -118,11 +139,12 @@ def rasterise(
             f"rasterise: expected a contiguous output [{batch}, {bins}, {CHANNELS} or more], found {list(out.shape)}"
         )
     out.zero_()
-    drop_below, jitter_scale = (augment.drop_below, augment.jitter_scale) if augment else (0, 0)
+    scales = (augment.drop_below, augment.jitter_scale, augment.warp_scale) if augment else (0, 0, 0)
+    drop_below, jitter_scale, warp_scale = scales
     with on(words):
         raster_kernel[(batch, PROGRAMS)](
-            words, first, count, draws, edges, out, bins, out.shape[2], cap or 2**31 - 1, drop_below, jitter_scale,
-            RANDOM=drop_below > 0 or jitter_scale > 0, JITTER=jitter_scale > 0, SEARCH=bins.bit_length(),
-            EVENTS=EVENTS,
+            words, first, count, draws, edges, out, bins, out.shape[2], cap or 2**31 - 1, *scales,
+            RANDOM=drop_below > 0 or jitter_scale > 0, JITTER=jitter_scale > 0, WARPED=warp_scale > 0,
+            SEARCH=bins.bit_length(), EVENTS=EVENTS,
         )  # fmt: skip
     return DenseSpikes(out, CHANNELS, value)

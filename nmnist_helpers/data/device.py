@@ -7,7 +7,7 @@ from ..geometry import CHANNELS, PIXELS, SIDE
 from ..io import PackedEvents
 from ..kernels.backend import resolve
 from ..spikes import Spikes
-from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, time_offset
+from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, time_offset, warp
 
 #: Number of events that are copied to the device at a time.
 CHUNK = 1 << 24
@@ -84,7 +84,9 @@ class DeviceEvents:
         draw = draws[sample]
         channel, time = word & 0xFFF, word >> 12
         p, pixel = channel // PIXELS, channel % PIXELS
-        x, y = rotate(draw[:, COS], draw[:, SIN], draw[:, DX], draw[:, DY], pixel % SIDE, pixel // SIDE)
+        x, y = pixel % SIDE, pixel // SIDE
+        moved = warp(draw[:, KEY], augment.warp_scale, x, y) if augment and augment.warp_scale else (0, 0)
+        x, y = rotate(draw[:, COS], draw[:, SIN], draw[:, DX], draw[:, DY], x, y, *moved)
         keep = (x >= 0) & (x < SIDE) & (y >= 0) & (y < SIDE)
         if cap:
             keep &= (n <= cap) | ((order + 1) * cap // n != order * cap // n)

@@ -119,12 +119,13 @@ class Loop:
         self.progress, self.group, self.folder, self.dataset = progress, group, folder, dataset
         settings = self.settings = progress.settings
         self.sizes = {"train": len(learn), "validation": len(validate)}
+        moves = Augment(settings.max_angle, settings.max_shift, max_warp=settings.max_warp)
         options: dict[str, Any] = {"batch_size": settings.batch_size, "device": group.device}
         self.train_loader = EventLoader(
             Subset(dataset, learn),
             shuffle=True,
             seed=settings.seed,
-            transform=Augment(settings.max_angle, settings.max_shift) if settings.augment else False,
+            transform=moves if settings.augment else False,
             **options,
         )
         self.val_loader = EventLoader(Subset(dataset, validate), transform=False, **options) if len(validate) else None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nmnist_helpers.data.augmentation import COS, DX, DY, FLIP, KEY, SIN, Augment, augment, mix
+from nmnist_helpers.data.augmentation import COS, DX, DY, FLIP, KEY, SIN, Augment, augment, mix, warp
 from nmnist_helpers.io import Event
 
 GRID_X, GRID_Y = (a.reshape(-1) for a in np.meshgrid(np.arange(34), np.arange(34)))
@@ -73,6 +73,31 @@ def test_events_that_leave_the_sensor_are_dropped():
     assert y.tolist() == [0, 0, 0]
     assert p.tolist() == [1, 1, 0]
     assert t.tolist() == [1.0, 2.0, 4.0]
+
+
+def test_a_warp_moves_grid_points_at_random_and_interpolates_between_them():
+    """Compare with the definition in floating point: bilinear interpolation of the grid points' own moves."""
+    largest, ones = 3.0, np.ones(len(GRID_X), dtype=int)
+    nodes = np.empty((4, 4, 2, 4000))
+    for key in range(4000):
+        for j, i in np.ndindex(4, 4):
+            nodes[j, i, :, key] = warp(key, Augment(max_warp=largest).warp_scale, 11 * i, 11 * j)
+    nodes /= 2**21
+    assert abs(nodes).max() < largest + 1e-5
+    assert np.allclose(np.histogram(nodes, 10, (-largest, largest))[0] / nodes.size, 0.1, atol=0.005)
+    correlation = np.corrcoef(nodes.reshape(32, -1))
+    assert abs(correlation - np.eye(32)).max() < 0.08
+    for key in range(3):
+        x, y, _, t = Augment(max_warp=largest).apply(make_draw(key=key), GRID_X, GRID_Y, ones, np.arange(len(GRID_X)))
+        found = {int(k): (a, b) for a, b, k in zip(x, y, t, strict=True)}
+        grid = torch.from_numpy(nodes[..., key]).permute(2, 0, 1)[None]
+        field = torch.nn.functional.interpolate(grid, size=34, mode="bilinear", align_corners=True)[0]
+        moved_x, moved_y = np.stack([GRID_X, GRID_Y]) + field.reshape(2, -1).numpy()
+        clear = (abs(moved_x % 1 - 0.5) > 1e-3) & (abs(moved_y % 1 - 0.5) > 1e-3)
+        assert clear.mean() > 0.95
+        for k in np.flatnonzero(clear):
+            expected = (math.floor(moved_x[k] + 0.5), math.floor(moved_y[k] + 0.5))
+            assert found.get(k) == (expected if 0 <= min(expected) and max(expected) < 34 else None), (key, k)
 
 
 def test_draws_are_uniform_and_within_their_limits():
@@ -192,6 +217,7 @@ def test_workers_with_a_generator_differ_from_each_other_and_from_epoch_to_epoch
         ({"max_shift": 1.5}, r"max_shift: expected whole pixels in 0\.\.33, found 1.5"),
         ({"event_dropout": 1.1}, r"event_dropout: expected a probability 0\.\.1, found 1.1"),
         ({"polarity_flip": -0.1}, r"polarity_flip: expected a probability 0\.\.1"),
+        ({"max_warp": 11.5}, r"max_warp: expected 0\.\.11 pixels, found 11.5"),
         ({"time_jitter": float("nan")}, r"time_jitter: expected 0\.\.1000 ms, found nan"),
     ],
 )

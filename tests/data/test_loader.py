@@ -16,7 +16,7 @@ from nmnist_helpers.io import Event, PackedEvents
 from nmnist_helpers.spikes import Spikes
 
 N = 70
-EVERYTHING = Augment(max_angle=20, event_dropout=0.2, time_jitter=3, polarity_flip=0.5)
+EVERYTHING = Augment(max_angle=20, event_dropout=0.2, time_jitter=3, polarity_flip=0.5, max_warp=3)
 
 
 def pack(recordings, labels):

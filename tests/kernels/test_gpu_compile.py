@@ -212,7 +212,7 @@ def test_weight_kernels(capability):
 def test_raster_kernel(capability, words, random):
     signature = {
         "words": words, **dict.fromkeys(["first", "count", "draws", "edges"], "*i64"), "out": "*u8",
-        "T": "i32", "width": "i32", "cap": "i32", "drop_below": "i64", "jitter_scale": "i32",
+        "T": "i32", "width": "i32", "cap": "i32", "drop_below": "i64", "jitter_scale": "i32", "warp_scale": "i32",
     }  # fmt: skip
-    constants = {"RANDOM": random, "JITTER": random, "SEARCH": 9, "EVENTS": raster.EVENTS}
+    constants = {"RANDOM": random, "JITTER": random, "WARPED": random, "SEARCH": 9, "EVENTS": raster.EVENTS}
     compile_kernel(raster.raster_kernel, capability, signature, constants, aligned=["width"])
