@@ -315,7 +315,7 @@ def test_a_bad_mirror_is_reported_and_the_next_one_used(tmp_path, server, behavi
     secret = tmp_path / "secret"
     secret.write_bytes(server.body)
     server.file_url = secret.as_uri()
-    downloader = replace(QUICK, timeout=0.2) if behaviour in ("silent", "drips") else QUICK
+    downloader = replace(QUICK, timeout=0.1) if behaviour in ("silent", "drips") else QUICK
     with pytest.raises(DownloadError, match=REFUSED[behaviour]):
         get(tmp_path, replace(archive, urls=archive.urls[:1]), downloader)
     assert not (tmp_path / "Train.zip").exists()
