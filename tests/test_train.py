@@ -378,15 +378,6 @@ def test_a_resumed_run_still_reports_with_which_weights_it_began(tmp_path, finis
 # -- resuming
 
 
-def test_a_run_that_an_earlier_version_began_can_be_resumed(run_copy, finished, data):
-    """Its checkpoint does not name the settings that were added later."""
-    tree = load_tree(run_copy / "checkpoint.pt")
-    del tree["settings"]["max_warp"]
-    save_tree(run_copy / "checkpoint.pt", tree)
-    resume(run_copy, "--data", data)
-    assert content(run_copy) == content(finished)
-
-
 class Interruption(BaseException):
     """An exception that the package does not catch; it stands for the sudden end of a process."""
 

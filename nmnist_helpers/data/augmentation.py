@@ -150,8 +150,7 @@ class Augment:
         self._worker_seed: int | None = None
 
     def __repr__(self) -> str:
-        names = ["max_angle", "max_shift", "event_dropout", "time_jitter", "polarity_flip"]
-        names += ["max_warp"] if self.max_warp else []  # saved states of earlier versions do not know it
+        names = ("max_angle", "max_shift", "event_dropout", "time_jitter", "polarity_flip", "max_warp")
         return f"Augment({', '.join(f'{name}={getattr(self, name):g}' for name in names)})"
 
     @property

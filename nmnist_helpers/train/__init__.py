@@ -15,7 +15,7 @@ from ..checkpoint import CheckpointError
 from .folder import Folder
 from .loop import DEFAULT_OUT, answers, run
 from .parts import split
-from .settings import Settings, parser, with_later
+from .settings import Settings, parser
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -32,7 +32,7 @@ def given_settings(given: dict) -> tuple[Settings, bool, bool]:
     saved: Any = {}
     if resume:
         folder = Folder(given.get("out", DEFAULT_OUT))
-        saved = with_later(folder.load().get("settings"))
+        saved = folder.load().get("settings")
         if not isinstance(saved, dict) or saved.keys() != Settings().saved_dict().keys():
             raise CheckpointError(f"{folder.checkpoint}: expected the settings of a run, found {saved!r:.80}")
     return Settings(**saved | given), resume, overwrite

@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..checkpoint import CheckpointError
 from ..network import ConvNetwork, Network
 from ..utils import LearningStats
-from .settings import Settings, flag, with_later
+from .settings import Settings, flag
 
 LOGS = ("loss_log", "accuracy_log")
 PARTS = ("training", "validation")
@@ -131,7 +131,7 @@ class Progress:
 
     def _check_run(self, found: dict, name: str) -> None:
         """Raise ValueError unless settings, recordings and number of processes are those of the checkpoint."""
-        own, kept = self.settings.saved_dict(), with_later(found["settings"])
+        own, kept = self.settings.saved_dict(), found["settings"]
         _check_keys(kept, own, f"{name}: settings")
         for key, value in own.items():
             if key != "epochs" and kept[key] != value:

@@ -12,8 +12,6 @@ from ..geometry import SIDE
 
 #: Settings that depend on the computer or on how a run was started: not saved with it, nor compared when it resumes.
 LOCAL = ("out", "data", "device", "start", "timeout")
-#: Settings that the first version's runs do not name, with the values that they had.
-LATER = {"max_warp": 0.0}
 
 DESCRIPTION = """\
 Train the tutorial's network or its convolutional sibling. A part of the training recordings is held out for validation
@@ -170,11 +168,6 @@ class Settings:
     def saved_dict(self) -> dict:
         """Return the settings that are saved with a run."""
         return {name: value for name, value in asdict(self).items() if name not in LOCAL}
-
-
-def with_later(saved: Any) -> Any:
-    """Return saved settings, completed by those that they are too old to name; anything but a dict as it is."""
-    return LATER | saved if isinstance(saved, dict) else saved
 
 
 def flag(name: str) -> str:
