@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from ..files import atomic
 from .live import picture
@@ -84,6 +85,13 @@ def _save(stats, shown: tuple[Figure, ...], figsize: tuple[float, float] | None,
             figure.savefig(temporary, dpi=100)
 
 
+def label_log_axis(axis: Axis) -> None:
+    """Give a logarithmic axis plain numbers (0.1, 0.2, 0.5, 1, ...) instead of powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _draw_panel(ax, stats, kind: str) -> None:
     """Draw the loss or the accuracy of all parts of the data, each with a dot at its best epoch."""
     form = ".4f" if kind == "loss" else ".2%"
@@ -99,6 +107,7 @@ def _draw_panel(ax, stats, kind: str) -> None:
         ax.yaxis.set_major_formatter(PercentFormatter(1))  # as many decimals as the ticks need
     elif ax.lines and all(value > 0 for line in ax.lines for value in line.get_ydata() if value == value):
         ax.set_yscale("log")
+        label_log_axis(ax.yaxis)
     unit = getattr(stats.training, f"{kind}_unit")
     ax.set(xlabel="epoch", ylabel=f"{getattr(stats.training, f'{kind}_str')} {unit}".strip())
     ax.grid(color="0.92")

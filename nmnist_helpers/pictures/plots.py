@@ -86,6 +86,8 @@ def neuron_traces(
 ) -> Figure:
     """Draw a neuron over time: its input, current and voltage, and its spikes as marks above the voltage.
 
+    A voltage that falls further below zero than four times the height above zero is cut off.
+
     Parameters
     ----------
     drive, current, voltage, spikes : arrays [T]
@@ -108,7 +110,8 @@ def neuron_traces(
     fired = steps[np.asarray(spikes) > 0]
     low.plot(fired + 0.5, np.full(len(fired), highest), "|", color=INK, ms=10, mew=2)
     low.text(len(drive), highest, f" {len(fired)} spikes", va="center", fontsize=9)
-    low.set(ylabel="voltage $v[t]$", xlabel="time step $t$ (ms)", xlim=(0, len(drive)), ylim=(None, 1.08 * highest))
+    lowest = max(1.08 * min(0.0, float(np.min(voltage))), -4 * highest)  # otherwise the threshold could not be seen
+    low.set(ylabel="voltage $v[t]$", xlabel="time step $t$ (ms)", xlim=(0, len(drive)), ylim=(lowest, 1.08 * highest))
     for ax in (top, middle, low):
         ax.axhline(0, color=LIGHT, lw=0.8, zorder=0)
     fig.suptitle(title, fontsize="medium")
