@@ -2,9 +2,11 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pytest
 
 from nmnist_helpers.camera import BURSTS, SACCADES
 from nmnist_helpers.io import Event
+from nmnist_helpers.pictures.curves import label_log_axis
 from nmnist_helpers.pictures.figures import confused_pairs, event_rows, mark_saccades, show_confusion
 
 
@@ -44,3 +46,19 @@ def test_the_most_frequent_mistakes_come_first():
     assert confused_pairs(confusion) == [(7, 1, 5), (4, 9, 2)]
     assert confused_pairs(confusion, 1) == [(7, 1, 5)]
     assert confusion[0, 0] == 50
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([0.12, 0.7], {"0.2", "0.3", "0.4", "0.6"}), ([0.03, 2], {"0.05", "0.1", "0.2", "0.5", "1", "2"})],
+)
+def test_a_logarithmic_axis_has_plain_numbers(values, expected):
+    fig, ax = plt.subplots()
+    ax.semilogy(values)
+    label_log_axis(ax.yaxis)
+    fig.canvas.draw()
+    low, high = ax.get_ylim()
+    ticks = [tick for tick in ax.yaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+    assert {tick.label1.get_text() for tick in ticks} == expected
+    assert not any(tick.label1.get_text() for tick in ax.yaxis.get_minor_ticks())
+    plt.close(fig)

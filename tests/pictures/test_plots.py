@@ -45,3 +45,12 @@ def test_a_raster_has_a_mark_for_each_spike():
     plots.raster(ax, spikes, first=5)
     assert sorted(map(tuple, ax.collections[0].get_offsets().tolist())) == [(4, 7), (7, 5)]
     plt.close(fig)
+
+
+def test_traces_of_a_neuron_show_the_threshold_however_far_the_voltage_falls():
+    silent = np.zeros(20)
+    fig = plots.neuron_traces(silent, silent, np.linspace(0, -200, 20), silent, 1.25)
+    low, high = fig.axes[2].get_ylim()
+    assert np.isclose(low, -4 * 1.15 * 1.25)
+    assert high > 1.25
+    plt.close(fig)
