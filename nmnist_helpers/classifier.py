@@ -52,7 +52,10 @@ class Rate(torch.nn.Module):
     @staticmethod
     def rate(spike: torch.Tensor) -> torch.Tensor:
         """Return the mean [B, C] of spikes [B, C, T] over time."""
-        return flatten_channels("Rate", spike).mean(-1)
+        spike = flatten_channels("Rate", spike)
+        kind = spike.dtype if spike.is_floating_point() else torch.float32
+        # A double holds sums of equal values exactly: equally many spikes of dropout's 1 / (1 - p) give equal rates.
+        return (spike.sum(-1, dtype=torch.float64) / spike.shape[-1]).to(kind)
 
     @staticmethod
     def confidence(spike: torch.Tensor, mode: str = "probability", eps: float = EPSILON) -> torch.Tensor:
@@ -97,10 +100,10 @@ class MovingWindow(torch.nn.Module):
     def rate(self, spike: torch.Tensor) -> torch.Tensor:
         """Return the mean of spikes [B, C, T] over the last `time_window` steps, at every step: [B, C, T]."""
         spike = flatten_channels("MovingWindow", spike)
-        kind = torch.promote_types(spike.dtype, torch.float32)  # in which sums of 0/1 spikes are exact
-        total = spike.cumsum(-1, dtype=kind)
+        kind = torch.promote_types(spike.dtype, torch.float32)
+        total = spike.cumsum(-1, dtype=torch.float64)  # see `Rate.rate`
         before = torch.nn.functional.pad(total, (self.time_window, 0))[..., : spike.shape[-1]]
-        return (total - before) / self.time_window
+        return ((total - before) / self.time_window).to(kind)
 
     def confidence(self, spike: torch.Tensor, mode: str | None = None) -> torch.Tensor:
         """Return the confidence [B, C, T] in each class at every step; `mode` is by default `self.mode`."""

@@ -1,7 +1,8 @@
 """Synapses: weights, their normalisation and 8-bit quantisation, and their product with spikes."""
 
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -122,11 +123,11 @@ class Dense(Synapse):
         weight_norm: bool = False,
         pre_hook_fx: Callable | None = None,
     ):
-        inner = (in_neurons,) if isinstance(in_neurons, int) else tuple(in_neurons)
-        if len(inner) > 3 or min(inner) < 1 or not isinstance(out_neurons, int) or out_neurons < 1:
-            raise ValueError(
-                f"synapse.Dense: expected positive sizes, found in_neurons={in_neurons}, out_neurons={out_neurons}"
-            )
+        sizes = tuple(in_neurons) if isinstance(in_neurons, Iterable) else (in_neurons,)
+        if not 1 <= len(sizes) <= 3:
+            raise ValueError(f"synapse.Dense: expected one to three sizes as in_neurons, found {in_neurons}")
+        inner = [_whole("in_neurons", size, 1) for size in sizes]
+        out_neurons = _whole("out_neurons", out_neurons, 1)
         if len(inner) == 1:
             kernel = (inner[0], 1, 1)
         else:  # (width, height, channels), lava-dl's order
@@ -138,6 +139,7 @@ class Dense(Synapse):
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise unless `shape`, [B, C, T] or [B, C, H, W, T], is a valid input shape."""
+        _check_not_empty(shape)
         if len(shape) not in (3, 5) or math.prod(shape[1:-1]) != self.in_neurons:
             raise ValueError(
                 f"synapse.Dense: expected input [B, C, T] or [B, C, H, W, T] with {self.in_neurons} neurons,"
@@ -151,7 +153,7 @@ class Dense(Synapse):
         if isinstance(spikes, Spikes):
             spikes = spikes.dense()
         weight = self.hooked_weight().reshape(self.out_channels, -1)
-        flat = spikes.reshape(spikes.shape[0], -1, spikes.shape[-1]).to(weight.dtype)
+        flat = spikes.flatten(1, -2).to(weight.dtype)
         events = Spikes.from_dense(flat)
         value = 1.0 if events is None else events.value
         # Spikes of value 1/(1-p) enter the sum as ones, and the factor is applied afterwards: this keeps the sum exact.
@@ -164,12 +166,27 @@ class Dense(Synapse):
         return f"{self.in_neurons}, {self.out_channels}, weight_norm={self.weight_norm_enabled}"
 
 
-def _pair(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
-    if isinstance(size, int):
-        return (size, size)
-    if len(size) != 2:
+def _check_not_empty(shape: tuple[int, ...]) -> None:
+    if 0 in shape:
+        raise ValueError(f"synapse: expected an input with at least one sample, channel and step, found {list(shape)}")
+
+
+def _whole(name: str, value: int, least: int) -> int:
+    """Return a whole number of any integer type as an int; raise ValueError unless it is at least `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"synapse: expected {name} to be a whole number from {least}, found {value!r}")
+    return number
+
+
+def _pair(name: str, size: int | tuple[int, int], least: int = 1) -> tuple[int, int]:
+    sizes = tuple(size) if isinstance(size, Iterable) else (size, size)
+    if len(sizes) != 2:
         raise ValueError(f"synapse: expected {name} to be one int or two, found {size}")
-    height, width = size
+    height, width = (_whole(name, value, least) for value in sizes)
     return height, width
 
 
@@ -213,12 +230,21 @@ class Conv(Synapse):
         pre_hook_fx: Callable | None = None,
     ):
         kernel = _pair("kernel_size", kernel_size)
+        in_features, out_features, groups = (
+            _whole(name, value, 1)
+            for name, value in (("in_features", in_features), ("out_features", out_features), ("groups", groups))
+        )
+        if in_features % groups or out_features % groups:
+            raise ValueError(
+                f"synapse.Conv: expected in_features and out_features to be multiples of groups={groups}, found"
+                f" {in_features} and {out_features}"
+            )
         shape = (out_features, in_features // groups, *kernel, 1)
         super().__init__(shape, weight_scale, weight_norm, pre_hook_fx)
         self.in_channels, self.out_channels, self.groups = in_features, out_features, groups
         self.kernel_size = (*kernel, 1)
         self.stride = (*_pair("stride", stride), 1)
-        self.padding = (*_pair("padding", padding), 0)
+        self.padding = (*_pair("padding", padding, 0), 0)
         self.dilation = (*_pair("dilation", dilation), 1)
 
     def edge(self, sides: tuple[int, ...]) -> tuple[int, int]:
@@ -227,6 +253,7 @@ class Conv(Synapse):
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise unless `shape` is a valid input shape."""
+        _check_not_empty(shape)
         if len(shape) != 5 or shape[1] != self.in_channels:
             raise ValueError(f"synapse.Conv: expected input [B, {self.in_channels}, H, W, T], found {list(shape)}")
 
@@ -269,11 +296,12 @@ class Pool(Synapse):
             self.enable_weight_norm()
         self.kernel_size = (*kernel, 1)
         self.stride = self.kernel_size if stride is None else (*_pair("stride", stride), 1)
-        self.padding = (*_pair("padding", padding), 0)
+        self.padding = (*_pair("padding", padding, 0), 0)
         self.dilation = (*_pair("dilation", dilation), 1)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise unless `shape` is a valid input shape."""
+        _check_not_empty(shape)
         if len(shape) != 5:
             raise ValueError(f"synapse.Pool: expected input [B, C, H, W, T], found {list(shape)}")
 

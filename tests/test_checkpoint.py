@@ -74,6 +74,13 @@ def test_a_network_is_built_from_the_file(tmp_path, weight_norm):
     assert load_checkpoint(tmp_path / "network.pt", neuron_params={"threshold": 2}).blocks[1].neuron.threshold == 2
 
 
+def test_a_network_with_a_mask_is_built_from_the_file(tmp_path):
+    net = Network.from_blocks([cuba.Dense(PARAMS, 20, 12, weight_scale=5, mask=torch.rand(12, 20) < 0.5)])
+    torch.save(net.state_dict(), tmp_path / "network.pt")
+    again = load_checkpoint(tmp_path / "network.pt", neuron_params=PARAMS)
+    assert torch.equal(again.blocks[0].synapse.quantised_weight(), net.blocks[0].synapse.quantised_weight())
+
+
 def test_our_own_checkpoint_loads_bit_for_bit(tmp_path):
     net = network()
     path = save_state(tmp_path, net.state_dict())

@@ -36,6 +36,24 @@ def test_first_of_equal_rates_wins_and_silence_is_class_0():
     assert Rate.predict(s).tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("value", [1 / (1 - 0.05), 0.1])
+def test_the_value_of_spikes_changes_no_answer(value):
+    """Equally many spikes give equal rates, although sums of such values depend on their order in float32."""
+    spikes = (torch.rand(64, 10, 300) < 0.3).float()
+    for chosen in (Rate(), MovingWindow(5), MovingWindow(20)):
+        assert torch.equal(chosen(spikes * value), chosen(spikes))
+
+
+def test_spikes_may_have_any_type():
+    spikes = torch.rand(4, 10, 30) < 0.3
+    for kind in (torch.bool, torch.uint8, torch.int64, torch.float32, torch.float64):
+        for chosen in (Rate(), MovingWindow(5)):
+            assert torch.equal(
+                chosen.rate(spikes.to(kind)), chosen.rate(spikes.double()).to(chosen.rate(spikes.to(kind)))
+            )
+    assert Rate.rate(spikes.half()).dtype == torch.float16
+
+
 def test_spatial_axes_count_as_classes():
     s = torch.from_numpy(spikes(2, 6, 9))
     assert torch.equal(Rate.predict(s.reshape(2, 1, 2, 3, 9)), Rate.predict(s))

@@ -149,12 +149,14 @@ def test_pooling_sums_windows():
 
 
 def test_wrong_sizes_raise():
-    with pytest.raises(ValueError, match="expected positive sizes, found in_neurons=0, out_neurons=3"):
+    with pytest.raises(ValueError, match="expected in_neurons to be a whole number from 1, found 0"):
         synapse.Dense(0, 3)
-    with pytest.raises(ValueError, match="expected positive sizes, found in_neurons=3, out_neurons=-1"):
+    with pytest.raises(ValueError, match="expected out_neurons to be a whole number from 1, found -1"):
         synapse.Dense(3, -1)
-    with pytest.raises(ValueError, match="expected positive sizes"):
+    with pytest.raises(ValueError, match="expected one to three sizes as in_neurons"):
         synapse.Dense((1, 2, 3, 4), 3)
+    with pytest.raises(ValueError, match=r"at least one sample, channel and step, found \[0, 3, 8, 8, 5\]"):
+        synapse.Conv(3, 2, 3)(torch.zeros(0, 3, 8, 8, 5))
     with pytest.raises(ValueError, match=r"with 6 neurons, found \[2, 5, 3\]"):
         synapse.Dense(6, 2)(torch.zeros(2, 5, 3))
     with pytest.raises(ValueError, match=r"with 6 neurons, found \[2, 6\]"):
@@ -165,6 +167,32 @@ def test_wrong_sizes_raise():
         synapse.Conv(3, 2, 3, stride=(1, 2, 3))
     with pytest.raises(ValueError, match=r"synapse.Pool: expected input \[B, C, H, W, T\], found \[2, 4, 8\]"):
         synapse.Pool(2)(torch.zeros(2, 4, 8))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"groups": 2}, "multiples of groups=2, found 3 and 4"),
+        ({"groups": 3}, "multiples of groups=3, found 3 and 4"),
+        ({"groups": 0}, "groups to be a whole number from 1, found 0"),
+        ({"stride": 0}, "stride to be a whole number from 1, found 0"),
+        ({"dilation": (1, 0)}, "dilation to be a whole number from 1, found 0"),
+        ({"padding": -1}, "padding to be a whole number from 0, found -1"),
+        ({"kernel_size": 2.5}, "kernel_size to be a whole number from 1, found 2.5"),
+    ],
+)
+def test_an_impossible_convolution_raises(options, message):
+    """Uneven groups would let the kernels read outside their arrays."""
+    with pytest.raises(ValueError, match=message):
+        synapse.Conv(**{"in_features": 3, "out_features": 4, "kernel_size": 3, **options})
+
+
+def test_sizes_may_be_numpys_whole_numbers():
+    dense = synapse.Dense(np.prod((2, 3)), np.int64(4))
+    assert dense.shape == (4, 6, 1, 1, 1)
+    conv = synapse.Conv(np.int32(2), np.int64(4), np.int64(3), stride=np.array([2, 1]))
+    assert (conv.shape, conv.stride) == ((4, 2, 3, 3, 1), (2, 1, 1))
+    assert {type(size) for size in (dense.in_neurons, dense.out_channels, *conv.kernel_size, *conv.stride)} == {int}
 
 
 def test_weight_norm_of_zero_weights_keeps_the_product_and_can_learn():

@@ -1,5 +1,6 @@
 """The fully connected block, which runs as one fused step."""
 
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -75,10 +76,12 @@ class Dense(Block):
             self.mask = mask.reshape(self.synapse.shape).to(self.synapse.direction.dtype)
 
     def __setattr__(self, name: str, value) -> None:
-        if name == "mask" and value is not None and value.numel() != self.synapse.direction.numel():
-            raise ValueError(
-                f"block.cuba.Dense: expected a mask of {list(self.synapse.shape[:2])}, found {list(value.shape)}"
-            )
+        if name == "mask" and value is not None:
+            full = tuple(self.synapse.shape)
+            flat = full[0], math.prod(full[1:])
+            shapes = flat, *(full[:axes] for axes in range(2, 6))  # with or without trailing axes of one
+            if tuple(value.shape) not in shapes or value.numel() != math.prod(full):
+                raise ValueError(f"block.cuba.Dense: expected a mask of {list(flat)}, found {list(value.shape)}")
         super().__setattr__(name, value)
         if name == "mask" or (name == "synapse" and getattr(self, "mask", None) is not None):
             # A bound method, so that a copy of the block uses its own mask.

@@ -220,8 +220,9 @@ def _build_network(
         if f"{prefix}neuron.norm.running_mean" in found:
             params["norm"] = MeanOnlyBatchNorm
         normed = f"{prefix}synapse.weight_v" in found
+        delayed, mask = f"{prefix}delay.delay" in found, found.get(f"{prefix}mask")
         try:
-            blocks.append(cuba.Dense(params, inputs, out, weight_norm=normed, delay=f"{prefix}delay.delay" in found))
+            blocks.append(cuba.Dense(params, inputs, out, weight_norm=normed, delay=delayed, mask=mask))
         except ValueError as error:
             raise CheckpointError(f"{path}: {prefix}neuron: {error}") from error
     if assumed:

@@ -202,8 +202,8 @@ class Augment:
         ----------
         draw : int64 array [6]
             A row of the result of `draws`.
-        x, y, p : integer arrays [n]
-            Pixel and polarity (0 or 1).
+        x, y, p : arrays [n]
+            Pixel and polarity (0 or 1); fractions are rounded.
         t : array [n]
             Times in ms.
 
@@ -217,8 +217,13 @@ class Augment:
         ValueError
             If a pixel lies outside the sensor, or if polarities are swapped and one is neither 0 nor 1.
         """
+        new_x, new_y, p, t, keep = self._moved(draw, x, y, p, t)
+        return new_x[keep], new_y[keep], p[keep], t[keep]
+
+    def _moved(self, draw: np.ndarray, x: np.ndarray, y: np.ndarray, p: np.ndarray, t: np.ndarray):
+        """Return x, y, p and t of all events after a draw, and whether each of them is kept."""
         cos, sin, dx, dy, flip, key = (int(v) for v in draw)
-        x, y, p = (np.asarray(a).astype(np.int64) for a in (x, y, p))
+        x, y, p = (np.rint(np.asarray(a)).astype(np.int64) for a in (x, y, p))  # as `Event.to_tensor` rounds
         t = np.asarray(t, dtype=np.float64)
         if x.size and (min(x.min(), y.min()) < 0 or max(x.max(), y.max()) >= SIDE):
             raise ValueError(
@@ -236,14 +241,18 @@ class Augment:
             late = np.rint(t * 1000) + time_offset(number, self.jitter_scale)
             keep &= late >= 0
             t = late / 1000
-        return new_x[keep], new_y[keep], (p ^ flip if flip else p)[keep], t[keep]
+        return new_x, new_y, p ^ flip if flip else p, t, keep
 
     def __call__(self, event: Event) -> Event:
-        """Return an augmented copy of `event` (x, y in 0..33, polarity c, t in ms)."""
+        """Return an augmented copy of `event` (x, y in 0..33, polarity c, t in ms, and its payload, if any)."""
         if getattr(event, "y", None) is None:
             raise ValueError("augment: expected an event on a 34 x 34 sensor, found one without rows (y)")
         draw = self.draws(self.uniform()[None])[0]
-        return Event(*self.apply(draw, event.x, event.y, event.c, event.t))
+        x, y, c, t, keep = self._moved(draw, event.x, event.y, event.c, event.t)
+        payload = None if event.p is None else event.p[keep]
+        result = Event(x[keep], y[keep], c[keep], t[keep], payload)
+        result.extent = event.extent
+        return result
 
     def uniform(self) -> np.ndarray:
         """Draw the five uniform random numbers of one recording, float64 [5]."""

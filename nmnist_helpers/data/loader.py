@@ -238,20 +238,23 @@ class EventLoader:
 
     def _epoch_plan(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the order of an epoch [N], the recordings in that order [N], and the draw of each [N, 6]."""
+        augment = compiled_part(self.transform)
+        settings = None if augment is None else (augment.max_angle, augment.max_shift, augment.polarity_flip)
+        key = epoch, self.seed, self.shuffle, settings  # what order and draws depend on
         plan = self._plan  # read only once, because another thread may replace it with another epoch's
-        if plan is None or plan[0] != epoch:
+        if plan is None or plan[0] != key:
             size = len(self.index)
             order = np.arange(size)
             if self.shuffle:
                 order = np.random.default_rng([self.seed, epoch, 0]).permutation(size)
-            if augment := compiled_part(self.transform):
+            if augment is not None:
                 draws = augment.draws(np.random.default_rng([self.seed, epoch, 1]).random((size, UNIFORMS)))
             else:
                 draws = np.broadcast_to(IDENTITY, (size, len(IDENTITY))).copy()
             arrays = [torch.from_numpy(array) for array in (order, self.index[order], draws)]
             if self._events is not None:
                 arrays = [array.to(self.device) for array in arrays]
-            self._plan = plan = (epoch, *arrays)
+            self._plan = plan = (key, *arrays)
         return plan[1:]
 
     def _bin_one_by_one(self, index: np.ndarray, transform: Callable[[Event], Event]) -> tuple[np.ndarray, np.ndarray]:

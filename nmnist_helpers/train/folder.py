@@ -77,9 +77,13 @@ class Folder:
         ------
         FileExistsError
             If another run is writing to the folder.
+        NotADirectoryError
+            If there is a file of this name.
         OSError
             If the disk is full or the folder is not writable; the message names the file.
         """
+        if self.path.is_file():
+            raise NotADirectoryError(f"{self.path}: expected a folder as --out, found a file")
         with named(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock", timeout=0)

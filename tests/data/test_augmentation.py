@@ -66,6 +66,17 @@ def test_the_argument_is_not_changed_and_the_identity_returns_a_copy():
         assert not np.shares_memory(array, original)
 
 
+def test_fractions_are_rounded_and_payloads_kept():
+    event = Event([3.6, 10.5, 20.75], [5.6, 7.2, 8.9], [0, 1, 1], [1.0, 2.0, 3.0], payload=[7.0, 8.0, 9.0])
+    event.extent = 2, 34, 34, 300.0
+    same = Augment(max_angle=0, max_shift=0)(event)
+    assert np.array_equal(same.to_tensor(dim=(2, 34, 34, 5)), event.to_tensor(dim=(2, 34, 34, 5)))
+    assert same.extent == event.extent
+    lost = Augment(max_angle=0, max_shift=0, event_dropout=0.5, rng=np.random.default_rng(0))(event)
+    assert 0 < len(lost) < 3
+    assert lost.p.tolist() == [6 + t for t in lost.t]
+
+
 def test_events_that_leave_the_sensor_are_dropped():
     event = Event([0, 30, 33, 16], [5, 5, 5, 5], [1, 1, 0, 0], [1.0, 2.0, 3.0, 4.0])
     x, y, p, t = Augment().apply(make_draw(dx=3, dy=-5), event.x, event.y, event.c, event.t)

@@ -153,6 +153,22 @@ def test_an_epoch_depends_only_on_its_seed_and_number(packed):
     assert ids.tolist() != sorted(ids)
 
 
+def test_a_change_of_the_augmentation_counts_at_once(packed):
+    moves = Augment(90, 10)
+    loader = EventLoader(packed, 8, transform=moves)
+    before = next(iter(loader))[0].dense()
+    moves.max_angle = moves.max_shift = 0
+    loader.set_epoch(0)
+    plain = next(iter(EventLoader(packed, 8, transform=False)))[0].dense()
+    assert not torch.equal(before, plain)
+    assert torch.equal(next(iter(loader))[0].dense(), plain)
+    loader = EventLoader(packed, 8, transform=Augment(90, 10))
+    next(iter(loader))
+    loader.transform = None
+    loader.set_epoch(0)
+    assert torch.equal(next(iter(loader))[0].dense(), plain)
+
+
 def test_an_unfinished_epoch_counts_as_an_epoch(packed):
     loader = EventLoader(packed, 16, shuffle=True, transform=augment)
     fresh = EventLoader(packed, 16, shuffle=True, transform=augment)
