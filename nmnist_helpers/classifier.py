@@ -54,7 +54,7 @@ class Rate(torch.nn.Module):
         """Return the mean [B, C] of spikes [B, C, T] over time."""
         spike = flatten_channels("Rate", spike)
         kind = spike.dtype if spike.is_floating_point() else torch.float32
-        # A double holds sums of equal values exactly: equally many spikes of dropout's 1 / (1 - p) give equal rates.
+        # A double holds sums of equal float32 values exactly: equally many spikes of 1 / (1 - p) give equal rates.
         return (spike.sum(-1, dtype=torch.float64) / spike.shape[-1]).to(kind)
 
     @staticmethod

@@ -69,6 +69,7 @@ def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = 
     folder = Folder(out)
     folder.check(resume, overwrite)
     tuned = Folder(out / "tuned")
+    tuned.check(resume=False, overwrite=True)
     recorded = [NMNISTDataset(settings.data, train=train, source="recorded") for train in (True, False)]
     _check_unseen(settings, np.concatenate([part.packed.ids for part in recorded]))
 

@@ -3,7 +3,9 @@
 import math
 import operator
 from collections.abc import Callable, Iterable
+from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -123,7 +125,7 @@ class Dense(Synapse):
         weight_norm: bool = False,
         pre_hook_fx: Callable | None = None,
     ):
-        sizes = tuple(in_neurons) if isinstance(in_neurons, Iterable) else (in_neurons,)
+        sizes = (in_neurons,) if _is_number(in_neurons) else tuple(cast(Iterable[int], in_neurons))
         if not 1 <= len(sizes) <= 3:
             raise ValueError(f"synapse.Dense: expected one to three sizes as in_neurons, found {in_neurons}")
         inner = [_whole("in_neurons", size, 1) for size in sizes]
@@ -168,10 +170,15 @@ class Dense(Synapse):
 
 def _check_not_empty(shape: tuple[int, ...]) -> None:
     if 0 in shape:
-        raise ValueError(f"synapse: expected an input with at least one sample, channel and step, found {list(shape)}")
+        raise ValueError(f"synapse: expected an input with no empty axis, found {list(shape)}")
 
 
-def _whole(name: str, value: int, least: int) -> int:
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a single number, whatever its type."""
+    return np.ndim(value) == 0
+
+
+def _whole(name: str, value: Any, least: int) -> int:
     """Return a whole number of any integer type as an int; raise ValueError unless it is at least `least`."""
     try:
         number = operator.index(value)
@@ -183,7 +190,7 @@ def _whole(name: str, value: int, least: int) -> int:
 
 
 def _pair(name: str, size: int | tuple[int, int], least: int = 1) -> tuple[int, int]:
-    sizes = tuple(size) if isinstance(size, Iterable) else (size, size)
+    sizes = (size, size) if _is_number(size) else tuple(cast(Iterable[int], size))
     if len(sizes) != 2:
         raise ValueError(f"synapse: expected {name} to be one int or two, found {size}")
     height, width = (_whole(name, value, least) for value in sizes)
@@ -195,7 +202,7 @@ def _unit_spikes(spikes: torch.Tensor) -> tuple[torch.Tensor, float]:
 
     The caller applies the value after the product, because sums of quantised weights are exact.
     """
-    value = spikes.detach().amax().item() if spikes.numel() else 1.0
+    value = spikes.detach().amax().item()
     if value in (0.0, 1.0) or not ((spikes == value) | (spikes == 0)).all():
         return spikes, 1.0
     return spikes / value, value

@@ -89,6 +89,14 @@ def test_a_run_can_start_with_the_network_of_another(run_folder):
         assert torch.allclose(value, after[name], atol=1e-6), name
 
 
+def test_a_file_in_the_place_of_the_tuned_network_is_noticed_before_the_training(run_folder):
+    run_folder.mkdir(exist_ok=True)
+    (run_folder / "tuned").touch()
+    with pytest.raises(NotADirectoryError, match="tuned: expected a folder for the run, found a file"):
+        sim2real.main([*SMALL, "--validation", "30", "--out", str(run_folder)])
+    assert not (run_folder / "checkpoint.pt").exists()
+
+
 def test_training_on_digits_that_recordings_show_raises_an_error(run_folder, capsys):
     arguments = ["sim2real", *SMALL, "--validation", "15", "--out", str(run_folder)]
     assert __main__.main(arguments) == 1

@@ -155,7 +155,7 @@ def test_wrong_sizes_raise():
         synapse.Dense(3, -1)
     with pytest.raises(ValueError, match="expected one to three sizes as in_neurons"):
         synapse.Dense((1, 2, 3, 4), 3)
-    with pytest.raises(ValueError, match=r"at least one sample, channel and step, found \[0, 3, 8, 8, 5\]"):
+    with pytest.raises(ValueError, match=r"no empty axis, found \[0, 3, 8, 8, 5\]"):
         synapse.Conv(3, 2, 3)(torch.zeros(0, 3, 8, 8, 5))
     with pytest.raises(ValueError, match=r"with 6 neurons, found \[2, 5, 3\]"):
         synapse.Dense(6, 2)(torch.zeros(2, 5, 3))
@@ -190,7 +190,7 @@ def test_an_impossible_convolution_raises(options, message):
 def test_sizes_may_be_numpys_whole_numbers():
     dense = synapse.Dense(np.prod((2, 3)), np.int64(4))
     assert dense.shape == (4, 6, 1, 1, 1)
-    conv = synapse.Conv(np.int32(2), np.int64(4), np.int64(3), stride=np.array([2, 1]))
+    conv = synapse.Conv(np.int32(2), np.int64(4), np.int64(3), stride=np.array([2, 1]), padding=np.array(1))
     assert (conv.shape, conv.stride) == ((4, 2, 3, 3, 1), (2, 1, 1))
     assert {type(size) for size in (dense.in_neurons, dense.out_channels, *conv.kernel_size, *conv.stride)} == {int}
 

@@ -377,7 +377,7 @@ def test_a_resumed_run_still_reports_with_which_weights_it_began(tmp_path, finis
 
 def test_a_file_is_no_folder_for_a_run(tmp_path):
     (tmp_path / "network.pt").touch()
-    with pytest.raises(NotADirectoryError, match=r"network.pt: expected a folder as --out, found a file"):
+    with pytest.raises(NotADirectoryError, match=r"network.pt: expected a folder for the run, found a file"):
         start(tmp_path / "network.pt", "--epochs", 1)
 
 

@@ -1,6 +1,5 @@
 """The fully connected block, which runs as one fused step."""
 
-import math
 from collections.abc import Callable
 from typing import cast
 
@@ -77,10 +76,12 @@ class Dense(Block):
 
     def __setattr__(self, name: str, value) -> None:
         if name == "mask" and value is not None:
-            full = tuple(self.synapse.shape)
-            flat = full[0], math.prod(full[1:])
-            shapes = flat, *(full[:axes] for axes in range(2, 6))  # with or without trailing axes of one
-            if tuple(value.shape) not in shapes or value.numel() != math.prod(full):
+            if not isinstance(value, torch.Tensor):
+                raise TypeError(f"block.cuba.Dense: expected a tensor as mask, found {type(value).__name__}")
+            full = self.synapse.shape
+            flat = full[0], full[1:].numel()
+            sides = [[side for side in shape if side != 1] for shape in (value.shape, full, flat)]
+            if sides[0] not in sides[1:]:
                 raise ValueError(f"block.cuba.Dense: expected a mask of {list(flat)}, found {list(value.shape)}")
         super().__setattr__(name, value)
         if name == "mask" or (name == "synapse" and getattr(self, "mask", None) is not None):

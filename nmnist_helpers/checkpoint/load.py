@@ -136,7 +136,7 @@ def _reshape(key: str, tensor: torch.Tensor, shape: torch.Size, of_conv: bool) -
     """
     if tensor.shape == shape:
         return tensor
-    weight = key.rpartition(".")[2] in ("weight", "weight_v", "weight_g")
+    weight = key.rpartition(".")[2] in ("weight", "weight_v", "weight_g", "mask")
     own, other = _trim(tensor.shape), _trim(shape)
     flattened = not of_conv and min(len(own), len(other)) <= 2 and own[:1] == other[:1]
     if weight and tensor.dim() and tensor.numel() == shape.numel() and (own == other or flattened):
@@ -221,10 +221,12 @@ def _build_network(
             params["norm"] = MeanOnlyBatchNorm
         normed = f"{prefix}synapse.weight_v" in found
         delayed, mask = f"{prefix}delay.delay" in found, found.get(f"{prefix}mask")
+        if mask is not None and mask.numel() == out * inputs:
+            mask = mask.reshape(out, inputs)  # pictures as inputs are flat in the new block
         try:
             blocks.append(cuba.Dense(params, inputs, out, weight_norm=normed, delay=delayed, mask=mask))
         except ValueError as error:
-            raise CheckpointError(f"{path}: {prefix}neuron: {error}") from error
+            raise CheckpointError(f"{path}: {prefix[:-1]}: {error}") from error
     if assumed:
         values = {name: NEURON_PARAMS[name] for name in CONSTANTS if name not in neuron_params}
         warnings.warn(

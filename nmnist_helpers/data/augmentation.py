@@ -27,7 +27,7 @@ UNIFORMS = 5
 #: Columns of a draw: cosine and sine (times 2^20), shift in x and y (pixels), 1 to swap the polarities, and a 32-bit
 #: key from which the random numbers of the events and of the warp are computed.
 COS, SIN, DX, DY, FLIP, KEY = range(6)
-#: The draw that changes nothing.
+#: The draw without rotation, shift and swap of the polarities.
 IDENTITY = np.array([ONE, 0, 0, 0, 0, 0], dtype=np.int64)
 #: Standard deviation of the sum of four 16-bit uniform numbers.
 _SUM_STD = math.sqrt((2**32 - 1) / 3)
@@ -106,14 +106,14 @@ class Augment:
         four uniform numbers, so it never exceeds 3.46 standard deviations.
     polarity_flip : float
         Probability that ON and OFF are swapped in a whole recording, 0..1.
-    max_warp : float
-        Elastic distortion (Simard, Steinkraus and Platt, 2003): sixteen points, 11 pixels apart, each move in x and in
-        y by a distance uniform in -max_warp..+max_warp pixels. The pixels between them follow, by bilinear
-        interpolation.
     rng : numpy.random.Generator, optional
         Source of the random numbers of single calls. By default it is torch's global generator: ``torch.manual_seed``
         makes a run repeatable, and the workers of a DataLoader differ from each other. With `rng`, each worker uses a
         generator of its own, seeded from `rng` and from the worker's seed. `EventLoader` uses its own seed instead.
+    max_warp : float
+        Elastic distortion (Simard, Steinkraus and Platt, 2003): sixteen points, 11 pixels apart, each move in x and in
+        y by a distance uniform in -max_warp..+max_warp pixels. The pixels between them follow, by bilinear
+        interpolation.
 
     Examples
     --------
@@ -127,8 +127,8 @@ class Augment:
         event_dropout: float = 0.0,
         time_jitter: float = 0.0,
         polarity_flip: float = 0.0,
-        max_warp: float = 0.0,
         rng: np.random.Generator | None = None,
+        max_warp: float = 0.0,
     ):
         if not 0 <= max_angle <= 180:
             raise ValueError(f"max_angle: expected 0..180 degrees, found {max_angle}")
@@ -249,9 +249,9 @@ class Augment:
             raise ValueError("augment: expected an event on a 34 x 34 sensor, found one without rows (y)")
         draw = self.draws(self.uniform()[None])[0]
         x, y, c, t, keep = self._moved(draw, event.x, event.y, event.c, event.t)
-        payload = None if event.p is None else event.p[keep]
-        result = Event(x[keep], y[keep], c[keep], t[keep], payload)
-        result.extent = event.extent
+        payload = getattr(event, "p", None)
+        result = Event(x[keep], y[keep], c[keep], t[keep], None if payload is None else payload[keep])
+        result.extent = getattr(event, "extent", None)
         return result
 
     def uniform(self) -> np.ndarray:

@@ -218,12 +218,12 @@ class EventLoader:
         part = slice(i * self.batch_size, (i + 1) * self.batch_size)
         labels, index, draws = self._labels[order[part]], index[part], draws[part]
         augment = compiled_part(self.transform)
-        if self._events is not None:
+        if self._slow_transform is not None:  # also one that was set later
+            indptr, channel = self._bin_one_by_one(index.cpu().numpy(), self._slow_transform)
+        elif self._events is not None:
             return self._events.rasterise(
                 index, draws, self._edges, self.sampling_time, augment, self.max_events
             ), labels
-        if self._slow_transform is not None:
-            indptr, channel = self._bin_one_by_one(index.numpy(), self._slow_transform)
         else:
             indptr, channel = rasterise(
                 self.packed, index.numpy(), draws.numpy(), self._edges, augment, self.max_events

@@ -86,7 +86,7 @@ def neuron_traces(
 ) -> Figure:
     """Draw a neuron over time: its input, current and voltage, and its spikes as marks above the voltage.
 
-    A voltage that falls further below zero than four times the height above zero is cut off.
+    The axis of the voltage reaches at most four times as far below zero as above it; lower values are cut off.
 
     Parameters
     ----------

@@ -48,11 +48,15 @@ class Folder:
 
         Raises
         ------
+        NotADirectoryError
+            If there is a file of the folder's name.
         FileExistsError
             If the folder holds a run and neither option is set.
         FileNotFoundError
             If there is no checkpoint to resume from.
         """
+        if self.path.is_file():
+            raise NotADirectoryError(f"{self.path}: expected a folder for the run, found a file")
         found = [name for name in (CHECKPOINT, *DERIVED) if (self.path / name).exists()]
         if resume and CHECKPOINT not in found:
             raise FileNotFoundError(f"--resume: expected {self.checkpoint}, found nothing there")
@@ -77,13 +81,9 @@ class Folder:
         ------
         FileExistsError
             If another run is writing to the folder.
-        NotADirectoryError
-            If there is a file of this name.
         OSError
             If the disk is full or the folder is not writable; the message names the file.
         """
-        if self.path.is_file():
-            raise NotADirectoryError(f"{self.path}: expected a folder as --out, found a file")
         with named(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock", timeout=0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..data.augmentation import GRID
 from ..geometry import SIDE
 
 #: Settings that depend on the computer or on how a run was started: not saved with it, nor compared when it resumes.
@@ -107,7 +108,9 @@ class Settings:
         0.03, POSITIVE, "width of the surrogate gradient, which falls to 1/e at 100 * GRAD thresholds from its peak"
     )
     augment: bool = _option(
-        True, ("True or False", lambda v: isinstance(v, bool)), "rotate and shift the training recordings at random"
+        True,
+        ("True or False", lambda v: isinstance(v, bool)),
+        "rotate, shift and (with --max-warp) bend the training recordings at random",
     )
     max_angle: float = _option(
         5.0, ("degrees in 0..180", lambda v: 0 <= v <= 180), "largest rotation of the augmentation, in degrees"
@@ -118,7 +121,9 @@ class Settings:
         "largest shift of the augmentation, in pixels",
     )
     max_warp: float = _option(
-        0.0, ("pixels in 0..11", lambda v: 0 <= v <= 11), "largest elastic distortion of the augmentation, in pixels"
+        0.0,
+        (f"pixels in 0..{GRID}", lambda v: 0 <= v <= GRID),
+        "largest elastic distortion of the augmentation, in pixels",
     )
     network: str = _option(
         "dense", _one_of("dense", "cnn"), "dense for the tutorial's network, cnn for its convolutional sibling"

@@ -512,8 +512,20 @@ def test_mask_removes_synapses(weight_norm):
     for shape in ((10, 19), (20, 10), (200,), (5, 40)):
         with pytest.raises(ValueError, match=r"expected a mask of \[10, 20\], found \[" + str(shape[0])):
             cuba.Dense(PARAMS, 20, 10, mask=torch.ones(shape))
-    pictures = cuba.Dense(PARAMS, (4, 3, 2), 5, mask=torch.ones(5, 2, 3, 4))
-    pictures.mask = torch.ones(5, 24)
+    with pytest.raises(TypeError, match="expected a tensor as mask, found list"):
+        cuba.Dense(PARAMS, 20, 10, mask=[[1] * 20] * 10)
+
+
+def test_a_mask_may_have_the_shape_of_the_weights():
+    mask = torch.rand(5, 2, 3, 4) < 0.5
+    torch.manual_seed(0)
+    block = cuba.Dense(PARAMS, (4, 3, 2), 5, weight_scale=9, mask=mask)
+    for shape in ((5, 24), (5, 24, 1, 1, 1), (5, 2, 3, 4, 1)):
+        torch.manual_seed(0)
+        again = cuba.Dense(PARAMS, (4, 3, 2), 5, weight_scale=9, mask=mask.reshape(shape))
+        assert torch.equal(again.synapse.quantised_weight(), block.synapse.quantised_weight())
+    assert block.synapse.quantised_weight()[..., 0][mask].any()
+    assert not block.synapse.quantised_weight()[..., 0][~mask].any()
 
 
 def test_a_copy_has_its_own_mask_and_hooks():
@@ -640,7 +652,7 @@ def test_wrong_input_raises():
     with pytest.raises(ValueError, match=r"with 6 neurons, found \[2, 5, 3\]"):
         block(Spikes.from_dense(torch.zeros(2, 5, 3)))
     for empty in (torch.zeros(0, 6, 3), torch.zeros(2, 6, 0)):
-        with pytest.raises(ValueError, match="at least one sample, channel and step"):
+        with pytest.raises(ValueError, match="no empty axis"):
             block(empty)
 
 

@@ -153,20 +153,24 @@ def test_an_epoch_depends_only_on_its_seed_and_number(packed):
     assert ids.tolist() != sorted(ids)
 
 
-def test_a_change_of_the_augmentation_counts_at_once(packed):
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_change_of_the_augmentation_counts_at_once(packed, on_device):
     moves = Augment(90, 10)
-    loader = EventLoader(packed, 8, transform=moves)
+    loader = EventLoader(packed, 8, transform=moves, on_device=on_device)
     before = next(iter(loader))[0].dense()
     moves.max_angle = moves.max_shift = 0
     loader.set_epoch(0)
     plain = next(iter(EventLoader(packed, 8, transform=False)))[0].dense()
     assert not torch.equal(before, plain)
     assert torch.equal(next(iter(loader))[0].dense(), plain)
-    loader = EventLoader(packed, 8, transform=Augment(90, 10))
-    next(iter(loader))
-    loader.transform = None
-    loader.set_epoch(0)
-    assert torch.equal(next(iter(loader))[0].dense(), plain)
+    mirror = lambda event: Event(33 - event.x, event.y, event.c, event.t)  # noqa: E731
+    mirrored = plain.reshape(8, 2, 34, 34, -1).flip(3).flatten(1, 3)
+    for transform, expected in ((None, plain), (mirror, mirrored)):
+        loader = EventLoader(packed, 8, transform=Augment(90, 10), on_device=on_device)
+        next(iter(loader))
+        loader.transform = transform
+        loader.set_epoch(0)
+        assert torch.equal(next(iter(loader))[0].dense(), expected)
 
 
 def test_an_unfinished_epoch_counts_as_an_epoch(packed):
