@@ -78,6 +78,7 @@ def test_a_refused_command_leaves_the_report(run_folder):
     assert (run_folder / "reality.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_can_start_with_the_network_of_another(run_folder):
     options = [*SMALL, "--validation", "30"]
     sim2real.main([*options, "--out", str(run_folder)])

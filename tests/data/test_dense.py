@@ -170,6 +170,7 @@ def test_memory_is_reused_when_nothing_refers_to_it(monkeypatch):
     assert len(dense._buffers) == 2
 
 
+@pytest.mark.slow
 def test_a_workers_batch_can_be_read_in_every_way(root):
     dataset = NMNISTDataset(root)
     spikes = dataset.__getitems__(range(4)).spikes

@@ -202,7 +202,7 @@ def test_loader_without_triton(cuda, dataset):
     [
         {"hidden": (20,)},
         {"hidden": (20,), "average": 0.9, "schedule": "onecycle", "decay_step": 0.1, "delay_step": 0.5},
-        {"network": "cnn", "loss": "max", "window": 5},
+        pytest.param({"network": "cnn", "loss": "max", "window": 5}, marks=pytest.mark.slow),
     ],
     ids=["constant", "changing", "cnn"],
 )

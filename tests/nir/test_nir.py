@@ -84,6 +84,7 @@ def run_without_truncation(layers, spikes):
     return spikes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", nir.FORMS)
 def test_each_form_run_with_its_own_method_gives_our_steps(form):
     rng = np.random.default_rng(1)

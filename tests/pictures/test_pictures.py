@@ -397,7 +397,7 @@ RECORDINGS = {"camera": recording(2000, span=100), "raster": output(steps=100)[0
     [
         ("camera", simple_anim),
         ("camera", decorated_anim),
-        ("raster", zoomed_anim),
+        pytest.param("raster", zoomed_anim, marks=pytest.mark.slow),
         pytest.param("camera", zoomed_anim, marks=pytest.mark.slow),
         pytest.param("raster", simple_anim, marks=pytest.mark.slow),
         pytest.param("raster", decorated_anim, marks=pytest.mark.slow),
