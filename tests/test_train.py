@@ -360,6 +360,7 @@ def test_the_saved_network_is_the_average_after_the_chosen_epoch(tmp_path, monke
         assert result["best_epoch"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_can_start_with_the_weights_of_another(tmp_path, finished, monkeypatch):
     saved = []
     monkeypatch.setattr(
@@ -369,6 +370,7 @@ def test_a_run_can_start_with_the_weights_of_another(tmp_path, finished, monkeyp
     assert all(torch.equal(saved[0][name], value) for name, value in load_tree(finished / "network.pt").items())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_still_reports_with_which_weights_it_began(tmp_path, finished, data):
     options = "--epochs", 1, "--start", finished / "network.pt", "--data", data
     assert start(tmp_path / "run", *options)["settings"]["start"] == "network.pt"

@@ -309,7 +309,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("behaviour", [*list(REFUSED)[:-1], pytest.param("drips", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "behaviour", [*list(REFUSED)[:-2], *(pytest.param(name, marks=pytest.mark.slow) for name in ("silent", "drips"))]
+)
 def test_a_bad_mirror_is_reported_and_the_next_one_used(tmp_path, server, behaviour):
     archive = make_archive(server, zip_bytes(tmp_path), behaviour, "good")
     secret = tmp_path / "secret"
@@ -384,6 +386,7 @@ fetch([url], target, md5, int(size), downloader=Downloader(progress=False, timeo
 """
 
 
+@pytest.mark.slow
 def test_only_one_of_two_processes_fetches_the_file(tmp_path, server):
     archive = make_archive(server, zip_bytes(tmp_path), "slow")
     command = [sys.executable, "-c", SCRIPT, *archive.urls, str(tmp_path / "Train.zip"), archive.md5, str(archive.size)]

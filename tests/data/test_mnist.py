@@ -44,7 +44,7 @@ def mirror(tmp_path, monkeypatch):
         files[name] = (hashlib.md5(data).hexdigest(), len(data))
     monkeypatch.setattr(mnist, "FILES", files)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", folder, images
     server.shutdown()
     server.server_close()
