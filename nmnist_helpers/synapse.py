@@ -237,10 +237,9 @@ class Conv(Synapse):
         pre_hook_fx: Callable | None = None,
     ):
         kernel = _pair("kernel_size", kernel_size)
-        in_features, out_features, groups = (
-            _whole(name, value, 1)
-            for name, value in (("in_features", in_features), ("out_features", out_features), ("groups", groups))
-        )
+        in_features = _whole("in_features", in_features, 1)
+        out_features = _whole("out_features", out_features, 1)
+        groups = _whole("groups", groups, 1)
         if in_features % groups or out_features % groups:
             raise ValueError(
                 f"synapse.Conv: expected in_features and out_features to be multiples of groups={groups}, found"

@@ -271,5 +271,10 @@ def compiled_part(transform: object) -> Augment | None:
     return transform if type(transform) is Augment else None
 
 
+def scales_of(augment: Augment | None) -> tuple[int, int, int]:
+    """Return `drop_below`, `jitter_scale` and `warp_scale`, which draws do not contain; zeros without augmentation."""
+    return (augment.drop_below, augment.jitter_scale, augment.warp_scale) if augment else (0, 0, 0)
+
+
 #: The augmentation that lava-dl's tutorial intends: rotations within +-5 degrees, shifts of -4..+4 pixels.
 augment = Augment()

@@ -9,7 +9,7 @@ from ..bits import count_bits, lowest_bit
 from ..compiled import njit
 from ..geometry import CHANNELS, PIXELS, SIDE
 from ..io import PackedEvents
-from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, time_offset, warp
+from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, scales_of, time_offset, warp
 
 _WORDS = (CHANNELS + 63) // 64
 
@@ -177,14 +177,13 @@ def rasterise(
         The spikes of row r = b * T + t are ``channel[indptr[r]:indptr[r + 1]]``.
     channel : int32 array [N]
     """
-    scales = (augment.drop_below, augment.jitter_scale, augment.warp_scale) if augment else (0, 0, 0)
     starts = np.concatenate([[0], np.cumsum(packed.offsets[index + 1] - packed.offsets[index])])
     scratch = np.empty(starts[-1] + 2, dtype=np.uint16)
     size = np.zeros(len(index), dtype=np.int64)
     indptr = np.zeros(len(index) * len(edges) + 1, dtype=np.int32)
     _raster_batch(
         *(_read_only(array) for array in (packed.x, packed.y, packed.p, packed.t, packed.offsets)),
-        index, draws, edges, cap or np.iinfo(np.int32).max, *scales,
+        index, draws, edges, cap or np.iinfo(np.int32).max, *scales_of(augment),
         np.zeros((len(edges), _WORDS), np.uint64), np.zeros(len(edges), np.uint64), np.empty(PIXELS, np.int16),
         starts, scratch, size, indptr,
     )  # fmt: skip

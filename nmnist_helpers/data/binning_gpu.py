@@ -12,7 +12,7 @@ from ..geometry import CHANNELS, PIXELS, SIDE
 from ..kernels.gpu.launch import on
 from ..kernels.gpu.weight import padded
 from ..spikes import DenseSpikes
-from .augmentation import COS, DX, DY, FLIP, GOLDEN, GRID, KEY, ONE, SIN, WARP, Augment
+from .augmentation import COS, DX, DY, FLIP, GOLDEN, GRID, KEY, ONE, SIN, WARP, Augment, scales_of
 
 EVENTS = 256  # events that a program processes at a time
 PROGRAMS = 16  # programs per recording; up to 4,096 events are processed in one round
@@ -139,8 +139,7 @@ def rasterise(
             f"rasterise: expected a contiguous output [{batch}, {bins}, {CHANNELS} or more], found {list(out.shape)}"
         )
     out.zero_()
-    scales = (augment.drop_below, augment.jitter_scale, augment.warp_scale) if augment else (0, 0, 0)
-    drop_below, jitter_scale, warp_scale = scales
+    drop_below, jitter_scale, warp_scale = scales = scales_of(augment)
     with on(words):
         raster_kernel[(batch, PROGRAMS)](
             words, first, count, draws, edges, out, bins, out.shape[2], cap or 2**31 - 1, *scales,

@@ -7,7 +7,7 @@ from ..geometry import CHANNELS, PIXELS, SIDE
 from ..io import PackedEvents
 from ..kernels.backend import resolve
 from ..spikes import Spikes
-from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, time_offset, warp
+from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, scales_of, time_offset, warp
 
 #: Number of events that are copied to the device at a time.
 CHUNK = 1 << 24
@@ -85,16 +85,17 @@ class DeviceEvents:
         channel, time = word & 0xFFF, word >> 12
         p, pixel = channel // PIXELS, channel % PIXELS
         x, y = pixel % SIDE, pixel // SIDE
-        moved = warp(draw[:, KEY], augment.warp_scale, x, y) if augment and augment.warp_scale else (0, 0)
+        drop_below, jitter_scale, warp_scale = scales_of(augment)
+        moved = warp(draw[:, KEY], warp_scale, x, y) if warp_scale else (0, 0)
         x, y = rotate(draw[:, COS], draw[:, SIN], draw[:, DX], draw[:, DY], x, y, *moved)
         keep = (x >= 0) & (x < SIDE) & (y >= 0) & (y < SIDE)
         if cap:
             keep &= (n <= cap) | ((order + 1) * cap // n != order * cap // n)
-        if augment and (augment.drop_below or augment.jitter_scale):
+        if drop_below or jitter_scale:
             number = mix((draw[:, KEY] + order * GOLDEN) & MASK)
-            keep &= number >= augment.drop_below
-            if augment.jitter_scale:
-                time = time + time_offset(number, augment.jitter_scale)
+            keep &= number >= drop_below
+            if jitter_scale:
+                time = time + time_offset(number, jitter_scale)
         k = torch.bucketize(time, edges)
         keep &= (time >= 0) & (k < bins)
         spike = ((sample * bins + k) * CHANNELS + (p ^ draw[:, FLIP]) * PIXELS + y * SIDE + x)[keep]

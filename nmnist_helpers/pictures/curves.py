@@ -88,9 +88,12 @@ def _save(stats, shown: tuple[Figure, ...], figsize: tuple[float, float] | None,
 def label_log_axis(axis: Axis) -> None:
     """Give a logarithmic axis, with its curves drawn, plain numbers (0.1, 0.2, 0.5, ...) instead of powers of ten."""
     low, high = axis.get_view_interval()
-    axis.set_major_locator(
-        LogLocator(subs=(1, 2, 3, 4, 6) if high < 12 * low else (1, 2, 5) if high < 1e4 * low else (1,))
-    )
+    digits: tuple[float, ...] = (1.0, 2.0, 5.0)  # with which the labelled numbers begin
+    if high < 12 * low:
+        digits = (1.0, 2.0, 3.0, 4.0, 6.0)
+    elif high >= 1e4 * low:
+        digits = (1.0,)
+    axis.set_major_locator(LogLocator(subs=digits))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 

@@ -654,6 +654,8 @@ def test_wrong_input_raises():
     for empty in (torch.zeros(0, 6, 3), torch.zeros(2, 6, 0)):
         with pytest.raises(ValueError, match="no empty axis"):
             block(empty)
+        with pytest.raises(ValueError, match="no empty axis"), kernels.using("reference"):
+            block(empty)
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
