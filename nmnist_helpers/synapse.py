@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .kernels.functions import normalise
 from .lava import absent
 from .spikes import Spikes
 from .tools import exact
@@ -43,7 +44,7 @@ class Synapse(torch.nn.Module):
 
     def __getattr__(self, name: str):
         if name == "weight" and self.__dict__.get("weight_norm_enabled"):
-            return torch._weight_norm(self.weight_v, self.weight_g, 0)
+            return normalise(self.weight_v, self.weight_g)
         return super().__getattr__(name)
 
     @property

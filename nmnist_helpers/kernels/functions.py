@@ -203,6 +203,17 @@ class Quantised(NamedTuple):
     norm: torch.Tensor | None
 
 
+def normalise(v: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """Scale the weights v [C_out, C_in, ...] to the lengths g [C_out, 1, ...]: the same weights on every device."""
+    if v.device.type == "cpu":
+        return torch._weight_norm(v, g, 0)
+    flat = v.flatten(1)
+    norm = torch.linalg.vector_norm(flat, dim=1)
+    equal = twin(v.device).norms(flat.detach().float().contiguous())
+    norm = norm + (equal - norm).detach()  # the value of `equal` with the gradient of `norm`
+    return v * (g / norm.view_as(g))
+
+
 def quantise_all(v: torch.Tensor, g: torch.Tensor | None) -> Quantised:
     """Scale the weights v [C_out, C_in, ...] to the lengths g [C_out, 1, ...], if given, and quantise them."""
     channels = v.shape[0]
@@ -212,8 +223,7 @@ def quantise_all(v: torch.Tensor, g: torch.Tensor | None) -> Quantised:
         norm, factor = None, torch.ones(channels, device=v.device)
     else:
         length = g.detach().float().reshape(channels, 1).contiguous()
-        # the norm that torch's weight norm divides by; that of `norm_except_dim` can differ in the last bit
-        norm = torch._weight_norm_interface(flat, length, 0)[1].flatten()
+        norm = twin(v.device).norms(flat)
         factor = length.flatten() / norm
     return Quantised(twin(v.device).quantise(flat, factor), flat, factor, norm)
 

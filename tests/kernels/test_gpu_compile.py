@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from nmnist_helpers.data import binning_gpu as raster  # noqa: E402
-from nmnist_helpers.kernels.gpu import axon, integers, launch, matmul, neuron, weight  # noqa: E402
+from nmnist_helpers.kernels.gpu import axon, conv, integers, launch, matmul, neuron, weight  # noqa: E402
 
 # The shapes between the smallest and the largest test little that is new, so they are marked as slow.
 SHAPES = [shape for _, shape in launch.SHAPES]
@@ -168,6 +168,32 @@ def test_products_run_on_tensor_cores(capability, name, size, tmp_path):
     assert_no_spills(kernel, tmp_path)
 
 
+# The second layer of the convolutional network: 16 channels of 15 x 15 pixels, kernels of 5 x 5, stride 2.
+CONVOLUTIONS = {
+    "product": (conv.product_kernel, "spikes weights z value"),
+    "weight gradient": (conv.weight_gradient_kernel, "spikes terms out rest"),
+    "input gradient": (conv.input_gradient_kernel, "weights terms out rest"),
+}
+
+
+@CAPABILITIES
+@pytest.mark.parametrize(
+    "name", ["input gradient", *(pytest.param(name, marks=pytest.mark.slow) for name in list(CONVOLUTIONS)[:2])]
+)
+def test_convolutions_run_on_tensor_cores(capability, name, tmp_path):
+    kernel, arrays = CONVOLUTIONS[name]
+    kinds = {"spikes": "*u8", "weights": "*bf16", "terms": "*bf16", "rest": "i64", "value": "fp32"}
+    constants = {
+        "COUNT": 36, "WIDE": 6, "HIGH": 5, "LONG": 5, "PADDED": False, "OPERAND": tl.bfloat16,
+        "PLACES": conv.PLACES, "INNER": conv.INNER, "FEATURES": 32, "PIXELS": 64,
+    }  # fmt: skip
+    constants = {n: v for n, v in constants.items() if n in kernel.arg_names}
+    signature = {n: "i32" for n in kernel.arg_names} | {n: kinds.get(n, "*fp32") for n in arrays.split()}
+    found = compile_kernel(kernel, capability, signature, constants)
+    assert count(found, r"(wgmma\.mma_async|mma\.sync)\S*\.f32\.bf16\.bf16") > 0
+    assert_no_spills(found, tmp_path)
+
+
 @CAPABILITIES
 def test_small_kernels(capability):
     flag = {"flag": "*i32"}
@@ -192,6 +218,12 @@ def test_weight_kernels(capability):
         aligned=["stride"],
     )  # fmt: skip
     assert count(quantise, r"min\.NaN\.f32|max\.NaN\.f32") > 0  # clamping does not remove NaN
+    norms = compile_kernel(
+        weight.norm_kernel, capability, {"v": "*fp32", "out": "*fp32", "N": "i32", "C": "i32"},
+        {"ROWS": 4, "LANES": weight.LANES, "STAGES": 16}, num_warps=1, enable_fp_fusion=False,
+    )  # fmt: skip
+    assert count(norms, r"fma\.rn\.f32") == 0  # squares are rounded before they are added, as on the CPU
+    assert count(norms, r"cp\.async\.c[ag]\.shared") >= 15
     for absent in ({}, {"norm": None, "grad_g": None}):
         compile_kernel(
             weight.gradient_kernel, capability, {**pointers, "C": "i32", "stride": "i32"},

@@ -24,8 +24,11 @@ WAITING = {
     aten.masked_select, aten.equal,
 }  # fmt: skip
 # Arguments of kernels that need not be contiguous: their strides are arguments too.
-STRIDED = {"matmul_kernel": {"a", "b"}, "gradient_kernel": {"grad"}}
-OPTIONS = {"num_warps", "num_stages"}
+STRIDED = {
+    "matmul_kernel": {"a", "b"}, "gradient_kernel": {"grad"}, "product_kernel": {"spikes", "weights"},
+    "weight_gradient_kernel": {"spikes"}, "input_gradient_kernel": {"weights"},
+}  # fmt: skip
+OPTIONS = {"num_warps", "num_stages", "enable_fp_fusion"}
 MAX_GRID = (2**31 - 1, 65535, 65535)
 
 

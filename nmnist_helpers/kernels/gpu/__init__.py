@@ -14,7 +14,7 @@ from .integers import lag_of, retention_of
 from .launch import check, check_requested
 from .neuron import neuron_backward, neuron_forward
 from .product import input_gradient, product, weight_gradient
-from .weight import quantise, quantise_gradient, weight_values
+from .weight import norms, quantise, quantise_gradient, weight_values
 
 layer_forward = partial(composite.layer_forward, sys.modules[__name__])
 layer_backward = partial(composite.layer_backward, sys.modules[__name__])
@@ -37,6 +37,7 @@ __all__ = [
     "layer_forward",
     "neuron_backward",
     "neuron_forward",
+    "norms",
     "product",
     "quantise",
     "quantise_gradient",

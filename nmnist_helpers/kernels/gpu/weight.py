@@ -4,6 +4,8 @@ Quantised weights are multiples of 1/32 in -4..127/32. They have eight significa
 exactly and tensor cores multiply them exactly.
 """
 
+from functools import reduce
+
 import torch
 import triton
 import triton.language as tl
@@ -14,12 +16,27 @@ from .launch import on
 LOWEST, HIGHEST = tl.constexpr(float(LOWEST_STEP)), tl.constexpr(float(HIGHEST_STEP))
 TO_WHOLE = tl.constexpr(1.5 * 2**23)  # float32 numbers this large have no fraction: adding it rounds half to even
 COLUMNS = 1024
+LANES = 8  # sums that torch's weight normalisation adds up side by side for a row, on a CPU
 ROW_MULTIPLE = 64  # rows are padded with zeros to whole tiles, so that products need no masks
 
 
 def padded(columns: int) -> int:
     """Return the stored length of a row of `columns` numbers."""
     return -(-columns // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+@triton.jit
+def norm_kernel(v, out, N, C, ROWS: tl.constexpr, LANES: tl.constexpr, STAGES: tl.constexpr):
+    """Add up the squares of each row in the order of torch's CPU kernel, without fused multiply-adds."""
+    o, lane = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, LANES)
+    at = v + o.to(tl.int64)[:, None] * C + lane[None, :]
+    total = tl.zeros([ROWS, LANES], tl.float32)
+    for first in tl.range(0, C, LANES, num_stages=STAGES):
+        x = tl.load(at + first, mask=(o < N)[:, None] & (first + lane < C)[None, :], other=0.0)
+        total += x * x
+    total = tl.sum(tl.reshape(total, [ROWS, 2, LANES // 2]), 1)
+    total = tl.sum(tl.reshape(total, [ROWS, 2, LANES // 4]), 1)
+    tl.store(out + o, tl.sum(total, 1), mask=o < N)
 
 
 @triton.jit
@@ -70,6 +87,23 @@ def gradient_kernel(v, factor, norm, grad, grad_v, grad_g, C, stride, BLOCK: tl.
         if norm is not None:
             g = f * g - along * x
         tl.store(grad_v + i, g, mask=i < C)
+
+
+def norms(v: torch.Tensor) -> torch.Tensor:
+    """Compute `nmnist_helpers.kernels.reference.norms` on a GPU, with the bits that torch computes on an x86 CPU.
+
+    Equal norms give equal weights, and a network that has learned on a GPU is exported as on a CPU.
+    """
+    rows, columns = v.shape
+    if columns < LANES:
+        squares = reduce(torch.add, v.square().unbind(1))
+    else:
+        squares = torch.empty(rows, dtype=torch.float32, device=v.device)
+        with on(v):
+            norm_kernel[(triton.cdiv(rows, 4),)](
+                v=v, out=squares, N=rows, C=columns, ROWS=4, LANES=LANES, STAGES=16, num_warps=1, enable_fp_fusion=False
+            )
+    return squares.double().sqrt().float()  # rounded correctly, unlike some square roots of float32 numbers
 
 
 def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from .. import composite
 from .axon import axon_forward, delay_gradient
 from .conv import conv_input_gradient, conv_product, conv_weight_gradient
 from .neuron import neuron_backward, neuron_forward
-from .product import input_gradient, product, quantise, quantise_gradient, weight_gradient, weight_values
+from .product import input_gradient, norms, product, quantise, quantise_gradient, weight_gradient, weight_values
 
 layer_forward = partial(composite.layer_forward, sys.modules[__name__])
 layer_backward = partial(composite.layer_backward, sys.modules[__name__])
@@ -27,6 +27,7 @@ __all__ = [
     "layer_forward",
     "neuron_backward",
     "neuron_forward",
+    "norms",
     "product",
     "quantise",
     "quantise_gradient",

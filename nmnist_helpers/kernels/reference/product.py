@@ -7,6 +7,14 @@ from ..common import raise_not_a_number
 from ..constants import HIGHEST_STEP, LOWEST_STEP, WEIGHT_STEPS
 
 
+def norms(v: torch.Tensor) -> torch.Tensor:
+    """Return the norm of each row of v [C_out, C_in], as torch's weight normalisation computes it: float [C_out].
+
+    (That of `torch.norm_except_dim` can differ in the last bit, which could move a weight by a quantisation step.)
+    """
+    return torch._weight_norm_interface(v, v.new_ones(len(v), 1), 0)[1].flatten()
+
+
 def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Return quantised weights ``clamp(round(32 * v * factor) / 32, -4, 254/64)``, rounding half to even.
 

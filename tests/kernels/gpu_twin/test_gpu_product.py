@@ -51,6 +51,19 @@ def test_quantise_agrees_with_the_cpu_twin(device, shape):
     assert (padding == 0).all()
 
 
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"), reason="other processors add in another order"
+)
+@pytest.mark.parametrize("columns", [1, 4, 7, 8, 37, 50, 514])
+def test_norms_equal_those_on_the_cpu_to_the_last_bit(device, columns):
+    v = torch.from_numpy(np.random.default_rng(columns).normal(0, 0.1, (203, columns)).astype(np.float32))
+    v[5] = 0
+    expected = cpu.norms(v)
+    if columns > 50:  # else nothing is tested
+        assert not torch.equal(v.double().norm(dim=1).float(), expected)
+    assert torch.equal(gpu.norms(v.to(device)).cpu(), expected)
+
+
 def test_nan_weights_are_found_by_check(device):
     v = torch.zeros(3, 4)
     v[2, 1] = float("nan")
