@@ -150,7 +150,8 @@ class SpikeMax(torch.nn.Module):
     reduction : {'sum', 'mean'}
         Reduction over the batch (and time steps, with a moving window).
     eps : float
-        Small number added to each rate in mode 'probability'.
+        Small number added to each rate in mode 'probability', in spikes per ms. The gradient of a silent neuron is up
+        to ``1 / eps``: a million by default. A training from scratch mostly needs about 0.01, or it learns nothing.
     """
 
     def __init__(

@@ -691,6 +691,16 @@ def test_a_process_ends_with_the_torchrun_that_started_it():
     assert output == "The torchrun that started this process has ended; this process ends too.\n"
 
 
+def test_a_silent_output_neuron_does_not_drown_the_others_in_spike_max():
+    """Its gradient was a million times as large, so that a training with ``--loss max`` learned nothing."""
+    spikes = torch.full((1, 10, 300), 0.1)
+    spikes[0, 3] = 0
+    spikes.requires_grad_()
+    loop.loss_of(Settings(loss="max"))(spikes, torch.tensor([3])).backward()
+    silent, others = spikes.grad[0, 3].abs().sum(), spikes.grad[0, 4].abs().sum()
+    assert others < silent < 200 * others
+
+
 def test_the_convolutional_network_can_be_chosen():
     assert type(network_of(Settings())) is Network
     net = network_of(Settings(network="cnn", dropout=0.25))

@@ -37,6 +37,9 @@ from .trainer import CapturedTrainer, Trainer
 DEFAULT_OUT = TRAINED / "long"
 #: Minimum seconds between two updates of the derived files. The checkpoint itself is written after every epoch.
 DERIVE_EVERY = 30
+#: Added to the rates in `SpikeMax`, in spikes per ms. With the loss's own default, the gradient of a silent output
+#: neuron is so large that the others do not count, and most trainings learn nothing.
+SILENT = 0.01
 
 
 def run(settings: Settings, resume: bool = False, overwrite: bool = False) -> dict:
@@ -293,7 +296,7 @@ def answers(net: Network, dataset: Dataset | PackedEvents, device: torch.device)
 def loss_of(settings: Settings) -> torch.nn.Module:
     """Return the loss that the settings name; it is summed over a batch."""
     if settings.loss == "max":
-        return SpikeMax(moving_window=settings.window, reduction="sum")
+        return SpikeMax(settings.window, reduction="sum", eps=SILENT)
     return SpikeRate(settings.true_rate, settings.false_rate, settings.window, reduction="sum")
 
 
