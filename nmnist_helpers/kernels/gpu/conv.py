@@ -6,6 +6,8 @@ gathers the tiles that it multiplies. As in `matmul`, spikes and weights are mul
 into two terms of eight bits each. Groups of channels become one matrix of weights with zeros between the groups.
 """
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -134,6 +136,14 @@ def _block(count: int, most: int = FEATURES) -> int:
     return min(most, max(16, triton.next_power_of_2(count)))
 
 
+def _count(*sizes: int) -> int:
+    """Return the number of places or pixels in all time steps, which kernels count with 32 bits."""
+    count, most = math.prod(sizes), 2**31 - PLACES
+    if count > most:
+        raise ValueError(f"convolution: expected at most {most} places in all time steps of a batch, found {count}")
+    return count
+
+
 def _geometry(window: Window) -> dict[str, int]:
     """Return the arguments of all kernels that describe the windows."""
     (height, width), (down, across), (top, left) = window.inputs[1:], window.stride, window.padding
@@ -164,7 +174,7 @@ def conv_product(spikes: Spikes, weights: torch.Tensor, window: Window) -> torch
     """Compute `nmnist_helpers.kernels.reference.conv_product` on a GPU, with weights from the GPU's `quantise`."""
     rows, weights = spikes.rows(torch.uint8, 1), _expand_groups(weights, window)
     (batch, steps, _), (outputs, inner) = rows.shape, weights.shape
-    m, features = batch * steps * window.places, _block(outputs)
+    m, features = _count(batch, steps, window.places), _block(outputs)
     z = torch.empty(batch, steps, window.neurons, dtype=torch.float32, device=rows.device)
     with on(rows):
         product_kernel[(triton.cdiv(m, PLACES), triton.cdiv(outputs, features))](
@@ -179,7 +189,7 @@ def conv_weight_gradient(spikes: Spikes, grad_z: torch.Tensor, window: Window) -
     """Compute `nmnist_helpers.kernels.reference.conv_weight_gradient` on a GPU, summed in a fixed order."""
     rows, terms, groups = spikes.rows(torch.uint8, 1), _two_terms(grad_z), window.groups
     outputs, inner = window.outputs[0], window.inputs[0] * window.kernel[0] * window.kernel[1]
-    m, pixels, features = rows.shape[0] * rows.shape[1] * window.places, _block(inner), _block(outputs)
+    m, pixels, features = _count(*rows.shape[:2], window.places), _block(inner), _block(outputs)
     tiles = triton.cdiv(inner, pixels), triton.cdiv(outputs, features)
     share = triton.cdiv(triton.cdiv(m, max(1, PARTS // (tiles[0] * tiles[1]))), INNER) * INNER
     parts = triton.cdiv(m, share)
@@ -202,7 +212,7 @@ def conv_input_gradient(grad_z: torch.Tensor, weights: torch.Tensor, window: Win
     """
     terms, weights = _two_terms(grad_z), _expand_groups(weights, window)
     (_, batch, steps, _), (inputs, height, width), (down, across) = terms.shape, window.inputs, window.stride
-    m = batch * steps * triton.cdiv(height, down) * triton.cdiv(width, across)
+    m = _count(batch, steps, triton.cdiv(height, down), triton.cdiv(width, across))
     features = _block(inputs)
     found = torch.empty(batch, steps, inputs, height, width, dtype=torch.float32, device=grad_z.device)
     with on(grad_z):
