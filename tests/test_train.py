@@ -301,6 +301,17 @@ def test_delays_and_decays_have_their_own_step_sizes():
     assert set(steps.values()) == {0.01}
 
 
+@pytest.mark.parametrize("factor", [0, 1])
+def test_decays_with_a_step_size_of_zero_keep_their_values(tmp_path, data, factor):
+    start(tmp_path / "run", "--decay-step", factor, "--epochs", 2, "--data", data)
+    tree = load_tree(tmp_path / "run" / "checkpoint.pt")
+    torch.manual_seed(0)
+    before, after = network_of(Settings(**tree["settings"])).state_dict(), tree["net"]
+    learned = {name for name in before if name.startswith("blocks.0") and not torch.equal(before[name], after[name])}
+    assert "blocks.0.synapse.weight_v" in learned
+    assert any("decay" in name for name in learned) == (factor == 1)
+
+
 # -- files of a run
 
 

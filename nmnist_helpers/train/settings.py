@@ -66,6 +66,7 @@ def whole_numbers(text: str) -> tuple[int, ...]:
 
 
 POSITIVE = "a positive number", lambda v: 0 < v < math.inf
+FACTOR = "a number of at least 0", lambda v: 0 <= v < math.inf
 SHARE = "a number of at least 0 and less than 1", lambda v: 0 <= v < 1
 RATE = "a rate in 0..1 spikes per ms", lambda v: 0 <= v <= 1
 TEXT = "a path", lambda v: v is None or len(str(v)) > 0
@@ -92,8 +93,8 @@ class Settings:
     schedule: str = _option(
         "constant", _one_of("constant", "cosine", "onecycle"), "how the step size changes: constant, cosine or onecycle"
     )
-    delay_step: float = _option(1.0, POSITIVE, "step size of delays, as a multiple of --lr")
-    decay_step: float = _option(1.0, POSITIVE, "step size of decays, as a multiple of --lr")
+    delay_step: float = _option(1.0, FACTOR, "step size of delays, as a multiple of --lr; with 0 they do not learn")
+    decay_step: float = _option(1.0, FACTOR, "step size of decays, as a multiple of --lr; with 0 they do not learn")
     average: float = _option(
         0.0, SHARE, "decay of an exponential moving average of the weights, such as 0.999; 0 for no average"
     )
