@@ -150,8 +150,9 @@ class SpikeMax(torch.nn.Module):
     reduction : {'sum', 'mean'}
         Reduction over the batch (and time steps, with a moving window).
     eps : float
-        Small number added to each rate in mode 'probability', in spikes per ms. The gradient of a silent neuron is up
-        to ``1 / eps``: a million by default. A training from scratch mostly needs about 0.01, or it learns nothing.
+        Small number added to each rate in mode 'probability', in spikes per ms. If the neuron of the true class is
+        silent, its gradient is about ``1 / eps``, by default a million. Training from scratch usually fails with the
+        default; 0.01 works.
     """
 
     def __init__(

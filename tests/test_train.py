@@ -702,7 +702,7 @@ def test_a_process_ends_with_the_torchrun_that_started_it():
     assert output == "The torchrun that started this process has ended; this process ends too.\n"
 
 
-def test_a_silent_output_neuron_does_not_drown_the_others_in_spike_max():
+def test_a_silent_true_class_does_not_drown_out_the_others_in_spike_max():
     """Its gradient was a million times as large, so that a training with ``--loss max`` learned nothing."""
     spikes = torch.full((1, 10, 300), 0.1)
     spikes[0, 3] = 0

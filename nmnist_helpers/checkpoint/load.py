@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from ..axon import Delay
+from ..kernels.functions import normalise
 from ..synapse import Conv
 from .archive import CheckpointError, load_tree
 
@@ -165,7 +166,7 @@ def _match_weight_norm(found: dict[str, torch.Tensor], expected: Mapping) -> dic
             direction, length = found.pop(v), found.pop(g)
             length = length.reshape(-1, *[1] * (direction.dim() - 1))
             if direction.dim() and len(length) == len(direction):
-                found[plain] = torch._weight_norm(direction, length, 0)  # the same function as in training
+                found[plain] = normalise(direction, length)  # the same function as in training
         elif name == "weight_v" and plain in found and not {v, g} & found.keys():
             found[v], found[g] = _split_weight(found.pop(plain))
     return found

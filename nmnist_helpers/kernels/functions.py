@@ -203,15 +203,33 @@ class Quantised(NamedTuple):
     norm: torch.Tensor | None
 
 
+class Normalise(torch.autograd.Function):
+    """Scale weights v [C_out, C_in, ...] with norms [C_out, 1, ...] to the lengths g; the norms get no gradient.
+
+    The gradients are those of `nmnist_helpers.kernels.reference.quantise_gradient`.
+    """
+
+    @staticmethod
+    def forward(ctx, v: torch.Tensor, g: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(v, g, norm)
+        return v * (g / norm)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        v, g, norm = ctx.saved_tensors
+        along = (grad * v).flatten(1).sum(1).view_as(g) / norm
+        return g / norm * (grad - v * (along / norm)), along, None
+
+
 def normalise(v: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-    """Scale the weights v [C_out, C_in, ...] to the lengths g [C_out, 1, ...]: the same weights on every device."""
-    if v.device.type == "cpu":
+    """Scale the weights v [C_out, C_in, ...] to the lengths g [C_out, 1, ...], like torch's weight normalisation.
+
+    On a GPU, weights of type float32 equal those on an x86 CPU to the bit.
+    """
+    if v.device.type == "cpu" or v.dtype != torch.float32 or v.dtype != g.dtype:
         return torch._weight_norm(v, g, 0)
-    flat = v.flatten(1)
-    norm = torch.linalg.vector_norm(flat, dim=1)
-    equal = twin(v.device).norms(flat.detach().float().contiguous())
-    norm = norm + (equal - norm).detach()  # the value of `equal` with the gradient of `norm`
-    return v * (g / norm.view_as(g))
+    return Normalise.apply(v, g, twin(v.device).norms(v.detach().flatten(1).contiguous()).view_as(g))
 
 
 def quantise_all(v: torch.Tensor, g: torch.Tensor | None) -> Quantised:

@@ -37,8 +37,8 @@ from .trainer import CapturedTrainer, Trainer
 DEFAULT_OUT = TRAINED / "long"
 #: Minimum seconds between two updates of the derived files. The checkpoint itself is written after every epoch.
 DERIVE_EVERY = 30
-#: Added to the rates in `SpikeMax`, in spikes per ms. With the loss's own default, the gradient of a silent output
-#: neuron is so large that the others do not count, and most trainings learn nothing.
+#: Added to the rates in `SpikeMax`, in spikes per ms. With the loss's own default, the gradient of a true class whose
+#: neuron is silent is so large that the others do not count, and most trainings learn nothing.
 SILENT = 0.01
 
 

@@ -180,16 +180,21 @@ CONVOLUTIONS = {
 @pytest.mark.parametrize(
     "name", ["input gradient", *(pytest.param(name, marks=pytest.mark.slow) for name in list(CONVOLUTIONS)[:2])]
 )
-def test_convolutions_run_on_tensor_cores(capability, name, tmp_path):
+@pytest.mark.parametrize("padded", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_convolutions_run_on_tensor_cores(capability, name, padded, tmp_path):
     kernel, arrays = CONVOLUTIONS[name]
     kinds = {"spikes": "*u8", "weights": "*bf16", "terms": "*bf16", "rest": "i64", "value": "fp32"}
     constants = {
-        "COUNT": 36, "WIDE": 6, "HIGH": 5, "LONG": 5, "PADDED": False, "OPERAND": tl.bfloat16,
+        "COUNT": 36, "WIDE": 6, "HIGH": 5, "LONG": 5, "PADDED": padded, "OPERAND": tl.bfloat16,
         "PLACES": conv.PLACES, "INNER": conv.INNER, "FEATURES": 32, "PIXELS": 64,
     }  # fmt: skip
+    if padded:  # Triton makes arguments that are 1 constants
+        constants |= dict.fromkeys(["down", "across", "top", "left"], 1)
     constants = {n: v for n, v in constants.items() if n in kernel.arg_names}
     signature = {n: "i32" for n in kernel.arg_names} | {n: kinds.get(n, "*fp32") for n in arrays.split()}
-    found = compile_kernel(kernel, capability, signature, constants)
+    found = compile_kernel(
+        kernel, capability, signature, constants, num_warps=8 if "PADDED" in constants and padded else 4
+    )
     assert count(found, r"(wgmma\.mma_async|mma\.sync)\S*\.f32\.bf16\.bf16") > 0
     assert_no_spills(found, tmp_path)
 

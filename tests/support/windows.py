@@ -19,6 +19,8 @@ WINDOWS = {
     "pooling with an edge": Window((3, 5, 6), (3, 3, 3), (2, 2), (2, 2), (0, 0), 3),
     "one place": Window((1, 3, 4), (70, 1, 1), (3, 4), (1, 1), (0, 0)),
     "gaps between": Window((2, 12, 8), (3, 4, 2), (2, 2), (3, 4), (0, 0)),
+    "padded groups of one channel": Window((3, 5, 4), (3, 3, 3), (3, 2), (2, 2), (1, 1), 3),
+    "windows beyond the picture": Window((2, 1, 2), (3, 3, 4), (3, 3), (1, 1), (2, 2)),
 }
 
 

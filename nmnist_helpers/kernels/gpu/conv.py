@@ -14,14 +14,14 @@ import triton.language as tl
 
 from ...spikes import Spikes
 from ..window import Window
-from .launch import on
+from .launch import on, sum_rows
 from .matmul import OPERAND, eight_bits
 
-PLACES = 128  # of a tile, in all time steps; neighbours in memory
-INNER = 32  # length of the partial sums of a tile
-FEATURES = 64  # at most, of a tile
+PLACES = 128  # places in a tile, counted over all time steps; neighbours in memory
+INNER = 32  # terms that a tile adds to its sums at a time
+FEATURES = 64  # at most this many channels in a tile
 SPLIT = 1024  # gradients that a program splits
-PARTS = 1024  # programs that share the sums of a weight gradient; fixed, so that every GPU adds in the same order
+PARTS = 1024  # programs that share the sums of a weight gradient, whatever the number of multiprocessors
 
 
 @triton.jit
@@ -102,7 +102,8 @@ def input_gradient_kernel(
 ):  # fmt: skip
     """Compute the gradients of the pixels at the same position within a stride, one of ``down * across`` positions.
 
-    These pixels lie in windows `down` rows and `across` columns apart, at the same positions in them.
+    Picture the image as divided into blocks of `down` x `across` pixels: a program computes the gradients of the pixels
+    at one position within their blocks.
     """
     v, u = tl.program_id(2) // across, tl.program_id(2) % across
     high, wide = tl.cdiv(height, down), tl.cdiv(width, across)  # such pixels in a column and a row of the picture
@@ -138,10 +139,17 @@ def _block(count: int, most: int = FEATURES) -> int:
 
 def _count(*sizes: int) -> int:
     """Return the number of places or pixels in all time steps, which kernels count with 32 bits."""
-    count, most = math.prod(sizes), 2**31 - PLACES
+    count, most = math.prod(sizes), 2**31 - PARTS * INNER
     if count > most:
         raise ValueError(f"convolution: expected at most {most} places in all time steps of a batch, found {count}")
     return count
+
+
+def _bytes(spikes: Spikes) -> torch.Tensor:
+    """Return spikes as 0/1 bytes [B, T, C] whose time steps are evenly spaced in memory, with adjacent channels."""
+    rows = spikes.rows(torch.uint8, 1)
+    even = rows.stride(2) == 1 and rows.stride(0) == rows.shape[1] * rows.stride(1)
+    return rows if even else rows.contiguous()
 
 
 def _geometry(window: Window) -> dict[str, int]:
@@ -151,6 +159,12 @@ def _geometry(window: Window) -> dict[str, int]:
         "height": height, "width": width, "down": down, "across": across, "top": top, "left": left,
         "COUNT": window.places, "WIDE": window.outputs[2], "HIGH": window.kernel[0], "LONG": window.kernel[1],
     }  # fmt: skip
+
+
+def _padding(window: Window) -> dict[str, int]:
+    """Return whether a kernel must look for pixels outside of the picture; more threads then have enough registers."""
+    padded = any(window.around)
+    return {"PADDED": padded, "num_warps": 8 if padded else 4}
 
 
 def _expand_groups(weights: torch.Tensor, window: Window) -> torch.Tensor:
@@ -172,14 +186,15 @@ def _two_terms(grad_z: torch.Tensor) -> torch.Tensor:
 
 def conv_product(spikes: Spikes, weights: torch.Tensor, window: Window) -> torch.Tensor:
     """Compute `nmnist_helpers.kernels.reference.conv_product` on a GPU, with weights from the GPU's `quantise`."""
-    rows, weights = spikes.rows(torch.uint8, 1), _expand_groups(weights, window)
-    (batch, steps, _), (outputs, inner) = rows.shape, weights.shape
-    m, features = _count(batch, steps, window.places), _block(outputs)
+    batch, _, steps = spikes.shape
+    m, weights = _count(batch, steps, window.places), _expand_groups(weights, window)
+    rows, (outputs, inner) = _bytes(spikes), weights.shape
+    features = _block(outputs)
     z = torch.empty(batch, steps, window.neurons, dtype=torch.float32, device=rows.device)
     with on(rows):
         product_kernel[(triton.cdiv(m, PLACES), triton.cdiv(outputs, features))](
             spikes=rows, weights=weights, z=z, M=m, K=inner, N=outputs, row=rows.stride(1),
-            weight_row=weights.stride(0), value=float(spikes.value), **_geometry(window), PADDED=any(window.around),
+            weight_row=weights.stride(0), value=float(spikes.value), **_geometry(window), **_padding(window),
             OPERAND=OPERAND, PLACES=PLACES, INNER=INNER, FEATURES=features,
         )  # fmt: skip
     return z
@@ -187,9 +202,10 @@ def conv_product(spikes: Spikes, weights: torch.Tensor, window: Window) -> torch
 
 def conv_weight_gradient(spikes: Spikes, grad_z: torch.Tensor, window: Window) -> torch.Tensor:
     """Compute `nmnist_helpers.kernels.reference.conv_weight_gradient` on a GPU, summed in a fixed order."""
-    rows, terms, groups = spikes.rows(torch.uint8, 1), _two_terms(grad_z), window.groups
+    m = _count(*grad_z.shape[:2], window.places)
+    rows, terms, groups = _bytes(spikes), _two_terms(grad_z), window.groups
     outputs, inner = window.outputs[0], window.inputs[0] * window.kernel[0] * window.kernel[1]
-    m, pixels, features = _count(*rows.shape[:2], window.places), _block(inner), _block(outputs)
+    pixels, features = _block(inner), _block(outputs)
     tiles = triton.cdiv(inner, pixels), triton.cdiv(outputs, features)
     share = triton.cdiv(triton.cdiv(m, max(1, PARTS // (tiles[0] * tiles[1]))), INNER) * INNER
     parts = triton.cdiv(m, share)
@@ -198,9 +214,9 @@ def conv_weight_gradient(spikes: Spikes, grad_z: torch.Tensor, window: Window) -
         weight_gradient_kernel[(parts, *tiles)](
             spikes=rows, terms=terms, out=found, M=m, K=inner, N=outputs, row=rows.stride(1),
             grad_row=terms.stride(2), rest=terms.stride(0), share=share, **_geometry(window),
-            PADDED=any(window.around), OPERAND=OPERAND, FEATURES=features, INNER=INNER, PIXELS=pixels,
+            **_padding(window), OPERAND=OPERAND, FEATURES=features, INNER=INNER, PIXELS=pixels,
         )  # fmt: skip
-    whole = found.sum(0) * spikes.value
+    whole = sum_rows(found.flatten(1), spikes.value).view(outputs, inner)
     blocks = whole.unflatten(1, (groups, -1)).unflatten(0, (groups, -1))
     return torch.stack([blocks[group, :, group] for group in range(groups)]).flatten(0, 1)
 

@@ -1,4 +1,4 @@
-"""The dense product of all GPU kernels, on tensor cores: bfloat16 times bfloat16, summed in float32.
+"""The products of dense layers on tensor cores of a GPU: bfloat16 times bfloat16, summed in float32.
 
 Spikes (0 or 1) and quantised weights (multiples of 1/32 with eight significant bits) are exact in bfloat16. The
 product of two of them is exact in float32, and so is every partial sum of a layer, a multiple of 1/32 far below

@@ -103,7 +103,7 @@ def norms(v: torch.Tensor) -> torch.Tensor:
             norm_kernel[(triton.cdiv(rows, 4),)](
                 v=v, out=squares, N=rows, C=columns, ROWS=4, LANES=LANES, STAGES=16, num_warps=1, enable_fp_fusion=False
             )
-    return squares.double().sqrt().float()  # rounded correctly, unlike some square roots of float32 numbers
+    return squares.double().sqrt().float()  # correctly rounded; a square root in float32 can be off in the last bit
 
 
 def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from support.oracles import assert_close
 
 from nmnist_helpers.kernels import cpu, gpu
 from nmnist_helpers.kernels.common import Axon, Membrane, State, Surrogate
+from nmnist_helpers.kernels.functions import Normalise
 from nmnist_helpers.kernels.gpu import matmul as matmul_module
 from nmnist_helpers.kernels.gpu.weight import padded
 from nmnist_helpers.spikes import DenseSpikes, Spikes
@@ -51,17 +52,32 @@ def test_quantise_agrees_with_the_cpu_twin(device, shape):
     assert (padding == 0).all()
 
 
+def scaled_by_gpu_norms(v, g):
+    return Normalise.apply(v, g, gpu.norms(v.detach()).view_as(g))
+
+
 @pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"), reason="other processors add in another order"
 )
-@pytest.mark.parametrize("columns", [1, 4, 7, 8, 37, 50, 514])
+@pytest.mark.parametrize("columns", [1, 4, 7, 8, 37, 50, 514, 2312])
 def test_norms_equal_those_on_the_cpu_to_the_last_bit(device, columns):
-    v = torch.from_numpy(np.random.default_rng(columns).normal(0, 0.1, (203, columns)).astype(np.float32))
+    v = torch.from_numpy(np.random.default_rng(columns).normal(0, 0.1, (40, columns)).astype(np.float32))
     v[5] = 0
     expected = cpu.norms(v)
     if columns > 50:  # else nothing is tested
         assert not torch.equal(v.double().norm(dim=1).float(), expected)
     assert torch.equal(gpu.norms(v.to(device)).cpu(), expected)
+
+    g = torch.from_numpy(np.random.default_rng(0).uniform(0.5, 2, (40, 1)).astype(np.float32))
+    pairs = []
+    for scale, where in ((lambda v, g: torch._weight_norm(v, g, 0), "cpu"), (scaled_by_gpu_norms, device)):
+        inputs = [x.to(where).requires_grad_() for x in (v[6:], g[6:])]
+        weights = scale(*inputs)
+        (weights * torch.arange(columns, device=where)).sum().backward()
+        pairs.append([x.detach().cpu() for x in (weights, inputs[0].grad, inputs[1].grad)])
+    assert torch.equal(pairs[0][0], pairs[1][0])
+    for wanted, found in zip(pairs[0][1:], pairs[1][1:], strict=True):
+        assert_close(found, wanted)
 
 
 def test_nan_weights_are_found_by_check(device):
