@@ -225,7 +225,7 @@ class Normalise(torch.autograd.Function):
 def normalise(v: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     """Scale the weights v [C_out, C_in, ...] to the lengths g [C_out, 1, ...], like torch's weight normalisation.
 
-    On a GPU, weights of type float32 equal those on an x86 CPU to the bit.
+    On a GPU with Triton, weights of type float32 equal those on an x86 CPU to the bit.
     """
     if v.device.type == "cpu" or v.dtype != torch.float32 or v.dtype != g.dtype:
         return torch._weight_norm(v, g, 0)

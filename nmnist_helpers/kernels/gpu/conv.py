@@ -19,7 +19,7 @@ from .matmul import OPERAND, eight_bits
 
 PLACES = 128  # places in a tile, counted over all time steps; neighbours in memory
 INNER = 32  # terms that a tile adds to its sums at a time
-FEATURES = 64  # at most this many channels in a tile
+FEATURES = 64  # at most this many channels or pixels in a tile
 SPLIT = 1024  # gradients that a program splits
 PARTS = 1024  # programs that share the sums of a weight gradient, whatever the number of multiprocessors
 
@@ -102,7 +102,7 @@ def input_gradient_kernel(
 ):  # fmt: skip
     """Compute the gradients of the pixels at the same position within a stride, one of ``down * across`` positions.
 
-    Picture the image as divided into blocks of `down` x `across` pixels: a program computes the gradients of the pixels
+    Imagine the picture divided into blocks of `down` x `across` pixels: a program computes the gradients of the pixels
     at one position within their blocks.
     """
     v, u = tl.program_id(2) // across, tl.program_id(2) % across
@@ -132,9 +132,9 @@ def input_gradient_kernel(
     tl.store(at, total, mask=(n < N)[:, None] & ((m < M) & (y < height) & (x < width))[None, :])
 
 
-def _block(count: int, most: int = FEATURES) -> int:
-    """Return the size of a tile along an axis of `count` elements; tensor cores need at least 16."""
-    return min(most, max(16, triton.next_power_of_2(count)))
+def _block(count: int) -> int:
+    """Return the size of a tile along an axis of `count` channels or pixels; tensor cores need at least 16."""
+    return min(FEATURES, max(16, triton.next_power_of_2(count)))
 
 
 def _count(*sizes: int) -> int:
