@@ -18,6 +18,7 @@ from . import backend
 from .common import Axon, Membrane, Needs, OutputGradients, State, raise_not_a_number
 from .constants import DECAY_SCALE
 from .reference.axon import delay_gradient, shift_rows
+from .reference.product import normalise_gradient
 from .window import Window
 
 
@@ -204,10 +205,7 @@ class Quantised(NamedTuple):
 
 
 class Normalise(torch.autograd.Function):
-    """Scale weights v [C_out, C_in, ...] with norms [C_out, 1, ...] to the lengths g; the norms get no gradient.
-
-    The gradients are those of `nmnist_helpers.kernels.reference.quantise_gradient`.
-    """
+    """Scale weights v [C_out, C_in, ...] with norms [C_out, 1, ...] to the lengths g; the norms get no gradient."""
 
     @staticmethod
     def forward(ctx, v: torch.Tensor, g: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
@@ -218,8 +216,9 @@ class Normalise(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         v, g, norm = ctx.saved_tensors
-        along = (grad * v).flatten(1).sum(1).view_as(g) / norm
-        return g / norm * (grad - v * (along / norm)), along, None
+        factor = (g / norm).flatten()
+        grad_v, grad_g = normalise_gradient(v.flatten(1), factor, norm.flatten(), grad.flatten(1))
+        return grad_v.view_as(v), grad_g.view_as(g), None
 
 
 def normalise(v: torch.Tensor, g: torch.Tensor) -> torch.Tensor:

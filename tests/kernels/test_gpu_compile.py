@@ -21,6 +21,7 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from nmnist_helpers.data import binning_gpu as raster  # noqa: E402
 from nmnist_helpers.kernels.gpu import axon, conv, integers, launch, matmul, neuron, weight  # noqa: E402
+from nmnist_helpers.kernels.window import Window  # noqa: E402
 
 # The shapes between the smallest and the largest test little that is new, so they are marked as slow.
 SHAPES = [shape for _, shape in launch.SHAPES]
@@ -168,7 +169,7 @@ def test_products_run_on_tensor_cores(capability, name, size, tmp_path):
     assert_no_spills(kernel, tmp_path)
 
 
-# The second layer of the convolutional network: 16 channels of 15 x 15 pixels, kernels of 5 x 5, stride 2.
+LAYER = Window((16, 15, 15), (32, 6, 6), (5, 5), (2, 2), (0, 0))
 CONVOLUTIONS = {
     "product": (conv.product_kernel, "spikes weights z value"),
     "weight gradient": (conv.weight_gradient_kernel, "spikes terms out rest"),
@@ -184,17 +185,14 @@ CONVOLUTIONS = {
 def test_convolutions_run_on_tensor_cores(capability, name, padded, tmp_path):
     kernel, arrays = CONVOLUTIONS[name]
     kinds = {"spikes": "*u8", "weights": "*bf16", "terms": "*bf16", "rest": "i64", "value": "fp32"}
-    constants = {
-        "COUNT": 36, "WIDE": 6, "HIGH": 5, "LONG": 5, "PADDED": padded, "OPERAND": tl.bfloat16,
-        "PLACES": conv.PLACES, "INNER": conv.INNER, "FEATURES": 32, "PIXELS": 64,
-    }  # fmt: skip
-    if padded:  # Triton makes arguments that are 1 constants
-        constants |= dict.fromkeys(["down", "across", "top", "left"], 1)
-    constants = {n: v for n, v in constants.items() if n in kernel.arg_names}
+    window = Window((16, 15, 15), (32, 13, 13), (5, 5), (1, 1), (1, 1)) if padded else LAYER
+    constants = conv._geometry(window) | conv._padding(window)
+    constants |= {"OPERAND": tl.bfloat16, "PLACES": conv.PLACES, "INNER": conv.INNER, "FEATURES": 32, "PIXELS": 64}
+    # constants in upper case, and, as Triton makes them, arguments that are 1
+    constants = {n: v for n, v in constants.items() if n in kernel.arg_names and (n.isupper() or v == 1)}
     signature = {n: "i32" for n in kernel.arg_names} | {n: kinds.get(n, "*fp32") for n in arrays.split()}
-    found = compile_kernel(
-        kernel, capability, signature, constants, num_warps=8 if "PADDED" in constants and padded else 4
-    )
+    warps = {"num_warps": conv._padding(window)["num_warps"]} if "PADDED" in constants else {}
+    found = compile_kernel(kernel, capability, signature, constants, **warps)
     assert count(found, r"(wgmma\.mma_async|mma\.sync)\S*\.f32\.bf16\.bf16") > 0
     assert_no_spills(found, tmp_path)
 

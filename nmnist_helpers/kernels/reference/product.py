@@ -51,9 +51,6 @@ def quantise_gradient(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Compute the gradients of v and g: straight through the rounding, zero outside the clamp.
 
-    With ``w = g v / ||v||``: ``dL/dg = <dL/dw, v> / ||v||`` and
-    ``dL/dv = g / ||v|| * (dL/dw - v <dL/dw, v> / ||v||**2)`` (Salimans and Kingma, 2016, equation 3).
-
     Parameters
     ----------
     v, factor
@@ -72,6 +69,17 @@ def quantise_gradient(
     grad = torch.where((steps >= LOWEST_STEP) & (steps <= HIGHEST_STEP), grad, 0.0)
     if norm is None:
         return grad, None
+    return normalise_gradient(v, factor, norm, grad)
+
+
+def normalise_gradient(
+    v: torch.Tensor, factor: torch.Tensor, norm: torch.Tensor, grad: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the gradients of v [C_out, C_in] and g [C_out] from `grad`, that of ``w = g v / ||v||``.
+
+    ``dL/dg = <dL/dw, v> / ||v||`` and ``dL/dv = g / ||v|| * (dL/dw - v <dL/dw, v> / ||v||**2)`` (Salimans and Kingma,
+    2016, equation 3); `factor` is ``g / ||v||``, `norm` is ``||v||``.
+    """
     along = (grad * v).sum(1)
     return factor[:, None] * (grad - v * (along / norm**2)[:, None]), along / norm
 
