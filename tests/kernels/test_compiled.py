@@ -1,5 +1,6 @@
 """Test how compiled kernels are stored and reported, and how kernels run in threads and forked processes."""
 
+import gc
 import os
 import shutil
 import threading
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from numba import types
+from numba.extending import intrinsic
 from support.processes import python
 
 import nmnist_helpers
@@ -170,6 +173,30 @@ if hasattr(os, "fork"):
 def settings_and_forks() -> list[str]:
     """Run SETTINGS_AND_FORKS; return lines on Numba's settings and on children forked before and after a kernel."""
     return run(SETTINGS_AND_FORKS)[0].splitlines()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_garbage_is_collected_while_a_kernel_compiles(enabled):
+    seen = []
+
+    @intrinsic
+    def look(typingctx):
+        seen.append(gc.isenabled())
+        return types.int64(), lambda context, builder, signature, arguments: context.get_constant(types.int64, 1)
+
+    @compiled.njit()
+    def kernel():
+        return look()
+
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        assert kernel() == 1
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert seen
+    assert not any(seen)
 
 
 @pytest.mark.slow
