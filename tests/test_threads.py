@@ -189,7 +189,7 @@ def test_more_threads_than_processors_where_other_programs_run(
     processors, threads, quota, running, expected, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(crew.os, "sched_getaffinity", lambda _: set(range(processors)))
-    monkeypatch.setattr(crew.os, "cpu_count", lambda: processors)
+    monkeypatch.setattr(crew, "PROCESSORS", processors)
     monkeypatch.setattr(crew.numba, "get_num_threads", lambda: threads)
     monkeypatch.setattr(crew, "LOAD", tmp_path / "loadavg")
     some = crew.Crew()
