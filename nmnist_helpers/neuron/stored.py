@@ -1,5 +1,6 @@
 """Storage of a neuron: its decays, in units that suit an optimiser, and its state, as integers."""
 
+import sys
 from typing import cast
 
 import torch
@@ -15,6 +16,8 @@ from .units import InUnits
 DECAY_UNIT = DECAY_SCALE // 4
 #: Public name of each decay -> name of the parameter that stores it.
 DECAYS = {"current_decay": "scaled_current_decay", "voltage_decay": "scaled_voltage_decay"}
+#: torch's module that assigns to attributes for a single call, and afterwards assigns what it had read from them before.
+FUNCTIONAL_CALL = "torch.nn.utils._named_member_accessor"
 #: Public name of each state -> name of the buffer that stores it, as integers.
 STATES = {"current_state": "current_units", "voltage_state": "voltage_units"}
 
@@ -66,6 +69,11 @@ class NeuronStorage(torch.nn.Module):
 
     def __setattr__(self, name: str, value) -> None:
         if name in DECAYS:
+            if sys._getframe(1).f_globals.get("__name__") == FUNCTIONAL_CALL:
+                raise ValueError(
+                    f"functional_call: expected the names of named_parameters(), such as {DECAYS[name]}, found {name},"
+                    " a name of state_dict(): only parameters can be replaced for a single call"
+                )
             with torch.no_grad():
                 getattr(self, DECAYS[name]).copy_(torch.as_tensor(value) / DECAY_UNIT)
         elif name in STATES:
@@ -77,8 +85,9 @@ class NeuronStorage(torch.nn.Module):
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name, stored in DECAYS.items():
-            owner = destination.pop(prefix + stored)
-            destination[prefix + name] = InUnits.of(owner, DECAY_UNIT)
+            owner = destination.pop(prefix + stored, None)
+            if owner is not None:  # None if it is parametrised
+                destination[prefix + name] = InUnits.of(owner, DECAY_UNIT)
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
         for name, stored in DECAYS.items():

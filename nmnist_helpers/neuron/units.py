@@ -1,16 +1,19 @@
 """A tensor that is read and written in other units than those in which it is stored."""
 
-import torch
+from typing import Any
 
-_WRITES = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
+import numpy as np
+import torch
 
 
 class InUnits(torch.Tensor):
     """A tensor whose values are `owner` times `unit`, and whose in-place changes are written back to `owner`.
 
-    It can be used in computations like any tensor, and gradients flow through it to `owner`. In-place changes
-    (``fill_``, ``x[0] = ...``, ``x.data.clamp_()``) and assignments to ``x.grad`` and ``x.requires_grad`` apply to
-    `owner` too, so programs that expect a parameter in these units keep working. Copies and pickles are plain tensors.
+    It can be used in computations like any tensor: its values are always those that `owner` has at that time, and
+    gradients flow through it to `owner`. In-place changes, also through slices and other views of it, apply to `owner`
+    (``fill_``, ``x[0] = ...``, ``x.data[:2].clamp_()``), and so do assignments to ``x.grad`` and ``x.requires_grad``
+    and hooks on its gradient. So programs that expect a parameter in these units keep working. Copies and pickles are
+    plain tensors, and the array that ``numpy()`` returns can only be read.
 
     Examples
     --------
@@ -22,58 +25,123 @@ class InUnits(torch.Tensor):
 
     owner: torch.Tensor
     unit: float
-    version: int  # the owner's number of changes when the view's own numbers were computed
 
     @classmethod
     def of(cls, owner: torch.Tensor, unit: float) -> "InUnits":
         """Return `owner` times `unit` as a view that writes back."""
         view = (owner * unit).as_subclass(cls)
-        view.owner, view.unit, view.version = owner, unit, owner._version
+        view.owner, view.unit = owner, unit
         return view
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():
-            name = func.__name__
-            writes = name in _WRITES or "out" in kwargs or (name[-1] == "_" and name[-2] != "_")
-            if not args or not isinstance(args[0], cls):
-                result = func(*args, **kwargs)
-                if writes:
-                    for view in (*args, *kwargs.values()):
-                        if isinstance(view, cls):
-                            view._write(view)
+            if func is torch.autograd.grad:
+                return _gradients(*args, **kwargs)
+            if args and isinstance(args[0], cls) and func in _OF_OWNER:
+                return _OF_OWNER[func](args[0], *(_now(x) for x in args[1:]), **kwargs)
+            current: dict[int, tuple[InUnits, torch.Tensor]] = {}  # id of each view -> the view, its present values
+            result = func(*_replace(args, current), **_replace(kwargs, current))
+            for view, values in current.values():
+                if values._version:  # changed in place
+                    view._write(values)
+                if result is values:
+                    return view
+            if len(current) != 1:
                 return result
-            view, rest = args[0], args[1:]
-            owner, unit = view.owner, view.unit
-            if func == torch.Tensor.requires_grad.__get__:
-                return owner.requires_grad
-            if func == torch.Tensor.grad.__get__:
-                return None if owner.grad is None else owner.grad / unit
-            if func in (torch.Tensor.grad.__set__, torch.Tensor.grad.__delete__):
-                owner.grad = rest[0] * unit if rest and rest[0] is not None else None
-                return None
-            if func in (torch.Tensor.requires_grad.__set__, torch.Tensor.requires_grad_):
-                owner.requires_grad_(*rest, **kwargs)
-                return view
-            if func in (torch.Tensor.data.__get__, torch.Tensor.detach):
-                return cls.of(owner.detach(), unit)
-            if func == torch.Tensor.data.__set__:
-                return view._write(rest[0])
-            unchanged = owner._version == view.version
-            plain = view.as_subclass(torch.Tensor) if unchanged else owner * unit
-            result = func(plain, *rest, **kwargs)
-            return view._write(plain) if writes else result
+            [(view, values)] = current.values()
+            if isinstance(result, np.ndarray):
+                result.flags.writeable = False  # changes would be lost
+            elif any(_is_view(part, values) for part in _parts(result)):  # make the same view of the owner
+                known = {id(view): (view, view.owner)}
+                owned = func(*_replace(args, known), **_replace(kwargs, known))
+                views = [
+                    cls.of(ours, view.unit) if _is_view(part, values) else part
+                    for part, ours in zip(_parts(result), _parts(owned), strict=True)
+                ]
+                return views[0] if isinstance(result, torch.Tensor) else type(result)(views)
+            return result
 
     def __deepcopy__(self, memo: dict) -> torch.Tensor:
-        # torch's own method would run on a temporary tensor (`plain` in `__torch_function__`) and register the copy
+        # torch's own method would run on a temporary tensor (`current` in `__torch_function__`) and register the copy
         # under its address, which another view may get next.
         copied = self.owner.detach() * self.unit
         return copied.requires_grad_(self.owner.requires_grad and self.owner.is_leaf)
 
     @torch.no_grad()
-    def _write(self, values: torch.Tensor) -> "InUnits":
+    def _write(self, values: torch.Tensor) -> None:
         """Write new values, in this view's units, back to `owner`."""
-        stored = values.as_subclass(torch.Tensor) / self.unit
+        stored = values / self.unit
         self.owner.copy_(stored if self.owner.is_floating_point() else stored.round())
+
+    def _set_grad(self, grad: torch.Tensor | None = None) -> None:
+        self.owner.grad = None if grad is None else grad * self.unit
+
+    def _set_requires_grad(self, requires_grad: bool = True) -> "InUnits":
+        self.owner.requires_grad_(requires_grad)
         return self
+
+    def _hook(self, hook) -> Any:
+        def in_units(grad):  # a gradient is in the inverse unit
+            changed = hook(grad / self.unit)
+            return None if changed is None else changed * self.unit
+
+        return self.owner.register_hook(in_units)
+
+
+def _now(x):
+    """Return the present values of a view as a plain tensor, and anything else as it is."""
+    if not isinstance(x, InUnits):
+        return x
+    with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled()):
+        return x.owner * x.unit  # not an inference tensor, so that it counts its changes
+
+
+def _replace(x, current: dict):
+    """Replace views by their present values in `x` and in the lists, tuples and dicts that it consists of."""
+    if isinstance(x, InUnits):
+        return current.setdefault(id(x), (x, _now(x)))[1]
+    if isinstance(x, dict):
+        return {key: _replace(value, current) for key, value in x.items()}
+    if type(x) in (list, tuple):
+        return type(x)(_replace(value, current) for value in x)
+    return x
+
+
+def _parts(result) -> list:
+    return list(result) if isinstance(result, tuple | list) else [result]
+
+
+def _is_view(part, values: torch.Tensor) -> bool:
+    """Return whether `part` is a view of `values` with the same kind of numbers."""
+    return isinstance(part, torch.Tensor) and part._base is values and part.dtype == values.dtype
+
+
+def _gradients(outputs, inputs, *args, **kwargs) -> tuple:
+    """Compute ``torch.autograd.grad`` with respect to inputs some of which are views."""
+    inputs = _parts(inputs)
+    owners = [x.owner if isinstance(x, InUnits) else x for x in inputs]
+    grads = torch.autograd.grad(_replace(outputs, {}), owners, *args, **kwargs)
+    return tuple(
+        grad / x.unit if isinstance(x, InUnits) and grad is not None else grad
+        for grad, x in zip(grads, inputs, strict=True)
+    )
+
+
+#: Functions that concern the owner rather than the numbers.
+_OF_OWNER: dict[Any, Any] = {
+    torch.Tensor.requires_grad.__get__: lambda view: view.owner.requires_grad,
+    torch.Tensor.requires_grad.__set__: InUnits._set_requires_grad,
+    torch.Tensor.requires_grad_: InUnits._set_requires_grad,
+    torch.Tensor.grad.__get__: lambda view: (
+        None if view.owner.grad is None else InUnits.of(view.owner.grad, 1 / view.unit)
+    ),
+    torch.Tensor.grad.__set__: InUnits._set_grad,
+    torch.Tensor.grad.__delete__: InUnits._set_grad,
+    torch.Tensor.data.__get__: lambda view: InUnits.of(view.owner.detach(), view.unit),
+    torch.Tensor.data.__set__: InUnits._write,
+    torch.Tensor.detach: lambda view: InUnits.of(view.owner.detach(), view.unit),
+    torch.Tensor.register_hook: InUnits._hook,
+}
+

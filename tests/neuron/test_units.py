@@ -52,6 +52,11 @@ def test_a_state_dict_loads_what_lava_dl_saved(assign):
     lambda n: n.current_decay.detach().copy_(torch.tensor([512.0])),
     lambda n: torch.nn.init.constant_(n.current_decay, 512),
     lambda n: n.state_dict()["current_decay"].copy_(torch.tensor([512.0])),
+    lambda n: n.current_decay.data[:1].fill_(512),
+    lambda n: n.current_decay.data.view(-1).__setitem__(0, 512),
+    lambda n: n.current_decay.data.split(1)[0].mul_(0.5),
+    lambda n: torch._foreach_mul_([n.current_decay.data], 0.5),
+    lambda n: torch.mul(torch.tensor([256.0]), 2, out=n.current_decay.data),
 ])  # fmt: skip
 def test_every_way_to_write_a_decay_changes_it(write):
     n = neuron()
@@ -72,9 +77,75 @@ def test_a_view_follows_its_owner():
     assert neuron.current_decay.item() == pytest.approx(1024 - 102.4)
 
 
+@pytest.mark.parametrize("read", [
+    lambda decay: torch.zeros(1).copy_(decay),
+    lambda decay: torch.zeros(1).add_(decay),
+    lambda decay: torch.zeros(1).mul_(0.5).add_(decay, alpha=1.0),
+    lambda decay: torch.stack([decay])[0],
+    lambda decay: torch.maximum(torch.zeros(1), decay),
+    lambda decay: torch.add(torch.zeros(1), decay, out=torch.zeros(1)),
+    lambda decay: torch._foreach_add([torch.zeros(1)], [decay])[0],
+])  # fmt: skip
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_reading_a_view_that_was_taken_earlier_gives_new_values_and_changes_nothing(read, mode):
+    """It was written back with its old values if a function changed another argument in place."""
+    n = neuron()
+    decay = n.current_decay
+    n.scaled_current_decay.data.fill_(0.5)
+    with mode():
+        assert read(decay).item() == 512
+    assert n.current_decay.item() == 512
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_view_can_be_changed_in_place_in_either_mode(mode):
+    n = neuron()
+    with mode():
+        n.current_decay.mul_(0.5)
+        n.voltage_decay.data[0] = 7
+    assert (n.current_decay.item(), n.voltage_decay.item()) == (512, 7)
+
+
+def test_changes_that_would_be_lost_raise():
+    array = neuron().current_decay.detach().numpy()
+    with pytest.raises(ValueError, match="read-only"):
+        array[:] = 5
+    model, other = neuron(), neuron()
+    other.current_decay = 5
+    with pytest.raises(ValueError, match="expected the names of named_parameters.*found current_decay"):
+        torch.func.functional_call(model, other.state_dict(), (torch.zeros(1, 1, 4),))
+    assert model.current_decay.item() == 1024
+    torch.func.functional_call(model, dict(other.named_parameters()), (torch.zeros(1, 1, 4),))
+    assert model.current_decay.item() == 1024
+
+
+def test_gradients_can_be_changed_in_place_and_have_hooks():
+    n = neuron()
+    n.current_decay.register_hook(lambda grad: grad + 1)
+    (3 * n.current_decay).sum().backward()
+    assert n.current_decay.grad.item() == 4
+    torch.nn.utils.clip_grad_norm_([n.current_decay], 2)
+    assert n.scaled_current_decay.grad.item() == pytest.approx(2 * 1024)
+    n.current_decay.grad[:1].mul_(0.5)
+    assert n.scaled_current_decay.grad.item() == pytest.approx(1024)
+    n.current_decay.grad.zero_()
+    assert n.scaled_current_decay.grad.item() == 0
+
+
+def test_the_state_of_a_parametrised_decay_can_be_saved():
+    n = neuron()
+    torch.nn.utils.parametrize.register_parametrization(n, "scaled_current_decay", torch.nn.Identity())
+    n(torch.zeros(1, 1, 4))
+    state = n.state_dict()
+    assert state["parametrizations.scaled_current_decay.original"].item() == 1
+    assert state["voltage_decay"].item() == n.voltage_decay.item() > 0
+
+
 def test_gradients_with_respect_to_a_view():
     view = Neuron(1.25, 0.25, 0.03, requires_grad=True).current_decay
     assert torch.autograd.grad((3 * view).sum(), view)[0].item() == 3
+    other = torch.ones(1, requires_grad=True)
+    assert [grad.item() for grad in torch.autograd.grad((other * view).sum(), [view, other])] == [1, 1024]
     with torch.no_grad():
         assert view.requires_grad
 
