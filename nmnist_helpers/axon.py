@@ -85,7 +85,8 @@ class Delay(torch.nn.Module):
     def draw(self, channels: int) -> None:
         """Draw initial delays for `channels` channels; a single delay that is there already is kept for one channel."""
         if self.delay.numel() != channels:
-            self.delay.data = torch.rand(channels).to(self.delay)  # in place, so that an optimiser keeps the parameter
+            with torch.inference_mode(False):  # delays that are drawn in inference mode could not learn later
+                self.delay.data = torch.rand(channels).to(self.delay)  # in place: an optimiser keeps the parameter
         self.sized = True
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
@@ -102,9 +103,16 @@ class Delay(torch.nn.Module):
             self.delay.clamp_(0, self.max_delay)
 
     def steps(self) -> torch.Tensor:
-        """Return the clamped delays in time steps, not yet rounded down, with gradients."""
+        """Return the clamped delays in time steps, not yet rounded down, with gradients.
+
+        In training mode, the stored delays are clamped too.
+        """
         if self.training:
             self.clamp()
+        return self.in_steps()
+
+    def in_steps(self) -> torch.Tensor:
+        """Return what `steps` returns, and leave the stored delays as they are."""
         stored = self.delay.detach()
         clamped = stored.clamp(0, self.max_delay) + (self.delay - stored)  # the second term only passes the gradient
         if self.sampling_time != 1:

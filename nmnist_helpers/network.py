@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from . import block
@@ -64,7 +65,7 @@ class Network(NoScript, torch.nn.Module):
         super().__init__()
         params = {**NEURON_PARAMS, **(neuron_params or {})}
         with_dropout = {**params, "dropout": Dropout(p=dropout)}
-        sizes = [inputs, *((hidden,) if isinstance(hidden, int) else hidden)]
+        sizes: list[Any] = [inputs, *([hidden] if np.ndim(hidden) == 0 else cast(Sequence, hidden))]
         self.blocks = torch.nn.ModuleList(
             block.cuba.Dense(with_dropout, before, after, weight_norm=True, delay=True)
             for before, after in zip(sizes, sizes[1:], strict=False)

@@ -44,7 +44,7 @@ class Synapse(torch.nn.Module):
 
     def __getattr__(self, name: str):
         if name == "weight" and self.__dict__.get("weight_norm_enabled"):
-            return normalise(self.weight_v, self.weight_g)
+            return normalise(_single(self.weight_v), _single(self.weight_g))
         return super().__getattr__(name)
 
     @property
@@ -83,14 +83,18 @@ class Synapse(torch.nn.Module):
     def disable_weight_norm(self) -> None:
         """Merge length and direction into `weight`."""
         if self.weight_norm_enabled:
-            w, learns = self.weight.detach(), self.weight_v.requires_grad
+            w, learns = self.weight.detach().to(self.weight_v.dtype), self.weight_v.requires_grad
             del self.weight_g, self.weight_v
             self.weight_norm_enabled = False
             self.weight = torch.nn.Parameter(w, requires_grad=learns)
 
     def hooked_weight(self) -> torch.Tensor:
-        """Return the weights for the product: normalised, masked and passed through the hook, with gradients."""
-        weight = self.weight if self.mask_fx is None else self.mask_fx(self.weight)
+        """Return the weights for the product: normalised, masked and passed through the hook, with gradients.
+
+        They are float32 even if the parameters have 16 bits, because sums of 16-bit numbers would not be exact.
+        """
+        weight = _single(self.weight)
+        weight = weight if self.mask_fx is None else self.mask_fx(weight)
         return weight if self.pre_hook_fx is None else self.pre_hook_fx(weight)
 
     @torch.no_grad()
@@ -167,6 +171,11 @@ class Dense(Synapse):
 
     def extra_repr(self) -> str:
         return f"{self.in_neurons}, {self.out_channels}, weight_norm={self.weight_norm_enabled}"
+
+
+def _single(parameter: torch.Tensor) -> torch.Tensor:
+    """Return a parameter of a 16-bit type as float32, in which layers compute."""
+    return parameter.float() if parameter.dtype in (torch.float16, torch.bfloat16) else parameter
 
 
 def _check_not_empty(shape: tuple[int, ...]) -> None:

@@ -3,7 +3,16 @@
 import functools
 from collections.abc import Callable
 
+import numpy as np
 import torch
+
+
+def as_array(values) -> np.ndarray:
+    """Return a tensor of any device and type, or anything like an array, as a NumPy array."""
+    if not isinstance(values, torch.Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # NumPy has no bfloat16
 
 
 def hooked(module: object) -> bool:
@@ -48,8 +57,11 @@ def exact(forward: Callable) -> Callable:
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
             return torch.compiler.disable(forward)(self, *args, **kwargs)
         refuse(type(self).__name__)
-        device = getattr((*args, *kwargs.values(), None)[0], "device", None)
-        if device is None or not torch.is_autocast_enabled(device.type):
+        values = (*args, *kwargs.values(), None)[0]
+        device = getattr(values, "device", None)
+        if not isinstance(device, torch.device):
+            raise TypeError(f"{type(self).__name__}: expected a tensor or Spikes, found {type(values).__name__}")
+        if not torch.is_autocast_enabled(device.type):
             return forward(self, *args, **kwargs)
         with torch.autocast(device.type, enabled=False):
             return forward(self, *args, **kwargs)

@@ -217,3 +217,12 @@ def test_a_delay_without_a_size_keeps_loaded_values():
     assert torch.equal(layer(torch.eye(6)[:1].expand(1, 2, 6)), torch.eye(6)[[3, 0]][None])
     with pytest.raises(ValueError, match=r"with C = any, found \[2, 3\]"):
         axon.Delay()(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_delays_drawn_at_a_first_input_without_gradients_can_learn_later(mode):
+    layer, x = axon.Delay(), signal((2, 5, 9))
+    with mode():
+        layer(x)
+    layer(x).square().sum().backward()
+    assert layer.delay.grad.any()

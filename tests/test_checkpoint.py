@@ -451,3 +451,12 @@ def test_a_damaged_tree_is_refused_or_unchanged(tmp_path):
         (tmp_path / "b.pt").write_bytes(data[:length])
         with pytest.raises(CheckpointError):
             load_tree(tmp_path / "b.pt")
+
+
+def test_prefixes_of_wrapped_networks_are_ignored(tmp_path):
+    net = network()
+    averaged = torch.optim.swa_utils.AveragedModel(net)
+    states = [averaged.state_dict(), {f"module._orig_mod.{name}": value for name, value in net.state_dict().items()}]
+    for state in states:
+        other = load_checkpoint(save_state(tmp_path, state), network())
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in net.state_dict().items())

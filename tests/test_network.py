@@ -4,11 +4,12 @@ import copy
 import gc
 import threading
 
+import numpy as np
 import pytest
 import torch
 from support.neurons import sample
 
-from nmnist_helpers import ConvNetwork, Network, Spikes, kernels
+from nmnist_helpers import ConvNetwork, Network, Spikes, kernels, netx
 from nmnist_helpers.network import _Freezer
 
 
@@ -105,3 +106,33 @@ def test_a_frozen_network_rounds_its_weights_once_and_thaws(monkeypatch):
         with torch.no_grad():
             thawed.blocks[2].synapse.weight_g *= -1
             assert not torch.equal(thawed(events), first)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("make", [dense_network, conv_network])
+def test_networks_of_16_bits_compute_their_export_in_every_path(make, kind, tmp_path):
+    torch.manual_seed(0)
+    net, spikes = make()
+    net.to(kind).eval()
+    assert "iDecay=1024" in repr(net)
+    with torch.no_grad():
+        expected = net(spikes)
+        net.blocks[0].neuron.register_forward_hook(lambda *_: None)  # computes the parts of the block one by one
+        assert torch.equal(net(spikes), expected)
+    net.export_hdf5(tmp_path / "network.net")
+    found = netx.load(tmp_path / "network.net")(spikes.to(kind))
+    assert found.any()
+    assert torch.equal(found.float(), expected.float())
+
+
+def test_sizes_of_numpy_are_accepted():
+    assert len(Network(np.int64(7), inputs=30).blocks) == len(Network(np.array([7]), inputs=30).blocks) == 2
+
+
+@pytest.mark.parametrize("make", [dense_network, conv_network])
+def test_an_input_that_is_no_tensor_is_named(make):
+    net, spikes = make()
+    with pytest.raises(TypeError, match="expected a tensor or Spikes, found ndarray"):
+        net.blocks[0](spikes.numpy())
+    with pytest.raises(TypeError, match="expected a tensor or Spikes, found list"):
+        net.blocks[0](spikes.tolist())

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
 from types import SimpleNamespace
 
@@ -325,6 +326,9 @@ def test_run_writes_network_curves_and_result(finished, data):
     )
     assert result["network_sha256"] == hashlib.sha256((finished / "network.pt").read_bytes()).hexdigest()
     load_checkpoint(finished / "network.pt", Network((12,)))
+    with warnings.catch_warnings(action="error"):  # the file contains what is needed to train further
+        built = load_checkpoint(finished / "network.pt")
+    assert built.blocks[0].neuron.tau_grad == result["settings"]["tau_grad"]
     assert len((finished / "loss.txt").read_text().splitlines()) == 4, "one line of titles and one line per epoch"
     names = {file.name for file in finished.iterdir()} - {".lock", "again.pt"}
     assert names == {"accuracy.txt", "checkpoint.pt", "curves.png", "loss.txt", "network.pt", "result.json"}

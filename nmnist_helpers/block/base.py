@@ -217,7 +217,11 @@ class Block(NoScript, torch.nn.Module):
             raise ValueError(f"{name}: expected a block that a .net file can describe, found {found}")
         fields = {"type": type(self).__name__.lower(), **self._geometry(in_shape or self.input_shape)}
         bias = None if neuron.norm is None else neuron.norm.bias.to(torch.int64).cpu().numpy()
-        steps = None if self.delay is None else torch.floor(self.delay.delay.detach().clamp(0, MAX_DELAY))
+        steps = None if self.delay is None else torch.floor(self.delay.in_steps().detach())
+        if steps is not None and steps.max() > MAX_DELAY:
+            raise ValueError(
+                f"{name}: expected delays of at most {MAX_DELAY} steps for an export, found {steps.max():g}"
+            )
         scaled = self.synapse.quantised_weight() * WEIGHT_SCALE
         if not torch.equal(scaled, scaled.round()):
             raise ValueError(f"{name}: expected weights in steps of 1/32 for an export, found others; see pre_hook_fx")

@@ -84,6 +84,8 @@ def _state(tree, path: str | os.PathLike) -> dict[str, torch.Tensor]:
     for key, tensor in tree.items():
         if not isinstance(key, str):
             raise CheckpointError(f"{path}: expected keys of type str, found {key!r:.80}")
+        if key == "n_averaged":  # a count of AveragedModel
+            continue
         if not isinstance(tensor, torch.Tensor):
             raise CheckpointError(
                 f"{path}: expected a tensor under {key!r}, found {type(tensor).__name__}: save net.state_dict() alone"
@@ -93,8 +95,13 @@ def _state(tree, path: str | os.PathLike) -> dict[str, torch.Tensor]:
         tensor = tensor.to(torch.float32)
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: expected finite numbers under {key!r}, found NaN or infinite ones")
-        checked[key.removeprefix("module.")] = tensor  # prefix of DataParallel
+        checked[_own_name(key)] = tensor
     return checked
+
+
+def _own_name(key: str) -> str:
+    """Return a key without the prefixes that DataParallel, AveragedModel and torch.compile put before it."""
+    return re.sub(r"^((module|_orig_mod)(\.|$))+", "", key)
 
 
 def _constants(tree) -> dict[str, dict]:
@@ -103,7 +110,7 @@ def _constants(tree) -> dict[str, dict]:
     for name, about in getattr(tree, "_metadata", {}).items():
         saved = about.get("neuron_params") if isinstance(about, dict) else None
         if isinstance(saved, dict) and all(isinstance(v, int | float) for v in saved.values()) and "threshold" in saved:
-            found[str(name).removeprefix("module.")] = {n: saved[n] for n in CONSTANTS if n in saved}
+            found[_own_name(str(name))] = {n: saved[n] for n in CONSTANTS if n in saved}
     return found
 
 

@@ -10,6 +10,7 @@ from ..netx import LayerSpec, Net
 from ..pictures import palette
 from ..spikes import Spikes
 from ..table import Table
+from ..tools import as_array
 
 
 @dataclass
@@ -144,7 +145,7 @@ def _spikes_per_channel(spikes) -> np.ndarray:
     """Return the number of spikes of each input or neuron, over all recordings and time steps."""
     if isinstance(spikes, Spikes):
         return np.bincount(spikes.channel.cpu().numpy(), minlength=spikes.shape[1])
-    array = spikes.detach().cpu().numpy() if isinstance(spikes, torch.Tensor) else np.asarray(spikes)
+    array = as_array(spikes)
     return np.count_nonzero(array.reshape(len(array), -1, array.shape[-1]), axis=(0, 2))
 
 

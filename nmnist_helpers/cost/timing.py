@@ -1,7 +1,8 @@
 """The predicted class of a network over time."""
 
 import numpy as np
-import torch
+
+from ..tools import as_array
 
 NO_ANSWER = -1
 
@@ -19,7 +20,7 @@ def answers_over_time(spikes_out) -> np.ndarray:
     int array [B, T]
         Among classes with equally many spikes, the first, as in `classifier.Rate`. `NO_ANSWER` before the first spike.
     """
-    array = spikes_out.detach().cpu().numpy() if isinstance(spikes_out, torch.Tensor) else np.asarray(spikes_out)
+    array = as_array(spikes_out)
     if array.ndim != 3 or 0 in array.shape:
         raise ValueError(f"spikes_out: expected [B, classes, T], found shape {list(array.shape)}")
     counts = np.cumsum(array != 0, axis=2)

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..tools import as_array
+
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
     from matplotlib.figure import Figure
@@ -137,6 +139,8 @@ class Event:
             return tensor
         if len(tensor.shape) != 4:
             raise ValueError(f"fill_tensor: expected a tensor [C, H, W, T], found {list(tensor.shape)}")
+        if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such type
+            return tensor.copy_(self.fill_tensor(tensor.float(), sampling_time, random_shift, binning_mode))
         at, keep = self.entries(tuple(tensor.shape), sampling_time, random_shift)
         value = np.asarray(self.p)[keep] if self.graded else np.full(len(at[0]), 1 / sampling_time)
         host = tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu()
@@ -254,7 +258,7 @@ def tensor_to_event(spike_tensor, sampling_time: float = 1) -> Event:
     >>> tensor_to_event(np.array([[[0, 1, 1], [1, 0, 0]]]))
     Event(1-D, 3 events, 0..2 ms)
     """
-    tensor = spike_tensor.detach().cpu().numpy() if hasattr(spike_tensor, "detach") else np.asarray(spike_tensor)
+    tensor = as_array(spike_tensor)
     if tensor.ndim not in (3, 4):
         raise ValueError(f"tensor_to_event: expected [C, H, W, T] or [C, N, T], found {list(tensor.shape)}")
     at = np.nonzero(tensor)

@@ -12,6 +12,7 @@ from ..kernels.constants import DECAY_SCALE, WEIGHT_SCALE
 from ..network import Network
 from ..spikes import Spikes
 from ..table import Table
+from ..tools import as_array
 from .reader import read_network
 from .simulator import Events, events_of, run_fast, run_input, run_reference
 
@@ -139,7 +140,7 @@ class Net(Table):
     def _split_input(self, spikes):
         """Return the input in parts, its number of time steps, and a function that restores the caller's type."""
         is_spikes, is_tensor = isinstance(spikes, Spikes), isinstance(spikes, torch.Tensor)
-        array = spikes if is_spikes else spikes.detach().cpu().numpy() if is_tensor else np.asarray(spikes)
+        array = spikes if is_spikes else as_array(spikes)
         shape, first = tuple(array.shape), self.layers[0]
         if shape[1:-1] not in ((self.in_features,), first.in_shape) or 0 in shape:
             wanted = f"[B, {self.in_features}, T]"

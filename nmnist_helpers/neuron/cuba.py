@@ -10,7 +10,7 @@ import torch
 from ..kernels.common import Membrane, State, Surrogate
 from ..kernels.constants import DECAY_SCALE, NEVER, WEIGHT_SCALE
 from ..kernels.functions import NeuronStep, SpikeFunction, retention_of
-from ..tools import exact
+from ..tools import as_array, exact
 from ..utils.quantize import quantize
 from .stored import NeuronStorage
 
@@ -217,7 +217,7 @@ class Neuron(NeuronStorage):
         return self._integer_decay(self.voltage_decay)
 
     def _integer_decay(self, decay: torch.Tensor):
-        integers = torch.round(decay.detach().clamp(0, self.p_scale)).cpu().numpy().astype(int)
+        integers = as_array(torch.round(decay.detach().clamp(0, self.p_scale))).astype(int)
         return int(integers[0]) if self.shared_param else integers
 
     def quantize_8bit(self, weight: torch.Tensor, descale: bool = False) -> torch.Tensor:

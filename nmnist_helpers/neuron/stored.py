@@ -16,7 +16,7 @@ from .units import InUnits
 DECAY_UNIT = DECAY_SCALE // 4
 #: Public name of each decay -> name of the parameter that stores it.
 DECAYS = {"current_decay": "scaled_current_decay", "voltage_decay": "scaled_voltage_decay"}
-#: torch's module that assigns to attributes for a single call, and afterwards assigns what it had read from them before.
+#: torch's module that assigns to attributes for a single call, and then assigns again what it had read from them.
 FUNCTIONAL_CALL = "torch.nn.utils._named_member_accessor"
 #: Public name of each state -> name of the buffer that stores it, as integers.
 STATES = {"current_state": "current_units", "voltage_state": "voltage_units"}

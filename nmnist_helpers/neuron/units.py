@@ -1,5 +1,6 @@
 """A tensor that is read and written in other units than those in which it is stored."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,8 @@ class InUnits(torch.Tensor):
     def _write(self, values: torch.Tensor) -> None:
         """Write new values, in this view's units, back to `owner`."""
         stored = values / self.unit
-        self.owner.copy_(stored if self.owner.is_floating_point() else stored.round())
+        with torch.inference_mode() if self.owner.is_inference() else nullcontext():
+            self.owner.copy_(stored if self.owner.is_floating_point() else stored.round())
 
     def _set_grad(self, grad: torch.Tensor | None = None) -> None:
         self.owner.grad = None if grad is None else grad * self.unit
@@ -129,19 +131,17 @@ def _gradients(outputs, inputs, *args, **kwargs) -> tuple:
     )
 
 
+_tensor: Any = torch.Tensor
 #: Functions that concern the owner rather than the numbers.
 _OF_OWNER: dict[Any, Any] = {
-    torch.Tensor.requires_grad.__get__: lambda view: view.owner.requires_grad,
-    torch.Tensor.requires_grad.__set__: InUnits._set_requires_grad,
-    torch.Tensor.requires_grad_: InUnits._set_requires_grad,
-    torch.Tensor.grad.__get__: lambda view: (
-        None if view.owner.grad is None else InUnits.of(view.owner.grad, 1 / view.unit)
-    ),
-    torch.Tensor.grad.__set__: InUnits._set_grad,
-    torch.Tensor.grad.__delete__: InUnits._set_grad,
-    torch.Tensor.data.__get__: lambda view: InUnits.of(view.owner.detach(), view.unit),
-    torch.Tensor.data.__set__: InUnits._write,
-    torch.Tensor.detach: lambda view: InUnits.of(view.owner.detach(), view.unit),
-    torch.Tensor.register_hook: InUnits._hook,
+    _tensor.requires_grad.__get__: lambda view: view.owner.requires_grad,
+    _tensor.requires_grad.__set__: InUnits._set_requires_grad,
+    _tensor.requires_grad_: InUnits._set_requires_grad,
+    _tensor.grad.__get__: lambda view: None if view.owner.grad is None else InUnits.of(view.owner.grad, 1 / view.unit),
+    _tensor.grad.__set__: InUnits._set_grad,
+    _tensor.grad.__delete__: InUnits._set_grad,
+    _tensor.data.__get__: lambda view: InUnits.of(view.owner.detach(), view.unit),
+    _tensor.data.__set__: InUnits._write,
+    _tensor.detach: lambda view: InUnits.of(view.owner.detach(), view.unit),
+    _tensor.register_hook: InUnits._hook,
 }
-

@@ -7,6 +7,7 @@ import torch
 
 from ..compiled import njit
 from ..netx.simulator import events_of_rows
+from ..tools import as_array
 from .graph import chain_of, check_form, nir_package
 
 BATCH = 8  # number of recordings that run at a time; limits the memory for dense inputs with many substeps
@@ -37,7 +38,7 @@ def run_graph(graph, spikes, dt: float | None = None, method: str = "euler", sub
     nir = nir_package()
     check_form(method, 1.0)
     dt = float((graph.metadata or {}).get("dt", 1e-3) if dt is None else dt)
-    array = spikes.detach().cpu().numpy() if isinstance(spikes, torch.Tensor) else np.asarray(spikes)
+    array = as_array(spikes)
     if array.ndim != 3:
         raise ValueError(f"spikes: expected [B, in, T], found shape {list(array.shape)}")
     chain = chain_of(graph, nir)
@@ -101,7 +102,7 @@ def _run_neurons(node, drive: np.ndarray, h: float, method: str) -> np.ndarray:
 def _delay_spikes(rows: np.ndarray, delay: np.ndarray) -> np.ndarray:
     out = np.zeros_like(rows)
     for channel, steps in enumerate(np.broadcast_to(delay, rows.shape[2])):
-        out[:, steps:, channel] = rows[:, : rows.shape[1] - steps, channel]
+        out[:, steps:, channel] = rows[:, : max(0, rows.shape[1] - steps), channel]
     return out
 
 

@@ -70,8 +70,8 @@ def plot_curves(
 
 
 def _save(stats, shown: tuple[Figure, ...], figsize: tuple[float, float] | None, path: Path) -> None:
-    """Save one picture if `path` is a file; save loss and accuracy separately if it is a folder."""
-    if path.suffix:
+    """Save one picture if `path` has the suffix of one; save loss and accuracy separately if it is a folder."""
+    if path.suffix.removeprefix(".") in shown[0].canvas.get_supported_filetypes() and not path.is_dir():
         if len(shown) > 1:
             raise ValueError(f"stats.plot: expected a folder for two figures, found the file {path}")
         pictures = {path: shown[0]}

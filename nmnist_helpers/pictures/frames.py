@@ -80,6 +80,8 @@ class Recording(Protocol):
 
     def __len__(self) -> int: ...
 
+    def rounded(self) -> "Recording": ...
+
 
 def sensor_size(event: Recording) -> tuple[int, int]:
     """Return the rows and columns of the sensor: those of the recording's extent, else at least 34 x 34."""

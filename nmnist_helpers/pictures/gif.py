@@ -70,6 +70,7 @@ def gif_bytes(
         raise ValueError(
             f"gif: expected frames that show for 20 ms to a minute (frame_ms * slowdown), found {frame_ms} * {slowdown}"
         )
+    event = event.rounded()
     span = film_span(event, span)
     if span / frame_ms > 2000:
         raise ValueError(f"gif: expected at most 2000 frames, found {span:g} ms / {frame_ms:g} ms; raise frame_ms")

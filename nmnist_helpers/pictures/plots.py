@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from ..camera.path import PATH, PATH_STEP
 from ..geometry import SIDE
+from ..tools import as_array
 from .frames import Recording
 from .palette import INK, LIGHT, NEGATIVE, OFF, ON, POSITIVE, SLATE
 
@@ -32,15 +33,19 @@ def style() -> None:
 
 def raster(ax: Axes, spikes: "torch.Tensor", color: str = INK, size: float = 12, first: int = 0) -> None:
     """Mark every spike of a tensor [channels, steps]; the tensor's first channel has the number `first`."""
-    channel, step = np.nonzero(spikes.detach().cpu().numpy())
+    channel, step = np.nonzero(as_array(spikes))
     marker, width = ("|", 1.4) if size > 4 else ("o", 0)
     ax.scatter(step, channel + first, s=size, color=color, marker=marker, linewidths=width)
     ax.set_xlim(0, spikes.shape[-1])
 
 
 def event_map(event: Recording, start: float = 0, end: float = np.inf) -> np.ndarray:
-    """Count OFF and ON events per pixel from `start` (inclusive) to `end` (exclusive), in ms; float [2, 34, 34]."""
-    now = (event.t >= start) & (event.t < end)
+    """Count OFF and ON events per pixel from `start` (inclusive) to `end` (exclusive), in ms; float [2, 34, 34].
+
+    Positions are rounded, and events outside the 34 x 34 pixels are not counted.
+    """
+    event = event.rounded()
+    now = (event.t >= start) & (event.t < end) & (event.x < SIDE) & (event.y < SIDE) & (event.c < 2)
     counts = np.zeros((2, SIDE, SIDE))
     np.add.at(counts, (event.c[now], event.y[now], event.x[now]), 1)
     return counts

@@ -53,7 +53,7 @@ def network_gif(
     dims = [layer.dim for layer in layers]
     if len(dims) < 2 or dims != [2] + [1] * (len(dims) - 1):
         raise ValueError(f"network_gif: expected a 2-D recording and then 1-D layers, found {dims}")
-    recording, *hidden, output = layers
+    recording, *hidden, output = (layer.rounded() for layer in layers)
     span = film_span(recording, None)
     camera = camera_frames(recording, span, frame_ms)
     panels = [camera, *(grid_frames(layer, span, frame_ms) for layer in hidden)]

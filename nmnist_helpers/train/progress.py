@@ -1,5 +1,6 @@
 """The state of a run as one nested dictionary, saved after every epoch and checked before a run resumes."""
 
+import copy
 import math
 from pathlib import Path
 from typing import cast
@@ -54,7 +55,7 @@ class Progress:
         """Count a finished epoch, and copy its network if it is the best so far (or if the last one is kept)."""
         self.stats.update()
         if self.settings.keep == "last" or self.best is None or self.stats.validation.best_accuracy:
-            self.best = {name: value.clone() for name, value in self.validated_net.state_dict().items()}
+            self.best = copy.deepcopy(self.validated_net.state_dict())  # with the constants of the neurons
             self.best_epoch = self.epoch
         self.epoch += 1
         self.seconds += seconds

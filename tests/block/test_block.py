@@ -14,7 +14,7 @@ from support.neurons import PARAMS, THRESHOLD, gradient_like, sample
 from support.oracles import assert_close
 from support.pairs import pairwise
 
-from nmnist_helpers import kernels
+from nmnist_helpers import axon, kernels
 from nmnist_helpers.block import cuba
 from nmnist_helpers.kernels import cpu, reference
 from nmnist_helpers.kernels.cpu.product import DENSE_FROM
@@ -683,3 +683,22 @@ def test_parameters_are_in_lava_dls_order():
     last = [name.rpartition(".")[2] for name, _ in block.named_parameters()]
     assert last == ["scaled_current_decay", "scaled_voltage_decay", "delay", "weight_g", "weight_v"]
     assert [n.rpartition(".")[2] for n in block.state_dict()][:3] == ["current_decay", "voltage_decay", "delay"]
+
+
+@pytest.mark.parametrize(("options", "value", "exported"), [
+    ({"max_delay": 5}, 9.0, 5), ({"max_delay": 62, "sampling_time": 2}, 9.0, 4), ({}, 62.5, 62)
+])  # fmt: skip
+def test_an_export_has_the_delays_that_the_block_applies(options, value, exported):
+    block = cuba.Dense(PARAMS, 12, 5, delay=True)
+    block.delay = axon.Delay(5, **options)
+    block.delay.delay.data.fill_(value)
+    assert block.layer_spec().delay.tolist() == [exported] * 5
+    assert block.delay.delay.tolist() == [value] * 5
+
+
+def test_delays_beyond_those_of_the_chip_are_not_exported():
+    block = cuba.Dense(PARAMS, 12, 5, delay=True)
+    block.delay = axon.Delay(5)
+    block.delay.delay.data[2] = 100
+    with pytest.raises(ValueError, match="expected delays of at most 62 steps for an export, found 100"):
+        block.layer_spec()

@@ -96,6 +96,9 @@ def test_fill_tensor_matches_the_reference(mode, sampling_time, graded):
     tensor = torch.zeros(shape)
     assert event.fill_tensor(tensor, sampling_time, binning_mode=mode.lower()) is tensor
     np.testing.assert_allclose(tensor, expected, rtol=1e-6)
+    short = torch.zeros(shape, dtype=torch.bfloat16)
+    assert event.fill_tensor(short, sampling_time, binning_mode=mode) is short
+    np.testing.assert_allclose(short.float(), expected, rtol=0.01)
 
 
 def test_fill_tensor_writes_through_a_strided_view():

@@ -315,3 +315,12 @@ def test_norse_agrees_with_the_graph(tmp_path):
     agreement = nir.agreement(exact, found[:, :, : -len(layers)])
     assert agreement.near > 0.7
     assert agreement.counts < 0.5
+
+
+def test_a_delay_longer_than_the_recording_leaves_it_empty():
+    rng = np.random.default_rng(0)
+    layers = [spec(rng, 30, 5, delay=np.full(5, delay), v_th_mant=1) for delay in (3, 62)]
+    spikes = random_spikes(rng, steps=40)
+    short, long = (nir.run_graph(nir.to_nir([layer]), spikes) for layer in layers)
+    assert short.any()
+    assert not long.any()

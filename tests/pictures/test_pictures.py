@@ -531,3 +531,10 @@ def test_show_in_a_notebook_displays_a_gif(monkeypatch):
     assert len(frames) == 72  # 1000 / 240 ms each
     assert times[0] == 40
     assert loop == 0
+
+
+def test_gifs_leave_out_events_before_the_first_pixel_and_round_fractions():
+    """A negative index would draw the event at the other edge."""
+    inside = Event([3, 5], [2, 7], [1, 0], [1.0, 9.0])
+    beside = Event([3.2, -1, 4.9, 5], [1.9, 2, 7, -4], [1, 1, 0, 0], [1.0, 2.0, 9.0, 9.5])
+    assert gif_bytes(beside) == gif_bytes(inside)

@@ -54,3 +54,10 @@ def test_traces_of_a_neuron_show_the_threshold_however_far_the_voltage_falls():
     assert np.isclose(low, -4 * 1.15 * 1.25)
     assert high > 1.25
     plt.close(fig)
+
+
+def test_events_beside_the_sensor_are_not_counted_and_fractions_are_rounded():
+    """A negative index would count from the other end."""
+    event = Event([-1, 34, 3.4, 2, 2], [2, 2, 6.6, 1, 1], [1, 1, 1, -1, 0], [1.0, 2.0, 3.0, 4.0, 5.0])
+    off, on = plots.event_map(event)
+    assert (on[7, 3], on.sum(), off[1, 2], off.sum()) == (1, 1, 1, 1)

@@ -273,6 +273,9 @@ def test_plot_is_saved_to_a_file_or_folder(tmp_path):
     plt.close(stats.plot(path=tmp_path / "c.png"))
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     plt.close(stats.plot(path=str(tmp_path / "folder") + os.sep))
+    for _ in range(2):  # the folder does not exist the first time
+        plt.close(stats.plot(path=tmp_path / "lr0.001"))
+    assert {file.name for file in (tmp_path / "lr0.001").iterdir()} == {"accuracy.png", "loss.png"}
     assert sorted(os.listdir(tmp_path / "folder")) == ["accuracy.png", "loss.png"]  # as lava-dl names them
     for name in ("accuracy.png", "loss.png"):
         assert (tmp_path / "folder" / name).read_bytes().startswith(b"\x89PNG")
