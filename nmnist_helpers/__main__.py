@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         importlib.import_module(f".{COMMANDS[name][0]}", "nmnist_helpers").main(options)
     except KeyboardInterrupt as stop:
-        return _fail(f"{name}: {stop or 'stopped'}", 143 if isinstance(stop, Terminated) else 130)
+        return _fail(f"{name}: {str(stop) or 'stopped'}", 143 if isinstance(stop, Terminated) else 130)
     except (OSError, ValueError, FloatingPointError) as error:
         return _fail(f"{name}: {error}", 1)
     return 0

@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (default 0)")
     options = parser.parse_args(arguments)
+    if not options.recordings.exists():
+        raise FileNotFoundError(f"--recordings: expected a folder or an archive, found no {options.recordings}")
     recorded = Recordings(options.recordings).pack()
     images, labels, _ = load_mnist(options.mnist, train=not options.mnist_test)
     if not 1 <= recorded.ids.min() <= recorded.ids.max() <= len(images):

@@ -18,7 +18,7 @@ def _rates(
     name: str, spike: torch.Tensor, label: torch.Tensor, window: MovingWindow | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return rates [B, C] and int64 labels [B]; with a window, rates [B, C, T] and labels [B, 1] or [B, T]."""
-    spike = flatten_channels(name, spike)
+    spike, label = flatten_channels(name, spike), torch.as_tensor(label)
     batch, classes, time = spike.shape
     if label.shape != (batch,) and (window is None or label.shape != (batch, time)):
         wanted = f"[{batch}]" if window is None else f"[{batch}] or [{batch}, {time}]"

@@ -21,7 +21,7 @@ from .data.dataset import NMNISTDataset
 from .io import PackedEvents
 from .paths import TRAINED
 from .train import Settings, answers, given_settings, parser, run
-from .train.folder import REALITY, Folder
+from .train.folder import REALITY, Folder, resume_with
 from .train.group import Group
 from .train.parts import is_mnist, learn_and_validate
 from .train.progress import network_of
@@ -73,7 +73,8 @@ def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = 
     recorded = [NMNISTDataset(settings.data, train=train, source="recorded") for train in (True, False)]
     _check_unseen(settings, np.concatenate([part.packed.ids for part in recorded]))
 
-    trained = run(settings, resume, overwrite)
+    command = resume_with("sim2real", out)
+    trained = run(settings, resume, overwrite, command)
     everything = PackedEvents.concatenate([part.packed for part in recorded])
     folder.remove(REALITY)  # whose tuned network is about to be replaced
     result = {"simulated_digits": trained["recordings"]["train"], "epochs": settings.epochs}
@@ -85,7 +86,9 @@ def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = 
         settings, source="recorded", start=str(folder.path / "network.pt"), out=str(tuned.path), epochs=tune, lr=0.0005,
         schedule="onecycle", validation=0, keep="last", recordings=None,
     )  # fmt: skip
-    run(tuning, overwrite=True)  # tuning always starts over, with the network that has just been trained
+    run(
+        tuning, overwrite=True, resume_command=command
+    )  # tuning always starts over, with the network that has just been trained
     result |= {"tuned_on": len(recorded[0]), "tuning_epochs": tune}
     result |= _evaluate(tuned, settings, recorded[1], "tuned_")
     print(

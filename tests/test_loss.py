@@ -198,3 +198,10 @@ def test_spike_time_of_whole_numbers_equals_that_of_floats():
     expected = SpikeTime()(*trains)
     for kind in (torch.int64, torch.uint8, torch.bool):
         torch.testing.assert_close(SpikeTime()(*(train.to(kind) for train in trains)), expected)
+
+
+@pytest.mark.parametrize("error", [SpikeRate(0.2, 0.03), SpikeMax()])
+def test_labels_may_be_a_list_or_an_array(error):
+    trains = torch.from_numpy(spikes())
+    expected = error(trains, torch.tensor(LABEL))
+    assert error(trains, LABEL) == error(trains, np.array(LABEL)) == expected

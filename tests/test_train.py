@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,10 +22,10 @@ from support import fake_nmnist
 from support.interruption import interrupted_after
 
 from nmnist_helpers import ConvNetwork, Network, __main__, train
-from nmnist_helpers.checkpoint import load_checkpoint, load_tree, save_tree
+from nmnist_helpers.checkpoint import CheckpointError, load_checkpoint, load_tree, save_tree
 from nmnist_helpers.neuron.cuba import Neuron
 from nmnist_helpers.train import Settings, loop
-from nmnist_helpers.train.folder import Folder
+from nmnist_helpers.train.folder import Folder, resume_with
 from nmnist_helpers.train.group import Group, dist
 from nmnist_helpers.train.parts import evenly_spaced, learn_and_validate, split
 from nmnist_helpers.train.progress import Progress, groups, network_of, step_factor
@@ -326,6 +327,8 @@ def test_run_writes_network_curves_and_result(finished, data):
     )
     assert result["network_sha256"] == hashlib.sha256((finished / "network.pt").read_bytes()).hexdigest()
     load_checkpoint(finished / "network.pt", Network((12,)))
+    with pytest.raises(CheckpointError, match=r"expected a network, found the state of a run: load network\.pt"):
+        load_checkpoint(finished / "checkpoint.pt")
     with warnings.catch_warnings(action="error"):  # the file contains what is needed to train further
         built = load_checkpoint(finished / "network.pt")
     assert built.blocks[0].neuron.tau_grad == result["settings"]["tau_grad"]
@@ -630,6 +633,12 @@ def test_the_command_that_resumes_a_run_can_be_pasted(name, quoted):
     folder = Folder(name)
     folder.saved_epochs = 2
     assert folder.resume_hint().endswith(f"train --out {quoted} --resume")
+
+
+def test_the_command_that_resumes_a_run_is_the_one_that_began_it(monkeypatch):
+    assert resume_with("sim2real", Path("run")) == "python -m nmnist_helpers sim2real --out run --resume"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert resume_with("train", Path("run")) == "torchrun --nproc-per-node 2 -m nmnist_helpers.train --out run --resume"
 
 
 # -- several processes

@@ -38,13 +38,13 @@ def to_mnist_look(drawing: np.ndarray) -> np.ndarray:
     rows, columns = (np.flatnonzero(drawing.any(axis)) for axis in (1, 0))
     ink = drawing[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     height, width = (max(1, round(side * INK_BOX / max(ink.shape))) for side in ink.shape)
-    scaled = Image.fromarray(np.ascontiguousarray(ink)).resize((width, height), Image.Resampling.BICUBIC)
-    ink = np.asarray(scaled, dtype=np.float64)
-    ink *= 255 / max(ink.max(), 1)
+    bright = Image.fromarray(ink.astype(np.float32))  # in whole numbers, faint ink would be rounded to none
+    ink = np.asarray(bright.resize((width, height), Image.Resampling.BICUBIC), np.float64).clip(0)
+    ink *= 255 / ink.max()
     image = np.zeros((IMAGE_SIDE, IMAGE_SIDE), np.uint8)
     places = []
     for axis, side in enumerate(ink.shape):
-        centre = ink.sum(axis=1 - axis) @ np.arange(side) / max(ink.sum(), 1)
+        centre = ink.sum(axis=1 - axis) @ np.arange(side) / ink.sum()
         start = int(np.clip(round(IMAGE_SIDE / 2 - centre), 0, IMAGE_SIDE - side))
         places.append(slice(start, start + side))
     image[tuple(places)] = np.rint(ink)

@@ -122,8 +122,8 @@ class SensorParams:
             "contrast": (0.01, 10), "gamma": (0.1, 10), "blur": (0.05, 0.75), "zoom": (0.9, 1.1), "tilt": (-0.1, 0.1),
             "threshold_on": (0.001, high), "threshold_off": (0.001, high), "spread_on": (0, share),
             "spread_off": (0, share), "noise": (0, 0.25), "refractory": (1, high), "refractory_spread": (0, share),
-            "reset": (0, self.refractory), "latency": (0, high), "leak": (0, high), "leak_spread": (0, 2),
-            "background": (0, high), "hot": (0, SIDE * SIDE), "hot_rate": (0, high), "rest_ink": (0, share),
+            "reset": (0, self.refractory), "latency": (0, high), "leak": (0, 1000), "leak_spread": (0, 2),
+            "background": (0, 1000), "hot": (0, SIDE * SIDE), "hot_rate": (0, 10_000), "rest_ink": (0, share),
             "delay_link": (-1, 1), "duration": (1, 8000), "duration_spread": (0, 50), "delay": (-50, 50),
             "delay_spread": (0, 20), "path": PATH_LIMITS,
         }  # fmt: skip

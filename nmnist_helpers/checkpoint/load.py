@@ -80,6 +80,8 @@ def _state(tree, path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """Return the tree as a state_dict of float32 tensors; raise unless it is one and all numbers are finite."""
     if not isinstance(tree, dict) or not tree:
         raise CheckpointError(f"{path}: expected a state_dict, tensors by name, found a {type(tree).__name__}")
+    if {"settings", "moments"} <= tree.keys():
+        raise CheckpointError(f"{path}: expected a network, found the state of a run: load network.pt beside it")
     checked = {}
     for key, tensor in tree.items():
         if not isinstance(key, str):

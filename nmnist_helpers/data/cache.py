@@ -220,8 +220,8 @@ def writable(folder: Path) -> bool:
     A file is written as a test, because permissions do not reveal a read-only disk. A folder without write permission
     is left alone, even if the system would allow writing, as it does for root.
     """
-    there = next(place for place in (folder, *folder.parents) if place.exists())
     try:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
         if _is_protected(there):
             return False
         folder.mkdir(parents=True, exist_ok=True)

@@ -127,6 +127,8 @@ class NeuronStorage(torch.nn.Module):
         """Store the state at the end of a call, if it is persistent."""
         if self.persistent_state:
             for name, units in zip(STATES.values(), end, strict=True):
+                # A view of the kernels' padded rows would keep these in memory, and have strides of its own.
+                units = units.contiguous()
                 setattr(self, name, units if self.shape is None else units.reshape(-1, *self.shape))
 
     def reset_state(self) -> None:

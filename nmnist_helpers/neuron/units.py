@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+_WRITES = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
+
 
 class InUnits(torch.Tensor):
     """A tensor whose values are `owner` times `unit`, and whose in-place changes are written back to `owner`.
@@ -38,6 +40,12 @@ class InUnits(torch.Tensor):
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():
+            if torch.compiler.is_compiling():  # the compiler cannot follow a tensor's number of changes
+                name = func.__name__
+                may_write = name in _WRITES or (name[-1] == "_" and name[-2] != "_")
+                if may_write or func == _tensor.data.__get__ or func == _tensor.detach:
+                    raise RuntimeError("decays and states are changed outside compiled code")  # where it then runs
+                return func(*[x.owner * x.unit if isinstance(x, cls) else x for x in args], **kwargs)
             if func is torch.autograd.grad:
                 return _gradients(*args, **kwargs)
             if args and isinstance(args[0], cls) and func in _OF_OWNER:
@@ -47,22 +55,19 @@ class InUnits(torch.Tensor):
             for view, values in current.values():
                 if values._version:  # changed in place
                     view._write(values)
-                if result is values:
-                    return view
-            if len(current) != 1:
-                return result
-            [(view, values)] = current.values()
             if isinstance(result, np.ndarray):
                 result.flags.writeable = False  # changes would be lost
-            elif any(_is_view(part, values) for part in _parts(result)):  # make the same view of the owner
-                known = {id(view): (view, view.owner)}
-                owned = func(*_replace(args, known), **_replace(kwargs, known))
-                views = [
-                    cls.of(ours, view.unit) if _is_view(part, values) else part
-                    for part, ours in zip(_parts(result), _parts(owned), strict=True)
-                ]
-                return views[0] if isinstance(result, torch.Tensor) else type(result)(views)
-            return result
+            views: dict[int, InUnits] = {}  # by their place in the result
+            for view, values in current.values():
+                views |= {i: view for i, part in enumerate(_parts(result)) if part is values}
+                if places := [i for i, part in enumerate(_parts(result)) if _is_view(part, values)]:
+                    known = current | {id(view): (view, view.owner)}  # to make the same view of the owner
+                    owned = _parts(func(*_replace(args, known), **_replace(kwargs, known)))
+                    views |= {i: cls.of(owned[i], view.unit) for i in places}
+            if not views:
+                return result
+            parts = [views.get(i, part) for i, part in enumerate(_parts(result))]
+            return parts[0] if isinstance(result, torch.Tensor) else type(result)(parts)
 
     def __deepcopy__(self, memo: dict) -> torch.Tensor:
         # torch's own method would run on a temporary tensor (`current` in `__torch_function__`) and register the copy

@@ -211,8 +211,9 @@ def gif_table(
     return HTML(f'<table style="border-collapse: collapse; border: none">\n{body}\n</table>')
 
 
-def _rows(rows: Sequence) -> list[list]:
+def _rows(rows: Iterable) -> list[list]:
     """Return the rows of a table; a flat sequence is one row."""
+    rows = list(rows)
     nested = all(isinstance(row, list | tuple) for row in rows)
     return [list(row) for row in (rows if nested else [rows])]
 

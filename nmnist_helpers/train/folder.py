@@ -19,6 +19,16 @@ REALITY = "reality.json"  # the report of `nmnist_helpers.sim2real`
 DERIVED = (REALITY, "result.json", "network.pt", "loss.txt", "accuracy.txt", "curves.png")
 
 
+def resume_with(command: str, path: Path) -> str:
+    """Return the command line that resumes the run in a folder, with as many processes as there are now."""
+    out = f'"{path}"' if " " in str(path) else path
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    program = f"python -m nmnist_helpers {command}"
+    if processes > 1:
+        program = f"torchrun --nproc-per-node {processes} -m nmnist_helpers.{command}"
+    return f"{program} --out {out} --resume"
+
+
 class Folder:
     """The folder in which a run keeps its files.
 
@@ -26,6 +36,8 @@ class Folder:
     ----------
     path : path-like
         Created by `hold` if it is missing.
+    resume_command : str, optional
+        The command that continues the run; by default ``train`` with this folder.
 
     Attributes
     ----------
@@ -33,8 +45,9 @@ class Folder:
         Number of epochs in the checkpoint that this process has written; None before it writes one.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, resume_command: str | None = None):
         self.path = Path(path).expanduser()
+        self.resume_command = resume_command or resume_with("train", self.path)
         self.checkpoint = self.path / CHECKPOINT
         self.saved_epochs: int | None = None
 
@@ -127,8 +140,7 @@ class Folder:
         """Return the number of saved epochs and the command that resumes the run, for a run that ends early."""
         if self.saved_epochs is None:
             return "nothing of this run was written"
-        out = f'"{self.path}"' if " " in str(self.path) else self.path
-        return f"epochs saved: {self.saved_epochs}; to resume: python -m nmnist_helpers train --out {out} --resume"
+        return f"epochs saved: {self.saved_epochs}; to resume: {self.resume_command}"
 
     def load(self) -> dict:
         """Read the checkpoint.

@@ -42,7 +42,7 @@ DERIVE_EVERY = 30
 SILENT = 0.01
 
 
-def run(settings: Settings, resume: bool = False, overwrite: bool = False) -> dict:
+def run(settings: Settings, resume: bool = False, overwrite: bool = False, resume_command: str | None = None) -> dict:
     """Train a network, choose its best epoch, and test that epoch once on the test recordings.
 
     Parameters
@@ -53,6 +53,8 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False) -> di
         run continues if `settings` asks for more epochs (with a constant step size only).
     overwrite : bool
         Replace the run in the output folder.
+    resume_command : str, optional
+        The command line that an interrupted run names; by default that of ``train``.
 
     Returns
     -------
@@ -68,7 +70,7 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False) -> di
     KeyboardInterrupt
         If the run is interrupted; the message tells how to resume it.
     """
-    folder = Folder(DEFAULT_OUT if settings.out is None else settings.out)
+    folder = Folder(DEFAULT_OUT if settings.out is None else settings.out, resume_command)
     folder.check(resume, overwrite)
     with contextlib.redirect_stdout(None if int(os.environ.get("RANK", 0)) else sys.stdout):
         dataset = NMNISTDataset(settings.data, train=True, source=settings.source)

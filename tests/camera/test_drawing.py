@@ -62,3 +62,11 @@ def test_mnists_own_digits_hardly_change():
 def test_invalid_drawings_raise(image, message):
     with pytest.raises(ValueError, match=message):
         to_mnist_look(image)
+
+
+def test_faint_ink_is_not_rounded_away():
+    drawing = np.zeros((280, 280), np.uint8)
+    drawing[0, 0] = drawing[279, 279] = 1
+    image = to_mnist_look(drawing)
+    assert image.max() == 255
+    assert np.count_nonzero(image) < 40

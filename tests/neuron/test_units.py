@@ -150,6 +150,32 @@ def test_gradients_with_respect_to_a_view():
         assert view.requires_grad
 
 
+def test_a_function_of_two_views_returns_views_of_each():
+    n = neuron()
+    n.current_decay.data.view_as(n.voltage_decay).fill_(7)
+    assert n.current_decay.item() == 7
+    current, voltage = torch.broadcast_tensors(n.current_decay.data, n.voltage_decay.data)
+    voltage.fill_(5)
+    assert (current.item(), n.voltage_decay.item()) == (7, 5)
+
+
+@pytest.mark.slow
+def test_compiled_code_may_read_and_change_a_decay():
+    n = neuron()
+    penalty = torch.compile(lambda: (n.current_decay / 4096).mean(), backend="eager")
+    assert penalty().item() == 0.25
+    n.current_decay = 2048
+    assert penalty().item() == 0.5
+    for write in (
+        lambda: n.current_decay.data.fill_(512),
+        lambda: n.current_decay.detach().fill_(512),
+        lambda: torch.nn.init.constant_(n.current_decay, 512),
+    ):
+        n.current_decay = 2048
+        torch.compile(write, backend="eager")()
+        assert n.current_decay.item() == 512
+
+
 def test_gradients_are_in_the_units_that_are_read():
     n = neuron()
     (3 * n.current_decay).sum().backward()
@@ -202,6 +228,16 @@ def test_states_are_in_real_units_and_start_at_zero():
     assert torch.equal(n.dynamics(z)[0], current)
     n.current_state = torch.full((2, 3, 4), 0.5)
     assert n.dynamics(torch.zeros_like(z))[0][..., 0].unique().tolist() == [0.5 * 0.75]
+
+
+def test_states_are_contiguous():
+    """The kernels pad the channels of a state; a view of the padded numbers would have other strides."""
+    n = neuron(persistent_state=True)
+    n(torch.rand(2, 12, 5))
+    state = n.current_state
+    assert n.current_units.is_contiguous()
+    assert torch.equal(state.view(-1), state.flatten())
+    assert torch.equal(torch.as_strided(state, (12,), (1,), 12), state[1])
 
 
 def test_lava_dls_minor_properties():

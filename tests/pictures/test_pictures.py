@@ -269,6 +269,8 @@ def test_gif_table_of_a_flat_row(tmp_path):
     table = gif_table([path, path, path], captions=["a", "b", "c"])
     assert table.data.count("<tr>") == 1
     assert [alt for _, alt in images(table)] == ["a", "b", "c"]
+    assert gif_table(iter([path, path, path]), captions=iter("abc")).data == table.data
+    assert gif_table(zip([path], [path], [path], strict=True), captions=[["a", "b", "c"]]).data == table.data
     described = gif_table([path, path], captions=["a", "b"], alts=["a 3 & its events", ""])
     assert [alt for _, alt in images(described)] == ["a 3 &amp; its events", "recording"]
     assert "<br>a<" in described.data
