@@ -189,7 +189,8 @@ class ConvNetwork(Network):
     """A convolutional network: two convolutional layers, a hidden dense layer and an output layer.
 
     The first layer convolves the 34 x 34 pixels of both polarities with 5 x 5 kernels and stride 3. The second layer
-    convolves the output of the first with 3 x 3 kernels and stride 2. All layers but the last have dropout and delays.
+    convolves the output of the first with 3 x 3 kernels and stride 2. All layers but the last have dropout. The hidden
+    dense layer has delays.
 
     Parameters
     ----------
@@ -225,15 +226,15 @@ class ConvNetwork(Network):
         params = {**NEURON_PARAMS, **(neuron_params or {})}
         with_dropout = {**params, "dropout": Dropout(p=dropout)}
         first, second = channels
-        options: dict[str, Any] = {"weight_norm": True, "delay": True}
         # Neurons of a convolution have few synapses; twice the usual weights make them fire about as often as others.
-        conv_options: dict[str, Any] = {**options, "weight_scale": 2}
+        # They have no delays, because lava-dl's netx ignores those of convolutions: the chip would give other spikes.
+        options: dict[str, Any] = {"weight_norm": True, "weight_scale": 2}
         self.blocks = torch.nn.ModuleList(
             [
-                block.cuba.Conv(with_dropout, self.PICTURE[0], first, 5, stride=3, **conv_options),  # to 10 x 10
-                block.cuba.Conv(with_dropout, first, second, 3, stride=2, **conv_options),  # to 4 x 4
+                block.cuba.Conv(with_dropout, self.PICTURE[0], first, 5, stride=3, **options),  # to 10 x 10
+                block.cuba.Conv(with_dropout, first, second, 3, stride=2, **options),  # to 4 x 4
                 block.cuba.Flatten(),
-                block.cuba.Dense(with_dropout, second * 4 * 4, hidden, **options),
+                block.cuba.Dense(with_dropout, second * 4 * 4, hidden, weight_norm=True, delay=True),
                 block.cuba.Dense(params, hidden, outputs, weight_norm=True),
             ]
         )

@@ -263,6 +263,12 @@ class Conv(Synapse):
         self.padding = (*_pair("padding", padding, 0), 0)
         self.dilation = (*_pair("dilation", dilation), 1)
 
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size[:2]}, stride={self.stride[:2]},"
+            f" weight_norm={self.weight_norm_enabled}"
+        )
+
     def edge(self, sides: tuple[int, ...]) -> tuple[int, int]:
         """Return the number of zero rows and columns appended at the lower and right edge: none."""
         return 0, 0

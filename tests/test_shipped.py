@@ -57,7 +57,7 @@ def test_the_best_network_gives_the_confusion_matrix_of_its_report():
     assert confusion.tolist() == reality["confusion"]
 
 
-@pytest.mark.parametrize("folder", [BEST, FIRST], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [BEST, TRAINED / "cnn", FIRST], ids=lambda folder: folder.name)
 @pytest.mark.parametrize("page", ["README.md", "Trained/README.md"])
 def test_pages_state_the_accuracies_of_the_reports(page, folder):
     text = (ROOT / page).read_text(encoding="utf-8")

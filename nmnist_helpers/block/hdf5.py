@@ -26,6 +26,8 @@ and it cannot build pooling layers at all. lava-dl's blocks and `nmnist_helpers.
 
 import math
 import os
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -93,6 +95,19 @@ def write_layer(group: h5py.Group, spec: LayerSpec) -> None:
     neuron.create_dataset("gradedSpike", data=np.bool_(False))
 
 
+def _warn_about_netx(path: str | os.PathLike, specs: Sequence[LayerSpec]) -> None:
+    """Warn about layers that lava-dl's netx computes otherwise, or not at all."""
+    faults = {
+        "ignores the delays of convolutions (delay=False avoids them)": [
+            i for i, spec in enumerate(specs) if spec.type == "conv" and spec.delay is not None and spec.delay.any()
+        ],
+        "cannot build pooling layers": [i for i, spec in enumerate(specs) if spec.type == "pool"],
+    }
+    for fault, layers in faults.items():
+        if layers:
+            warnings.warn(f"{path}: layers {layers}: lava-dl's netx {fault}", stacklevel=4)
+
+
 def write_network(path: str | os.PathLike, network) -> Path:
     """Write a network to a `.net` file, completely or not at all.
 
@@ -112,8 +127,14 @@ def write_network(path: str | os.PathLike, network) -> Path:
     ------
     ValueError
         If a layer is invalid or does not fit the previous layer. The file is not touched in that case.
+
+    Warns
+    -----
+    UserWarning
+        If lava-dl's netx, which puts such files on the chip, would compute something else or refuse the file.
     """
     specs = as_specs(network)
+    _warn_about_netx(path, specs)
     with atomic(path) as temporary, h5py.File(temporary, "w") as file:
         layers = file.create_group("layer")
 
