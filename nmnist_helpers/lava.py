@@ -41,8 +41,8 @@ NAMES = {
     "block.cuba.Dense": Name(
         _DENSE, "works", "a block with delay_shift=False cannot be exported: the file has no place for it"
     ),
-    "block.cuba.Conv": Name(_CONV, "works"),
-    "block.cuba.Pool": Name(_POOL, "works"),
+    "block.cuba.Conv": Name(_CONV, "works", "lava-dl's netx ignores its delays; an export warns about them"),
+    "block.cuba.Pool": Name(_POOL, "works", "lava-dl's netx cannot build it; an export warns about it"),
     "block.cuba.Flatten": Name("count_log", "works"),
     "block.cuba.Input": Name(
         None,
