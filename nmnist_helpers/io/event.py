@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..tools import as_array
-
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
     from matplotlib.figure import Figure
@@ -258,7 +256,12 @@ def tensor_to_event(spike_tensor, sampling_time: float = 1) -> Event:
     >>> tensor_to_event(np.array([[[0, 1, 1], [1, 0, 0]]]))
     Event(1-D, 3 events, 0..2 ms)
     """
-    tensor = as_array(spike_tensor)
+    tensor = spike_tensor
+    if hasattr(tensor, "detach"):
+        from ..tools import as_array  # imports torch, which this module does not need otherwise
+
+        tensor = as_array(tensor)
+    tensor = np.asarray(tensor)
     if tensor.ndim not in (3, 4):
         raise ValueError(f"tensor_to_event: expected [C, H, W, T] or [C, N, T], found {list(tensor.shape)}")
     at = np.nonzero(tensor)
