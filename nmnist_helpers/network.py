@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
-import numpy as np
 import torch
 
 from . import block
@@ -13,6 +12,7 @@ from .block.spec import LayerSpec
 from .geometry import CHANNELS, SIDE
 from .neuron import Dropout
 from .spikes import Spikes
+from .synapse import is_number
 from .tools import NoScript, hooked
 
 NEURON_PARAMS = {
@@ -65,7 +65,7 @@ class Network(NoScript, torch.nn.Module):
         super().__init__()
         params = {**NEURON_PARAMS, **(neuron_params or {})}
         with_dropout = {**params, "dropout": Dropout(p=dropout)}
-        sizes: list[Any] = [inputs, *([hidden] if np.ndim(hidden) == 0 else cast(Sequence, hidden))]
+        sizes: list[Any] = [inputs, *([hidden] if is_number(hidden) else cast(Sequence, hidden))]
         self.blocks = torch.nn.ModuleList(
             block.cuba.Dense(with_dropout, before, after, weight_norm=True, delay=True)
             for before, after in zip(sizes, sizes[1:], strict=False)

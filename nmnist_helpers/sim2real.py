@@ -73,7 +73,7 @@ def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = 
     recorded = [NMNISTDataset(settings.data, train=train, source="recorded") for train in (True, False)]
     _check_unseen(settings, np.concatenate([part.packed.ids for part in recorded]))
 
-    command = resume_with("sim2real", out)
+    command = resume_with("sim2real", folder.path)
     trained = run(settings, resume, overwrite, command)
     everything = PackedEvents.concatenate([part.packed for part in recorded])
     folder.remove(REALITY)  # whose tuned network is about to be replaced
@@ -86,9 +86,8 @@ def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = 
         settings, source="recorded", start=str(folder.path / "network.pt"), out=str(tuned.path), epochs=tune, lr=0.0005,
         schedule="onecycle", validation=0, keep="last", recordings=None,
     )  # fmt: skip
-    run(
-        tuning, overwrite=True, resume_command=command
-    )  # tuning always starts over, with the network that has just been trained
+    # Tuning always starts over, with the network that has just been trained.
+    run(tuning, overwrite=True, resume_command=command)
     result |= {"tuned_on": len(recorded[0]), "tuning_epochs": tune}
     result |= _evaluate(tuned, settings, recorded[1], "tuned_")
     print(

@@ -130,7 +130,7 @@ class Dense(Synapse):
         weight_norm: bool = False,
         pre_hook_fx: Callable | None = None,
     ):
-        sizes = (in_neurons,) if _is_number(in_neurons) else tuple(cast(Iterable[int], in_neurons))
+        sizes = (in_neurons,) if is_number(in_neurons) else tuple(cast(Iterable[int], in_neurons))
         if not 1 <= len(sizes) <= 3:
             raise ValueError(f"synapse.Dense: expected one to three sizes as in_neurons, found {in_neurons}")
         inner = [_whole("in_neurons", size, 1) for size in sizes]
@@ -183,7 +183,7 @@ def _check_not_empty(shape: tuple[int, ...]) -> None:
         raise ValueError(f"synapse: expected an input with no empty axis, found {list(shape)}")
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Return whether a value is a single number, whatever its type."""
     return np.ndim(value) == 0
 
@@ -200,7 +200,7 @@ def _whole(name: str, value: Any, least: int) -> int:
 
 
 def _pair(name: str, size: int | tuple[int, int], least: int = 1) -> tuple[int, int]:
-    sizes = (size, size) if _is_number(size) else tuple(cast(Iterable[int], size))
+    sizes = (size, size) if is_number(size) else tuple(cast(Iterable[int], size))
     if len(sizes) != 2:
         raise ValueError(f"synapse: expected {name} to be one int or two, found {size}")
     height, width = (_whole(name, value, least) for value in sizes)

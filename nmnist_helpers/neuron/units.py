@@ -82,6 +82,9 @@ class InUnits(torch.Tensor):
         with torch.inference_mode() if self.owner.is_inference() else nullcontext():
             self.owner.copy_(stored if self.owner.is_floating_point() else stored.round())
 
+    def _detached(self) -> "InUnits":
+        return InUnits.of(self.owner.detach(), self.unit)
+
     def _set_grad(self, grad: torch.Tensor | None = None) -> None:
         self.owner.grad = None if grad is None else grad * self.unit
 
@@ -145,8 +148,8 @@ _OF_OWNER: dict[Any, Any] = {
     _tensor.grad.__get__: lambda view: None if view.owner.grad is None else InUnits.of(view.owner.grad, 1 / view.unit),
     _tensor.grad.__set__: InUnits._set_grad,
     _tensor.grad.__delete__: InUnits._set_grad,
-    _tensor.data.__get__: lambda view: InUnits.of(view.owner.detach(), view.unit),
+    _tensor.data.__get__: InUnits._detached,
     _tensor.data.__set__: InUnits._write,
-    _tensor.detach: lambda view: InUnits.of(view.owner.detach(), view.unit),
+    _tensor.detach: InUnits._detached,
     _tensor.register_hook: InUnits._hook,
 }
