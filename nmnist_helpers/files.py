@@ -42,6 +42,9 @@ def named(path: Path) -> Iterator[None]:
         if number in _FULL_ERRORS or (number is None and _free(path.parent) < _NEARLY_FULL):
             refusal: OSError = OSError(f"{path}: disk full ({_free(path.parent) / 1e6:.1f} MB free in {path.parent})")
             refusal.errno = errno.ENOSPC
+        elif number == errno.EFBIG:
+            refusal = OSError(f"{path}: expected room for the file, found a limit on the size of files")
+            refusal.errno = number
         elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
             # On Windows, the error's own words may be that another program has the file open.
             reason = getattr(error, "strerror", None) or os.strerror(number)

@@ -3,6 +3,8 @@
 ``python -m nmnist_helpers lava`` prints it.
 """
 
+import argparse
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -196,9 +198,7 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def main(options: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print lava-dl's names and the status of each: it works, it differs on purpose, or it is out of scope."""
-    import argparse
-
-    argparse.ArgumentParser(prog="python -m nmnist_helpers lava", description=main.__doc__).parse_args(options)
+    argparse.ArgumentParser(prog="python -m nmnist_helpers lava", description=main.__doc__).parse_args(argv)
     print(table())

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -68,7 +69,7 @@ class Network(NoScript, torch.nn.Module):
         sizes: list[Any] = [inputs, *([hidden] if is_number(hidden) else cast(Sequence, hidden))]
         self.blocks = torch.nn.ModuleList(
             block.cuba.Dense(with_dropout, before, after, weight_norm=True, delay=True)
-            for before, after in zip(sizes, sizes[1:], strict=False)
+            for before, after in pairwise(sizes)
         )
         self.blocks.append(block.cuba.Dense(params, sizes[-1], outputs, weight_norm=True))
 

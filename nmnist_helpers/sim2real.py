@@ -34,7 +34,9 @@ folder --out. Tuning writes into its subfolder tuned. The file reality.json in -
 With --start, make sure that the network to begin with has not learned from the recordings or their digits either."""
 
 
-def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = False) -> dict:
+def real(
+    settings: Settings, tune: int, resume: bool = False, overwrite: bool = False, mnist: str | None = None
+) -> dict:
     """Train on simulated digits, then tune on recordings; test on recordings after each of the two.
 
     Parameters
@@ -46,6 +48,8 @@ def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = 
         Number of tuning epochs.
     resume, overwrite : bool
         See `nmnist_helpers.train.run`.
+    mnist : str, optional
+        Folder of MNIST's files; it becomes the value of ``NMNIST_MNIST`` in this process.
 
     Returns
     -------
@@ -64,6 +68,8 @@ def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = 
         raise ValueError(
             "torchrun: expected one process for sim2real, found several; train with torchrun, then tune with --start"
         )
+    if mnist is not None:
+        os.environ["NMNIST_MNIST"] = mnist
     out = Path(DEFAULT_OUT if settings.out is None else settings.out)
     settings = replace(settings, source="simulated", out=str(out))
     folder = Folder(out)
@@ -73,7 +79,9 @@ def real(settings: Settings, tune: int, resume: bool = False, overwrite: bool = 
     recorded = [NMNISTDataset(settings.data, train=train, source="recorded") for train in (True, False)]
     _check_unseen(settings, np.concatenate([part.packed.ids for part in recorded]))
 
-    command = resume_with("sim2real", folder.path)
+    command = resume_with(
+        "sim2real", folder.path, **({} if mnist is None else {"mnist": mnist}), tune=tune, **settings.needed_again()
+    )
     trained = run(settings, resume, overwrite, command)
     everything = PackedEvents.concatenate([part.packed for part in recorded])
     folder.remove(REALITY)  # whose tuned network is about to be replaced
@@ -137,12 +145,10 @@ def main(argv: Sequence[str] | None = None) -> dict:
     p.add_argument("--out", help=f"folder of the run (default {DEFAULT_OUT.parent.name}/{DEFAULT_OUT.name})")
     p.add_argument("--tune", type=int, default=10, help="epochs of tuning on the real training recordings (default 10)")
     given = vars(p.parse_args(argv))
-    if "mnist" in given:
-        os.environ["NMNIST_MNIST"] = given.pop("mnist")
-    tune = given.pop("tune")
+    tune, mnist = given.pop("tune"), given.pop("mnist", None)
     given.setdefault("out", str(DEFAULT_OUT))
     settings, resume, overwrite = given_settings(given)
-    return real(settings, tune, resume, overwrite)
+    return real(settings, tune, resume, overwrite, mnist)
 
 
 if __name__ == "__main__":

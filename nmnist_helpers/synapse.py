@@ -44,7 +44,7 @@ class Synapse(torch.nn.Module):
 
     def __getattr__(self, name: str):
         if name == "weight" and self.__dict__.get("weight_norm_enabled"):
-            return normalise(_single(self.weight_v), _single(self.weight_g))
+            return normalise(self.weight_v.float(), self.weight_g.float())
         return super().__getattr__(name)
 
     @property
@@ -91,9 +91,10 @@ class Synapse(torch.nn.Module):
     def hooked_weight(self) -> torch.Tensor:
         """Return the weights for the product: normalised, masked and passed through the hook, with gradients.
 
-        They are float32 even if the parameters have 16 bits, because sums of 16-bit numbers would not be exact.
+        They are float32 whatever the type of the parameters: sums of 16-bit numbers would not be exact, and 64-bit
+        weights might round to other steps than those of the fused layers.
         """
-        weight = _single(self.weight)
+        weight = self.weight.float()
         weight = weight if self.mask_fx is None else self.mask_fx(weight)
         return weight if self.pre_hook_fx is None else self.pre_hook_fx(weight)
 
@@ -171,11 +172,6 @@ class Dense(Synapse):
 
     def extra_repr(self) -> str:
         return f"{self.in_neurons}, {self.out_channels}, weight_norm={self.weight_norm_enabled}"
-
-
-def _single(parameter: torch.Tensor) -> torch.Tensor:
-    """Return a parameter of a 16-bit type as float32, in which layers compute."""
-    return parameter.float() if parameter.dtype in (torch.float16, torch.bfloat16) else parameter
 
 
 def _check_not_empty(shape: tuple[int, ...]) -> None:

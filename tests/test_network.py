@@ -10,6 +10,7 @@ import torch
 from support.neurons import sample
 
 from nmnist_helpers import ConvNetwork, Network, Spikes, kernels, netx
+from nmnist_helpers.block import cuba
 from nmnist_helpers.network import _Freezer
 
 
@@ -136,3 +137,13 @@ def test_an_input_that_is_no_tensor_is_named(make):
         net.blocks[0](spikes.numpy())
     with pytest.raises(TypeError, match="expected a tensor or Spikes, found list"):
         net.blocks[0](spikes.tolist())
+
+
+def test_a_network_in_float64_answers_like_its_export():
+    block = cuba.Dense({"threshold": 1 / 64, "current_decay": 1.0, "voltage_decay": 1.0}, 1, 1).double()
+    with torch.no_grad():
+        block.synapse.weight.fill_(0.5 / 32 + 1e-10)  # in float32 this is half a step, which rounds to zero
+    net, spikes = Network.from_blocks([block]).eval(), torch.ones(1, 1, 3)
+    assert not net(spikes).any()
+    assert torch.equal(netx.Net(net)(spikes), net(spikes))
+    assert not block.synapse.quantised_weight().any()

@@ -145,3 +145,11 @@ def test_weights_that_all_round_to_zero_give_a_single_warning():
         block(x)
         slayer.block.cuba.Dense(DYNAMICS, 5000, 3, weight_scale=3)(x)
         slayer.block.cuba.Dense(DYNAMICS, 5000, 3).eval()(x)
+
+
+def test_the_warning_about_small_weights_names_the_limit_of_the_neurons_scale():
+    block = slayer.block.cuba.Dense({**DYNAMICS, "scale": 16}, 2, 1)
+    with torch.no_grad():
+        block.synapse.weight.fill_(0.05)
+    with pytest.warns(UserWarning, match=r"weights above 0\.0625, found none larger than 0\.05: all round to zero"):
+        block(torch.zeros(1, 2, 2))

@@ -258,9 +258,9 @@ class Block(NoScript, torch.nn.Module):
         if self.quantised and not self.synapse.quantised_weight().any():
             largest = self.synapse.weight.detach().abs().max().item()
             warnings.warn(
-                f"block.cuba.{type(self).__name__}: expected weights above {1 / WEIGHT_SCALE}, found none larger than"
-                f" {largest:.4g}: all round to zero, so no spike passes and nothing can learn; choose a larger"
-                " weight_scale",
+                f"block.cuba.{type(self).__name__}: expected weights above {1 / self.neuron.w_scale:.4g}, found none"
+                f" larger than {largest:.4g}: all round to zero, so no spike passes and nothing can learn; choose a"
+                " larger weight_scale",
                 stacklevel=4,
             )
 

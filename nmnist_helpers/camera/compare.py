@@ -12,11 +12,13 @@ The same from the shell: ``python -m nmnist_helpers camera --recordings nmnist/T
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from ..geometry import PIXELS, SIDE
 from ..io import PackedEvents
+from .digits import IMAGE_SIDE
 from .path import PATH, SACCADES
 
 #: Edges of the histogram of times between two events of a pixel (microseconds), equally spaced in the logarithm.
@@ -66,7 +68,10 @@ def intervals(events: PackedEvents) -> list[np.ndarray]:
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:
     """Compute the common area, 0 to 1, of the histograms of two sets of times (microseconds)."""
-    shares = [np.histogram(np.clip(times, 200, 299_999), INTERVAL_EDGES)[0] for times in (first, second)]
+    shares = [
+        np.histogram(np.clip(times, INTERVAL_EDGES[0], INTERVAL_EDGES[-1] - 1), INTERVAL_EDGES)[0]
+        for times in (first, second)
+    ]
     return float(np.minimum(*(share / max(share.sum(), 1) for share in shares)).sum())
 
 
@@ -92,7 +97,7 @@ def noise_floor(events: PackedEvents, images: np.ndarray) -> tuple[float, float]
     ink = images > 0
     reach = range(-NEAR, NEAR + 1)
     for right, down in {(r + i, d + j) for r, d in path for i in reach for j in reach if abs(i) + abs(j) <= NEAR}:
-        near[:, pad + down : pad + down + 28, pad + right : pad + right + 28] |= ink
+        near[:, pad + down : pad + down + IMAGE_SIDE, pad + right : pad + right + IMAGE_SIDE] |= ink
     still = ~near[:, pad : pad + SIDE, pad : pad + SIDE]
     chosen = still[_recording_of(events), events.y, events.x]
     ends = events.t[events.offsets[1:] - 1] * 1e-6
@@ -105,10 +110,7 @@ def spread_in_time(events: PackedEvents) -> np.ndarray:
 
     A late 5 % quantile shows latency; a late 95 % quantile shows that pixels go on firing after the movement.
     """
-    times = [
-        np.sort(events.t[(events.t >= 1000 * a) & (events.t < 1000 * b)])
-        for a, b in zip(SACCADES, SACCADES[1:], strict=False)
-    ]
+    times = [np.sort(events.t[(events.t >= 1000 * a) & (events.t < 1000 * b)]) for a, b in pairwise(SACCADES)]
     return np.array([np.quantile(t, (0.05, 0.5, 0.95)) / 1000 if len(t) else np.full(3, np.nan) for t in times])
 
 

@@ -4,10 +4,12 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 
 from ..axon import Delay
+from ..kernels.constants import WEIGHT_STEPS
 from ..kernels.functions import normalise
 from ..synapse import Conv
 from .archive import CheckpointError, load_tree
@@ -187,8 +189,8 @@ def _split_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     The product may differ from the weight in the last bit. This could change the rounding of a weight half-way between
     two quantisation steps (of 1/32). Such a weight is first moved by a thousandth of its distance to the rounded value.
     """
-    step = torch.round(weight * 32) / 32
-    half_way = (weight - step).abs() * 32 > 0.499
+    step = torch.round(weight * WEIGHT_STEPS) / WEIGHT_STEPS
+    half_way = (weight - step).abs() * WEIGHT_STEPS > 0.499
     direction = torch.where(half_way, weight + 1e-3 * (step - weight), weight)
     length = torch.norm_except_dim(direction, 2, 0)
     # If all weights of a neuron are zero, any direction is valid, with length zero.
@@ -214,7 +216,7 @@ def _build_network(
             f"found weights of blocks {sorted(weights)}; the keys are {sorted(found)[:12]}"
         )
     sizes = [(len(weights[index]), weights[index][0].numel()) for index in range(len(weights))]
-    if any(out != inputs for (out, _), (_, inputs) in zip(sizes, sizes[1:], strict=False)):
+    if any(out != inputs for (out, _), (_, inputs) in pairwise(sizes)):
         raise CheckpointError(
             f"{path}: expected dense blocks of matching sizes, found (neurons, inputs) {sizes}; "
             "a network with other blocks must be passed as net"

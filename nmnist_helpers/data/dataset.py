@@ -85,6 +85,8 @@ class NMNISTDataset(Dataset):
             raise ValueError(f"source: expected one of {', '.join(SOURCES)}, found {source!r}")
         if transform is not None and not callable(transform):
             raise TypeError(f"transform: expected a function of an Event, found {type(transform).__name__}")
+        if train not in (True, False):
+            raise ValueError(f"train: expected True or False, found {train!r}")
         self.bins = time_bins(sample_length, sampling_time)
         self.sampling_time, self.sample_length = sampling_time, sample_length
         self.train, self.transform = bool(train), transform
@@ -192,11 +194,11 @@ class NMNISTDataset(Dataset):
         augment = compiled_part(self.transform)
         if self._packed is None or self.transform is not augment or not self.is_plain:
             return [self[index] for index in indices]
-        size = len(self)
-        for index in indices:
-            if not -size <= index < size:
-                raise IndexError(f"recording: expected one of {size}, found number {index}")
-        chosen = np.array([int(index) % size for index in indices], np.int64)
+        size, chosen = len(self), as_indices(indices)
+        outside = (chosen < -size) | (chosen >= size)
+        if outside.any():
+            raise IndexError(f"recording: expected one of {size}, found number {chosen[outside][0]}")
+        chosen %= size
         draws = np.tile(IDENTITY, (len(chosen), 1))
         if augment is not None:
             draws = augment.draws(np.array([augment.uniform() for _ in chosen]).reshape(-1, UNIFORMS))
@@ -204,6 +206,21 @@ class NMNISTDataset(Dataset):
         indptr, channel = (torch.from_numpy(array) for array in found)
         spikes = Spikes(indptr, channel, (len(chosen), CHANNELS, self.bins), 1 / self.sampling_time)
         return Batch(spikes, self.labels[chosen])
+
+
+def as_indices(numbers: Sequence[int] | np.ndarray | torch.Tensor) -> np.ndarray:
+    """Return the numbers of recordings as an int64 array.
+
+    Raises
+    ------
+    TypeError
+        If they are not whole numbers. (torch would take a mask for the numbers 0 and 1.)
+    """
+    array = np.asarray(numbers)
+    if array.size and array.dtype.kind not in "iu":
+        hint = "; np.flatnonzero turns a mask into numbers" if array.dtype == bool else ""
+        raise TypeError(f"recordings: expected whole numbers, found {array.dtype}{hint}")
+    return array.astype(np.int64)
 
 
 def load(source: Path, split: str) -> PackedEvents:

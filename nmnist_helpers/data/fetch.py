@@ -24,6 +24,10 @@ class _MirrorError(Exception):
     """A mirror cannot deliver the file; another one may."""
 
 
+class _WrongRangeError(_MirrorError):
+    """A mirror cannot continue a part that is here."""
+
+
 class _Interrupted(Exception):
     """A transfer broke off and can be resumed."""
 
@@ -162,7 +166,7 @@ def _start_and_length(response, have: int) -> tuple[int, int | None]:
     unit, _, rest = span.partition(" ")
     first, _, whole = rest.partition("/")
     if unit != "bytes" or first.partition("-")[0] != str(have):
-        raise _MirrorError(f"asked for bytes from {have} on, answered with {span!r}")
+        raise _WrongRangeError(f"asked for bytes from {have} on, answered with {span!r}")
     if whole.isdecimal() and len(whole) < 19:
         return have, int(whole)
     return have, None if length is None else have + length
@@ -238,7 +242,9 @@ def fetch(
                     return target
                 except _MirrorError as error:
                     faults.append(f"{url}: {error}")
-                    break
+                    if not (resumed and isinstance(error, _WrongRangeError)):
+                        break
+                    part.unlink(missing_ok=True)  # this mirror may deliver the file from the beginning
                 except ValueError as error:  # from pooch, which removes a file with another MD5, or from `check`
                     fault = f"md5 as expected, but {error}" if target.exists() else str(error).split(". ")[0]
                     faults.append(f"{url}: {fault}")

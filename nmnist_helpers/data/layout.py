@@ -57,6 +57,8 @@ def find(root: Path, train: bool) -> Path | None:
             if re.fullmatch(pattern, entry.name.lower()):
                 return Path(entry.path)
     for entry in folders:
+        if (Path(entry.path) / "__init__.py").exists():
+            continue  # a Python package, such as this one, which has a folder `train`
         if _is_collection(entry.name) and (found := find(Path(entry.path), train)):
             return found
     for entry in files:

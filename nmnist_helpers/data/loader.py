@@ -13,7 +13,7 @@ from ..spikes import Spikes
 from .augmentation import IDENTITY, UNIFORMS, Augment, compiled_part
 from .binning import bin_edges, rasterise, time_bins
 from .cache import MappedEvents
-from .dataset import NMNISTDataset, flat_bins
+from .dataset import NMNISTDataset, as_indices, flat_bins
 from .device import DeviceEvents
 
 
@@ -276,7 +276,7 @@ def _unwrap(dataset: Dataset | PackedEvents) -> tuple:
     """Return the dataset inside all `Subset`s, and the numbers of the recordings that they select."""
     indices = None
     while isinstance(dataset, Subset):
-        own = np.asarray(dataset.indices, dtype=np.int64)
+        own = as_indices(dataset.indices)
         indices = own if indices is None else own[indices]
         dataset = dataset.dataset
     if not isinstance(dataset, PackedEvents) and not hasattr(dataset, "packed"):

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ class Recordings:
         self.names = [name for name, *_ in found]
         self._members: list[str | int] = [member for _, member, _ in found]
         self.sizes = np.array([size for *_, size in found], dtype=np.int64)
-        for name, before in zip(self.names[1:], self.names, strict=False):
+        for before, name in pairwise(self.names):
             if name == before:
                 raise ValueError(f"{self.source}: expected each recording once, found {name} twice")
         self.labels = np.array([int(name[0]) for name in self.names], dtype=np.int64)

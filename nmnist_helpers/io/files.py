@@ -1,6 +1,7 @@
 """Read and write files of events (.bin, .npy) as `Event`."""
 
 import errno
+import math
 import os
 import warnings
 from pathlib import Path
@@ -187,6 +188,7 @@ def read_np_spikes(filename: str | os.PathLike, fmt: str = "xypt", time_unit: fl
     """
     if sorted(fmt) not in (sorted("xypt"), sorted("xpt")):
         raise ValueError(f"read_np_spikes: expected fmt to be a permutation of 'xypt' or 'xpt', found {fmt!r}")
+    _check_unit(time_unit)
     array = _load_npy(filename)
     if fmt == "xypt" and (
         array.ndim == 2 and array.shape[1] == 3 or array.dtype.names and "y" not in array.dtype.names
@@ -209,6 +211,11 @@ def read_np_spikes(filename: str | os.PathLike, fmt: str = "xypt", time_unit: fl
         return Event(column["x"], column.get("y"), column["p"], t)
     except ValueError as error:
         raise ValueError(f"{filename}: {error}") from None
+
+
+def _check_unit(time_unit: float) -> None:
+    if not 0 < time_unit < math.inf:
+        raise ValueError(f"time_unit: expected a positive number of seconds, found {time_unit}")
 
 
 def _load_npy(filename: str | os.PathLike) -> np.ndarray:
@@ -240,6 +247,7 @@ def encode_np_spikes(filename: str | os.PathLike, td_event: Event, fmt: str = "x
         fmt = "xpt"
     if sorted(fmt) != sorted(wanted):
         raise ValueError(f"encode_np_spikes: expected fmt to be a permutation of {wanted!r}, found {fmt!r}")
+    _check_unit(time_unit)
     t = np.asarray(td_event.t, np.float64) / (time_unit * 1e3)
     column = {"x": td_event.x, "y": td_event.y, "p": td_event.c, "t": t}
     array = np.stack([np.asarray(column[name], np.float64) for name in fmt], 1)

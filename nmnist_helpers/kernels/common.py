@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import torch
 
 from ..spikes import Spikes
-from .constants import DECAY_SCALE, MAX_STATE, STATE_SCALE
+from .constants import DECAY_SCALE, MAX_INPUTS, MAX_STATE, STATE_SCALE
+from .window import Window
 
 
 class State(NamedTuple):
@@ -149,6 +150,13 @@ def check_neuron(membrane: Membrane, state: State, batch: int, channels: int, de
         _check(f"retention of the {name}", x, torch.int32, (channels,), 0, DECAY_SCALE, device)
     for name, x in (("current", state.current), ("voltage", state.voltage)):
         _check(f"neuron state, {name}", x, torch.int32, (batch, channels), -MAX_STATE, MAX_STATE, device)
+
+
+def check_fan_in(window: Window) -> None:
+    """Raise if a window holds so many pixels that the sum of their weights might leave the range of the states."""
+    inputs = window.inputs[0] // window.groups * window.kernel[0] * window.kernel[1]
+    if inputs > MAX_INPUTS:
+        raise ValueError(f"convolution: expected at most {MAX_INPUTS} inputs of a neuron, found {inputs}")
 
 
 def check_axon(axon: Axon, batch: int, channels: int, device: torch.device) -> None:

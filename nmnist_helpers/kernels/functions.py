@@ -213,7 +213,7 @@ class Normalise(torch.autograd.Function):
         return v * (g / norm)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         v, g, norm = ctx.saved_tensors
         factor = (g / norm).flatten()

@@ -11,7 +11,7 @@ from ..kernels.common import Membrane, State, Surrogate
 from ..kernels.constants import DECAY_SCALE, NEVER, WEIGHT_SCALE
 from ..kernels.functions import NeuronStep, SpikeFunction, retention_of
 from ..tools import as_array, exact
-from ..utils.quantize import quantize
+from ..utils.quantize import quantize_hook_fx
 from .stored import NeuronStorage
 
 SCALE_GRAD_UNIT = 0.1  # SLAYER's units, in which scale_grad = 1 and tau_grad = 1 are good starting values
@@ -226,8 +226,7 @@ class Neuron(NeuronStorage):
         With `descale`, the result is multiplied by 64, which makes it an even integer. The gradient passes straight
         through the rounding and is zero outside the clamp.
         """
-        clamped = quantize(weight, 2 / self.w_scale).clamp(-256 / self.w_scale, 254 / self.w_scale)
-        return clamped * self.w_scale if descale else clamped
+        return quantize_hook_fx(weight, self.w_scale, 7, descale)
 
     def membrane(self, decays: Sequence[torch.Tensor], channels: int, places: int = 1) -> Membrane:
         """Return the kernels' constants for `channels` x `places` neurons, given `decays` of current and voltage."""

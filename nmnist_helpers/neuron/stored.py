@@ -119,7 +119,8 @@ class NeuronStorage(torch.nn.Module):
         units = [getattr(self, name) for name in STATES.values()]
         if self.persistent_state and all(unit.numel() == 1 and unit.dim() < 2 for unit in units):  # not of a call
             return State(*(unit.reshape(1, 1).expand(batch, channels).contiguous() for unit in units))
-        if self.persistent_state and all(len(u) == batch and u.numel() == batch * channels for u in units):
+        shape = (channels,) if self.shape is None else tuple(self.shape)
+        if self.persistent_state and all(tuple(u.shape) in ((batch, *shape), (batch, channels)) for u in units):
             return State(*(unit.reshape(batch, channels) for unit in units))
         return zero_state(batch, channels, self.device)
 

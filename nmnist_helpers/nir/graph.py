@@ -25,6 +25,7 @@ grid of time steps. `run_graph` and `agreement` measure both effects. The packag
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +123,7 @@ def to_nir(network, dt: float = 1e-3, form: str = "euler", delays: bool = True) 
     nodes["output"] = nir.Output(output_type={"output": np.array([layers[-1].out_features])})
     names = list(nodes)
     metadata = {"dt": dt, "form": form}
-    return nir.NIRGraph(nodes=nodes, edges=list(zip(names, names[1:], strict=False)), metadata=metadata)
+    return nir.NIRGraph(nodes=nodes, edges=list(pairwise(names)), metadata=metadata)
 
 
 def write_nir(path: str | os.PathLike, network, **options) -> Path:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ..compiled import njit
 from ..netx.simulator import events_of_rows
@@ -139,7 +138,7 @@ class Agreement:
 
 def agreement(exact, other) -> Agreement:
     """Compare the output spikes [B, out, T] of the exact network with those of another version of it."""
-    a, b = (np.asarray(x.detach().cpu() if isinstance(x, torch.Tensor) else x, dtype=np.int64) for x in (exact, other))
+    a, b = (as_array(x).astype(np.int64) for x in (exact, other))
     if a.shape != b.shape or a.ndim != 3:
         raise ValueError(
             f"agreement: expected two arrays of the same shape [B, out, T], found {list(a.shape)} and {list(b.shape)}"

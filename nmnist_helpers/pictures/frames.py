@@ -56,7 +56,7 @@ def _glyphs(text: str, size: int) -> np.ndarray:
     return (PALETTE.text + np.rint(np.asarray(image) / 255 * (GREYS - 1))).astype(np.uint8)
 
 
-def _write(canvas: np.ndarray, text: str, x: float, y: float, size: int = 12, align: str = "left") -> None:
+def write_text(canvas: np.ndarray, text: str, x: float, y: float, size: int = 12, align: str = "left") -> None:
     """Write text on a canvas of palette numbers, with the middle of its digits at row `y`."""
     glyphs = _glyphs(text, size)
     height, width = glyphs.shape
@@ -84,11 +84,23 @@ class Recording(Protocol):
 
 
 def sensor_size(event: Recording) -> tuple[int, int]:
-    """Return the rows and columns of the sensor: those of the recording's extent, else at least 34 x 34."""
-    if event.extent:
-        return event.extent[1:3]
-    rows, columns = (max(SIDE, int(axis.max(initial=-1)) + 1) for axis in (event.y, event.x))
-    return rows, columns
+    """Return the rows and columns of the sensor: those of the recording's extent, else at least 34 x 34.
+
+    Raises
+    ------
+    ValueError
+        If an event lies outside the extent.
+    """
+    if not event.extent:
+        rows, columns = (max(SIDE, int(axis.max(initial=-1)) + 1) for axis in (event.y, event.x))
+        return rows, columns
+    height, width = event.extent[1:3]
+    if len(event) and (event.y.max() >= height or event.x.max() >= width):
+        raise ValueError(
+            f"gif: expected events on a sensor of {height} x {width} pixels, found one at"
+            f" row {event.y.max()} or column {event.x.max()}"
+        )
+    return height, width
 
 
 def film_span(event: Recording, span: float | None) -> float:
@@ -129,11 +141,6 @@ def camera_frames(event: Recording, span: float, frame_ms: float, scale: int | N
         Frames of palette numbers; see `PALETTE`.
     """
     height, width = sensor_size(event)
-    if len(event) and (event.y.max() >= height or event.x.max() >= width):
-        raise ValueError(
-            f"gif: expected events on a sensor of {height} x {width} pixels, found one at"
-            f" row {event.y.max()} or column {event.x.max()}"
-        )
     scale = scale or max(1, round(PICTURE / max(height, width)))
     frame_of, frames = _frame_numbers(event, span, frame_ms)
     order = np.argsort(event.t, kind="stable")
@@ -158,7 +165,7 @@ def camera_frames(event: Recording, span: float, frame_ms: float, scale: int | N
         picture[: height * scale] = cells.repeat(scale, 0).repeat(scale, 1)
         end = min(span, (f + 1) * frame_ms)
         picture[middle - 2 : middle + 2, : round(track.stop * end / span)] = PALETTE["slate"]
-        _write(picture, f"{end:.0f} ms", width * scale - 1, middle, 12, "right")
+        write_text(picture, f"{end:.0f} ms", width * scale - 1, middle, 12, "right")
     return film
 
 
@@ -192,6 +199,11 @@ def raster_frames(
     """
     per_channel = event.extent[2] if event.extent else max(10, int(event.x.max(initial=-1)) + 1)
     channels = event.extent[0] if event.extent else max(1, int(event.c.max(initial=-1)) + 1)
+    if event.x.max(initial=-1) >= per_channel or event.c.max(initial=-1) >= channels:
+        raise ValueError(
+            f"gif: expected events of {channels} x {per_channel} neurons, found one of channel {event.c.max()} or"
+            f" neuron {event.x.max()}"
+        )
     rows_of = event.c * per_channel + event.x
     size = per_channel * channels
     if label is not None and not 0 <= label < size:
@@ -213,15 +225,15 @@ def raster_frames(
             canvas[top + n * row, left : left + plot] = PALETTE["paper"]
             if n == label:
                 canvas[top + n * row + 1 : top + (n + 1) * row, left : left + plot] = PALETTE.tint
-            _write(canvas, str(n), left - 8, top + (n + 0.5) * row, 13, "right")
+            write_text(canvas, str(n), left - 8, top + (n + 0.5) * row, 13, "right")
     else:
-        _write(canvas, "0", left - 5, top + 5, 11, "right")
-        _write(canvas, str(size - 1), left - 5, bottom - 5, 11, "right")
+        write_text(canvas, "0", left - 5, top + 5, 11, "right")
+        write_text(canvas, str(size - 1), left - 5, bottom - 5, 11, "right")
     for tick in _time_ticks(span):
         x = left + round((plot - 1) * tick / span)
         canvas[bottom : bottom + 4, x] = PALETTE["slate"]
         if x < left + plot - 24:  # leaves room for the clock
-            _write(canvas, f"{tick:g}", x, bottom + 12, 11, "center")
+            write_text(canvas, f"{tick:g}", x, bottom + 12, 11, "center")
 
     # The ticks of all spikes are drawn once; `born` holds the first frame that shows each pixel of a tick.
     columns = left + np.rint((plot - 1) * np.asarray(event.t, np.float64) / span).astype(np.int64)
@@ -246,7 +258,7 @@ def raster_frames(
         end = min(span, (f + 1) * frame_ms)
         cursor = left + round((plot - 1) * end / span)
         picture[top:bottom, cursor] = PALETTE["slate"]
-        _write(picture, f"{end:.0f} ms", width - 2, bottom + 12, 12, "right")
+        write_text(picture, f"{end:.0f} ms", width - 2, bottom + 12, 12, "right")
         if small:
             _draw_counts(picture, counts[f], most, left + plot + 8, top, row, label)
     return film
@@ -264,7 +276,7 @@ def _draw_counts(picture, counts, most, x: int, top: int, row: int, label: int |
         length = max(1, round(longest * count / most))
         picture[top + n * row + pad + 1 : top + (n + 1) * row - pad + 1, x : x + length] = color
         if n in (leader, label):
-            _write(picture, str(count), x + length + 4, top + (n + 0.5) * row + 1, 11)
+            write_text(picture, str(count), x + length + 4, top + (n + 0.5) * row + 1, 11)
 
 
 def _time_ticks(span: float) -> np.ndarray:

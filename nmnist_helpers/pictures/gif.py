@@ -66,17 +66,26 @@ def gif_bytes(
     >>> data = gif_bytes(event)                 # 300 ms in 3 s
     >>> data = gif_bytes(output_event, label=7)
     """
+    event = event.rounded()
+    span = film_span(event, span)
+    check_pace(span, frame_ms, slowdown)
+    draw = camera_frames if event.dim == 2 else raster_frames
+    return loop(draw(event, span, frame_ms, **options), frame_ms * slowdown, hold)
+
+
+def check_pace(span: float, frame_ms: float, slowdown: float) -> None:
+    """Raise ValueError if a film of `span` ms has too many frames, or frames that show too briefly or too long."""
     if not frame_ms > 0 or not 20 <= frame_ms * slowdown <= 60_000:
         raise ValueError(
             f"gif: expected frames that show for 20 ms to a minute (frame_ms * slowdown), found {frame_ms} * {slowdown}"
         )
-    event = event.rounded()
-    span = film_span(event, span)
     if span / frame_ms > 2000:
         raise ValueError(f"gif: expected at most 2000 frames, found {span:g} ms / {frame_ms:g} ms; raise frame_ms")
-    draw = camera_frames if event.dim == 2 else raster_frames
-    film = draw(event, span, frame_ms, **options)
-    pace = 10 * max(2, round(frame_ms * slowdown / 10))  # browsers slow down anything below 20 ms
+
+
+def loop(film: np.ndarray, pace: float, hold: float) -> bytes:
+    """Pack a film [F, H, W] of palette numbers; a frame shows for `pace` ms, the last one for `hold` ms more."""
+    pace = 10 * max(2, round(pace / 10))  # browsers slow down anything below 20 ms
     return pack(film, PALETTE.data, [pace] * (len(film) - 1) + [pace + 10 * round(hold / 10)])
 
 

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from ..camera.digits import IMAGE_SIDE
 from ..camera.path import PATH, PATH_STEP
 from ..geometry import SIDE
 from ..tools import as_array
@@ -71,8 +72,8 @@ def sharpened(event: Recording, scale: int = 3) -> np.ndarray:
     """
     knots = PATH_STEP * np.arange(len(PATH))
     right, down = (np.interp(event.t, knots, axis) for axis in np.transpose(PATH))
-    inside = (-0.5, 27.5)
-    cells = np.histogram2d(event.y - down, event.x - right, bins=28 * scale, range=(inside, inside))[0]
+    inside = (-0.5, IMAGE_SIDE - 0.5)
+    cells = np.histogram2d(event.y - down, event.x - right, bins=IMAGE_SIDE * scale, range=(inside, inside))[0]
     for axis in (0, 1):
         cells = np.apply_along_axis(np.convolve, axis, cells, np.full(scale, 1 / scale), mode="same")
     return cells

@@ -17,8 +17,8 @@ from .palette import CHANNELS, PANEL
 
 #: A rectangle of a picture and the state that it shows: rows, columns, number of the state.
 Patch = tuple[slice, slice, int]
-#: Step of the clock, in ms, in films with shorter frames, which are played slowly. Larger steps are easier to read, and
-#: each step adds a kilobyte to a gif.
+#: Step of the clock, in ms, in films whose frames are much shorter, which are played slowly. Larger steps are easier to
+#: read, and each step adds a kilobyte to a gif.
 TICK = 20.0
 
 
@@ -45,7 +45,7 @@ class Scene:
     def time(self, f: int) -> str:
         """Return the clock's text at the end of frame `f`."""
         now = (f + 1) * self.interval
-        return f"{now if self.interval >= TICK else now // TICK * TICK:.0f} ms"
+        return f"{now if self.interval >= TICK / 2 else now // TICK * TICK:.0f} ms"
 
     def draw(self, f: int) -> list:
         """Update the artists to frame `f` and return them."""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..io import Event
-from .frames import AGES, BAR, GREYS, MARGIN, PALETTE, Recording, _write, camera_frames, film_span, raster_frames
-from .gif import pack
+from .frames import AGES, BAR, GREYS, MARGIN, PALETTE, Recording, camera_frames, film_span, raster_frames, write_text
+from .gif import check_pace, loop
 
 GAP, HEAD, FOOT = 14, 22, 24  # space between, above and below the panels, in pixels
 COLUMNS = 16  # of the grid that shows a hidden layer
@@ -44,7 +44,7 @@ def network_gif(
     Raises
     ------
     ValueError
-        If `layers` is not a 2-D recording followed by at least one 1-D layer.
+        If `layers` is not a 2-D recording followed by at least one 1-D layer, or a time is not valid for a film.
 
     Examples
     --------
@@ -55,6 +55,7 @@ def network_gif(
         raise ValueError(f"network_gif: expected a 2-D recording and then 1-D layers, found {dims}")
     recording, *hidden, output = (layer.rounded() for layer in layers)
     span = film_span(recording, None)
+    check_pace(span, frame_ms, slowdown)
     camera = camera_frames(recording, span, frame_ms)
     panels = [camera, *(grid_frames(layer, span, frame_ms) for layer in hidden)]
     row = (camera.shape[1] - BAR - MARGIN) // 10
@@ -74,8 +75,7 @@ def network_gif(
         _write_all(film, head, left, HEAD // 2)
         left += panel.shape[2] + GAP
     _draw_legend(film, height - FOOT // 2, label is not None)
-    pace = 10 * max(2, round(frame_ms * slowdown / 10))  # browsers slow down anything below 20 ms
-    return pack(film, PALETTE.data, [pace] * (len(film) - 1) + [pace + 10 * round(hold / 10)])
+    return loop(film, frame_ms * slowdown, hold)
 
 
 def grid_frames(event: Recording, span: float, frame_ms: float, scale: int = 7) -> np.ndarray:
@@ -110,7 +110,7 @@ def grid_frames(event: Recording, span: float, frame_ms: float, scale: int = 7) 
 def _write_all(film: np.ndarray, text: str, x: int, y: int) -> int:
     """Write the same text on every frame; return the column after its end."""
     before = film[0].copy()
-    _write(film[0], text, x, y, 12)
+    write_text(film[0], text, x, y, 12)
     changed = film[0] != before
     film[1:, changed] = film[0][changed]
     return int(np.flatnonzero(changed.any(0)).max()) + 1

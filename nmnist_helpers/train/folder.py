@@ -3,15 +3,19 @@
 import hashlib
 import json
 import os
+import shlex
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ..checkpoint import load_tree, save_tree
 from ..files import atomic, named, sweep
+from .settings import flag
 
 CHECKPOINT = "checkpoint.pt"
 REALITY = "reality.json"  # the report of `nmnist_helpers.sim2real`
@@ -19,14 +23,22 @@ REALITY = "reality.json"  # the report of `nmnist_helpers.sim2real`
 DERIVED = (REALITY, "result.json", "network.pt", "loss.txt", "accuracy.txt", "curves.png")
 
 
-def resume_with(command: str, path: Path) -> str:
-    """Return the command line that resumes the run in a folder, with as many processes as there are now."""
-    out = f'"{path}"' if " " in str(path) else path
+def resume_with(command: str, path: Path, **options: Any) -> str:
+    """Return the command line that resumes the run in a folder, with as many processes as there are now.
+
+    `options` are those that the checkpoint does not hold.
+    """
+    given = "".join(f" {flag(name)} {_quote(str(value))}" for name, value in {"out": path, **options}.items())
     processes = int(os.environ.get("WORLD_SIZE", 1))
     program = f"python -m nmnist_helpers {command}"
     if processes > 1:
         program = f"torchrun --nproc-per-node {processes} -m nmnist_helpers.{command}"
-    return f"{program} --out {out} --resume"
+    return f"{program}{given} --resume"
+
+
+def _quote(word: str) -> str:
+    """Quote a word for this computer's shell, if necessary."""
+    return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
 
 
 class Folder:
@@ -68,9 +80,10 @@ class Folder:
         FileNotFoundError
             If there is no checkpoint to resume from.
         """
-        if self.path.is_file():
-            raise NotADirectoryError(f"{self.path}: expected a folder for the run, found a file")
-        found = [name for name in (CHECKPOINT, *DERIVED) if (self.path / name).exists()]
+        with named(self.path):
+            if self.path.is_file():
+                raise NotADirectoryError(f"{self.path}: expected a folder for the run, found a file")
+            found = [name for name in (CHECKPOINT, *DERIVED) if (self.path / name).exists()]
         if resume and CHECKPOINT not in found:
             raise FileNotFoundError(f"--resume: expected {self.checkpoint}, found nothing there")
         if found and not (resume or overwrite):

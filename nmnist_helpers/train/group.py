@@ -84,7 +84,8 @@ class Group:
             total = torch.tensor([stat.loss_sum, stat.correct_samples, stat.num_samples], dtype=torch.float64)
             total = total.to(self.device)
             dist.all_reduce(total)
-            stat.loss_sum, stat.correct_samples, stat.num_samples = total[0].item(), int(total[1]), int(total[2])
+            stat.loss_sum, stat.correct_samples = total[:2].tolist()
+            stat.num_samples = int(total[2])
 
     def wait_for_all(self) -> None:
         """Wait until all processes have reached this point."""

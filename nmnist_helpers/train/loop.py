@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from ..loss import SpikeMax, SpikeRate
 from ..network import Network
 from ..paths import TRAINED
 from ..utils import Assistant
-from .folder import REALITY, Folder
+from .folder import REALITY, Folder, resume_with
 from .group import Group
 from .parts import evenly_spaced, fingerprint, learn_and_validate
 from .progress import Progress, network_of, step_factor
@@ -70,7 +71,8 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False, resum
     KeyboardInterrupt
         If the run is interrupted; the message tells how to resume it.
     """
-    folder = Folder(DEFAULT_OUT if settings.out is None else settings.out, resume_command)
+    out = Path(DEFAULT_OUT if settings.out is None else settings.out).expanduser()
+    folder = Folder(out, resume_command or resume_with("train", out, **settings.needed_again()))
     folder.check(resume, overwrite)
     with contextlib.redirect_stdout(None if int(os.environ.get("RANK", 0)) else sys.stdout):
         dataset = NMNISTDataset(settings.data, train=True, source=settings.source)

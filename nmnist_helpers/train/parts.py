@@ -4,12 +4,13 @@ import hashlib
 
 import numpy as np
 
+from ..camera.digits import MNIST_FILES
 from ..data.dataset import NMNISTDataset
 from .settings import Settings
 
 #: By default, this share of the training recordings is held out for validation, but no more than this number.
 SHARE, MOST = 1 / 6, 5000
-MNIST_SIZE = 60_000
+MNIST_SIZE = MNIST_FILES[True][2]
 
 
 def split(labels: np.ndarray, validation: float | int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from ..utils import LearningStats
 from .settings import Settings, flag
 
 LOGS = ("loss_log", "accuracy_log")
-PARTS = ("training", "validation")
+SAVED_PARTS = ("training", "validation")
 
 
 class Progress:
@@ -69,7 +69,9 @@ class Progress:
             "processes": self.processes,
             "epoch": self.epoch,
             "seconds": self.seconds,
-            "curves": {part: {log: list(getattr(getattr(self.stats, part), log)) for log in LOGS} for part in PARTS},
+            "curves": {
+                part: {log: list(getattr(getattr(self.stats, part), log)) for log in LOGS} for part in SAVED_PARTS
+            },
             "net": self.net.state_dict(),
             "moments": self.optimizer.state_dict()["state"],
             "average": None if self.average is None else self.average.state_dict(),
@@ -103,7 +105,7 @@ class Progress:
         _check_same(found["epoch"], 0, f"{name}: epoch")
         _check_same(found["seconds"], 0.0, f"{name}: seconds")
         _check_keys(found["curves"], expected["curves"], f"{name}: curves")
-        for part in PARTS:
+        for part in SAVED_PARTS:
             _check_keys(found["curves"][part], expected["curves"][part], f"{name}: curves.{part}")
             for log, values in found["curves"][part].items():
                 plain = isinstance(values, list) and all(v is None or isinstance(v, float) for v in values)
@@ -122,7 +124,7 @@ class Progress:
         self.optimizer.load_state_dict({"state": found["moments"], "param_groups": own})
         if self.average is not None:
             self.average.load_state_dict(found["average"])
-        for part in PARTS:
+        for part in SAVED_PARTS:
             for log in LOGS:
                 setattr(getattr(self.stats, part), log, list(found["curves"][part][log]))
         for log in LOGS:

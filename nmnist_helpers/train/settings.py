@@ -175,6 +175,11 @@ class Settings:
         """Return the settings that are saved with a run."""
         return {name: value for name, value in asdict(self).items() if name not in LOCAL}
 
+    def needed_again(self) -> dict:
+        """Return the settings that are not saved, but that a resumed run needs as well, unless they are the default."""
+        of_machine = [f for f in fields(self) if f.name in ("data", "device", "timeout")]
+        return {f.name: getattr(self, f.name) for f in of_machine if getattr(self, f.name) != f.default}
+
 
 def flag(name: str) -> str:
     """Return a setting's name on the command line."""

@@ -157,7 +157,7 @@ class LearningStats:
     def _files(self, folder: str | os.PathLike) -> dict[str, Path]:
         """Return the file of each log by the name of the log's attribute."""
         names = {"loss_log": self.training.loss_str, "accuracy_log": self.training.accuracy_str}
-        return {log: Path(folder) / f"{name}.txt" for log, name in names.items()}
+        return {log: Path(folder).expanduser() / f"{name}.txt" for log, name in names.items()}
 
     def save(self, path: str | os.PathLike = "") -> None:
         """Write the logs of the closed epochs to the text files ``loss.txt`` and ``accuracy.txt``.

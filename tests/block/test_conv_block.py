@@ -222,3 +222,9 @@ def test_exported_conv_network_equals_the_model(tmp_path):
             assert torch.equal(found, out)
     with torch.no_grad():
         assert torch.equal(exported.to_blocks()(Spikes.from_dense(x)), layers[-1])
+
+
+def test_a_neuron_with_more_inputs_than_its_state_can_hold_is_refused():
+    block = cuba.Conv(PARAMS, 1 << 16, 1, 1, weight_scale=100)
+    with pytest.raises(ValueError, match="convolution: expected at most 65535 inputs of a neuron, found 65536"):
+        block(torch.ones(1, 1 << 16, 1, 1, 2))

@@ -233,3 +233,11 @@ def read_all(path):
 def write_train(folder, data):
     (folder / "Train.zip").write_bytes(data)
     return folder / "Train.zip"
+
+
+def test_this_package_is_not_taken_for_a_collection_of_recordings(tmp_path):
+    (tmp_path / "nmnist_helpers" / "train").mkdir(parents=True)
+    (tmp_path / "nmnist_helpers" / "__init__.py").touch()
+    assert find(tmp_path, True) is None
+    (tmp_path / "nmnist_helpers" / "__init__.py").unlink()
+    assert find(tmp_path, True) == tmp_path / "nmnist_helpers" / "train"

@@ -122,6 +122,11 @@ class Handler(BaseHTTPRequestHandler):
             return self.go_cuts(body)
         self.reply(206, body, Content_Range=f"bytes 0-{len(body) - 1}/{len(body)}")
 
+    def go_no_continuation(self, body):
+        if self.start is None:
+            return self.go_good(body)
+        self.reply(206, body, Content_Range=f"bytes 0-{len(body) - 1}/{len(body)}")
+
     def go_odd_range(self, body):
         if self.start is None:
             return self.go_cuts(body)
@@ -331,6 +336,12 @@ def test_a_reply_with_a_wrong_range_is_not_appended(tmp_path, server, behaviour)
         get(tmp_path, archive)
     assert not (tmp_path / "Train.zip").exists()
     archive = make_archive(server, server.body, behaviour, "good")
+    assert get(tmp_path, archive).read_bytes() == server.body
+
+
+def test_a_part_that_the_mirror_does_not_continue_is_fetched_anew(tmp_path, server):
+    archive = make_archive(server, zip_bytes(tmp_path), "no_continuation")
+    (tmp_path / ".Train.zip.part").write_bytes(server.body[:1000])
     assert get(tmp_path, archive).read_bytes() == server.body
 
 

@@ -377,3 +377,9 @@ def test_the_plan_of_an_epoch_is_read_once(packed):
     shared = Shared(packed, 8, shuffle=True, seed=3, transform=augment)
     for _ in range(2):
         assert torch.equal(shared.batch(0, 0)[0].channel, expected)
+
+
+@pytest.mark.parametrize("numbers", [np.arange(N) < 3, torch.arange(N) < 3, [True, False], [1.5, 3.0]])
+def test_masks_and_fractions_are_no_numbers_of_recordings(packed, numbers):
+    with pytest.raises(TypeError, match="recordings: expected whole numbers, found"):
+        EventLoader(Subset(packed, numbers), 2)

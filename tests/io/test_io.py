@@ -362,6 +362,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 # ---- .npy files
 
 
+@pytest.mark.parametrize("time_unit", [0, -1, float("nan"), float("inf")])
+def test_times_in_an_impossible_unit_raise_an_error(tmp_path, time_unit):
+    np.save(tmp_path / "a.npy", np.ones((1, 4)))
+    with pytest.raises(ValueError, match="time_unit: expected a positive number of seconds"):
+        io.read_np_spikes(tmp_path / "a.npy", time_unit=time_unit)
+    with pytest.raises(ValueError, match="time_unit: expected a positive number of seconds"):
+        io.encode_np_spikes(tmp_path / "b.npy", io.read_np_spikes(tmp_path / "a.npy"), time_unit=time_unit)
+    assert not (tmp_path / "b.npy").exists()
+
+
 @pytest.mark.parametrize("dim", [1, 2])
 @pytest.mark.parametrize("time_unit", [1e-3, 1e-6])
 def test_npy_files_survive_a_round_trip(tmp_path, dim, time_unit):

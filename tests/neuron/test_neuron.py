@@ -141,6 +141,14 @@ def test_persistent_state_starts_anew_with_another_shape_and_is_not_saved():
     assert torch.equal(copied(z[:2]), neuron(z[:2]))
 
 
+def test_persistent_state_of_a_picture_starts_anew_with_a_picture_of_another_shape():
+    neuron = Neuron(**FIXED, persistent_state=True)
+    tall, wide = (torch.from_numpy(drive((2, *shape, 20))) for shape in ((3, 4, 6), (3, 6, 4)))
+    neuron(tall)
+    assert neuron.current_state.any()
+    assert torch.equal(neuron(wide), Neuron(**FIXED)(wide))
+
+
 @BACKENDS
 def test_persistent_state_enters_the_gradients_of_the_decays(backend):
     neuron = Neuron(**FIXED, persistent_state=True, requires_grad=True)

@@ -540,3 +540,28 @@ def test_gifs_leave_out_events_before_the_first_pixel_and_round_fractions():
     inside = Event([3, 5], [2, 7], [1, 0], [1.0, 9.0])
     beside = Event([3.2, -1, 4.9, 5], [1.9, 2, 7, -4], [1, 1, 0, 0], [1.0, 2.0, 9.0, 9.5])
     assert gif_bytes(beside) == gif_bytes(inside)
+
+
+def test_events_beyond_the_extent_raise_an_error():
+    camera, outputs = np.zeros((2, 34, 34, 10), np.float32), np.zeros((1, 10, 10), np.float32)
+    camera[0, 3, 30, 2] = outputs[0, 8, 2] = 1
+    for volume, message in (
+        (camera, "34 x 34 pixels, found one at"),
+        (outputs, "1 x 10 neurons, found one of channel 0"),
+    ):
+        event = tensor_to_event(volume)
+        event.x = event.x + 5
+        for draw in (gif_bytes, Event.anim) if volume is camera else (gif_bytes,):
+            with pytest.raises(ValueError, match=f"gif: expected events o.*{message}"):
+                draw(event)
+        plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("rate", "texts"), [(100, ["10 ms", "20 ms", "30 ms"]), (240, ["0 ms", "0 ms", "0 ms", "0 ms", "20 ms"])]
+)
+def test_the_clock_of_an_animation_shows_its_time(rate, texts):
+    event = Event([1, 1], [1, 1], [0, 0], [0.0, 299.0])
+    film = event.anim(plt.figure(), frame_rate=rate)
+    film._draw_was_started = True  # no warning that nothing was drawn
+    assert [film.scene.time(f) for f in range(len(texts))] == texts

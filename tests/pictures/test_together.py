@@ -64,3 +64,11 @@ def test_layers_that_do_not_form_a_network_raise_an_error():
             network_gif(wrong)
     with pytest.raises(ValueError, match="expected an extent with the number of neurons"):
         grid_frames(Event(np.array([1]), None, np.array([0]), np.array([2.0])), 300, 10)
+
+
+@pytest.mark.parametrize(
+    "times", [{"frame_ms": 0}, {"frame_ms": -5}, {"slowdown": -1}, {"frame_ms": 0.1, "slowdown": 300}]
+)
+def test_times_that_make_no_film_raise_an_error(times):
+    with pytest.raises(ValueError, match="gif: expected"):
+        network_gif(layers(), **times)

@@ -24,6 +24,7 @@ from ..common import (
     OutputGradients,
     State,
     check_axon,
+    check_fan_in,
     check_neuron,
     raise_out_of_range,
 )
@@ -198,6 +199,7 @@ def conv_forward(
     """Compute `nmnist_helpers.kernels.composite.conv_forward` on the CPU."""
     batch, _, steps = spikes.shape
     neurons = window.neurons
+    check_fan_in(window)
     check_neuron(membrane, state, batch, neurons, weights.device)
     check_axon(axon, batch, neurons, weights.device)
     width = padded(neurons)

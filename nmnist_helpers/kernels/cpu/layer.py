@@ -17,6 +17,7 @@ from ..common import (
     check_neuron,
     check_rows,
 )
+from ..constants import MAX_INPUTS
 from .backward import backward
 from .events import fired_to_events
 from .input_gradient import Active, input_gradient, zero_bits
@@ -24,8 +25,6 @@ from .lanes import CHUNK
 from .layout import by_chunks, last_only, padded, zero_words
 from .neuron import run
 from .product import dense_product, is_sparse, weight_gradient
-
-MAX_INPUTS = (1 << 16) - 1  # inputs x 128 (largest weight x 32) x 128 (state units per 1/32) must stay below 2**30
 
 
 def layer_forward(

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from ...spikes import Spikes
+from ..common import check_fan_in
 from ..window import Window
 from .launch import on, sum_rows
 from .matmul import OPERAND, eight_bits
@@ -186,6 +187,7 @@ def _two_terms(grad_z: torch.Tensor) -> torch.Tensor:
 
 def conv_product(spikes: Spikes, weights: torch.Tensor, window: Window) -> torch.Tensor:
     """Compute `nmnist_helpers.kernels.reference.conv_product` on a GPU, with weights from the GPU's `quantise`."""
+    check_fan_in(window)
     batch, _, steps = spikes.shape
     m, weights = _count(batch, steps, window.places), _expand_groups(weights, window)
     rows, (outputs, inner) = _bytes(spikes), weights.shape

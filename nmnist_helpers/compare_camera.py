@@ -10,7 +10,7 @@ from .camera.simulator import simulate
 from .data.recordings import Recordings
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Read recordings, simulate the same digits, and print a table that compares both."""
     parser = argparse.ArgumentParser(
         prog="python -m nmnist_helpers camera",
@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--mnist-test", action="store_true", help="the recordings show MNIST's test digits, not its training digits"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (default 0)")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
+    options.recordings = options.recordings.expanduser()  # no shell expands the ~ of --recordings=~/...
     if not options.recordings.exists():
         raise FileNotFoundError(f"--recordings: expected a folder or an archive, found no {options.recordings}")
     recorded = Recordings(options.recordings).pack()
