@@ -13,7 +13,7 @@ COMMANDS = {
     "sim2real": ("sim2real", "train on simulated digits, test on real recordings"),
     "download": ("data.download", "fetch and check the official N-MNIST archives (1.2 GB)"),
     "mnist": ("data.mnist", "fetch MNIST, the digits that the simulated camera records (11 MB)"),
-    "camera": ("compare_camera", "compare simulated with real recordings of the same digits"),
+    "camera": ("calibrate", "compare simulated with real recordings of the same digits"),
     "lava": ("lava", "list the names of lava-dl with their counterparts here"),
 }
 PROGRAM = "python -m nmnist_helpers"

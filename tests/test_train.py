@@ -253,7 +253,7 @@ def test_help_names_every_setting_and_its_default():
 
 
 @pytest.mark.filterwarnings("ignore:.* found in sys.modules")
-@pytest.mark.parametrize("name", ["compare_camera", "download", "mnist", "sim2real", "train"])
+@pytest.mark.parametrize("name", ["calibrate", "download", "mnist", "sim2real", "train"])
 def test_commands_of_the_first_version_still_work(monkeypatch, capsys, name):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as end:

@@ -80,10 +80,11 @@ class Folder:
         FileNotFoundError
             If there is no checkpoint to resume from.
         """
-        with named(self.path):
-            if self.path.is_file():
-                raise NotADirectoryError(f"{self.path}: expected a folder for the run, found a file")
+        with named(self.path):  # a name may be too long
+            is_file = self.path.is_file()
             found = [name for name in (CHECKPOINT, *DERIVED) if (self.path / name).exists()]
+        if is_file:
+            raise NotADirectoryError(f"{self.path}: expected a folder for the run, found a file")
         if resume and CHECKPOINT not in found:
             raise FileNotFoundError(f"--resume: expected {self.checkpoint}, found nothing there")
         if found and not (resume or overwrite):

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from nmnist_helpers import compare_camera
+from nmnist_helpers import calibrate
 from nmnist_helpers.camera import compare, digits, simulator
 from nmnist_helpers.data import recordings
 from nmnist_helpers.data.recordings import Recordings
@@ -157,7 +157,7 @@ def paired_files(simulated, tmp_path, monkeypatch):
 
 def test_the_command_prints_the_comparison(paired_files, capsys):
     folder, _ = paired_files
-    compare_camera.main(["--recordings", str(folder / "Test"), "--mnist", str(folder)])
+    calibrate.main(["--recordings", str(folder / "Test"), "--mnist", str(folder)])
     out = capsys.readouterr().out
     assert "events per recording" in out
     assert "noise floor" in out
@@ -170,11 +170,11 @@ def test_the_command_refuses_recordings_of_other_digits(paired_files):
     wrong = ((labels + 1) % 10).astype(np.uint8)
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + wrong.tobytes()))
     with pytest.raises(ValueError, match="expected the digits that MNIST has under the same numbers"):
-        compare_camera.main(["--recordings", str(folder / "Test"), "--mnist", str(folder)])
+        calibrate.main(["--recordings", str(folder / "Test"), "--mnist", str(folder)])
     (folder / "Test" / "0").mkdir(exist_ok=True)
     (folder / "Test" / "0" / "00021.bin").write_bytes(bytes([1, 1, 0, 0, 1]))
     with pytest.raises(ValueError, match="expected file names 1 to 20, found 1 to 21"):
-        compare_camera.main(["--recordings", str(folder / "Test"), "--mnist", str(folder)])
+        calibrate.main(["--recordings", str(folder / "Test"), "--mnist", str(folder)])
 
 
 @pytest.mark.skipif(
