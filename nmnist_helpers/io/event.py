@@ -231,9 +231,13 @@ def _numbers(name: str, values, whole: bool = True) -> np.ndarray:
 
 def _bins(t: np.ndarray, sampling_time: float) -> np.ndarray:
     """Return the time bins of times in ms, as floats."""
+    _check_sampling_time(sampling_time)
+    return np.rint(np.asarray(t) / sampling_time)
+
+
+def _check_sampling_time(sampling_time: float) -> None:
     if not 0 < sampling_time < float("inf"):
         raise ValueError(f"sampling_time: expected a positive number of ms, found {sampling_time}")
-    return np.rint(np.asarray(t) / sampling_time)
 
 
 def tensor_to_event(spike_tensor, sampling_time: float = 1) -> Event:
@@ -251,11 +255,17 @@ def tensor_to_event(spike_tensor, sampling_time: float = 1) -> Event:
     Event
         2-D for a tensor with four axes, 1-D for one with three; sorted by time.
 
+    Raises
+    ------
+    ValueError
+        If the tensor has another number of axes, or if `sampling_time` is not positive.
+
     Examples
     --------
     >>> tensor_to_event(np.array([[[0, 1, 1], [1, 0, 0]]]))
     Event(1-D, 3 events, 0..2 ms)
     """
+    _check_sampling_time(sampling_time)
     tensor = spike_tensor
     if hasattr(tensor, "detach"):
         from ..tools import as_array  # imports torch, which this module does not need otherwise
@@ -268,7 +278,10 @@ def tensor_to_event(spike_tensor, sampling_time: float = 1) -> Event:
     order = np.argsort(at[-1], kind="stable")
     at = tuple(axis[order] for axis in at)
     value = tensor[at]
-    payload = None if (value == value.dtype.type(1 / sampling_time)).all() else value
+    kind = (
+        value.dtype.type if value.dtype.kind in "fb" else float
+    )  # a small integer type may not hold 1 / sampling_time
+    payload = None if (value == kind(1 / sampling_time)).all() else value
     y = at[1] if tensor.ndim == 4 else None
     event = Event(at[-2], y, at[0], at[-1] * sampling_time, payload)
     rows = tensor.shape[1] if tensor.ndim == 4 else 1

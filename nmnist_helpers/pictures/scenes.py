@@ -20,6 +20,7 @@ Patch = tuple[slice, slice, int]
 #: Step of the clock, in ms, in films whose frames are much shorter, which are played slowly. Larger steps are easier to
 #: read, and each step adds a kilobyte to a gif.
 TICK = 20.0
+MAX_FRAMES = 10_000
 
 
 class Scene:
@@ -28,6 +29,10 @@ class Scene:
     def __init__(self, fig: Figure, event: Recording, interval: float):
         self.fig, self.ax, self.event, self.interval = fig, fig.gca(), event, interval
         first, last = (event.t.min(), event.t.max()) if len(event) else (0, 0)
+        if not (last - first) / interval < MAX_FRAMES:
+            raise ValueError(
+                f"frame_rate: expected at most {MAX_FRAMES} frames, found {(last - first) / interval:.3g}; lower it"
+            )
         self.frames = range(self._number(first), self._number(last) + 1)
         self.order = np.argsort(event.t, kind="stable")
         self.number = self._number(np.asarray(event.t, np.float64)[self.order])  # frame of each event

@@ -451,3 +451,18 @@ def test_a_tensor_of_whole_numbers_must_hold_the_values():
     graded = Event([1, 2], [1, 2], [0, 1], [1.0, 2.0], payload=[1, 300])
     with pytest.raises(ValueError, match="can hold 300, found uint8"):
         graded.fill_tensor(np.zeros((2, 10, 10, 10), np.uint8))
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64, np.float16, np.float32])
+def test_spikes_of_every_type_become_events(kind):
+    spikes = np.array([[[0, 1, 0, 1]]], kind)
+    event = io.tensor_to_event(spikes, sampling_time=0.001)
+    np.testing.assert_allclose(event.t, [0.001, 0.003])
+    np.testing.assert_array_equal(event.p, [1, 1])  # not 1 / sampling_time
+    assert io.tensor_to_event(spikes).p is None
+
+
+@pytest.mark.parametrize("time", [0, -1, float("nan"), float("inf")])
+def test_an_impossible_sampling_time_raises_an_error(time):
+    with pytest.raises(ValueError, match="sampling_time: expected a positive number of ms"):
+        io.tensor_to_event(np.ones((1, 1, 2)), sampling_time=time)

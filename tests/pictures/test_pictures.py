@@ -565,3 +565,9 @@ def test_the_clock_of_an_animation_shows_its_time(rate, texts):
     film = event.anim(plt.figure(), frame_rate=rate)
     film._draw_was_started = True  # no warning that nothing was drawn
     assert [film.scene.time(f) for f in range(len(texts))] == texts
+
+
+def test_an_animation_of_too_many_frames_is_refused():
+    with pytest.raises(ValueError, match=r"frame_rate: expected at most 10000 frames, found 2\.99e\+08"):
+        Event([1, 1], [1, 1], [0, 0], [0.0, 299.0]).anim(plt.figure(), frame_rate=1e9)
+    plt.close("all")
