@@ -56,7 +56,7 @@ def _glyphs(text: str, size: int) -> np.ndarray:
     return (PALETTE.text + np.rint(np.asarray(image) / 255 * (GREYS - 1))).astype(np.uint8)
 
 
-def write_text(canvas: np.ndarray, text: str, x: float, y: float, size: int = 12, align: str = "left") -> None:
+def draw_text(canvas: np.ndarray, text: str, x: float, y: float, size: int = 12, align: str = "left") -> None:
     """Write text on a canvas of palette numbers, with the middle of its digits at row `y`."""
     glyphs = _glyphs(text, size)
     height, width = glyphs.shape
@@ -165,7 +165,7 @@ def camera_frames(event: Recording, span: float, frame_ms: float, scale: int | N
         picture[: height * scale] = cells.repeat(scale, 0).repeat(scale, 1)
         end = min(span, (f + 1) * frame_ms)
         picture[middle - 2 : middle + 2, : round(track.stop * end / span)] = PALETTE["slate"]
-        write_text(picture, f"{end:.0f} ms", width * scale - 1, middle, 12, "right")
+        draw_text(picture, f"{end:.0f} ms", width * scale - 1, middle, 12, "right")
     return film
 
 
@@ -225,15 +225,15 @@ def raster_frames(
             canvas[top + n * row, left : left + plot] = PALETTE["paper"]
             if n == label:
                 canvas[top + n * row + 1 : top + (n + 1) * row, left : left + plot] = PALETTE.tint
-            write_text(canvas, str(n), left - 8, top + (n + 0.5) * row, 13, "right")
+            draw_text(canvas, str(n), left - 8, top + (n + 0.5) * row, 13, "right")
     else:
-        write_text(canvas, "0", left - 5, top + 5, 11, "right")
-        write_text(canvas, str(size - 1), left - 5, bottom - 5, 11, "right")
+        draw_text(canvas, "0", left - 5, top + 5, 11, "right")
+        draw_text(canvas, str(size - 1), left - 5, bottom - 5, 11, "right")
     for tick in _time_ticks(span):
         x = left + round((plot - 1) * tick / span)
         canvas[bottom : bottom + 4, x] = PALETTE["slate"]
         if x < left + plot - 24:  # leaves room for the clock
-            write_text(canvas, f"{tick:g}", x, bottom + 12, 11, "center")
+            draw_text(canvas, f"{tick:g}", x, bottom + 12, 11, "center")
 
     # The ticks of all spikes are drawn once; `born` holds the first frame that shows each pixel of a tick.
     columns = left + np.rint((plot - 1) * np.asarray(event.t, np.float64) / span).astype(np.int64)
@@ -258,7 +258,7 @@ def raster_frames(
         end = min(span, (f + 1) * frame_ms)
         cursor = left + round((plot - 1) * end / span)
         picture[top:bottom, cursor] = PALETTE["slate"]
-        write_text(picture, f"{end:.0f} ms", width - 2, bottom + 12, 12, "right")
+        draw_text(picture, f"{end:.0f} ms", width - 2, bottom + 12, 12, "right")
         if small:
             _draw_counts(picture, counts[f], most, left + plot + 8, top, row, label)
     return film
@@ -276,7 +276,7 @@ def _draw_counts(picture, counts, most, x: int, top: int, row: int, label: int |
         length = max(1, round(longest * count / most))
         picture[top + n * row + pad + 1 : top + (n + 1) * row - pad + 1, x : x + length] = color
         if n in (leader, label):
-            write_text(picture, str(count), x + length + 4, top + (n + 0.5) * row + 1, 11)
+            draw_text(picture, str(count), x + length + 4, top + (n + 0.5) * row + 1, 11)
 
 
 def _time_ticks(span: float) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..io import Event
-from .frames import AGES, BAR, GREYS, MARGIN, PALETTE, Recording, camera_frames, film_span, raster_frames, write_text
+from .frames import AGES, BAR, GREYS, MARGIN, PALETTE, Recording, camera_frames, draw_text, film_span, raster_frames
 from .gif import check_pace, loop
 
 GAP, HEAD, FOOT = 14, 22, 24  # space between, above and below the panels, in pixels
@@ -110,7 +110,7 @@ def grid_frames(event: Recording, span: float, frame_ms: float, scale: int = 7) 
 def _write_all(film: np.ndarray, text: str, x: int, y: int) -> int:
     """Write the same text on every frame; return the column after its end."""
     before = film[0].copy()
-    write_text(film[0], text, x, y, 12)
+    draw_text(film[0], text, x, y, 12)
     changed = film[0] != before
     film[1:, changed] = film[0][changed]
     return int(np.flatnonzero(changed.any(0)).max()) + 1

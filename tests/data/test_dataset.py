@@ -378,3 +378,9 @@ def test_an_archive_of_the_other_split_is_refused(tmp_path):
     assert len(NMNISTDataset(archive, train=True))
     with pytest.raises(ValueError, match=r"Train\.zip: expected recordings of Test, found an archive of Train"):
         NMNISTDataset(archive, train=False)
+
+
+@pytest.mark.parametrize("train", ["Test", "False", None, 2])
+def test_the_part_is_true_or_false(train):
+    with pytest.raises(ValueError, match="train: expected True or False, found"):
+        NMNISTDataset(train=train)

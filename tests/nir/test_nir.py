@@ -324,3 +324,8 @@ def test_a_delay_longer_than_the_recording_leaves_it_empty():
     short, long = (nir.run_graph(nir.to_nir([layer]), spikes) for layer in layers)
     assert short.any()
     assert not long.any()
+
+
+def test_agreement_takes_tensors_of_16_bits():
+    spikes = (torch.rand(3, 4, 20) < 0.3).to(torch.bfloat16)
+    assert nir.agreement(spikes, spikes.float().numpy()).trains == 1
