@@ -79,9 +79,7 @@ def real(
     recorded = [NMNISTDataset(settings.data, train=train, source="recorded") for train in (True, False)]
     _check_unseen(settings, np.concatenate([part.packed.ids for part in recorded]))
 
-    command = resume_with(
-        "sim2real", folder.path, **({} if mnist is None else {"mnist": mnist}), tune=tune, **settings.needed_again()
-    )
+    command = resume_with("sim2real", folder.path, mnist=mnist, tune=tune, **settings.needed_again())
     trained = run(settings, resume, overwrite, command)
     everything = PackedEvents.concatenate([part.packed for part in recorded])
     folder.remove(REALITY)  # whose tuned network is about to be replaced

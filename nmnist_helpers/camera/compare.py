@@ -68,10 +68,7 @@ def intervals(events: PackedEvents) -> list[np.ndarray]:
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:
     """Compute the common area, 0 to 1, of the histograms of two sets of times (microseconds)."""
-    shares = [
-        np.histogram(np.clip(times, INTERVAL_EDGES[0], INTERVAL_EDGES[-1] - 1), INTERVAL_EDGES)[0]
-        for times in (first, second)
-    ]
+    shares = [np.histogram(np.clip(times, *INTERVAL_EDGES[[0, -1]]), INTERVAL_EDGES)[0] for times in (first, second)]
     return float(np.minimum(*(share / max(share.sum(), 1) for share in shares)).sum())
 
 

@@ -9,6 +9,7 @@ from ..bits import count_bits, lowest_bit
 from ..compiled import njit
 from ..geometry import CHANNELS, PIXELS, SIDE
 from ..io import PackedEvents
+from ..io.event import check_sampling_time
 from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, scales_of, time_offset, warp
 
 _WORDS = (CHANNELS + 63) // 64
@@ -16,8 +17,7 @@ _WORDS = (CHANNELS + 63) // 64
 
 def time_bins(sample_length: float, sampling_time: float) -> int:
     """Return the number of time bins, T = sample_length / sampling_time (both in ms)."""
-    if not (np.isfinite(sampling_time) and sampling_time > 0):
-        raise ValueError(f"sampling_time: expected a positive number of ms, found {sampling_time}")
+    check_sampling_time(sampling_time)
     bins = sample_length / sampling_time
     if not np.isfinite(bins) or bins < 1 or bins > 2**20:
         raise ValueError(

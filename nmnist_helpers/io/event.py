@@ -231,11 +231,12 @@ def _numbers(name: str, values, whole: bool = True) -> np.ndarray:
 
 def _bins(t: np.ndarray, sampling_time: float) -> np.ndarray:
     """Return the time bins of times in ms, as floats."""
-    _check_sampling_time(sampling_time)
+    check_sampling_time(sampling_time)
     return np.rint(np.asarray(t) / sampling_time)
 
 
-def _check_sampling_time(sampling_time: float) -> None:
+def check_sampling_time(sampling_time: float) -> None:
+    """Raise ValueError unless a time bin has a positive length (in ms)."""
     if not 0 < sampling_time < float("inf"):
         raise ValueError(f"sampling_time: expected a positive number of ms, found {sampling_time}")
 
@@ -265,7 +266,7 @@ def tensor_to_event(spike_tensor, sampling_time: float = 1) -> Event:
     >>> tensor_to_event(np.array([[[0, 1, 1], [1, 0, 0]]]))
     Event(1-D, 3 events, 0..2 ms)
     """
-    _check_sampling_time(sampling_time)
+    check_sampling_time(sampling_time)
     tensor = spike_tensor
     if hasattr(tensor, "detach"):
         from ..tools import as_array  # imports torch, which this module does not need otherwise
@@ -278,9 +279,8 @@ def tensor_to_event(spike_tensor, sampling_time: float = 1) -> Event:
     order = np.argsort(at[-1], kind="stable")
     at = tuple(axis[order] for axis in at)
     value = tensor[at]
-    kind = (
-        value.dtype.type if value.dtype.kind in "fb" else float
-    )  # a small integer type may not hold 1 / sampling_time
+    # A small integer type may not hold 1 / sampling_time.
+    kind = value.dtype.type if value.dtype.kind in "fb" else float
     payload = None if (value == kind(1 / sampling_time)).all() else value
     y = at[1] if tensor.ndim == 4 else None
     event = Event(at[-2], y, at[0], at[-1] * sampling_time, payload)

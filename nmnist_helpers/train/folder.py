@@ -26,14 +26,15 @@ DERIVED = (REALITY, "result.json", "network.pt", "loss.txt", "accuracy.txt", "cu
 def resume_with(command: str, path: Path, **options: Any) -> str:
     """Return the command line that resumes the run in a folder, with as many processes as there are now.
 
-    `options` are those that the checkpoint does not hold.
+    `options` are those that the checkpoint does not hold; None leaves one out.
     """
-    given = "".join(f" {flag(name)} {_quote(str(value))}" for name, value in {"out": path, **options}.items())
+    given = {name: value for name, value in {"out": path, **options}.items() if value is not None}
+    words = "".join(f" {flag(name)} {_quote(str(value))}" for name, value in given.items())
     processes = int(os.environ.get("WORLD_SIZE", 1))
     program = f"python -m nmnist_helpers {command}"
     if processes > 1:
         program = f"torchrun --nproc-per-node {processes} -m nmnist_helpers.{command}"
-    return f"{program}{given} --resume"
+    return f"{program}{words} --resume"
 
 
 def _quote(word: str) -> str:

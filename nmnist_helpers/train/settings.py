@@ -177,8 +177,8 @@ class Settings:
 
     def needed_again(self) -> dict:
         """Return the settings that are not saved, but that a resumed run needs as well, unless they are the default."""
-        of_machine = [f for f in fields(self) if f.name in ("data", "device", "timeout")]
-        return {f.name: getattr(self, f.name) for f in of_machine if getattr(self, f.name) != f.default}
+        here = [f for f in fields(self) if f.name in LOCAL and f.name not in ("out", "start")]
+        return {f.name: getattr(self, f.name) for f in here if getattr(self, f.name) != f.default}
 
 
 def flag(name: str) -> str:
