@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from .classifier import EPSILON, MODES, MovingWindow, Rate, confidence_of, flatten_channels
 from .lava import absent
 
-REDUCTIONS = ("sum", "mean")
+REDUCTIONS = ("sum", "mean", "none")
 
 
 def _check_reduction(name: str, reduction: str) -> None:
     if reduction not in REDUCTIONS:
-        raise ValueError(f"{name}: expected reduction 'sum' or 'mean', found {reduction!r}")
+        raise ValueError(f"{name}: expected reduction 'sum', 'mean' or 'none', found {reduction!r}")
 
 
 def _rates(
@@ -35,7 +35,7 @@ def _rates(
 
 
 def _reduce(values: torch.Tensor, reduction: str) -> torch.Tensor:
-    return values.sum() if reduction == "sum" else values.mean()
+    return values if reduction == "none" else values.sum() if reduction == "sum" else values.mean()
 
 
 class SpikeTime(torch.nn.Module):
@@ -52,8 +52,8 @@ class SpikeTime(torch.nn.Module):
         Length of the filter in time steps.
     filter_order : int
         Number of times that the filter is applied.
-    reduction : {'sum', 'mean'}
-        Reduction over batch, channels and time.
+    reduction : {'sum', 'mean', 'none'}
+        Reduction over batch, channels and time. With 'none', the losses are returned in the trains' own shape.
     """
 
     def __init__(self, time_constant: float = 5, length: int = 100, filter_order: int = 1, reduction: str = "sum"):
@@ -108,8 +108,9 @@ class SpikeRate(torch.nn.Module):
     moving_window : int, optional
         Length of a window in time steps: use the rate over the last steps, at every step. By default, use the rate over
         the whole sample.
-    reduction : {'sum', 'mean'}
-        Reduction over batch and classes (and time steps, with a moving window).
+    reduction : {'sum', 'mean', 'none'}
+        Reduction over batch and classes (and time steps, with a moving window). With 'none', the losses are returned
+        in the shape [B, C] or [B, C, T].
 
     Examples
     --------
@@ -147,8 +148,9 @@ class SpikeMax(torch.nn.Module):
         How likelihoods are computed from rates. In mode 'probability', the likelihood is ``(r + eps) / sum(r + eps)``,
         which keeps the loss finite if the true class is silent. In modes 'softmax' and 'logsoftmax', which are
         equivalent here, the log likelihood is the log-softmax of the rates.
-    reduction : {'sum', 'mean'}
-        Reduction over the batch (and time steps, with a moving window).
+    reduction : {'sum', 'mean', 'none'}
+        Reduction over the batch (and time steps, with a moving window). With 'none', the losses are returned in the
+        shape [B] or [B, T].
     eps : float
         Small number added to each rate in mode 'probability', in spikes per ms. If the neuron of the true class is
         silent, its gradient is about ``1 / eps``, by default a million. Training from scratch usually fails with the

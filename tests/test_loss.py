@@ -166,6 +166,22 @@ def test_wrong_labels_and_shapes_raise(error):
         error(s[..., 0], torch.tensor([0, 1, 2]))
 
 
+@pytest.mark.parametrize("window", [None, 6])
+def test_without_a_reduction_each_loss_is_returned(window):
+    s = torch.from_numpy(np.random.default_rng(0).random((3, 4, 17)) < 0.3).float()
+    label, desired = torch.tensor([0, 1, 2]), s.roll(1, -1)
+    steps = () if window is None else (17,)
+    for kind, target, shape, options in (
+        (SpikeRate, label, (3, 4, *steps), {"true_rate": 0.2, "false_rate": 0.03, "moving_window": window}),
+        (SpikeMax, label, (3, *steps), {"moving_window": window}),
+        (SpikeTime, desired, (3, 4, 17), {}),
+    ):
+        losses = kind(reduction="none", **options)(s, target)
+        assert losses.shape == shape
+        torch.testing.assert_close(losses.sum(), kind(reduction="sum", **options)(s, target))
+        torch.testing.assert_close(losses.mean(), kind(reduction="mean", **options)(s, target))
+
+
 def test_wrong_settings_raise():
     with pytest.raises(ValueError, match=r"true_rate in 0\.\.1 spikes per step, found 1\.5"):
         SpikeRate(1.5, 0)
@@ -176,8 +192,8 @@ def test_wrong_settings_raise():
         lambda r: SpikeMax(reduction=r),
         lambda r: SpikeTime(reduction=r),
     ):
-        with pytest.raises(ValueError, match="expected reduction 'sum' or 'mean', found 'none'"):
-            make("none")
+        with pytest.raises(ValueError, match="expected reduction 'sum', 'mean' or 'none', found 'max'"):
+            make("max")
     with pytest.raises(ValueError, match="a mode of probability, softmax, logsoftmax, found 'likelihood'"):
         SpikeMax(mode="likelihood")
     with pytest.raises(ValueError, match="a window of at least one step, found softmax"):

@@ -90,7 +90,7 @@ def picture_axes(axes: np.ndarray) -> np.ndarray:
 def neuron_traces(
     drive: np.ndarray, current: np.ndarray, voltage: np.ndarray, spikes: np.ndarray, threshold: float, title: str = ""
 ) -> Figure:
-    """Draw a neuron over time: its input, current and voltage, and its spikes as marks above the voltage.
+    """Draw a neuron over time: its input, current and voltage, and its spikes as marks above the axes of the voltage.
 
     The axis of the voltage reaches at most four times as far below zero as above it; lower values are cut off.
 
@@ -114,10 +114,11 @@ def neuron_traces(
     low.text(len(drive), threshold, r" threshold $\vartheta$", va="center", fontsize=9)
     highest = 1.15 * max(threshold, float(np.max(voltage)))
     fired = steps[np.asarray(spikes) > 0]
-    low.plot(fired + 0.5, np.full(len(fired), highest), "|", color=INK, ms=10, mew=2)
-    low.text(len(drive), highest, f" {len(fired)} spikes", va="center", fontsize=9)
+    above = low.get_xaxis_transform()  # in these coordinates, the axes are 1 high
+    low.plot(fired + 0.5, np.full(len(fired), 1.05), "|", color=INK, ms=10, mew=2, transform=above, clip_on=False)
+    low.text(len(drive), 1.05, f" {len(fired)} spikes", va="center", fontsize=9, transform=above)
     lowest = max(1.08 * min(0.0, float(np.min(voltage))), -4 * highest)  # otherwise the threshold could not be seen
-    low.set(ylabel="voltage $v[t]$", xlabel="time step $t$ (ms)", xlim=(0, len(drive)), ylim=(lowest, 1.08 * highest))
+    low.set(ylabel="voltage $v[t]$", xlabel="time step $t$ (ms)", xlim=(0, len(drive)), ylim=(lowest, highest))
     for ax in (top, middle, low):
         ax.axhline(0, color=LIGHT, lw=0.8, zorder=0)
     fig.suptitle(title, fontsize="medium")
