@@ -11,6 +11,8 @@ WEIGHT_STEPS = 32
 LOWEST_STEP, HIGHEST_STEP = -128, 127
 #: Most inputs of a neuron: 2**16 inputs x 128 steps of weight x 128 units of state per step would reach 2**30.
 MAX_INPUTS = 2**16 - 1
+#: Sums of squares that torch's weight normalisation adds up side by side for a row, on an x86 CPU with AVX2.
+NORM_LANES = 8
 #: Longest learned delay in time steps: the capacity of the hardware's spike buffers.
 MAX_DELAY = 62
 #: Largest magnitude of a state. States are stored in 32 bits; this leaves one bit, so that a sum of two cannot wrap.

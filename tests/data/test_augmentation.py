@@ -1,6 +1,7 @@
 """Test the augmentation of one recording: rotation, shift, optional changes and random numbers."""
 
 import math
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -209,11 +210,13 @@ class OneEvent(torch.utils.data.Dataset):
         return int((event.x * 34 + event.y).sum())
 
 
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
 def test_workers_with_a_generator_differ_from_each_other_and_from_epoch_to_epoch():
     def epochs(seed):
         torch.manual_seed(seed)
         dataset = OneEvent(Augment(rng=np.random.default_rng(0)))
-        loader = torch.utils.data.DataLoader(dataset, batch_size=1, num_workers=2)
+        # Other workers could not import this module, in which the dataset is defined.
+        loader = torch.utils.data.DataLoader(dataset, batch_size=1, num_workers=2, multiprocessing_context="fork")
         return [int(v) for _ in range(2) for v in loader]
 
     first = epochs(0)

@@ -223,7 +223,7 @@ def test_weight_kernels(capability):
     assert count(quantise, r"min\.NaN\.f32|max\.NaN\.f32") > 0  # clamping does not remove NaN
     norms = compile_kernel(
         weight.norm_kernel, capability, {"v": "*fp32", "out": "*fp32", "N": "i32", "C": "i32"},
-        {"ROWS": 4, "LANES": weight.LANES, "STAGES": 16}, num_warps=1, enable_fp_fusion=False,
+        {"ROWS": 4, "LANES": weight.NORM_LANES, "STAGES": 16}, num_warps=1, enable_fp_fusion=False,
     )  # fmt: skip
     assert count(norms, r"fma\.rn\.f32") == 0  # squares are rounded before they are added, as on the CPU
     assert count(norms, r"cp\.async\.c[ag]\.shared") >= 15

@@ -26,13 +26,28 @@ from nmnist_helpers.kernels.cpu import product as cpu_product
 from nmnist_helpers.kernels.cpu.lanes import CHUNK
 from nmnist_helpers.kernels.cpu.layer import MAX_INPUTS
 from nmnist_helpers.kernels.cpu.product import DENSE_FROM
+from nmnist_helpers.kernels.functions import normalise
 from nmnist_helpers.kernels.reference.axon import axon_backward
+from nmnist_helpers.kernels.reference.product import adds_in_usual_order
 from nmnist_helpers.spikes import Spikes
 
 pytestmark = pytest.mark.usefixtures("fresh_memory_is_nan")
 
 
 # --------------------------------------------------------------------------------------------------------- axon
+
+
+@pytest.mark.skipif(not adds_in_usual_order(), reason="this processor adds in another order")
+@pytest.mark.parametrize("columns", [1, 7, 8, 37, 514, 2312])
+def test_norms_are_the_same_to_the_bit_where_torch_adds_in_another_order(monkeypatch, columns):
+    v = torch.from_numpy(np.random.default_rng(columns).normal(0, 0.1, (60, columns)).astype(np.float32))
+    g = torch.ones(60, 1)
+    expected, weights = reference.norms(v), normalise(v, g)
+    if columns > 50:  # another order of the sum would be noticed
+        assert not torch.equal(v.square().sum(1).sqrt(), expected)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert torch.equal(reference.norms(v), expected)
+    assert torch.equal(normalise(v, g), weights)
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)

@@ -10,13 +10,12 @@ import torch
 import triton
 import triton.language as tl
 
-from ..constants import HIGHEST_STEP, LOWEST_STEP
+from ..constants import HIGHEST_STEP, LOWEST_STEP, NORM_LANES
 from .launch import on
 
 LOWEST, HIGHEST = tl.constexpr(float(LOWEST_STEP)), tl.constexpr(float(HIGHEST_STEP))
 TO_WHOLE = tl.constexpr(1.5 * 2**23)  # float32 numbers this large have no fraction: adding it rounds half to even
 COLUMNS = 1024
-LANES = 8  # sums that torch's weight normalisation adds up side by side for a row, on a CPU
 ROW_MULTIPLE = 64  # rows are padded with zeros to whole tiles, so that products need no masks
 
 
@@ -90,19 +89,20 @@ def gradient_kernel(v, factor, norm, grad, grad_v, grad_g, C, stride, BLOCK: tl.
 
 
 def norms(v: torch.Tensor) -> torch.Tensor:
-    """Compute `nmnist_helpers.kernels.reference.norms` on a GPU, with the bits that torch computes on an x86 CPU.
+    """Compute `nmnist_helpers.kernels.reference.norms` on a GPU, to the bit.
 
     Equal norms give equal weights, and a network that has learned on a GPU is exported as on a CPU.
     """
     rows, columns = v.shape
-    if columns < LANES:
+    if columns < NORM_LANES:
         squares = reduce(torch.add, v.square().unbind(1))
     else:
         squares = torch.empty(rows, dtype=torch.float32, device=v.device)
         with on(v):
             norm_kernel[(triton.cdiv(rows, 4),)](
-                v=v, out=squares, N=rows, C=columns, ROWS=4, LANES=LANES, STAGES=16, num_warps=1, enable_fp_fusion=False
-            )
+                v=v, out=squares, N=rows, C=columns, ROWS=4, LANES=NORM_LANES, STAGES=16, num_warps=1,
+                enable_fp_fusion=False,
+            )  # fmt: skip
     return squares.double().sqrt().float()  # correctly rounded; a square root in float32 can be off in the last bit
 
 

@@ -1,18 +1,38 @@
 """Quantised weights and their products with spikes, as plain dense matrix products."""
 
+from functools import reduce
+
 import torch
+import torch.nn.functional as F
 
 from ...spikes import Spikes
 from ..common import raise_not_a_number
-from ..constants import HIGHEST_STEP, LOWEST_STEP, WEIGHT_STEPS
+from ..constants import HIGHEST_STEP, LOWEST_STEP, NORM_LANES, WEIGHT_STEPS
+
+
+def adds_in_usual_order() -> bool:
+    """Return whether torch's weight normalisation adds up squares as on x86 processors with AVX2.
+
+    A norm that differs in the last bit can move a weight by a quantisation step; the network then sends other spikes.
+    """
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
 def norms(v: torch.Tensor) -> torch.Tensor:
-    """Return the norm of each row of v [C_out, C_in], as torch's weight normalisation computes it: float [C_out].
+    """Return the norm of each row of v [C_out, C_in], as torch's weight normalisation does on x86: float [C_out].
 
-    (That of `torch.norm_except_dim` can differ in the last bit, which could move a weight by a quantisation step.)
+    (That of `torch.norm_except_dim` can differ in the last bit.)
     """
-    return torch._weight_norm_interface(v, v.new_ones(len(v), 1), 0)[1].flatten()
+    if adds_in_usual_order() or v.dtype != torch.float32:
+        return torch._weight_norm_interface(v, v.new_ones(len(v), 1), 0)[1].flatten()
+    squares, columns = v.square(), v.shape[1]
+    if columns < NORM_LANES:
+        total = reduce(torch.add, squares.unbind(1))
+    else:
+        total = reduce(torch.add, F.pad(squares, (0, -columns % NORM_LANES)).split(NORM_LANES, dim=1))
+        while total.shape[1] > 1:
+            total = reduce(torch.add, total.chunk(2, dim=1))
+    return total.flatten().double().sqrt().float()  # correctly rounded; torch's square root in float32 is not always
 
 
 def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
