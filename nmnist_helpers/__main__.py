@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         Exit status: 0 on success; 1 after an error, which is reported in one line; 2 for an unknown command; 130
-        after Ctrl-C; 143 after SIGTERM.
+        after Ctrl-C; 141 if the output is a pipe that was closed; 143 after SIGTERM.
     """
     for stream in (sys.stdout, sys.stderr):
         # On Windows, a file or a pipe may lack characters that occur in a path: print their codes instead of failing.
@@ -49,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _terminate)
     try:
         importlib.import_module(f".{COMMANDS[name][0]}", "nmnist_helpers").main(options)
+        sys.stdout.flush()  # a pipe that was closed is noticed here, not after the end
+    except BrokenPipeError:  # who reads the output has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt as stop:
         return _fail(f"{name}: {str(stop) or 'stopped'}", 143 if isinstance(stop, Terminated) else 130)
     except (OSError, ValueError, FloatingPointError) as error:

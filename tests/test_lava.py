@@ -2,7 +2,10 @@
 
 import inspect
 import operator
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -56,3 +59,14 @@ def test_the_command_prints_every_name_with_its_status(capsys):
             rf"^\| `slayer\.{re.escape(name)}` \| (works|differs on purpose|out of scope) \|", printed, re.M
         )
     assert "| `slayer.block.cuba.Conv` | works |" in printed
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a closed pipe is another error on Windows")
+def test_a_command_whose_output_is_not_read_to_the_end_reports_no_error():
+    command = subprocess.Popen(
+        [sys.executable, "-m", "nmnist_helpers", "lava"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    command.stdout.close()
+    assert command.stderr.read() == ""
+    assert command.wait() == 141
+    command.stderr.close()
