@@ -362,7 +362,7 @@ def test_fault_8_learned_delays_have_no_torch_loop_over_channels():
 def test_fault_8_a_block_has_no_torch_loop_over_time():
     counts = []
     block = small_block()
-    block(sample((2, 30, 5), 0.03))  # the first call in training checks the weights once
+    block(sample((2, 30, 5), 0.03)).sum().backward()  # the first time, weights are checked and gradients allocated
     for steps in (5, 200):
         x = sample((2, 30, steps), 0.03)  # sparse for both lengths, so that the same code runs
         with OperationCounter() as counter, kernels.using("cpu"):
