@@ -26,12 +26,10 @@ def norms(v: torch.Tensor) -> torch.Tensor:
     if adds_in_usual_order() or v.dtype != torch.float32:
         return torch._weight_norm_interface(v, v.new_ones(len(v), 1), 0)[1].flatten()
     squares, columns = v.square(), v.shape[1]
-    if columns < NORM_LANES:
-        total = reduce(torch.add, squares.unbind(1))
-    else:
-        total = reduce(torch.add, F.pad(squares, (0, -columns % NORM_LANES)).split(NORM_LANES, dim=1))
-        while total.shape[1] > 1:
-            total = reduce(torch.add, total.chunk(2, dim=1))
+    lanes = NORM_LANES if columns >= NORM_LANES else 1
+    total = reduce(torch.add, F.pad(squares, (0, -columns % lanes)).split(lanes, dim=1))
+    while total.shape[1] > 1:
+        total = reduce(torch.add, total.chunk(2, dim=1))
     return total.flatten().double().sqrt().float()  # correctly rounded; torch's square root in float32 is not always
 
 
