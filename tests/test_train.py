@@ -232,11 +232,13 @@ def test_options_set_the_strength_of_the_augmentation(tmp_path):
         "still": ["--max-angle", 0, "--max-shift", 0],
         "shifted": ["--max-angle", 0, "--max-shift", 2],
         "warped": ["--max-angle", 0, "--max-shift", 0, "--max-warp", 2],
+        "stretched": ["--max-angle", 0, "--max-shift", 0, "--max-stretch", 0.2],
+        "sheared": ["--max-angle", 0, "--max-shift", 0, "--max-shear", 20],
     }.items():
         start(tmp_path / name, *options, "--epochs", 1)
         weights[name] = (tmp_path / name / "network.pt").read_bytes()
     assert weights["still"] == weights["none"]
-    assert len(set(weights.values())) == 3
+    assert len(set(weights.values())) == 5
 
 
 def test_epochs_use_the_takes_in_turn(tmp_path, few_digits, monkeypatch):

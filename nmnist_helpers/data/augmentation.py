@@ -1,10 +1,11 @@
-"""Small random changes to a recording that leave its digit readable: rotation, shift, and a few optional ones.
+"""Small random changes to a recording that leave its digit readable: rotation, shift, and several optional ones.
 
 The random numbers of a recording are drawn first, as one row of integers (its draw). All further steps are integer
 arithmetic. Therefore the code for one recording here, Numba's in `binning`, Triton's in `binning_gpu` and the tensor
 operations in `device` move every event to the same pixel and the same microsecond on every machine.
 """
 
+import inspect
 import math
 
 import numpy as np
@@ -14,21 +15,23 @@ from numba.extending import register_jitable
 from ..geometry import SIDE
 from ..io import Event
 
-#: 1 in fixed point: cosines and sines are stored times 2^20.
+#: 1 in fixed point: the entries of matrices are stored times 2^20.
 ONE = 1 << 20
 MASK = 0xFFFFFFFF
 GOLDEN = 0x9E3779B9
-#: Tells the random numbers of the warp from those of the events.
-WARP = 0x85157AF5
+#: They tell the random numbers of the warp, and those of stretch and shear, from those of the events.
+WARP, SHAPE = 0x85157AF5, 0x3C6EF372
 #: Distance of the warp's grid points in pixels: 0, 11, 22 and 33.
 GRID = 11
+#: Largest change of size and largest slant (degrees): more would make most digits unreadable.
+MAX_STRETCH, MAX_SHEAR = 0.5, 45
 #: Number of uniform random numbers from which the draw of one recording is made.
 UNIFORMS = 5
-#: Columns of a draw: cosine and sine (times 2^20), shift in x and y (pixels), 1 to swap the polarities, and a 32-bit
-#: key from which the random numbers of the events and of the warp are computed.
-COS, SIN, DX, DY, FLIP, KEY = range(6)
-#: The draw without rotation, shift and swap of the polarities.
-IDENTITY = np.array([ONE, 0, 0, 0, 0, 0], dtype=np.int64)
+#: Columns of a draw: the 2 x 2 matrix that turns, stretches and shears (times 2^20, row by row), shift in x and y
+#: (pixels), 1 to swap the polarities, and a 32-bit key from which all further random numbers are computed.
+XX, XY, YX, YY, DX, DY, FLIP, KEY = range(8)
+#: The draw that changes nothing.
+IDENTITY = np.array([ONE, 0, 0, ONE, 0, 0, 0, 0], dtype=np.int64)
 #: Standard deviation of the sum of four 16-bit uniform numbers.
 _SUM_STD = math.sqrt((2**32 - 1) / 3)
 
@@ -68,15 +71,15 @@ def warp(key, scale, x, y):
 
 
 @register_jitable
-def rotate(cos, sin, dx, dy, x, y, warp_x=0, warp_y=0):
-    """Rotate pixel (x, y) about the centre (16.5, 16.5), add the warp, round half up, and shift by (dx, dy); all int64.
+def move(draw, x, y, warp_x=0, warp_y=0):
+    """Multiply the place of pixel (x, y), measured from the centre (16.5, 16.5), by the draw's matrix; warp and shift.
 
-    The rotated column X obeys ``2 X = 33 + cos (2x - 33) - sin (2y - 33)``, and is rounded by
-    ``floor(X + 1/2) = (2 X + 1) >> 1``. Rows are numbered from the top, so a positive angle is a clockwise rotation.
+    All numbers are int64. The new column X obeys ``2 X = 33 + xx (2x - 33) + xy (2y - 33)``, and is rounded half up by
+    ``floor(X + 1/2) = (2 X + 1) >> 1``.
     """
     u, v = 2 * x - (SIDE - 1), 2 * y - (SIDE - 1)
-    new_x = ((SIDE * ONE + cos * u - sin * v + warp_x) >> 21) + dx
-    return new_x, ((SIDE * ONE + sin * u + cos * v + warp_y) >> 21) + dy
+    new_x = ((SIDE * ONE + draw[XX] * u + draw[XY] * v + warp_x) >> 21) + draw[DX]
+    return new_x, ((SIDE * ONE + draw[YX] * u + draw[YY] * v + warp_y) >> 21) + draw[DY]
 
 
 @register_jitable
@@ -88,7 +91,7 @@ def time_offset(h, scale):
 
 
 class Augment:
-    """Rotate and shift a recording at random; optionally distort it, drop events, jitter times, swap the polarities.
+    """Rotate and shift a recording at random; optionally change its shape, its events' times or its polarities.
 
     Events that leave the 34 x 34 sensor are dropped, as are events that the jitter moves before time 0. Calling an
     `Augment` with an `Event` returns a new `Event`; the argument is not changed.
@@ -96,7 +99,8 @@ class Augment:
     Parameters
     ----------
     max_angle : float
-        Rotation about the image centre (16.5, 16.5), uniform in -max_angle..+max_angle degrees.
+        Rotation about the image centre (16.5, 16.5), uniform in -max_angle..+max_angle degrees. Positive angles are
+        clockwise, because rows are numbered from the top.
     max_shift : int
         Shift in x and in y, each a whole number of pixels, uniform in -max_shift..+max_shift.
     event_dropout : float
@@ -114,6 +118,12 @@ class Augment:
         Elastic distortion (Simard, Steinkraus and Platt, 2003): sixteen points, 11 pixels apart, each move in x and in
         y by a distance uniform in -max_warp..+max_warp pixels. The pixels between them follow, by bilinear
         interpolation.
+    max_stretch : float
+        Change of size, 0..0.5: width and height are each multiplied by a factor uniform in 1 - max_stretch..1 +
+        max_stretch.
+    max_shear : float
+        Slant, 0..45 degrees: upright lines lean to the left or the right by up to this angle, uniform in its tangent.
+        Digits are first stretched, then sheared, then rotated.
 
     Examples
     --------
@@ -129,6 +139,8 @@ class Augment:
         polarity_flip: float = 0.0,
         rng: np.random.Generator | None = None,
         max_warp: float = 0.0,
+        max_stretch: float = 0.0,
+        max_shear: float = 0.0,
     ):
         if not 0 <= max_angle <= 180:
             raise ValueError(f"max_angle: expected 0..180 degrees, found {max_angle}")
@@ -141,16 +153,21 @@ class Augment:
             raise ValueError(f"time_jitter: expected 0..1000 ms, found {time_jitter}")
         if not 0 <= max_warp <= GRID:
             raise ValueError(f"max_warp: expected 0..{GRID} pixels, found {max_warp}")
+        if not 0 <= max_stretch <= MAX_STRETCH:
+            raise ValueError(f"max_stretch: expected 0..{MAX_STRETCH}, found {max_stretch}")
+        if not 0 <= max_shear <= MAX_SHEAR:
+            raise ValueError(f"max_shear: expected 0..{MAX_SHEAR} degrees, found {max_shear}")
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng: expected a numpy.random.Generator, found {type(rng).__name__}")
         self.max_angle, self.max_shift = float(max_angle), int(max_shift)
         self.event_dropout, self.time_jitter = float(event_dropout), float(time_jitter)
         self.polarity_flip, self.max_warp = float(polarity_flip), float(max_warp)
+        self.max_stretch, self.max_shear = float(max_stretch), float(max_shear)
         self.rng = rng
         self._worker_seed: int | None = None
 
     def __repr__(self) -> str:
-        names = ("max_angle", "max_shift", "event_dropout", "time_jitter", "polarity_flip", "max_warp")
+        names = [name for name in inspect.signature(Augment).parameters if name != "rng"]
         return f"Augment({', '.join(f'{name}={getattr(self, name):g}' for name in names)})"
 
     @property
@@ -178,21 +195,22 @@ class Augment:
 
         Returns
         -------
-        int64 array [n, 6]
-            Columns COS, SIN, DX, DY, FLIP, KEY.
+        int64 array [n, 8]
+            Columns XX, XY, YX, YY, DX, DY, FLIP, KEY.
         """
         uniform = np.asarray(uniform, dtype=np.float64)
         if uniform.ndim != 2 or uniform.shape[1] != UNIFORMS:
             raise ValueError(f"uniform: expected shape [n, {UNIFORMS}], found {uniform.shape}")
         angle = np.radians((2 * uniform[:, 0] - 1) * self.max_angle)
         shift = np.floor(uniform[:, 1:3] * (2 * self.max_shift + 1)) - self.max_shift
-        columns = [
-            np.rint(np.cos(angle) * ONE),
-            np.rint(np.sin(angle) * ONE),
-            *shift.T,
-            uniform[:, 3] < self.polarity_flip,
-            np.floor(uniform[:, 4] * 2**32),
-        ]
+        key = np.floor(uniform[:, 4] * 2**32).astype(np.int64)
+        # From the key, so that the five uniform numbers, and with them all older runs, stay what they are.
+        width, height, slant = (mix((mix(key ^ SHAPE) + i * GOLDEN) & MASK) / 2**31 - 1 for i in range(3))
+        width, height = 1 + width * self.max_stretch, 1 + height * self.max_stretch
+        slant = slant * math.tan(math.radians(self.max_shear))
+        cos, sin = np.cos(angle), np.sin(angle)
+        matrix = [cos * width, (cos * slant - sin) * height, sin * width, (sin * slant + cos) * height]
+        columns = [*(np.rint(entry * ONE) for entry in matrix), *shift.T, uniform[:, 3] < self.polarity_flip, key]
         return np.stack(columns, axis=1).astype(np.int64)
 
     def apply(self, draw: np.ndarray, x: np.ndarray, y: np.ndarray, p: np.ndarray, t: np.ndarray):
@@ -200,7 +218,7 @@ class Augment:
 
         Parameters
         ----------
-        draw : int64 array [6]
+        draw : int64 array [8]
             A row of the result of `draws`.
         x, y, p : arrays [n]
             Pixel and polarity (0 or 1); fractions are rounded.
@@ -222,7 +240,7 @@ class Augment:
 
     def _moved(self, draw: np.ndarray, x: np.ndarray, y: np.ndarray, p: np.ndarray, t: np.ndarray):
         """Return x, y, p and t of all events after a draw, and whether each of them is kept."""
-        cos, sin, dx, dy, flip, key = (int(v) for v in draw)
+        flip, key = int(draw[FLIP]), int(draw[KEY])
         x, y, p = (np.rint(np.asarray(a)).astype(np.int64) for a in (x, y, p))  # as `Event.to_tensor` rounds
         t = np.asarray(t, dtype=np.float64)
         if x.size and (min(x.min(), y.min()) < 0 or max(x.max(), y.max()) >= SIDE):
@@ -232,7 +250,7 @@ class Augment:
         if flip and x.size and (p.min() < 0 or p.max() > 1):
             raise ValueError(f"polarity flip: expected polarities 0 and 1, found {p.min()}..{p.max()}")
         moved = warp(key, self.warp_scale, x, y) if self.warp_scale else (0, 0)
-        new_x, new_y = rotate(cos, sin, dx, dy, x, y, *moved)
+        new_x, new_y = move(draw, x, y, *moved)
         keep = (new_x >= 0) & (new_x < SIDE) & (new_y >= 0) & (new_y < SIDE)
         if self.event_dropout or self.time_jitter:
             number = mix((key + np.arange(len(x), dtype=np.int64) * GOLDEN) & MASK)

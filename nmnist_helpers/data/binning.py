@@ -10,7 +10,7 @@ from ..compiled import njit
 from ..geometry import CHANNELS, PIXELS, SIDE
 from ..io import PackedEvents
 from ..io.event import check_sampling_time
-from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, scales_of, time_offset, warp
+from .augmentation import FLIP, GOLDEN, KEY, MASK, Augment, mix, move, scales_of, time_offset, warp
 
 _WORDS = (CHANNELS + 63) // 64
 
@@ -55,12 +55,12 @@ def _raster_one(
     """
     bins = len(edges)
     n = len(t)
-    cos, sin, dx, dy, flip, key = draw[COS], draw[SIN], draw[DX], draw[DY], draw[FLIP], draw[KEY]
-    # A recording has three to four times as many events as the sensor has pixels, so each pixel is rotated only once.
+    flip, key = draw[FLIP], draw[KEY]
+    # A recording has three to four times as many events as the sensor has pixels, so each pixel is moved only once.
     for row in range(SIDE):
         for column in range(SIDE):
             warp_x, warp_y = warp(key, warp_scale, column, row) if warp_scale > 0 else (0, 0)
-            new_x, new_y = rotate(cos, sin, dx, dy, column, row, warp_x, warp_y)
+            new_x, new_y = move(draw, column, row, warp_x, warp_y)
             inside = 0 <= new_x < SIDE and 0 <= new_y < SIDE
             target[row * SIDE + column] = new_y * SIDE + new_x if inside else -1
     random = drop_below > 0 or jitter_scale > 0
@@ -162,12 +162,12 @@ def rasterise(
         The events; the arrays may be memory-mapped.
     index : int64 array [B]
         Numbers of the recordings in `packed`.
-    draws : int64 array [B, 6]
+    draws : int64 array [B, 8]
         The draw of each recording (see `Augment.draws`; `IDENTITY` changes nothing).
     edges : int64 array [T]
         The last microsecond of each bin, from `bin_edges`.
     augment : Augment, optional
-        Sets the event dropout, the time jitter and the warp; rotation, shift and polarity swap are in `draws`.
+        Sets the event dropout, the time jitter and the warp; all else is in `draws`.
     cap : int, optional
         Maximum number of events that are used of each recording, spread evenly over its events.
 

@@ -1,4 +1,4 @@
-"""Distort, rotate, shift and bin recorded events into the spikes of a batch on a GPU, in one launch.
+"""Augment and bin recorded events into the spikes of a batch on a GPU, in one launch.
 
 The integer arithmetic is that of `nmnist_helpers.data.binning` and `nmnist_helpers.data.augmentation`. Therefore every
 event falls on the same pixel and into the same bin.
@@ -12,15 +12,16 @@ from ..geometry import CHANNELS, PIXELS, SIDE
 from ..kernels.gpu.launch import on
 from ..kernels.gpu.weight import padded
 from ..spikes import DenseSpikes
-from .augmentation import COS, DX, DY, FLIP, GOLDEN, GRID, KEY, ONE, SIN, WARP, Augment, scales_of
+from .augmentation import DX, DY, FLIP, GOLDEN, GRID, KEY, ONE, WARP, XX, XY, YX, YY, Augment, scales_of
 
 EVENTS = 256  # events that a program processes at a time
 PROGRAMS = 16  # programs per recording; up to 4,096 events are processed in one round
 
 _GOLDEN, _PIXELS, _SIDE = tl.constexpr(GOLDEN), tl.constexpr(PIXELS), tl.constexpr(SIDE)
 _ONE, _HALF = tl.constexpr(ONE), tl.constexpr(ONE // 2)
-_COS, _SIN, _DX, _DY = tl.constexpr(COS), tl.constexpr(SIN), tl.constexpr(DX), tl.constexpr(DY)
+_XX, _XY, _YX, _YY = tl.constexpr(XX), tl.constexpr(XY), tl.constexpr(YX), tl.constexpr(YY)
 _GRID, _WARP = tl.constexpr(GRID), tl.constexpr(WARP)
+_DX, _DY = tl.constexpr(DX), tl.constexpr(DY)
 _FLIP, _KEY, _DRAW = tl.constexpr(FLIP), tl.constexpr(KEY), tl.constexpr(KEY + 1)
 
 
@@ -59,7 +60,8 @@ def raster_kernel(
     b = tl.program_id(0).to(tl.int64)
     begin, n = tl.load(first + b), tl.load(count + b)
     draws += b * _DRAW
-    cos, sin = tl.load(draws + _COS).to(tl.int32), tl.load(draws + _SIN).to(tl.int32)
+    xx, xy = tl.load(draws + _XX).to(tl.int32), tl.load(draws + _XY).to(tl.int32)
+    yx, yy = tl.load(draws + _YX).to(tl.int32), tl.load(draws + _YY).to(tl.int32)
     dx, dy = tl.load(draws + _DX).to(tl.int32), tl.load(draws + _DY).to(tl.int32)
     flip = tl.load(draws + _FLIP).to(tl.int32)
     key = tl.load(draws + _KEY).to(tl.uint32)
@@ -73,8 +75,8 @@ def raster_kernel(
         p, pixel = channel // _PIXELS, channel % _PIXELS
         x, y = pixel % _SIDE, pixel // _SIDE
         u, v = 2 * x - (_SIDE - 1), 2 * y - (_SIDE - 1)
-        # |cos|, |sin| <= 2**20 and |u|, |v| <= 33: the sums stay below 2**27
-        new_x, new_y = _SIDE * _ONE + cos * u - sin * v, _SIDE * _ONE + sin * u + cos * v
+        # The entries are at most 2.2 * 2**20 (stretch 0.5, shear 45 degrees) and |u|, |v| <= 33: sums stay below 2**28.
+        new_x, new_y = _SIDE * _ONE + xx * u + xy * v, _SIDE * _ONE + yx * u + yy * v
         if WARPED:
             warp_x, warp_y = warp(key, warp_scale, x, y)
             new_x, new_y = new_x + warp_x, new_y + warp_y
@@ -119,7 +121,7 @@ def rasterise(
         (see `nmnist_helpers.data.device.DeviceEvents`).
     first, count : int64 tensors [B]
         The events of recording b are ``words[first[b]:first[b] + count[b]]``.
-    draws, edges : int64 tensors [B, 6], [T]
+    draws, edges : int64 tensors [B, 8], [T]
         These, `augment` and `cap` have the same meaning as in `nmnist_helpers.data.binning.rasterise`.
     value : float
         Value of a spike: 1 / sampling_time.

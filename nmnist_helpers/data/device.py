@@ -7,7 +7,7 @@ from ..geometry import CHANNELS, PIXELS, SIDE
 from ..io import PackedEvents
 from ..kernels.backend import resolve
 from ..spikes import Spikes
-from .augmentation import COS, DX, DY, FLIP, GOLDEN, KEY, MASK, SIN, Augment, mix, rotate, scales_of, time_offset, warp
+from .augmentation import FLIP, GOLDEN, KEY, MASK, Augment, mix, move, scales_of, time_offset, warp
 
 #: Number of events that are copied to the device at a time.
 CHUNK = 1 << 24
@@ -64,7 +64,7 @@ class DeviceEvents:
 
         Parameters
         ----------
-        index, draws, edges : int64 tensors [B], [B, 6], [T]
+        index, draws, edges : int64 tensors [B], [B, 8], [T]
             These, `augment` and `cap` have the same meaning as in `binning.rasterise`.
         sampling_time : float
             Length of a time bin in ms; a spike has the value 1 / sampling_time.
@@ -87,7 +87,7 @@ class DeviceEvents:
         x, y = pixel % SIDE, pixel // SIDE
         drop_below, jitter_scale, warp_scale = scales_of(augment)
         moved = warp(draw[:, KEY], warp_scale, x, y) if warp_scale else (0, 0)
-        x, y = rotate(draw[:, COS], draw[:, SIN], draw[:, DX], draw[:, DY], x, y, *moved)
+        x, y = move(draw.T, x, y, *moved)
         keep = (x >= 0) & (x < SIDE) & (y >= 0) & (y < SIDE)
         if cap:
             keep &= (n <= cap) | ((order + 1) * cap // n != order * cap // n)

@@ -131,7 +131,13 @@ class Loop:
         self.dataset, self.learn = dataset, learn
         settings = self.settings = progress.settings
         self.sizes = {"train": len(learn), "validation": len(validate)}
-        moves = Augment(settings.max_angle, settings.max_shift, max_warp=settings.max_warp)
+        moves = Augment(
+            settings.max_angle,
+            settings.max_shift,
+            max_warp=settings.max_warp,
+            max_stretch=settings.max_stretch,
+            max_shear=settings.max_shear,
+        )
         options: dict[str, Any] = {"batch_size": settings.batch_size, "device": group.device}
         transform = moves if settings.augment else False
         self.train_options = options | {"shuffle": True, "seed": settings.seed, "transform": transform}

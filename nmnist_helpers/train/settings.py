@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..data.augmentation import GRID
+from ..data.augmentation import GRID, MAX_SHEAR, MAX_STRETCH
 from ..geometry import SIDE
 
 #: Settings that depend on the computer or on how a run was started: not saved with it, nor compared when it resumes.
@@ -112,7 +112,7 @@ class Settings:
     augment: bool = _option(
         True,
         ("True or False", lambda v: isinstance(v, bool)),
-        "rotate, shift and (with --max-warp) bend the training recordings at random",
+        "change the training recordings at random: rotate and shift them, and with options also bend, stretch, shear",
     )
     max_angle: float = _option(
         5.0, ("degrees in 0..180", lambda v: 0 <= v <= 180), "largest rotation of the augmentation, in degrees"
@@ -126,6 +126,16 @@ class Settings:
         0.0,
         (f"pixels in 0..{GRID}", lambda v: 0 <= v <= GRID),
         "largest elastic distortion of the augmentation, in pixels",
+    )
+    max_stretch: float = _option(
+        0.0,
+        (f"a share in 0..{MAX_STRETCH}", lambda v: 0 <= v <= MAX_STRETCH),
+        "largest change of width and height by the augmentation, as a share",
+    )
+    max_shear: float = _option(
+        0.0,
+        (f"degrees in 0..{MAX_SHEAR}", lambda v: 0 <= v <= MAX_SHEAR),
+        "largest slant that the augmentation adds, in degrees",
     )
     network: str = _option(
         "dense", _one_of("dense", "cnn"), "dense for the tutorial's network, cnn for its convolutional sibling"

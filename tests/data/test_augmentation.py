@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from nmnist_helpers.data.augmentation import COS, DX, DY, FLIP, KEY, SIN, Augment, augment, mix, warp
+from nmnist_helpers.data.augmentation import DX, DY, FLIP, IDENTITY, KEY, XX, XY, YX, YY, Augment, augment, mix, warp
 from nmnist_helpers.io import Event
 
 GRID_X, GRID_Y = (a.reshape(-1) for a in np.meshgrid(np.arange(34), np.arange(34)))
@@ -15,8 +15,10 @@ GRID_X, GRID_Y = (a.reshape(-1) for a in np.meshgrid(np.arange(34), np.arange(34
 
 def make_draw(angle_degrees=0.0, dx=0, dy=0, flip=0, key=0):
     angle = math.radians(angle_degrees)
-    draw = np.zeros(6, dtype=np.int64)
-    draw[COS], draw[SIN] = round(math.cos(angle) * 2**20), round(math.sin(angle) * 2**20)
+    draw = np.zeros_like(IDENTITY)
+    draw[XX] = draw[YY] = round(math.cos(angle) * 2**20)
+    draw[YX] = round(math.sin(angle) * 2**20)
+    draw[XY] = -draw[YX]
     draw[DX], draw[DY], draw[FLIP], draw[KEY] = dx, dy, flip, key
     return draw
 
@@ -112,9 +114,45 @@ def test_a_warp_moves_grid_points_at_random_and_interpolates_between_them():
             assert found.get(k) == (expected if 0 <= min(expected) and max(expected) < 34 else None), (key, k)
 
 
+def test_digits_are_stretched_then_sheared_then_rotated():
+    """Take the matrices of many draws apart: rotation, slant, width and height are uniform and independent."""
+    uniform = np.random.default_rng(0).random((40_000, 5))
+    draws = Augment(max_angle=20, max_stretch=0.3, max_shear=10).draws(uniform)
+    plain = Augment(max_angle=20).draws(uniform)
+    assert np.array_equal(draws[:, DX:], plain[:, DX:])
+    matrix = draws[:, : YY + 1].reshape(-1, 2, 2) / 2**20
+    angle = np.arctan2(matrix[:, 1, 0], matrix[:, 0, 0])
+    assert np.allclose(angle, np.arctan2(plain[:, YX], plain[:, XX]), atol=1e-5)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]).transpose(2, 0, 1)
+    upright = turn @ matrix  # [[width, slant * height], [0, height]]
+    assert abs(upright[:, 1, 0]).max() < 1e-5
+    width, height = upright[:, 0, 0], upright[:, 1, 1]
+    slant = upright[:, 0, 1] / height
+    for values, middle, largest in ((width, 1, 0.3), (height, 1, 0.3), (slant, 0, math.tan(math.radians(10)))):
+        low, high = middle - largest, middle + largest
+        assert low - 1e-5 < values.min() < low + 0.001
+        assert high - 0.001 < values.max() < high + 1e-5
+        assert np.allclose(np.histogram(values, 10, (low, high))[0] / 4000, 1, atol=0.06)
+    assert abs(np.corrcoef([angle, width, height, slant]) - np.eye(4)).max() < 0.02
+
+
+def test_a_matrix_moves_pixels_about_the_centre():
+    """Positive slants move the lower rows, whose numbers are larger, to the right."""
+    draw = IDENTITY.copy()
+    draw[[XX, XY, YX, YY]] = np.rint(np.array([1.25, 0.2, -0.1, 0.8]) * 2**20)
+    x, y, _, t = Augment().apply(draw, GRID_X, GRID_Y, np.ones(len(GRID_X), dtype=int), np.arange(len(GRID_X)))
+    kept = t.astype(int)
+    u, v = GRID_X - 16.5, GRID_Y - 16.5
+    exact = np.array([16.5 + 1.25 * u + 0.2 * v, 16.5 - 0.1 * u + 0.8 * v])
+    inside = ((exact > -0.499) & (exact < 33.499)).all(0)
+    assert 700 < inside.sum() <= len(kept)
+    assert set(np.flatnonzero(inside)) <= set(kept)
+    assert abs(exact[:, kept] - [x, y]).max() < 0.501
+
+
 def test_draws_are_uniform_and_within_their_limits():
     draws = augment.draws(np.random.default_rng(0).random((90_000, 5)))
-    angle = np.degrees(np.arctan2(draws[:, SIN], draws[:, COS]))
+    angle = np.degrees(np.arctan2(draws[:, YX], draws[:, XX]))
     assert -5 <= angle.min() < -4.99
     assert 4.99 < angle.max() <= 5
     assert np.allclose(np.histogram(angle, 10, (-5, 5))[0] / 9000, 1, atol=0.06)
@@ -232,6 +270,8 @@ def test_workers_with_a_generator_differ_from_each_other_and_from_epoch_to_epoch
         ({"event_dropout": 1.1}, r"event_dropout: expected a probability 0\.\.1, found 1.1"),
         ({"polarity_flip": -0.1}, r"polarity_flip: expected a probability 0\.\.1"),
         ({"max_warp": 11.5}, r"max_warp: expected 0\.\.11 pixels, found 11.5"),
+        ({"max_stretch": 0.6}, r"max_stretch: expected 0\.\.0.5, found 0.6"),
+        ({"max_shear": 46}, r"max_shear: expected 0\.\.45 degrees, found 46"),
         ({"time_jitter": float("nan")}, r"time_jitter: expected 0\.\.1000 ms, found nan"),
     ],
 )

@@ -14,7 +14,9 @@ from nmnist_helpers.data.augmentation import Augment
 from nmnist_helpers.data.dataset import NMNISTDataset
 from nmnist_helpers.spikes import Spikes, remembered
 
-EVERYTHING = Augment(max_angle=20, event_dropout=0.2, time_jitter=3, polarity_flip=0.5, max_warp=3)
+EVERYTHING = Augment(
+    max_angle=20, event_dropout=0.2, time_jitter=3, polarity_flip=0.5, max_warp=3, max_stretch=0.3, max_shear=10
+)
 
 
 @pytest.fixture(scope="module")

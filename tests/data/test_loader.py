@@ -16,7 +16,9 @@ from nmnist_helpers.io import Event, PackedEvents
 from nmnist_helpers.spikes import Spikes
 
 N = 70
-EVERYTHING = Augment(max_angle=20, event_dropout=0.2, time_jitter=3, polarity_flip=0.5, max_warp=3)
+EVERYTHING = Augment(
+    max_angle=20, event_dropout=0.2, time_jitter=3, polarity_flip=0.5, max_warp=3, max_stretch=0.3, max_shear=10
+)
 
 
 def pack(recordings, labels):

@@ -52,6 +52,7 @@ def bin_on_both(packed, index, sampling_time, augment, cap, device, **options):
         (1, Augment(), None),
         (1, Augment(180, 10, event_dropout=0.3, time_jitter=2, polarity_flip=0.5), 500),
         (1, Augment(8, 1, max_warp=3), None),
+        (1, Augment(8, 1, max_stretch=0.5, max_shear=45), None),
         (2.5, Augment(event_dropout=1.0), None),
         (0.7, Augment(time_jitter=0.1), 1),
         (300, None, None),
