@@ -31,7 +31,7 @@ DESCRIPTION = """\
 Train on simulated digits of MNIST and test on all real recordings. Then tune the network on the real training
 recordings and test it on the real test recordings. Training takes the options of the command train and writes into the
 folder --out. Tuning writes into its subfolder tuned. The file reality.json in --out holds the results of both tests.
-The networks of --start and --teachers must not have learned from the recordings or their digits either."""
+With --start, make sure that the network to begin with has not learned from the recordings or their digits either."""
 
 
 def real(
@@ -43,7 +43,7 @@ def real(
     ----------
     settings : Settings
         Settings of the training on simulated digits. Tuning shares them, but always uses a one-cycle schedule with a
-        largest step size of 0.0005, all recordings, no validation and no teachers.
+        largest step size of 0.0005, all recordings and no validation.
     tune : int
         Number of tuning epochs.
     resume, overwrite : bool
@@ -90,7 +90,7 @@ def real(
 
     tuning = replace(
         settings, source="recorded", start=str(folder.path / "network.pt"), out=str(tuned.path), epochs=tune, lr=0.0005,
-        schedule="onecycle", validation=0, keep="last", recordings=None, takes=1, teachers=(),
+        schedule="onecycle", validation=0, keep="last", recordings=None, takes=1,
     )  # fmt: skip
     # Tuning always starts over, with the network that has just been trained.
     run(tuning, overwrite=True, resume_command=command)

@@ -195,7 +195,6 @@ def test_the_first_digits_of_mnist_are_for_validation(options, most, sizes):
         ("--device meta", "--device"),
         ("--schedule linear", "--schedule: expected one of constant, cosine, onecycle, found 'linear'"),
         ("--start nowhere.pt", "nowhere.pt"),
-        ("--teachers nowhere.pt", "nowhere.pt"),
         ("--data nowhere", "nowhere"),
         ("--resume", "--resume: expected .*checkpoint.pt, found nothing there"),
         ("--resume --overwrite", "expected one of them"),
@@ -263,31 +262,6 @@ def test_epochs_use_the_takes_in_turn(tmp_path, few_digits, monkeypatch):
     assert (tmp_path / "one take" / "network.pt").read_bytes() != (tmp_path / "whole" / "network.pt").read_bytes()
     with pytest.raises(ValueError, match="--takes: expected 1 for recordings that exist already, found 2"):
         start(tmp_path / "recorded", "--takes", 2)
-
-
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_a_run_learns_from_teachers(tmp_path, finished, device, monkeypatch):
-    cnn, net = tmp_path / "cnn.pt", ConvNetwork()
-    for block in (net[0], net[1], net[3], net[4]):
-        block.synapse.weight_g.data *= 4  # so that its outputs spike
-    save_tree(cnn, net.state_dict())
-    teachers = "--teachers", finished / "network.pt", cnn
-    options = *STATEFUL, "--device", device, "--epochs", 2
-    result = start(tmp_path / "taught", *options, *teachers)
-    digests = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in teachers[1:]]
-    assert result["teachers"] == digests
-    assert start(tmp_path / "alone", *options)["teachers"] == []
-    taught, alone = (load_tree(tmp_path / name / "network.pt") for name in ("taught", "alone"))
-    assert not all(torch.equal(taught[name], value) for name, value in alone.items())
-
-    with interrupted_after(1, monkeypatch) as stop:
-        start(tmp_path / "resumed", *options, *teachers)
-    assert shlex.join(["--teachers", *map(str, teachers[1:])]) in str(stop.value)
-    for wrong in ([], teachers[:2]):
-        with pytest.raises(ValueError, match=r"expected the teachers \(their SHA-256\) of this run"):
-            resume(tmp_path / "resumed", *wrong)
-    resume(tmp_path / "resumed", *teachers)
-    assert content(tmp_path / "resumed") == content(tmp_path / "taught")
 
 
 @pytest.mark.parametrize("network", ["dense", "cnn"])

@@ -5,8 +5,7 @@
     torchrun --nproc-per-node 2 -m nmnist_helpers.train ...
 
 `settings` defines what a run depends on, and `parts` selects its recordings. `progress` holds the state of a run, and
-`folder` its files. `group` manages the processes that train together, `teachers` lets a network learn from others, and
-`loop` runs the epochs.
+`folder` its files. `group` manages the processes that train together, and `loop` runs the epochs.
 """
 
 from collections.abc import Sequence

@@ -29,7 +29,7 @@ def resume_with(command: str, path: Path, **options: Any) -> str:
     `options` are those that the checkpoint does not hold; None leaves one out.
     """
     given = {name: value for name, value in {"out": path, **options}.items() if value is not None}
-    words = "".join(f" {flag(name)} {_quote_all(value)}" for name, value in given.items())
+    words = "".join(f" {flag(name)} {_quote(str(value))}" for name, value in given.items())
     processes = int(os.environ.get("WORLD_SIZE", 1))
     program = f"python -m nmnist_helpers {command}"
     if processes > 1:
@@ -37,19 +37,8 @@ def resume_with(command: str, path: Path, **options: Any) -> str:
     return f"{program}{words} --resume"
 
 
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with named(path):
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _quote_all(value: Any) -> str:
-    """Return a value, or several in a tuple, as words for this computer's shell, quoted if necessary."""
-    words = map(str, value if isinstance(value, tuple) else (value,))
-    return " ".join(map(_quote, words))
-
-
 def _quote(word: str) -> str:
+    """Quote a word for this computer's shell, if necessary."""
     return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
 
 
@@ -197,4 +186,4 @@ class Folder:
 
     def digest(self) -> str:
         """Return the SHA-256 of ``network.pt``."""
-        return digest_of(self.path / "network.pt")
+        return hashlib.sha256((self.path / "network.pt").read_bytes()).hexdigest()

@@ -34,7 +34,6 @@ from .group import Group
 from .parts import evenly_spaced, fingerprint, learn_and_validate
 from .progress import Progress, network_of, step_factor
 from .settings import Settings
-from .teachers import WEIGHT, Pupil, load_teacher
 from .trainer import CapturedTrainer, Trainer
 
 DEFAULT_OUT = TRAINED / "long"
@@ -153,9 +152,7 @@ class Loop:
         stats, optimizer = progress.stats, progress.optimizer
         group.sum_gradients(optimizer)
         self.bases = [parameters["lr"] for parameters in optimizer.param_groups]
-        teachers = [load_teacher(path).to(group.device) for path in settings.teachers]
-        net, lam = (Pupil(progress.net, teachers), WEIGHT) if teachers else (progress.net, None)
-        self.trainer = self._kind_of_trainer()(net, error, optimizer, stats, Rate.predict, lam=lam)
+        self.trainer = self._kind_of_trainer()(progress.net, error, optimizer, stats, Rate.predict)
         self.trainer.average = progress.average
         if self.on_gpu and settings.schedule != "constant":  # a recorded step reads a changing step size from a tensor
             for parameters in optimizer.param_groups:
@@ -286,7 +283,6 @@ class Loop:
             "settings": settings.saved_dict() | {"start": progress.start, "hidden": list(settings.hidden)},
             "source": settings.source,
             "recordings": self.sizes | {"test": len(tested)},
-            "teachers": progress.teachers,
             "processes": self.group.size,
             "device": self.group.device_name,
             "best_epoch": best_epoch,

@@ -11,7 +11,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..checkpoint import CheckpointError
 from ..network import ConvNetwork, Network
 from ..utils import LearningStats
-from .folder import digest_of
 from .settings import Settings, flag
 
 LOGS = ("loss_log", "accuracy_log")
@@ -45,7 +44,6 @@ class Progress:
         self.epoch, self.seconds = 0, 0.0
         self.best: dict[str, torch.Tensor] | None = None
         self.best_epoch: int | None = None
-        self.teachers = [digest_of(Path(path)) for path in settings.teachers]
         self.start = None if settings.start is None else Path(settings.start).name  # for the report
 
     @property
@@ -68,7 +66,6 @@ class Progress:
             "settings": self.settings.saved_dict(),
             "start": self.start,
             "recordings": self.recordings,
-            "teachers": self.teachers,
             "processes": self.processes,
             "epoch": self.epoch,
             "seconds": self.seconds,
@@ -97,7 +94,7 @@ class Progress:
         CheckpointError
             If a part is missing, or if its type or shape differs from this run's.
         ValueError
-            If the state belongs to other recordings, settings, teachers or another number of processes.
+            If the state belongs to other recordings, other settings or another number of processes.
         """
         expected = self.tree()
         _check_keys(found, expected, name)
@@ -136,7 +133,7 @@ class Progress:
         self.best, self.best_epoch, self.start = found["best"], found["best_epoch"], found["start"]
 
     def _check_run(self, found: dict, name: str) -> None:
-        """Raise ValueError unless the settings and all else that a run depends on are those of the checkpoint."""
+        """Raise ValueError unless settings, recordings and number of processes are those of the checkpoint."""
         own, kept = self.settings.saved_dict(), found["settings"]
         _check_keys(kept, own, f"{name}: settings")
         for key, value in own.items():
@@ -147,11 +144,7 @@ class Progress:
                 f"{name}: expected --epochs {kept['epochs']!r:.20}, for which its {own['schedule']} schedule was"
                 f" planned, found {own['epochs']}: the step size would jump"
             )
-        for key, words in (
-            ("processes", "processes"),
-            ("recordings", "recordings (their fingerprint)"),
-            ("teachers", "teachers (their SHA-256)"),
-        ):
+        for key, words in (("processes", "processes"), ("recordings", "recordings (their fingerprint)")):
             if found[key] != getattr(self, key):
                 raise ValueError(
                     f"{name}: expected the {words} of this run, {found[key]!r:.40}, found {getattr(self, key)!r}"

@@ -12,7 +12,7 @@ from ..data.augmentation import GRID, MAX_SHEAR, MAX_STRETCH
 from ..geometry import SIDE
 
 #: Settings that depend on the computer or on how a run was started: not saved with it, nor compared when it resumes.
-LOCAL = ("out", "data", "device", "start", "teachers", "timeout")
+LOCAL = ("out", "data", "device", "start", "timeout")
 
 DESCRIPTION = """\
 Train the tutorial's network or its convolutional sibling. A part of the training recordings is held out for validation
@@ -70,7 +70,6 @@ FACTOR = "a number of at least 0", lambda v: 0 <= v < math.inf
 SHARE = "a number of at least 0 and less than 1", lambda v: 0 <= v < 1
 RATE = "a rate in 0..1 spikes per ms", lambda v: 0 <= v <= 1
 TEXT = "a path", lambda v: v is None or len(str(v)) > 0
-PATHS = "paths", lambda v: isinstance(v, tuple) and all(len(str(path)) > 0 for path in v)
 SIZES = "one or more whole numbers from 1", lambda v: len(v) > 0 and all(isinstance(n, int) and n >= 1 for n in v)
 VALIDATION = "a share between 0 and 1, or a number of recordings", _is_validation
 DEVICE = "auto, cpu, or a cuda device of this computer", _is_device
@@ -167,23 +166,13 @@ class Settings:
     )
     keep: str = _option("best", _one_of("best", "last"), "epoch that network.pt holds: best (on validation) or last")
     start: str | None = _option(None, TEXT, "file with the initial weights, such as another run's network.pt")
-    teachers: tuple[str, ...] = _option(
-        (),
-        PATHS,
-        "files with trained networks to learn from, such as other runs' network.pt: the mean of their spike rates is "
-        "a second target, as important as the label's",
-        nargs="+",
-        metavar="FILE",
-    )
     data: str | None = _option(None, TEXT, "folder of the recordings (default NMNIST_DATA, else data/)")
     device: str = _option("auto", DEVICE, "auto, cpu, cuda or cuda:N")
     out: str | None = _option(None, TEXT, "folder of the run (default Trained/long)")
     timeout: float = _option(300.0, POSITIVE, "seconds that a process waits for the others")
 
     def __post_init__(self):
-        for name in ("hidden", "teachers"):  # lists from the command line or from a checkpoint
-            value = getattr(self, name)
-            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
+        object.__setattr__(self, "hidden", tuple(self.hidden) if isinstance(self.hidden, list) else self.hidden)
         for f in fields(self):
             words, holds = f.metadata["rule"]
             value = getattr(self, f.name)
@@ -235,7 +224,7 @@ def parser(prog: str = "python -m nmnist_helpers train", without: Sequence[str] 
             more["action"] = argparse.BooleanOptionalAction
         else:
             more.setdefault("type", f.type if f.type in (int, float) else str)
-            more.setdefault("metavar", f.name.rpartition("_")[2].upper())
-        default = "" if f.default in (None, ()) or "default" in f.metadata["help"] else f" (default {f.default})"
+            more["metavar"] = f.name.rpartition("_")[2].upper()
+        default = "" if f.default is None or "default" in f.metadata["help"] else f" (default {f.default})"
         p.add_argument(flag(f.name), help=(f.metadata["help"] + default).replace("%", "%%"), **more)
     return p

@@ -75,8 +75,8 @@ class CapturedTrainer(Trainer):
     stats: LearningStats
     optimizer: torch.optim.Optimizer
 
-    def __init__(self, net, error, optimizer, stats: LearningStats, classifier: Callable, lam: float | None = None):
-        super().__init__(net, error, optimizer, stats, classifier, lam=lam)
+    def __init__(self, net, error, optimizer, stats: LearningStats, classifier: Callable):
+        super().__init__(net, error, optimizer, stats, classifier)
         device = cast(torch.device, self.device)
         self._totals = torch.zeros(2, dtype=torch.float64, device=device)  # sum of losses, number of correct answers
         self._failed = torch.zeros((), device=device)  # NaN after a loss that is not finite, else 0
@@ -125,13 +125,13 @@ class CapturedTrainer(Trainer):
         self.net.train()
         # a new object, since a step may keep results for its backward pass in it
         spikes = DenseSpikes(input.data, input.shape[1], input.value)
-        output, _, loss, total, _ = self._forward(spikes, target)
+        output, _, loss, _, _ = self._forward(spikes, target)
         self.optimizer.zero_grad()
-        total.backward()
+        loss.backward()
         # The same sums as those of `Assistant`, which adds Python's floats: float64 numbers.
         self._totals[0].add_(loss.detach(), alpha=len(target))
         self._totals[1].add_((cast(Callable, self.classifier)(output.detach()) == target).sum())
-        self._failed.add_(total.detach() * 0)  # 0 for a finite loss, else NaN, which stays NaN from then on
+        self._failed.add_(loss.detach() * 0)  # 0 for a finite loss, else NaN, which stays NaN from then on
         # A fused optimiser leaves its step out if this is 1 (torch has it for the scaling of gradients).
         self.optimizer.found_inf = self._failed.isnan().float()  # type: ignore[attr-defined]
         for group in self.optimizer.param_groups:  # torch warns if this is set outside a recording
