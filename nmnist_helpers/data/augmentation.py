@@ -289,6 +289,12 @@ def compiled_part(transform: object) -> Augment | None:
     return transform if type(transform) is Augment else None
 
 
+def check_draws(draws: np.ndarray | torch.Tensor, recordings: int) -> None:
+    """Raise ValueError unless there is a draw for each recording, because compiled code would read beyond the end."""
+    if tuple(draws.shape) != (recordings, len(IDENTITY)):
+        raise ValueError(f"draws: expected shape [{recordings}, {len(IDENTITY)}], found {list(draws.shape)}")
+
+
 def scales_of(augment: Augment | None) -> tuple[int, int, int]:
     """Return `drop_below`, `jitter_scale` and `warp_scale`, which draws do not contain; zeros without augmentation."""
     return (augment.drop_below, augment.jitter_scale, augment.warp_scale) if augment else (0, 0, 0)

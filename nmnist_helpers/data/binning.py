@@ -10,7 +10,7 @@ from ..compiled import njit
 from ..geometry import CHANNELS, PIXELS, SIDE
 from ..io import PackedEvents
 from ..io.event import check_sampling_time
-from .augmentation import FLIP, GOLDEN, KEY, MASK, Augment, mix, move, scales_of, time_offset, warp
+from .augmentation import FLIP, GOLDEN, KEY, MASK, Augment, check_draws, mix, move, scales_of, time_offset, warp
 
 _WORDS = (CHANNELS + 63) // 64
 
@@ -176,7 +176,13 @@ def rasterise(
     indptr : int32 array [B * T + 1]
         The spikes of row r = b * T + t are ``channel[indptr[r]:indptr[r + 1]]``.
     channel : int32 array [N]
+
+    Raises
+    ------
+    ValueError
+        If `draws` does not have the shape above.
     """
+    check_draws(draws, len(index))
     starts = np.concatenate([[0], np.cumsum(packed.offsets[index + 1] - packed.offsets[index])])
     scratch = np.empty(starts[-1] + 2, dtype=np.uint16)
     size = np.zeros(len(index), dtype=np.int64)

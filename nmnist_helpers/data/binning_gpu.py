@@ -12,7 +12,7 @@ from ..geometry import CHANNELS, PIXELS, SIDE
 from ..kernels.gpu.launch import on
 from ..kernels.gpu.weight import padded
 from ..spikes import DenseSpikes
-from .augmentation import DX, DY, FLIP, GOLDEN, GRID, KEY, ONE, WARP, XX, XY, YX, YY, Augment, scales_of
+from .augmentation import DX, DY, FLIP, GOLDEN, GRID, KEY, ONE, WARP, XX, XY, YX, YY, Augment, check_draws, scales_of
 
 EVENTS = 256  # events that a program processes at a time
 PROGRAMS = 16  # programs per recording; up to 4,096 events are processed in one round
@@ -134,6 +134,7 @@ def rasterise(
         Of shape (B, 2312, T).
     """
     batch, bins = len(first), len(edges)
+    check_draws(draws, batch)
     if out is None:
         out = torch.empty(batch, bins, padded(CHANNELS), dtype=torch.uint8, device=words.device)
     if out.shape[:2] != (batch, bins) or out.shape[2] < CHANNELS or not out.is_contiguous():

@@ -7,7 +7,7 @@ from ..geometry import CHANNELS, PIXELS, SIDE
 from ..io import PackedEvents
 from ..kernels.backend import resolve
 from ..spikes import Spikes
-from .augmentation import FLIP, GOLDEN, KEY, MASK, Augment, mix, move, scales_of, time_offset, warp
+from .augmentation import FLIP, GOLDEN, KEY, MASK, Augment, check_draws, mix, move, scales_of, time_offset, warp
 
 #: Number of events that are copied to the device at a time.
 CHUNK = 1 << 24
@@ -78,6 +78,7 @@ class DeviceEvents:
 
     def _rasterise_with_tensors(self, first, count, draws, edges, sampling_time, augment, cap) -> Spikes:
         batch, bins = len(first), len(edges)
+        check_draws(draws, batch)
         sample = torch.repeat_interleave(torch.arange(batch, device=self.device), count)
         order = torch.arange(len(sample), device=self.device) - (count.cumsum(0) - count)[sample]
         word, n = self.words[first[sample] + order].to(torch.int64), count[sample]

@@ -9,8 +9,9 @@ from support import fake_nmnist
 from torch.utils.data import DataLoader, Subset, random_split
 
 from nmnist_helpers.data.augmentation import KEY, Augment, augment
-from nmnist_helpers.data.binning import bin_edges, bin_of
+from nmnist_helpers.data.binning import bin_edges, bin_of, rasterise
 from nmnist_helpers.data.dataset import NMNISTDataset
+from nmnist_helpers.data.device import DeviceEvents
 from nmnist_helpers.data.loader import EventLoader
 from nmnist_helpers.io import Event, PackedEvents
 from nmnist_helpers.spikes import Spikes
@@ -318,6 +319,15 @@ def test_damaged_events_are_refused_and_never_written_out_of_bounds(packed, monk
         ValueError, match=r"expected pixels 0\.\.33, polarity 0\.\.1 and times from 0, found x up to 255"
     ):
         EventLoader(damaged, on_device=True)
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (3, 8), (8,)])
+def test_draws_of_another_shape_raise(packed, shape):
+    index, draws, edges = np.array([0, 1]), np.zeros(shape, dtype=np.int64), bin_edges(300, 1)
+    with pytest.raises(ValueError, match=r"draws: expected shape \[2, 8\], found"):
+        rasterise(packed, index, draws, edges)
+    with pytest.raises(ValueError, match=r"draws: expected shape \[2, 8\], found"):
+        DeviceEvents(packed, "cpu").rasterise(*(torch.from_numpy(a) for a in (index, draws, edges)))
 
 
 def test_keys_of_successive_recordings_are_unrelated(packed):
