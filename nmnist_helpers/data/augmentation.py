@@ -205,7 +205,7 @@ class Augment:
         shift = np.floor(uniform[:, 1:3] * (2 * self.max_shift + 1)) - self.max_shift
         key = np.floor(uniform[:, 4] * 2**32).astype(np.int64)
         # From the key, so that the five uniform numbers, and with them all older runs, stay what they are.
-        width, height, slant = (mix((mix(key ^ SHAPE) + i * GOLDEN) & MASK) / 2**31 - 1 for i in range(3))
+        width, height, slant = mix((mix(key ^ SHAPE) + np.arange(3)[:, None] * GOLDEN) & MASK) / 2**31 - 1
         width, height = 1 + width * self.max_stretch, 1 + height * self.max_stretch
         slant = slant * math.tan(math.radians(self.max_shear))
         cos, sin = np.cos(angle), np.sin(angle)
@@ -233,8 +233,10 @@ class Augment:
         Raises
         ------
         ValueError
-            If a pixel lies outside the sensor, or if polarities are swapped and one is neither 0 nor 1.
+            If a pixel lies outside the sensor, if polarities are swapped and one is neither 0 nor 1, or if the draw has
+            another shape.
         """
+        check_draws(np.asarray(draw)[None], 1)
         new_x, new_y, p, t, keep = self._moved(draw, x, y, p, t)
         return new_x[keep], new_y[keep], p[keep], t[keep]
 

@@ -291,3 +291,6 @@ def test_invalid_generators_and_events_raise():
         Augment(polarity_flip=1)(Event([1, 3], [0, 0], [0, 2], [0.0, 1.0]))
     with pytest.raises(ValueError, match=r"uniform: expected shape \[n, 5\], found \(3, 4\)"):
         augment.draws(np.zeros((3, 4)))
+    for width in (6, 9):
+        with pytest.raises(ValueError, match=rf"draws: expected shape \[1, 8\], found \[1, {width}\]"):
+            augment.apply(np.zeros(width, dtype=np.int64), *np.zeros((4, 1)))
