@@ -1,7 +1,6 @@
 """Synapses: weights, their normalisation and 8-bit quantisation, and their product with spikes."""
 
 import math
-import operator
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from .kernels.functions import normalise
 from .lava import absent
 from .spikes import Spikes
-from .tools import exact
+from .tools import exact, whole_number
 
 
 class Synapse(torch.nn.Module):
@@ -134,8 +133,8 @@ class Dense(Synapse):
         sizes = (in_neurons,) if is_number(in_neurons) else tuple(cast(Iterable[int], in_neurons))
         if not 1 <= len(sizes) <= 3:
             raise ValueError(f"synapse.Dense: expected one to three sizes as in_neurons, found {in_neurons}")
-        inner = [_whole("in_neurons", size, 1) for size in sizes]
-        out_neurons = _whole("out_neurons", out_neurons, 1)
+        inner = [whole_number("in_neurons", size, 1) for size in sizes]
+        out_neurons = whole_number("out_neurons", out_neurons, 1)
         if len(inner) == 1:
             kernel = (inner[0], 1, 1)
         else:  # (width, height, channels), lava-dl's order
@@ -184,22 +183,11 @@ def is_number(value: Any) -> bool:
     return np.ndim(value) == 0
 
 
-def _whole(name: str, value: Any, least: int) -> int:
-    """Return a whole number of any integer type as an int; raise ValueError unless it is at least `least`."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least:
-        raise ValueError(f"synapse: expected {name} to be a whole number from {least}, found {value!r}")
-    return number
-
-
 def _pair(name: str, size: int | tuple[int, int], least: int = 1) -> tuple[int, int]:
     sizes = (size, size) if is_number(size) else tuple(cast(Iterable[int], size))
     if len(sizes) != 2:
         raise ValueError(f"synapse: expected {name} to be one int or two, found {size}")
-    height, width = (_whole(name, value, least) for value in sizes)
+    height, width = (whole_number(name, value, least) for value in sizes)
     return height, width
 
 
@@ -243,9 +231,9 @@ class Conv(Synapse):
         pre_hook_fx: Callable | None = None,
     ):
         kernel = _pair("kernel_size", kernel_size)
-        in_features = _whole("in_features", in_features, 1)
-        out_features = _whole("out_features", out_features, 1)
-        groups = _whole("groups", groups, 1)
+        in_features = whole_number("in_features", in_features, 1)
+        out_features = whole_number("out_features", out_features, 1)
+        groups = whole_number("groups", groups, 1)
         if in_features % groups or out_features % groups:
             raise ValueError(
                 f"synapse.Conv: expected in_features and out_features to be multiples of groups={groups}, found"

@@ -9,7 +9,7 @@ from support.neurons import PARAMS, Blocks
 
 from nmnist_helpers import netx
 from nmnist_helpers.block import cuba
-from nmnist_helpers.checkpoint import CheckpointError, load_checkpoint, load_tree, save_tree
+from nmnist_helpers.checkpoint import CheckpointError, archive, load_checkpoint, load_tree, save_tree
 from nmnist_helpers.network import Network
 
 pytestmark = pytest.mark.filterwarnings("error", "ignore:.*assumed the tutorial's:UserWarning")
@@ -416,6 +416,23 @@ def test_what_cannot_be_loaded_is_not_saved(tmp_path, value, message):
     with pytest.raises(CheckpointError, match=message):
         save_tree(tmp_path / "a.pt", value)
     assert not list(tmp_path.iterdir())
+
+
+def test_whatever_is_saved_can_be_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "MAX_FILE", 40_000)
+    with pytest.raises(CheckpointError, match="expected at most 40000 bytes, found 4"):
+        save_tree(tmp_path / "a.pt", {"w": torch.zeros(9990)})  # with the pickle beside it, more than 40,000
+    save_tree(tmp_path / "a.pt", {"w": torch.zeros(9000)})
+    assert load_tree(tmp_path / "a.pt")["w"].shape == (9000,)
+
+
+def test_tensors_that_share_memory_are_loaded(tmp_path):
+    weight = torch.randn(1000)
+    torch.save({"a": weight, "b": weight, "c": weight[10:].view(99, 10)}, tmp_path / "a.pt")
+    tree = load_tree(tmp_path / "a.pt")
+    assert torch.equal(tree["a"], weight)
+    assert torch.equal(tree["b"], weight)
+    assert torch.equal(tree["c"], weight[10:].view(99, 10))
 
 
 def test_a_tree_that_is_larger_than_its_file_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Test sim2real: a very short run, and the errors that it raises."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -18,16 +19,12 @@ SMALL = ["--hidden", "12", "--batch-size", "8", "--epochs", "1", "--tune", "2"]
 
 
 class Simulated:
-    """A stand-in for a dataset that simulates all of MNIST; its recording number n shows the digit with id n + 1."""
+    """A stand-in for a dataset that simulates all of MNIST."""
 
     source = "simulated"
 
     def __init__(self, packed: PackedEvents):
-        count = len(packed)
-        self.packed = PackedEvents(
-            packed.x, packed.y, packed.p, packed.t, packed.offsets, packed.labels, np.arange(count) + 1
-        )
-        self.labels = packed.labels
+        self.packed, self.labels = packed, packed.labels
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -105,6 +102,28 @@ def test_training_on_digits_that_recordings_show_raises_an_error(run_folder, cap
     assert __main__.main(arguments) == 1
     assert "--validation: expected at least the first 20 digits" in capsys.readouterr().err
     assert not run_folder.exists()
+
+
+def test_with_the_official_test_part_the_first_test_leaves_out_digits_that_were_learned(run_folder, capsys):
+    """The official Test.zip shows MNIST's test digits, which have numbers of their own."""
+    data = run_folder.parent / "data"
+    for folder in (data / "Test").iterdir():  # other digits under these numbers
+        for file in folder.iterdir():
+            other = data / "Other" / str((int(folder.name) + 1) % 10) / file.name
+            other.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(other)
+    shutil.rmtree(data / "Test")
+    (data / "Other").rename(data / "Test")
+    result = sim2real.main([*SMALL, "--validation", "15", "--out", str(run_folder)])
+    assert "5 recordings show digits to train on; the first test leaves them out" in capsys.readouterr().out
+    assert (result["recordings"], result["tuned_on"], result["tuned_recordings"]) == (25, 20, 10)
+
+
+def test_recordings_without_numbers_are_refused(run_folder):
+    file = next((run_folder.parent / "data" / "Train" / "3").iterdir())
+    file.rename(file.with_name("three.bin"))
+    with pytest.raises(ValueError, match=r"expected files named after MNIST's digits, .*found 1 with other names"):
+        sim2real.main([*SMALL, "--validation", "30", "--out", str(run_folder)])
 
 
 def test_missing_digits_and_zero_tuning_epochs_raise_an_error(run_folder, monkeypatch):

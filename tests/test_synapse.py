@@ -149,9 +149,9 @@ def test_pooling_sums_windows():
 
 
 def test_wrong_sizes_raise():
-    with pytest.raises(ValueError, match="expected in_neurons to be a whole number from 1, found 0"):
+    with pytest.raises(ValueError, match="in_neurons: expected a whole number from 1, found 0"):
         synapse.Dense(0, 3)
-    with pytest.raises(ValueError, match="expected out_neurons to be a whole number from 1, found -1"):
+    with pytest.raises(ValueError, match="out_neurons: expected a whole number from 1, found -1"):
         synapse.Dense(3, -1)
     with pytest.raises(ValueError, match="expected one to three sizes as in_neurons"):
         synapse.Dense((1, 2, 3, 4), 3)
@@ -174,11 +174,11 @@ def test_wrong_sizes_raise():
     [
         ({"groups": 2}, "multiples of groups=2, found 3 and 4"),
         ({"groups": 3}, "multiples of groups=3, found 3 and 4"),
-        ({"groups": 0}, "groups to be a whole number from 1, found 0"),
-        ({"stride": 0}, "stride to be a whole number from 1, found 0"),
-        ({"dilation": (1, 0)}, "dilation to be a whole number from 1, found 0"),
-        ({"padding": -1}, "padding to be a whole number from 0, found -1"),
-        ({"kernel_size": 2.5}, "kernel_size to be a whole number from 1, found 2.5"),
+        ({"groups": 0}, "groups: expected a whole number from 1, found 0"),
+        ({"stride": 0}, "stride: expected a whole number from 1, found 0"),
+        ({"dilation": (1, 0)}, "dilation: expected a whole number from 1, found 0"),
+        ({"padding": -1}, "padding: expected a whole number from 0, found -1"),
+        ({"kernel_size": 2.5}, "kernel_size: expected a whole number from 1, found 2.5"),
     ],
 )
 def test_an_impossible_convolution_raises(options, message):

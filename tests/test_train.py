@@ -25,7 +25,7 @@ from support.interruption import interrupted_after
 from nmnist_helpers import ConvNetwork, Network, __main__, train
 from nmnist_helpers.checkpoint import CheckpointError, load_checkpoint, load_tree, save_tree
 from nmnist_helpers.neuron.cuba import Neuron
-from nmnist_helpers.train import Settings, loop
+from nmnist_helpers.train import Settings, loop, parser
 from nmnist_helpers.train.folder import Folder, resume_with
 from nmnist_helpers.train.group import Group, dist
 from nmnist_helpers.train.parts import evenly_spaced, learn_and_validate, split
@@ -177,6 +177,10 @@ def test_the_first_digits_of_mnist_are_for_validation(options, most, sizes):
         ("--recordings 0", "--recordings"),
         ("--validation 0", "--validation: expected recordings to choose the best epoch on"),
         ("--validation 1.5", "--validation"),
+        (
+            "--validation 1e9",
+            "--validation: expected a share between 0 and 1, or a number of recordings, found 1000000000.0",
+        ),
         ("--validation -1", "--validation"),
         ("--validation 5000", "5000 of them for validation"),
         ("--batch-size 0", "--batch-size"),
@@ -405,6 +409,30 @@ def test_the_saved_network_is_the_average_after_the_chosen_epoch(tmp_path, monke
         assert result["best_epoch"] == 2
 
 
+def test_an_epoch_is_called_the_best_only_if_the_best_is_kept(tmp_path, capsys):
+    start(tmp_path / "run", "--epochs", 2, "--keep", "last")
+    assert "(best)" not in capsys.readouterr().out
+    start(tmp_path / "other", "--epochs", 1)
+    assert "(best)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--validation", "abc"], "expected a share between 0 and 1, or a number of recordings, found 'abc'"),
+        (["--hidden", "512,"], "expected one or more whole numbers from 1, found '512,'"),
+    ],
+)
+def test_the_parser_names_what_it_expects(capsys, options, message):
+    with pytest.raises(SystemExit):
+        parser().parse_args(options)
+    assert message in capsys.readouterr().err
+
+
+def test_a_share_may_be_written_with_an_exponent():
+    assert vars(parser().parse_args(["--validation", "1e-1"]))["validation"] == 0.1
+
+
 @pytest.mark.slow
 def test_a_run_can_start_with_the_weights_of_another(tmp_path, finished, monkeypatch):
     saved = []
@@ -541,7 +569,11 @@ def set_entry(tree, path, value):
         ("net", {}, "net: expected"),
         ("average", None, "average: expected"),
         ("best", {"a": torch.zeros(1)}, "best: expected"),
-        ("settings", {"seed": 0}, "expected the settings of a run"),
+        (
+            "settings",
+            {"seed": 0},
+            "expected a run of this version .*differs in these settings: augment, average, batch_size",
+        ),
         ("settings", None, "expected the settings of a run"),
         ("net/blocks.0.delay.delay", torch.full((12,), float("nan")), "expected finite numbers"),
     ],

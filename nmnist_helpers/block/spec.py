@@ -116,7 +116,10 @@ class LayerSpec:
 
     def _check_geometry(self) -> None:
         for name, low in (("stride", 1), ("padding", 0), ("dilation", 1)):
-            pair = np.broadcast_to(_integers(name, getattr(self, name), low, MAX_FEATURES).astype(int), 2)
+            pair = _integers(name, getattr(self, name), low, MAX_FEATURES).astype(int)
+            if pair.shape not in ((), (2,)):
+                raise ValueError(f"{name}: expected one number or two, found {getattr(self, name)}")
+            pair = np.broadcast_to(pair, 2)
             setattr(self, name, tuple(pair.tolist()))
         self.groups = _one_integer("groups", self.groups, 1, MAX_FEATURES)
         if self.type == "dense":

@@ -76,6 +76,8 @@ def save_tree(path: str | os.PathLike, tree) -> None:
         _check_tree(tree, MAX_FILE)
         buffer = io.BytesIO()  # torch.save would store the name of a file in the archive
         torch.save(_copy_tree(tree), buffer)
+        if buffer.tell() > MAX_FILE:  # the tensors fit, but not with what is stored beside them
+            raise CheckpointError(f"expected at most {MAX_FILE} bytes, found {buffer.tell()}")
         _check_archive(buffer, buffer.tell())
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
@@ -128,8 +130,12 @@ def _nodes(tree, where: str = "", depth: int = 0) -> Iterator[tuple[str, object]
 
 
 def _check_tree(tree, most: int) -> None:
-    """Raise unless all values are tensors or plain values, and all tensors together have at most `most` bytes."""
-    size = 0
+    """Raise unless all values are tensors or plain values of limited size.
+
+    No tensor may have more than `most` bytes, and all together no more than MAX_FILE. (In a file that `torch.save`
+    wrote, tensors that share memory are stored once, so together they may be larger than the file.)
+    """
+    total = 0
     for count, (where, value) in enumerate(_nodes(tree)):
         if count == MAX_VALUES:
             raise CheckpointError(f"expected at most {MAX_VALUES} values, found more")
@@ -137,9 +143,13 @@ def _check_tree(tree, most: int) -> None:
             if value.layout is not torch.strided or value.dtype not in _STORAGES.values():
                 raise CheckpointError(f"expected a plain tensor under {where!r}, found a {value.type()}")
             # With strides of zero, a tensor that is small in the file can be large in memory.
-            size += value.numel() * value.element_size()
-            if size > most:
-                raise CheckpointError(f"expected at most {most} bytes, found shape {list(value.shape)} under {where!r}")
+            size = value.numel() * value.element_size()
+            total += size
+            if size > most or total > MAX_FILE:
+                limit = most if size > most else MAX_FILE
+                raise CheckpointError(
+                    f"expected at most {limit} bytes, found shape {list(value.shape)} under {where!r}"
+                )
         elif not (value is None or isinstance(value, dict | list | tuple | str | int | float)):
             raise CheckpointError(f"expected tensors and plain values, found {type(value).__name__} under {where!r}")
 

@@ -153,6 +153,15 @@ class ZipFile:
                 ) from error
         return self._open_file
 
+    def close(self) -> None:
+        """Close the file; reading a member opens it again."""
+        if self._open_file is not None and self._process == os.getpid():
+            file = self._open_file.fp
+            self._open_file.close()
+            if file is not None:  # `zipfile` leaves open what it has not opened itself
+                file.close()
+        self._open_file = None
+
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_open_file": None, "_process": 0}
 

@@ -144,7 +144,7 @@ class Augment:
     ):
         if not 0 <= max_angle <= 180:
             raise ValueError(f"max_angle: expected 0..180 degrees, found {max_angle}")
-        if max_shift != int(max_shift) or not 0 <= max_shift < SIDE:
+        if not 0 <= max_shift < SIDE or max_shift != int(max_shift):
             raise ValueError(f"max_shift: expected whole pixels in 0..{SIDE - 1}, found {max_shift}")
         for name, value in (("event_dropout", event_dropout), ("polarity_flip", polarity_flip)):
             if not 0 <= value <= 1:
@@ -167,8 +167,12 @@ class Augment:
         self._worker_seed: int | None = None
 
     def __repr__(self) -> str:
-        names = [name for name in inspect.signature(Augment).parameters if name != "rng"]
-        return f"Augment({', '.join(f'{name}={getattr(self, name):g}' for name in names)})"
+        return f"Augment({', '.join(f'{name}={value:g}' for name, value in zip(SETTINGS, self.settings, strict=True))})"
+
+    @property
+    def settings(self) -> tuple:
+        """The parameters in their order, without `rng`: equal settings turn equal numbers into equal draws."""
+        return tuple(getattr(self, name) for name in SETTINGS)
 
     @property
     def drop_below(self) -> int:
@@ -197,10 +201,17 @@ class Augment:
         -------
         int64 array [n, 8]
             Columns XX, XY, YX, YY, DX, DY, FLIP, KEY.
+
+        Raises
+        ------
+        ValueError
+            If the shape is another one, or if a number lies outside the range.
         """
         uniform = np.asarray(uniform, dtype=np.float64)
         if uniform.ndim != 2 or uniform.shape[1] != UNIFORMS:
             raise ValueError(f"uniform: expected shape [n, {UNIFORMS}], found {uniform.shape}")
+        if not ((uniform >= 0) & (uniform < 1)).all():
+            raise ValueError("uniform: expected numbers of at least 0 and below 1, found others")
         angle = np.radians((2 * uniform[:, 0] - 1) * self.max_angle)
         shift = np.floor(uniform[:, 1:3] * (2 * self.max_shift + 1)) - self.max_shift
         key = np.floor(uniform[:, 4] * 2**32).astype(np.int64)
@@ -286,13 +297,22 @@ class Augment:
         return self.rng.random(UNIFORMS)
 
 
+#: The names of all parameters of `Augment` but `rng`.
+SETTINGS = tuple(name for name in inspect.signature(Augment).parameters if name != "rng")
+
+
 def compiled_part(transform: object) -> Augment | None:
     """Return a transform that runs compiled, or None. A subclass of `Augment` may change events itself."""
     return transform if type(transform) is Augment else None
 
 
 def check_draws(draws: np.ndarray | torch.Tensor, recordings: int) -> None:
-    """Raise ValueError unless there is a draw for each recording, because compiled code would read beyond the end."""
+    """Raise ValueError unless there is a draw for each recording, because compiled code would read beyond the end.
+
+    A TypeError says that draws are no whole numbers.
+    """
+    if draws.dtype not in (np.int64, torch.int64):
+        raise TypeError(f"draws: expected int64, found {draws.dtype}")
     if tuple(draws.shape) != (recordings, len(IDENTITY)):
         raise ValueError(f"draws: expected shape [{recordings}, {len(IDENTITY)}], found {list(draws.shape)}")
 

@@ -195,4 +195,4 @@ def rasterise(
     )  # fmt: skip
     np.cumsum(indptr, out=indptr)
     channel = [scratch[start : start + count] for start, count in zip(starts, size, strict=False)]
-    return indptr, np.concatenate(channel, dtype=np.int32)
+    return indptr, np.concatenate([np.empty(0, np.uint16), *channel], dtype=np.int32)

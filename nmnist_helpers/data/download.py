@@ -143,7 +143,9 @@ def download(
 
 
 def _warn_if_counts_differ(place: Path, archive: Archive) -> None:
-    counts = np.bincount(recordings.Recordings(place, archive.split).labels, minlength=10).tolist()
+    found = recordings.Recordings(place, archive.split)
+    found.close()
+    counts = np.bincount(found.labels, minlength=10).tolist()
     if counts != list(archive.per_digit):
         print(
             f"{place}: {sum(counts)} recordings, of the digits 0 to 9 {', '.join(map(str, counts))}; the official "
@@ -212,6 +214,7 @@ def check_archive(path: Path, archive: Archive) -> list[int]:
         found = recordings.Recordings(path, archive.split)
     except FileNotFoundError as error:
         raise ValueError(str(error)) from error
+    found.close()  # on Windows, an open file could be neither moved nor replaced
     counts = np.bincount(found.labels, minlength=10).tolist()
     if counts != list(archive.per_digit):
         raise ValueError(

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, Subset
 from ..geometry import CHANNELS
 from ..io import Event, PackedEvents
 from ..spikes import Spikes
+from ..tools import whole_number
 from .augmentation import IDENTITY, UNIFORMS, Augment, compiled_part
 from .binning import bin_edges, rasterise, time_bins
 from .cache import MappedEvents
@@ -79,12 +80,8 @@ class EventLoader:
         max_events: int | None = None,
         on_device: bool | None = None,
     ):
-        if int(batch_size) != batch_size or batch_size < 1:
-            raise ValueError(f"batch_size: expected a whole number from 1, found {batch_size}")
-        if max_events is not None and max_events < 1:
-            raise ValueError(f"max_events: expected at least 1, found {max_events}")
-        if seed < 0:
-            raise ValueError(f"seed: expected 0 or more, found {seed}")
+        self.batch_size, self.seed = whole_number("batch_size", batch_size, 1), whole_number("seed", seed, 0)
+        self.max_events = None if max_events is None else whole_number("max_events", max_events, 1)
         base, self.index = _unwrap(dataset)
         self.packed = base if isinstance(base, PackedEvents) else base.packed
         if not isinstance(base, NMNISTDataset) and not isinstance(self.packed, MappedEvents):  # from user code
@@ -96,8 +93,7 @@ class EventLoader:
         self.sampling_time = getattr(base, "sampling_time", 1) if sampling_time is None else sampling_time
         self.sample_length = getattr(base, "sample_length", 300) if sample_length is None else sample_length
         self.bins = time_bins(self.sample_length, self.sampling_time)
-        self.batch_size, self.shuffle, self.seed = int(batch_size), bool(shuffle), int(seed)
-        self.drop_last, self.max_events = bool(drop_last), max_events
+        self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
         self.device = torch.device(device)
         if not len(self.index):
             raise ValueError("dataset: expected at least one recording, found none")
@@ -122,7 +118,7 @@ class EventLoader:
     @property
     def _slow_transform(self) -> Callable[[Event], Event] | None:
         """The transform, if it is not compiled and has to be called for each recording; else None."""
-        return None if compiled_part(self.transform) else self.transform
+        return None if compiled_part(self.transform) else self.transform or None
 
     def _count_dropped(self) -> None:
         self.capped_recordings = self.dropped_events = 0
@@ -144,9 +140,7 @@ class EventLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration at the beginning of `epoch` (counted from 0)."""
-        if epoch < 0:
-            raise ValueError(f"epoch: expected 0 or more, found {epoch}")
-        self.epoch, self.position, self._resume = int(epoch), 0, False
+        self.epoch, self.position, self._resume = whole_number("epoch", epoch, 0), 0, False
 
     def _identity(self) -> dict:
         return {
@@ -161,7 +155,7 @@ class EventLoader:
 
     def _name_of_transform(self) -> str | None:
         """Return the settings of an `Augment`, or the name of another transform, whose settings are not known."""
-        if self.transform is None:
+        if not self.transform:
             return None
         if compiled_part(self.transform):
             return repr(self.transform)
@@ -180,6 +174,9 @@ class EventLoader:
             If the state comes from a loader with another seed, shuffle, batch_size, drop_last, max_events, transform or
             number of recordings.
         """
+        missing = {*self._identity(), "epoch", "position"} - set(state)
+        if missing:
+            raise ValueError(f"state: expected a result of state_dict, found none of {', '.join(sorted(missing))}")
         for name, value in self._identity().items():
             if state.get(name) != value:
                 raise ValueError(f"{name}: expected {value} as in this loader, found {state.get(name)} in the state")
@@ -214,7 +211,7 @@ class EventLoader:
         """
         if not 0 <= i < len(self):
             raise IndexError(f"batch: expected one of {len(self)}, found number {i}")
-        order, index, draws = self._epoch_plan(self.epoch if epoch is None else epoch)
+        order, index, draws = self._epoch_plan(self.epoch if epoch is None else whole_number("epoch", epoch, 0))
         part = slice(i * self.batch_size, (i + 1) * self.batch_size)
         labels, index, draws = self._labels[order[part]], index[part], draws[part]
         augment = compiled_part(self.transform)
@@ -237,9 +234,9 @@ class EventLoader:
         return spikes.to(self.device), labels.to(self.device)
 
     def _epoch_plan(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the order of an epoch [N], the recordings in that order [N], and the draw of each [N, 6]."""
+        """Return the order of an epoch [N], the recordings in that order [N], and the draw of each [N, 8]."""
         augment = compiled_part(self.transform)
-        settings = None if augment is None else (augment.max_angle, augment.max_shift, augment.polarity_flip)
+        settings = None if augment is None else augment.settings
         key = epoch, self.seed, self.shuffle, settings  # what order and draws depend on
         plan = self._plan  # read only once, because another thread may replace it with another epoch's
         if plan is None or plan[0] != key:

@@ -81,6 +81,11 @@ class Recordings:
     def __len__(self) -> int:
         return len(self.names)
 
+    def close(self) -> None:
+        """Close the archive, if the recordings are in one; reading a recording opens it again."""
+        if self._archive is not None:
+            self._archive.close()
+
     def where(self, n: int) -> str:
         """Return the path of recording `n` for messages."""
         member = self._members[n]
@@ -219,6 +224,7 @@ class Recordings:
                     bar.update(done)
         finally:
             pool.shutdown(cancel_futures=True)
+            self.close()
         return PackedEvents(x, y, p, t, offsets, self.labels, self.ids)
 
 

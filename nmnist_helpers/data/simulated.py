@@ -3,6 +3,7 @@
 import hashlib
 import mmap
 import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,18 +83,17 @@ def _camera_fingerprint() -> str:
 
 def _simulate_to_files(images, labels, ids, seed: int, take: int, folder: Path) -> PackedEvents:
     """Simulate chunk by chunk into temporary files, because the total number of events is known only at the end."""
-    files = {name: tempfile.TemporaryFile(dir=folder) for name in EVENT_ARRAYS}
-    counts = []
+    counts, events = [], {}
     drawn = ids + take * _PER_TAKE
-    for part in simulate_chunks(images, seed, drawn, labels, progress=len(images) > _CHUNK, size=_CHUNK):
+    with ExitStack() as stack:  # closes, and so deletes, the files whatever happens
+        files = {name: stack.enter_context(tempfile.TemporaryFile(dir=folder)) for name in EVENT_ARRAYS}
+        for part in simulate_chunks(images, seed, drawn, labels, progress=len(images) > _CHUNK, size=_CHUNK):
+            for name, file in files.items():
+                file.write(getattr(part, name))
+            counts.append(part.counts)
         for name, file in files.items():
-            file.write(getattr(part, name))
-        counts.append(part.counts)
-    events = {}
-    for name, file in files.items():
-        with file:
             file.flush()
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        events[name] = np.frombuffer(memory, EVENT_ARRAYS[name])
+            events[name] = np.frombuffer(memory, EVENT_ARRAYS[name])
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
     return PackedEvents(**events, offsets=offsets, labels=labels, ids=ids)

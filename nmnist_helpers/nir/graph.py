@@ -25,6 +25,7 @@ grid of time steps. `run_graph` and `agreement` measure both effects. The packag
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,9 +147,9 @@ def _time_constant(decay: np.ndarray, dt: float, form: str) -> np.ndarray:
     return -dt / np.log1p(-decay)
 
 
-def check_form(form: str, dt: float) -> None:
+def check_form(form: str, dt: float, name: str = "form") -> None:
     if form not in FORMS:
-        raise ValueError(f"form: expected one of {FORMS}, found {form!r}")
+        raise ValueError(f"{name}: expected one of {FORMS}, found {form!r}")
     if not (np.isfinite(dt) and dt > 0):
         raise ValueError(f"dt: expected the length of a step in seconds, found {dt!r}")
 
@@ -185,27 +186,11 @@ def from_nir(graph, dt: float | None = None, form: str | None = None, strict: bo
     form = str(metadata.get("form", "euler") if form is None else form)
     check_form(form, dt)
     layers = []
-    chain = chain_of(graph, nir)
-    position = 0
-    while position < len(chain):
-        name, node = chain[position]
-        if not isinstance(node, nir.Linear | nir.Affine):
-            raise ValueError(f"node {name!r}: expected Linear or Affine, found a {type(node).__name__}")
-        if isinstance(node, nir.Affine) and np.any(node.bias):
-            raise ValueError(f"node {name!r}: expected no bias, found one: it would add to the current")
-        neuron_name, neuron = chain[position + 1] if position + 1 < len(chain) else (name, None)
-        if not isinstance(neuron, nir.CubaLIF):
-            found = "nothing" if neuron is None else f"a {type(neuron).__name__}"
-            raise ValueError(f"node {name!r}: expected CubaLIF, found {found} after it")
-        position += 2
-        delay = None
-        if position < len(chain) and isinstance(chain[position][1], nir.Delay):
-            delay = chain[position][1].delay
-            position += 1
+    for (_, linear), (name, neuron), delay in layers_of(graph, nir):
         try:
-            layers.append(_layer(node.weight, neuron, delay, dt, form, strict))
+            layers.append(_layer(linear.weight, neuron, None if delay is None else delay.delay, dt, form, strict))
         except ValueError as error:
-            raise ValueError(f"node {neuron_name!r}: {error}") from error
+            raise ValueError(f"node {name!r}: {error}") from error
     return as_specs(layers)
 
 
@@ -241,6 +226,41 @@ def read_nir(path: str | os.PathLike, **options) -> list[LayerSpec]:
         raise ValueError(f"{path}: {kind}{error}") from error
 
 
+def layers_of(graph, nir) -> Iterator[tuple[tuple[str, Any], tuple[str, Any], Any]]:
+    """Yield the Linear and the CubaLIF node of each layer, both with their names, and its Delay node or None.
+
+    Raises
+    ------
+    ValueError
+        If the graph is not a chain of such layers, or if a Linear node adds a bias.
+    """
+    chain = chain_of(graph, nir)
+    if not chain:
+        raise ValueError("expected Linear or Affine nodes, found none between input and output")
+    position = 0
+    while position < len(chain):
+        name, linear = chain[position]
+        if not isinstance(linear, nir.Linear | nir.Affine):
+            raise ValueError(f"node {name!r}: expected Linear or Affine, found a {type(linear).__name__}")
+        if isinstance(linear, nir.Affine) and np.any(linear.bias):
+            raise ValueError(f"node {name!r}: expected no bias, found one: it would add to the current")
+        neuron = chain[position + 1] if position + 1 < len(chain) else None
+        if neuron is None or not isinstance(neuron[1], nir.CubaLIF):
+            found = "nothing" if neuron is None else f"a {type(neuron[1]).__name__}"
+            raise ValueError(f"node {name!r}: expected CubaLIF, found {found} after it")
+        for constant in ("tau_syn", "tau_mem"):
+            values = np.asarray(getattr(neuron[1], constant))
+            if not (np.isfinite(values) & (values > 0)).all():
+                raise ValueError(f"node {neuron[0]!r}: {constant}: expected positive seconds, found {values.min()}")
+        position += 2
+        delay = chain[position][1] if position < len(chain) else None
+        if not isinstance(delay, nir.Delay):
+            delay = None
+        else:
+            position += 1
+        yield (name, linear), neuron, delay
+
+
 def chain_of(graph, nir) -> list[tuple[str, Any]]:
     """Return the nodes between input and output in their order; raise if they do not form a chain."""
     after: dict[str, str] = {}
@@ -266,6 +286,8 @@ def chain_of(graph, nir) -> list[tuple[str, Any]]:
 
 def _layer(weight, neuron, delay, dt: float, form: str, strict: bool) -> LayerSpec:
     du, dv = (dt / tau if form == "euler" else -np.expm1(-dt / tau) for tau in (neuron.tau_syn, neuron.tau_mem))
+    if not strict:
+        du, dv = np.minimum(du, 1), np.minimum(dv, 1)  # as the decays are clamped below; the weights depend on them
     if np.any(neuron.v_reset):
         raise ValueError("v_reset: expected 0, the only supported value, found others")
     # A spike adds w_in * du to I, and the current adds r * dv to V: both factors become part of the weights.

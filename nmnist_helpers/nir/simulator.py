@@ -6,13 +6,13 @@ import numpy as np
 
 from ..compiled import njit
 from ..netx.simulator import events_of_rows
-from ..tools import as_array
-from .graph import chain_of, check_form, nir_package
+from ..tools import as_array, whole_number
+from .graph import check_form, layers_of, nir_package
 
 BATCH = 8  # number of recordings that run at a time; limits the memory for dense inputs with many substeps
 
 
-def run_graph(graph, spikes, dt: float | None = None, method: str = "euler", substeps: int = 1) -> np.ndarray:
+def run_graph(graph, spikes, dt: float | None = None, method: str | None = None, substeps: int = 1) -> np.ndarray:
     """Run a NIR graph in floating point and return its output spikes.
 
     Parameters
@@ -23,8 +23,10 @@ def run_graph(graph, spikes, dt: float | None = None, method: str = "euler", sub
         Input spikes. A spike is an input of 1 that lasts one time step.
     dt : float, optional
         Length of a time step in seconds. The default is taken from the metadata of the graph; without metadata, 1 ms.
-    method : {'euler', 'exponential'}
+    method : {'euler', 'exponential'}, optional
         Update of a state x over a substep h: ``x + h (target - x) / tau`` or ``target + (x - target) exp(-h / tau)``.
+        The default is the form in the metadata of the graph, for which its time constants were made; without metadata,
+        ``"euler"``.
     substeps : int
         Number of integration steps per `dt`. Most simulators use one. Many substeps approximate the continuous-time
         equations, in which a neuron fires when its voltage crosses the threshold and not at the next time step.
@@ -33,37 +35,43 @@ def run_graph(graph, spikes, dt: float | None = None, method: str = "euler", sub
     -------
     int64 array [B, out, T]
         Number of output spikes in each time step; with substeps, it may exceed 1.
+
+    Raises
+    ------
+    ValueError
+        If the graph has another structure, or if an argument is not as described.
     """
     nir = nir_package()
-    check_form(method, 1.0)
-    dt = float((graph.metadata or {}).get("dt", 1e-3) if dt is None else dt)
+    metadata = getattr(graph, "metadata", None) or {}
+    dt = float(metadata.get("dt", 1e-3) if dt is None else dt)
+    method = str(metadata.get("form", "euler") if method is None else method)
+    check_form(method, dt, "method")
+    substeps = whole_number("substeps", substeps, 1)
     array = as_array(spikes)
-    if array.ndim != 3:
-        raise ValueError(f"spikes: expected [B, in, T], found shape {list(array.shape)}")
-    chain = chain_of(graph, nir)
-    parts = [_run(chain, array[b : b + BATCH], dt, method, substeps, nir) for b in range(0, len(array), BATCH)]
+    if array.ndim != 3 or not len(array):
+        raise ValueError(f"spikes: expected [B, in, T] of at least one recording, found shape {list(array.shape)}")
+    if not ((array == 0) | (array == 1)).all():
+        raise ValueError("spikes: expected zeros and ones, found other numbers")
+    layers = list(layers_of(graph, nir))
+    parts = [_run(layers, array[b : b + BATCH], dt, method, substeps) for b in range(0, len(array), BATCH)]
     return np.concatenate(parts)
 
 
-def _run(chain: list, spikes: np.ndarray, dt: float, method: str, substeps: int, nir) -> np.ndarray:
+def _run(layers: list, spikes: np.ndarray, dt: float, method: str, substeps: int) -> np.ndarray:
     batch, channels, steps = spikes.shape
     # Spikes per substep, [B, T * substeps, C]; a spike occurs in the first substep of its time step.
     rows = np.zeros((batch, steps * substeps, channels), np.uint8)
     rows[:, ::substeps] = (spikes != 0).transpose(0, 2, 1)
-    for name, node in chain:
-        if isinstance(node, nir.Linear | nir.Affine):
-            if node.weight.shape[1] != rows.shape[2]:
-                raise ValueError(f"node {name!r}: expected {node.weight.shape[1]} inputs, found {rows.shape[2]}")
-            events = events_of_rows(rows)
-            drive = np.zeros((batch * steps * substeps, node.weight.shape[0]))
-            _add_up(events.indptr, events.channel, np.ascontiguousarray(node.weight.T, np.float64), drive)
-            drive = drive.reshape(batch, steps * substeps, -1)
-        elif isinstance(node, nir.CubaLIF):
-            rows = _run_neurons(node, _hold_impulses(drive, substeps), dt / substeps, method)
-        elif isinstance(node, nir.Delay):
-            rows = _delay_spikes(rows, np.rint(node.delay / dt * substeps).astype(int))
-        else:
-            raise ValueError(f"node {name!r}: expected Linear, Affine, CubaLIF or Delay, found a {type(node).__name__}")
+    for (name, linear), (_, neuron), delay in layers:
+        if linear.weight.shape[1] != rows.shape[2]:
+            raise ValueError(f"node {name!r}: expected {linear.weight.shape[1]} inputs, found {rows.shape[2]}")
+        events = events_of_rows(rows)
+        drive = np.zeros((batch * steps * substeps, linear.weight.shape[0]))
+        _add_up(events.indptr, events.channel, np.ascontiguousarray(linear.weight.T, np.float64), drive)
+        drive = drive.reshape(batch, steps * substeps, -1)
+        rows = _run_neurons(neuron, _hold_impulses(drive, substeps), dt / substeps, method)
+        if delay is not None:
+            rows = _delay_spikes(rows, np.rint(delay.delay / dt * substeps).astype(int))
     counts = rows.reshape(batch, steps, substeps, -1).sum(axis=2, dtype=np.int64)
     return counts.transpose(0, 2, 1)
 
@@ -139,9 +147,10 @@ class Agreement:
 def agreement(exact, other) -> Agreement:
     """Compare the output spikes [B, out, T] of the exact network with those of another version of it."""
     a, b = (as_array(x).astype(np.int64) for x in (exact, other))
-    if a.shape != b.shape or a.ndim != 3:
+    if a.shape != b.shape or a.ndim != 3 or not a.size:
         raise ValueError(
-            f"agreement: expected two arrays of the same shape [B, out, T], found {list(a.shape)} and {list(b.shape)}"
+            "agreement: expected two arrays of the same shape [B, out, T], none of them 0, found"
+            f" {list(a.shape)} and {list(b.shape)}"
         )
     both = np.minimum(a, b).sum()
     total = a.sum() + b.sum()

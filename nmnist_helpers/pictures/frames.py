@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from ..geometry import SIDE
+from ..tools import whole_number
 from .palette import CHANNELS, INK, LINE, PANEL, PAPER, SLATE, TRUE
 
 AGES = (1.0, 0.45, 0.18)  # strength of an event in its frame and the two after it
@@ -16,6 +17,8 @@ BAR = 20  # height of the time bar below it, in pixels
 MARGIN = 8
 USUAL_SPAN = 300.0  # ms of a recording that networks take as input
 CLASS_ROWS = 24  # layers of up to this many neurons get labels and counts
+MAX_SIDE = 10_000  # pixels; a gif could have 65,535
+MAX_PIXELS = 1 << 30  # of all frames together; each takes a byte of memory
 
 
 def _mix(color: str, ground: str, share: float) -> np.ndarray:
@@ -64,6 +67,7 @@ def draw_text(canvas: np.ndarray, text: str, x: float, y: float, size: int = 12,
     y = round(y - len(_glyphs("0", size)) / 2)
     x, y = max(0, min(x, canvas.shape[1] - width)), max(0, min(y, canvas.shape[0] - height))
     part = canvas[y : y + height, x : x + width]
+    glyphs = glyphs[: part.shape[0], : part.shape[1]]  # on a canvas smaller than the text
     np.copyto(part, glyphs, where=glyphs > PALETTE.text)
 
 
@@ -121,6 +125,15 @@ def _frame_numbers(event: Recording, span: float, frame_ms: float) -> tuple[np.n
     return np.floor(np.asarray(event.t, np.float64) / frame_ms + 1e-9).astype(np.int64), frames
 
 
+def _check_pixels(frames: int, height: int, width: int) -> None:
+    """Raise ValueError if the frames are too large for a gif, or for memory."""
+    if max(height, width) > MAX_SIDE or frames * height * width > MAX_PIXELS:
+        raise ValueError(
+            f"gif: expected sides of at most {MAX_SIDE} pixels and {MAX_PIXELS:,} pixels in all frames, found {frames}"
+            f" frames of {height} x {width}; lower the scale, or raise frame_ms"
+        )
+
+
 def camera_frames(event: Recording, span: float, frame_ms: float, scale: int | None = None) -> np.ndarray:
     """Draw a camera's events: pixels light up in the colour of their polarity and fade over three frames.
 
@@ -141,14 +154,15 @@ def camera_frames(event: Recording, span: float, frame_ms: float, scale: int | N
         Frames of palette numbers; see `PALETTE`.
     """
     height, width = sensor_size(event)
-    scale = scale or max(1, round(PICTURE / max(height, width)))
+    scale = max(1, round(PICTURE / max(height, width))) if scale is None else whole_number("gif: scale", scale, 1)
     frame_of, frames = _frame_numbers(event, span, frame_ms)
+    _check_pixels(frames, height * scale + BAR, width * scale)
     order = np.argsort(event.t, kind="stable")
     bounds = np.searchsorted(frame_of[order], np.arange(frames + 1))
 
     canvas = np.full((height * scale + BAR, width * scale), PALETTE["paper"], np.uint8)
     canvas[: height * scale] = PALETTE["panel"]
-    track = slice(0, width * scale - 50)
+    track = slice(0, max(0, width * scale - 50))  # a narrow picture has room for the clock only
     middle = height * scale + BAR // 2
     canvas[middle - 2 : middle + 2, track] = PALETTE["line"]
     film = np.repeat(canvas[None], frames, 0)
@@ -206,16 +220,17 @@ def raster_frames(
         )
     rows_of = event.c * per_channel + event.x
     size = per_channel * channels
-    if label is not None and not 0 <= label < size:
+    if label is not None and whole_number("gif: label", label, 0) >= size:
         raise ValueError(f"gif: expected a label in 0..{size - 1}, found {label}")
     small = size <= CLASS_ROWS
-    row = scale or max(1, (PICTURE - MARGIN) // size)
+    row = max(1, (PICTURE - MARGIN) // size) if scale is None else whole_number("gif: scale", scale, 1)
     top, left, foot = MARGIN, (22 if small else 34), 20
     right = 78 if small else 12
-    plot = width - left - right
+    plot = whole_number("gif: width", width, 1) - left - right
     if plot < 50:
         raise ValueError(f"gif: expected a width of at least {left + right + 50} pixels, found {width}")
     frame_of, frames = _frame_numbers(event, span, frame_ms)
+    _check_pixels(frames, top + row * size + foot, width)
 
     canvas = np.full((top + row * size + foot, width), PALETTE["paper"], np.uint8)
     bottom = top + row * size

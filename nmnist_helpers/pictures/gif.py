@@ -60,21 +60,27 @@ def gif_bytes(
     ------
     ValueError
         If a size or a time is not valid for a film.
+    TypeError
+        If `event` is no recording.
 
     Examples
     --------
     >>> data = gif_bytes(event)                 # 300 ms in 3 s
     >>> data = gif_bytes(output_event, label=7)
     """
+    if not hasattr(event, "rounded"):
+        raise TypeError(f"gif: expected an Event, found {type(event).__name__}; io.tensor_to_event makes one of spikes")
     event = event.rounded()
     span = film_span(event, span)
-    check_pace(span, frame_ms, slowdown)
+    check_pace(span, frame_ms, slowdown, hold)
     draw = camera_frames if event.dim == 2 else raster_frames
     return loop(draw(event, span, frame_ms, **options), frame_ms * slowdown, hold)
 
 
-def check_pace(span: float, frame_ms: float, slowdown: float) -> None:
+def check_pace(span: float, frame_ms: float, slowdown: float, hold: float) -> None:
     """Raise ValueError if a film of `span` ms has too many frames, or frames that show too briefly or too long."""
+    if not 0 <= hold <= 600_000:
+        raise ValueError(f"gif: expected a hold of 0 ms to ten minutes, found {hold}")
     if not frame_ms > 0 or not 20 <= frame_ms * slowdown <= 60_000:
         raise ValueError(
             f"gif: expected frames that show for 20 ms to a minute (frame_ms * slowdown), found {frame_ms} * {slowdown}"

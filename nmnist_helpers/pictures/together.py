@@ -55,7 +55,7 @@ def network_gif(
         raise ValueError(f"network_gif: expected a 2-D recording and then 1-D layers, found {dims}")
     recording, *hidden, output = (layer.rounded() for layer in layers)
     span = film_span(recording, None)
-    check_pace(span, frame_ms, slowdown)
+    check_pace(span, frame_ms, slowdown, hold)
     camera = camera_frames(recording, span, frame_ms)
     panels = [camera, *(grid_frames(layer, span, frame_ms) for layer in hidden)]
     row = (camera.shape[1] - BAR - MARGIN) // 10

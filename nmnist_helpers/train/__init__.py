@@ -33,8 +33,13 @@ def given_settings(given: dict) -> tuple[Settings, bool, bool]:
     if resume:
         folder = Folder(given.get("out", DEFAULT_OUT))
         saved = folder.load().get("settings")
-        if not isinstance(saved, dict) or saved.keys() != Settings().saved_dict().keys():
+        if not isinstance(saved, dict):
             raise CheckpointError(f"{folder.checkpoint}: expected the settings of a run, found {saved!r:.80}")
+        if other := saved.keys() ^ Settings().saved_dict().keys():
+            raise CheckpointError(
+                f"{folder.checkpoint}: expected a run of this version of the package, found one of another version,"
+                f" which differs in these settings: {', '.join(sorted(map(str, other)))}"
+            )
     return Settings(**saved | given), resume, overwrite
 
 

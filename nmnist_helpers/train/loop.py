@@ -81,7 +81,7 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False, resum
         test = layout.find(dataset.root, train=False)
         if test is None:
             raise FileNotFoundError(f"{dataset.root}: expected a folder Test or an archive Test.zip, found Train alone")
-        Recordings(test, layout.split_name(False))  # raises if the recordings are not those for the test at the end
+        Recordings(test, layout.split_name(False)).close()  # raises if these are not recordings to test on
     settings = replace(settings, source=dataset.source)
     if settings.takes > 1 and dataset.source != "simulated":
         raise ValueError(f"--takes: expected 1 for recordings that exist already, found {settings.takes}")
@@ -262,7 +262,7 @@ class Loop:
         line = f"epoch {progress.epoch}/{self.settings.epochs}: loss {stats.training.loss_log[-1]:.4f}"
         line += f", accuracy {stats.training.accuracy_log[-1]:.4f}"
         if self.val_loader is not None:
-            best = " (best)" if progress.best_epoch == progress.epoch - 1 else ""
+            best = " (best)" if self.settings.keep == "best" and progress.best_epoch == progress.epoch - 1 else ""
             line += f", validation {stats.validation.accuracy_log[-1]:.4f}{best}"
         left = (self.settings.epochs - progress.epoch) * progress.seconds / progress.epoch
         tqdm.write(f"{line}; {seconds:.1f} s, {tqdm.format_interval(left)} left")

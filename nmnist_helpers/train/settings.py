@@ -58,11 +58,21 @@ def _is_validation(value: Any) -> bool:
 
 
 def share_or_count(text: str) -> float | int:
-    return float(text) if "." in text else int(text)
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected {VALIDATION[0]}, found {text!r}") from None
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(size) for size in text.split(","))
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected {SIZES[0]}, found {text!r}") from None
 
 
 POSITIVE = "a positive number", lambda v: 0 < v < math.inf

@@ -235,6 +235,23 @@ def write_train(folder, data):
     return folder / "Train.zip"
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="this system does not list the open files")
+def test_archives_are_closed(tmp_path):
+    path = write_train(tmp_path, TRAIN)
+
+    def is_open():
+        return str(path) in [os.path.realpath(f"/proc/self/fd/{file}") for file in os.listdir("/proc/self/fd")]
+
+    files = Recordings(path)
+    first = files.read(0)
+    assert is_open()
+    files.close()
+    assert not is_open()
+    assert files.read(0) == first
+    files.pack()
+    assert not is_open()
+
+
 def test_this_package_is_not_taken_for_a_collection_of_recordings(tmp_path):
     (tmp_path / "nmnist_helpers" / "train").mkdir(parents=True)
     (tmp_path / "nmnist_helpers" / "__init__.py").touch()

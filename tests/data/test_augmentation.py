@@ -266,6 +266,8 @@ def test_workers_with_a_generator_differ_from_each_other_and_from_epoch_to_epoch
     ("options", "message"),
     [
         ({"max_angle": -1}, r"max_angle: expected 0\.\.180 degrees, found -1"),
+        ({"max_shift": float("nan")}, r"max_shift: expected whole pixels in 0\.\.33, found nan"),
+        ({"max_shift": float("inf")}, r"max_shift: expected whole pixels in 0\.\.33, found inf"),
         ({"max_shift": 1.5}, r"max_shift: expected whole pixels in 0\.\.33, found 1.5"),
         ({"event_dropout": 1.1}, r"event_dropout: expected a probability 0\.\.1, found 1.1"),
         ({"polarity_flip": -0.1}, r"polarity_flip: expected a probability 0\.\.1"),
@@ -291,6 +293,11 @@ def test_invalid_generators_and_events_raise():
         Augment(polarity_flip=1)(Event([1, 3], [0, 0], [0, 2], [0.0, 1.0]))
     with pytest.raises(ValueError, match=r"uniform: expected shape \[n, 5\], found \(3, 4\)"):
         augment.draws(np.zeros((3, 4)))
+    for number in (1.0, -0.1, np.nan):
+        with pytest.raises(ValueError, match="uniform: expected numbers of at least 0 and below 1, found others"):
+            augment.draws(np.full((1, 5), number))
+    with pytest.raises(TypeError, match="draws: expected int64, found float64"):
+        augment.apply(np.zeros(8), *np.zeros((4, 1)))
     for width in (6, 9):
         with pytest.raises(ValueError, match=rf"draws: expected shape \[1, 8\], found \[1, {width}\]"):
             augment.apply(np.zeros(width, dtype=np.int64), *np.zeros((4, 1)))

@@ -67,6 +67,7 @@ def test_a_batch_is_the_stack_of_its_samples(root, transform, sampling_time):
     assert torch.equal(torch.rand(1), after)
     with pytest.raises(IndexError, match="recording: expected one of 20, found number 20"):
         data.__getitems__([0, 20])
+    assert len(data.__getitems__([])) == 0
 
 
 def test_samples_of_several_batches_are_stacked(root):

@@ -344,8 +344,12 @@ def test_keys_of_successive_recordings_are_unrelated(packed):
     ("options", "error", "message"),
     [
         ({"batch_size": 0}, ValueError, "batch_size: expected a whole number from 1, found 0"),
-        ({"max_events": 0}, ValueError, "max_events: expected at least 1, found 0"),
-        ({"seed": -1}, ValueError, "seed: expected 0 or more"),
+        ({"batch_size": float("nan")}, ValueError, "batch_size: expected a whole number from 1, found nan"),
+        ({"max_events": 0}, ValueError, "max_events: expected a whole number from 1, found 0"),
+        ({"max_events": 2.5}, ValueError, "max_events: expected a whole number from 1, found 2.5"),
+        ({"max_events": "3"}, ValueError, "max_events: expected a whole number from 1, found '3'"),
+        ({"seed": -1}, ValueError, "seed: expected a whole number from 0, found -1"),
+        ({"seed": 0.5}, ValueError, "seed: expected a whole number from 0, found 0.5"),
         ({"transform": 5}, TypeError, "transform: expected an Augment or a function, found int"),
         (
             {"batch_size": 100, "drop_last": True},
@@ -366,6 +370,38 @@ def test_invalid_datasets_and_batch_numbers_raise(packed):
         EventLoader(packed.select([]))
     with pytest.raises(IndexError, match="batch: expected one of 3, found number 9"):
         EventLoader(packed).batch(9)
+    with pytest.raises(ValueError, match="epoch: expected a whole number from 0, found -1"):
+        EventLoader(packed).batch(0, -1)
+    with pytest.raises(ValueError, match="epoch: expected a whole number from 0, found 1.9"):
+        EventLoader(packed).set_epoch(1.9)
+    with pytest.raises(ValueError, match="state: expected a result of state_dict, found none of epoch, position"):
+        EventLoader(packed).load_state_dict(EventLoader(packed)._identity())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_angle": 30},
+        {"max_shift": 1},
+        {"polarity_flip": 1},
+        {"max_stretch": 0.3},
+        {"max_shear": 20},
+        {"max_warp": 2},
+        {"event_dropout": 0.5},
+        {"time_jitter": 3},
+    ],
+)
+def test_a_transform_that_is_set_later_counts_at_once(packed, change):
+    loader = EventLoader(packed, 16, shuffle=True, transform=Augment())
+    before, _ = loader.batch(1)
+    loader.transform = Augment(**change)
+    after, _ = loader.batch(1)
+    expected, _ = EventLoader(packed, 16, shuffle=True, transform=Augment(**change)).batch(1)
+    assert torch.equal(after.dense(), expected.dense())
+    assert not torch.equal(after.dense(), before.dense())
+    loader.transform = False  # as in the constructor
+    plain, _ = EventLoader(packed, 16, shuffle=True, transform=False).batch(1)
+    assert torch.equal(loader.batch(1)[0].dense(), plain.dense())
 
 
 def test_the_plan_of_an_epoch_is_read_once(packed):

@@ -614,6 +614,12 @@ def fire(layer, total):
     return out
 
 
+def test_a_stride_of_three_numbers_is_refused():
+    for name in ("stride", "padding", "dilation"):
+        with pytest.raises(ValueError, match=rf"{name}: expected one number or two, found \(1, 2, 3\)"):
+            LayerSpec("conv", np.zeros((3, 2, 2, 2)), None, 1024, 123, 80, in_shape=(2, 5, 6), **{name: (1, 2, 3)})
+
+
 def test_conv_and_pool_survive_a_round_trip_through_file_and_blocks(tmp_path):
     rng = np.random.default_rng(41)
     conv = spec(rng, 1, 1, type="conv", weight=2 * rng.integers(-40, 60, (3, 2, 2, 2)), in_shape=(2, 5, 6), delay=None)

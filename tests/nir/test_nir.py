@@ -196,6 +196,12 @@ def chain(*nodes):
     return nir_package.NIRGraph.from_list(*nodes, type_check=False)
 
 
+def empty_chain():
+    size = {"input": np.array([2])}, {"output": np.array([2])}
+    nodes = {"input": nir_package.Input(input_type=size[0]), "output": nir_package.Output(output_type=size[1])}
+    return nir_package.NIRGraph(nodes=nodes, edges=[("input", "output")], type_check=False)
+
+
 def neuron(n=2, **changes):
     values = {name: np.ones(n) for name in ("tau_syn", "tau_mem", "r", "v_threshold")}
     return nir_package.CubaLIF(**{**values, "v_leak": np.zeros(n), **changes})
@@ -219,6 +225,58 @@ def test_unsupported_graphs_raise(graph, message):
         nir.from_nir(graph(), strict=False)
 
 
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (empty_chain, "expected Linear or Affine nodes, found none between input and output"),
+        (lambda: chain(LINEAR), "node 'linear': expected CubaLIF.*found nothing after it"),
+        (lambda: chain(neuron()), "node 'cubalif': expected Linear or Affine.*found a CubaLIF"),
+        (lambda: chain(LINEAR, neuron(), neuron()), "expected Linear or Affine.*found a CubaLIF"),
+        (lambda: chain(nir_package.Affine(np.eye(2), np.ones(2)), neuron()), "node 'affine': expected no bias"),
+        (lambda: chain(LINEAR, neuron(tau_syn=np.zeros(2))), "tau_syn: expected positive seconds, found 0"),
+        (lambda: chain(LINEAR, neuron(tau_mem=-np.ones(2))), "tau_mem: expected positive seconds, found -1"),
+    ],
+)  # fmt: skip
+def test_both_readers_refuse_a_graph_that_one_of_them_cannot_run(graph, message):
+    for read in (lambda: nir.from_nir(graph(), strict=False), lambda: nir.run_graph(graph(), np.zeros((1, 2, 3)))):
+        with pytest.raises(ValueError, match=message):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "midpoint"}, "method: expected one of .*found 'midpoint'"),
+        ({"dt": -1e-3}, "dt: expected the length of a step in seconds, found -0.001"),
+        ({"dt": 0.0}, "dt: expected the length of a step in seconds, found 0.0"),
+        ({"substeps": 0}, "substeps: expected a whole number from 1, found 0"),
+        ({"substeps": 1.5}, "substeps: expected a whole number from 1, found 1.5"),
+        ({"spikes": np.zeros((0, 2, 3))}, "expected .* at least one recording, found shape"),
+        ({"spikes": np.full((1, 2, 3), 0.5)}, "spikes: expected zeros and ones, found other numbers"),
+        ({"spikes": np.full((1, 2, 3), np.nan)}, "spikes: expected zeros and ones, found other numbers"),
+    ],
+)
+def test_invalid_arguments_of_run_graph_raise(options, message):
+    with pytest.raises(ValueError, match=message):
+        nir.run_graph(chain(LINEAR, neuron()), **{"spikes": np.zeros((1, 2, 3)), **options})
+    with pytest.raises(ValueError, match="none of them 0"):
+        nir.agreement(np.zeros((0, 3, 4)), np.zeros((0, 3, 4)))
+
+
+def test_a_graph_runs_with_the_method_for_which_it_was_made():
+    rng = np.random.default_rng(8)
+    layers, spikes = network(rng), random_spikes(rng)
+    for form in nir.FORMS:
+        graph = nir.to_nir(layers, form=form)
+        np.testing.assert_array_equal(nir.run_graph(graph, spikes), nir.run_graph(graph, spikes, method=form))
+
+
+def test_clamping_a_decay_also_clamps_its_factor_of_the_weights():
+    """A time constant of a tenth of a step: the current lasts for one step, as with that of a whole step."""
+    short, whole = (chain(LINEAR, neuron(tau_syn=np.full(2, tau), tau_mem=np.full(2, 0.01))) for tau in (1e-4, 1e-3))
+    assert nir.from_nir(short, strict=False) == nir.from_nir(whole, strict=False)
+
+
 def test_graphs_other_than_a_chain_raise():
     graph = nir.to_nir(network(np.random.default_rng(5)))
     graph.edges.append(("linear_0", "delay_1"))
@@ -232,7 +290,7 @@ def test_graphs_other_than_a_chain_raise():
     graph.edges = [(source, "input" if target == "output" else target) for source, target in graph.edges]
     with pytest.raises(ValueError, match="expected a chain of layers, found a cycle"):
         nir.from_nir(graph)
-    with pytest.raises(ValueError, match="expected Linear, Affine, CubaLIF or Delay.*found a Scale"):
+    with pytest.raises(ValueError, match="node 'linear': expected CubaLIF, found a Scale after it"):
         nir.run_graph(chain(LINEAR, nir_package.Scale(scale=np.ones(2))), np.zeros((1, 2, 3)))
     with pytest.raises(ValueError, match="node 'linear': expected 2 inputs, found 3"):
         nir.run_graph(chain(LINEAR, neuron()), np.zeros((1, 3, 3)))

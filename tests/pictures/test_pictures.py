@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nmnist_helpers.pictures import frames as drawing
@@ -237,6 +238,41 @@ def test_gif_errors(tmp_path):
         gif_bytes(out, label=10)
     with pytest.raises(ValueError, match="width of at least 150 pixels, found 100"):
         gif_bytes(out, width=100)
+    with pytest.raises(TypeError, match="gif: expected an Event, found Tensor; io.tensor_to_event"):
+        gif_bytes(torch.zeros(2312, 300))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hold": -1000}, "hold of 0 ms to ten minutes, found -1000"),
+        ({"hold": float("nan")}, "hold of 0 ms to ten minutes, found nan"),
+        ({"hold": float("inf")}, "hold of 0 ms to ten minutes, found inf"),
+        ({"scale": -1}, "scale: expected a whole number from 1, found -1"),
+        ({"scale": 0}, "scale: expected a whole number from 1, found 0"),
+        ({"scale": 1.5}, "scale: expected a whole number from 1, found 1.5"),
+        ({"scale": 4000}, "sides of at most 10000 pixels"),
+        ({"scale": 200, "frame_ms": 1, "slowdown": 20}, "1,073,741,824 pixels in all frames, found 300 frames of"),
+    ],
+)
+def test_invalid_sizes_and_times_of_gifs_raise(options, message):
+    with pytest.raises(ValueError, match=message):
+        gif_bytes(recording(10), **options)
+    if "scale" in options and "frame_ms" not in options:
+        with pytest.raises(ValueError, match=message):
+            gif_bytes(output()[0], **options)
+    with pytest.raises(ValueError, match="label: expected a whole number from 0, found 1.5"):
+        gif_bytes(output()[0], label=1.5)
+    with pytest.raises(ValueError, match="width: expected a whole number from 1, found 400.5"):
+        gif_bytes(output()[0], width=400.5)
+
+
+@pytest.mark.parametrize("shape", [(34, 4), (100, 10), (1, 1), (4, 34)])
+def test_narrow_sensors_make_gifs(shape):
+    spikes = np.zeros((2, *shape, 50), np.float32)
+    spikes[1, -1, -1, 20] = 1
+    film, *_ = decode_gif(gif_bytes(tensor_to_event(spikes)))
+    assert len(film) > 1
 
 
 def images(table):
