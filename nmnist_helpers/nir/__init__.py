@@ -8,7 +8,8 @@
 >>> print(nir.agreement(exported(spikes), nir.run_graph(graph, spikes)))
 """
 
-from .graph import FORMS, from_nir, read_nir, to_nir, write_nir
+from .graph import FORMS, to_nir, write_nir
+from .reader import from_nir, read_nir
 from .simulator import Agreement, agreement, run_graph
 
 __all__ = ["FORMS", "Agreement", "agreement", "from_nir", "read_nir", "run_graph", "to_nir", "write_nir"]

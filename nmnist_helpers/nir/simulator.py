@@ -7,7 +7,8 @@ import numpy as np
 from ..compiled import njit
 from ..netx.simulator import events_of_rows
 from ..tools import as_array, whole_number
-from .graph import check_form, layers_of, nir_package
+from .graph import check_form, nir_package
+from .reader import layers_of
 
 BATCH = 8  # number of recordings that run at a time; limits the memory for dense inputs with many substeps
 

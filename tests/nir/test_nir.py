@@ -310,7 +310,7 @@ def test_damaged_files_raise_in_time(tmp_path, monkeypatch):
         (data.replace(b"CubaLIF", b"CubaLIX"), "a.nir: expected a readable NIR file, found "),
     ):
         path.write_bytes(content)
-        monkeypatch.setattr(nir.graph, "TRIAL_SECONDS", 1 if content is endless else 60)
+        monkeypatch.setattr(nir.reader, "TRIAL_SECONDS", 1 if content is endless else 60)
         with pytest.raises(ValueError, match=message):
             nir.read_nir(path)
     with pytest.raises(FileNotFoundError, match="b.nir: expected a .nir file, found none"):
