@@ -14,16 +14,32 @@ def _apply_delay(spikes: torch.Tensor, delay: torch.Tensor | None, shift: int) -
     return AxonDelay.apply(rows, delay, shift).transpose(1, 2).reshape(spikes.shape)
 
 
-def delay(input: torch.Tensor, delay_val: int = 1, sampling_time: int = 1) -> torch.Tensor:
+def in_steps(ms, sampling_time: float):
+    """Return times in ms, a number or a tensor, in time steps, to be rounded to whole steps.
+
+    1.3 ms are 13 steps of 0.1 ms. But the quotient of these two numbers can lie a little below 13, so it is made larger
+    by a millionth.
+
+    Raises
+    ------
+    ValueError
+        If `sampling_time` is not positive and finite.
+    """
+    if not 0 < sampling_time < float("inf"):
+        raise ValueError(f"sampling_time: expected a positive number of ms, found {sampling_time}")
+    return ms if sampling_time == 1 else ms * ((1 + 1e-6) / sampling_time)
+
+
+def delay(input: torch.Tensor, delay_val: float = 1, sampling_time: float = 1) -> torch.Tensor:
     """Shift a signal by whole time steps; zeros enter at the start, and values shifted past the end are lost.
 
     Parameters
     ----------
     input : float tensor [B, C, ..., T]
         Any signal over time.
-    delay_val : int
-        Shift in ms.
-    sampling_time : int
+    delay_val : float
+        Shift in ms, rounded down to whole time steps.
+    sampling_time : float
         Length of a time step in ms.
 
     Returns
@@ -31,7 +47,7 @@ def delay(input: torch.Tensor, delay_val: int = 1, sampling_time: int = 1) -> to
     float tensor [B, C, ..., T]
         The shifted signal. Its gradient is shifted back.
     """
-    return _apply_delay(input, None, int(delay_val // sampling_time))
+    return _apply_delay(input, None, math.floor(in_steps(delay_val, sampling_time)))
 
 
 class Delay(torch.nn.Module):
@@ -71,6 +87,9 @@ class Delay(torch.nn.Module):
         super().__init__()
         if num_features is not None and num_features < 1:
             raise ValueError(f"Delay: expected at least one channel, found num_features={num_features}")
+        if max_delay is not None and not max_delay >= 0:
+            raise ValueError(f"Delay: expected a max_delay of at least 0 ms, found {max_delay}")
+        in_steps(0, sampling_time)  # raises if it is not positive
         self.sampling_time = sampling_time
         self.max_delay = max_delay
         self.grad_scale = grad_scale
@@ -115,8 +134,7 @@ class Delay(torch.nn.Module):
         """Return what `steps` returns, and leave the stored delays as they are."""
         stored = self.delay.detach()
         clamped = stored.clamp(0, self.max_delay) + (self.delay - stored)  # the second term only passes the gradient
-        if self.sampling_time != 1:
-            clamped = clamped / self.sampling_time
+        clamped = in_steps(clamped, self.sampling_time)
         if self.grad_scale != 1:
             clamped = clamped.detach() + self.grad_scale * (clamped - clamped.detach())
         return clamped

@@ -10,6 +10,9 @@ EPSILON = 1e-6  # avoids a division by zero if all outputs are silent
 
 def flatten_channels(name: str, spike: torch.Tensor) -> torch.Tensor:
     """Reshape spikes [B, C, ..., T] to [B, C', T] by merging the axes between batch and time."""
+    if not isinstance(spike, torch.Tensor):
+        hint = "; dense() makes one" if hasattr(spike, "dense") else ""
+        raise TypeError(f"{name}: expected a tensor [B, C, T], found {type(spike).__name__}{hint}")
     if spike.dim() < 3 or spike.shape[-1] == 0:
         raise ValueError(f"{name}: expected spikes [B, C, T], found {list(spike.shape)}")
     return spike if spike.dim() == 3 else spike.flatten(1, -2)
@@ -91,7 +94,7 @@ class MovingWindow(torch.nn.Module):
 
     def __init__(self, time_window: int, mode: str = "probability", eps: float = EPSILON):
         super().__init__()
-        if not isinstance(time_window, numbers.Real) or int(time_window) != time_window or time_window < 1:
+        if not isinstance(time_window, numbers.Real) or not 1 <= time_window < 2**31 or time_window != int(time_window):
             raise ValueError(f"MovingWindow: expected a window of at least one step, found {time_window}")
         if mode not in MODES:
             raise ValueError(f"MovingWindow: expected a mode of {', '.join(MODES)}, found {mode!r}")

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from .classifier import EPSILON, MODES, MovingWindow, Rate, confidence_of, flatten_channels
 from .lava import absent
+from .tools import whole_number
 
 REDUCTIONS = ("sum", "mean", "none")
 
@@ -64,6 +65,9 @@ class SpikeTime(torch.nn.Module):
                 "SpikeTime: expected a positive time_constant, length and filter_order,"
                 f" found {time_constant}, {length}, {filter_order}"
             )
+        length, filter_order = (
+            whole_number(f"SpikeTime: {name}", n, 1) for name, n in (("length", length), ("filter_order", filter_order))
+        )
         self.time_constant, self.length, self.filter_order = time_constant, length, filter_order
         self.reduction = reduction
         once = torch.exp(-torch.arange(length, dtype=torch.float64) / time_constant)
@@ -152,9 +156,9 @@ class SpikeMax(torch.nn.Module):
         Reduction over the batch (and time steps, with a moving window). With 'none', the losses are returned in the
         shape [B] or [B, T].
     eps : float
-        Small number added to each rate in mode 'probability', in spikes per ms. If the neuron of the true class is
-        silent, its gradient is about ``1 / eps``, by default a million. Training from scratch usually fails with the
-        default; 0.01 works.
+        Small number added to each rate in mode 'probability', in spikes per time step. If the neuron of the true
+        class is silent, its gradient is about ``1 / eps``, by default a million. Training from scratch usually fails
+        with the default; 0.01 works.
     """
 
     def __init__(

@@ -70,10 +70,11 @@ def exact(forward: Callable) -> Callable:
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
             return torch.compiler.disable(forward)(self, *args, **kwargs)
         refuse(type(self).__name__)
-        values = (*args, *kwargs.values(), None)[0]
-        device = getattr(values, "device", None)
-        if not isinstance(device, torch.device):
-            raise TypeError(f"{type(self).__name__}: expected a tensor or Spikes, found {type(values).__name__}")
+        given = (*args[:1], None) if args else (*kwargs.values(), None)
+        devices = [device for value in given if isinstance(device := getattr(value, "device", None), torch.device)]
+        if not devices:
+            raise TypeError(f"{type(self).__name__}: expected a tensor or Spikes, found {type(given[0]).__name__}")
+        device = devices[0]
         if not torch.is_autocast_enabled(device.type):
             return forward(self, *args, **kwargs)
         with torch.autocast(device.type, enabled=False):

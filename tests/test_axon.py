@@ -12,6 +12,7 @@ from support.oracles import assert_close
 from nmnist_helpers import axon
 from nmnist_helpers.block import cuba
 from nmnist_helpers.neuron import Dropout
+from nmnist_helpers.utils.time import shift
 
 
 def signal(sizes, seed=0):
@@ -36,6 +37,31 @@ def test_shift_defaults_to_one_step_and_uses_the_sampling_time():
     assert torch.equal(axon.delay(x)[..., 1:], x[..., :-1])
     assert (axon.delay(x)[..., 0] == 0).all()
     assert torch.equal(axon.delay(x, 6, sampling_time=2), axon.delay(x, 3))
+
+
+def test_ms_are_whole_steps_where_their_quotient_is_a_little_smaller():
+    x = torch.zeros(1, 1, 60)
+    x[..., 0] = 1
+    learned = axon.Delay(1, sampling_time=0.1).eval()
+    for steps in range(1, 50):
+        ms = steps / 10
+        learned.delay.data.fill_(ms)
+        for shifted in (axon.delay(x, ms, 0.1), shift(x, ms, 0.1), shift(x, torch.tensor(ms), 0.1), learned(x)):
+            assert shifted.nonzero()[0, 2] == steps
+    learned.delay.data.fill_(1.29)
+    assert learned(x).nonzero()[0, 2] == 12
+
+
+def test_impossible_times_raise():
+    x = torch.ones(1, 1, 5)
+    for sampling_time in (0, -1, float("nan"), float("inf")):
+        for use in (axon.delay, shift, lambda x, _, time: axon.Delay(1, sampling_time=time)):
+            with pytest.raises(ValueError, match="sampling_time: expected a positive number of ms"):
+                use(x, 1, sampling_time)
+    with pytest.raises(ValueError, match="expected a max_delay of at least 0 ms, found -1"):
+        axon.Delay(1, max_delay=-1)
+    with pytest.raises(ValueError, match="shift: expected finite shifts, found nan"):
+        shift(x, float("nan"))
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 6, 20), (2, 3, 2, 2, 15)], ids=str)

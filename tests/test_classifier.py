@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nmnist_helpers.classifier import MovingWindow, Rate
+from nmnist_helpers.spikes import Spikes
 
 
 def spikes(batch=3, classes=4, steps=17, seed=0):
@@ -114,3 +115,12 @@ def test_wrong_arguments_raise():
 def test_moving_window_sums_half_precision_in_float32():
     spikes = (torch.rand(1, 2, 3000, generator=torch.Generator().manual_seed(0)) < 0.9).float()
     assert torch.equal(MovingWindow(10).rate(spikes.bfloat16()), MovingWindow(10).rate(spikes))
+
+
+def test_other_values_than_tensors_and_numbers_raise():
+    spikes = Spikes.from_dense(torch.ones(1, 2, 3))
+    with pytest.raises(TypeError, match=r"Rate: expected a tensor \[B, C, T\], found Spikes; dense\(\) makes one"):
+        Rate.predict(spikes)
+    for window in (float("inf"), float("nan"), 1.5, 0):
+        with pytest.raises(ValueError, match="MovingWindow: expected a window of at least one step"):
+            MovingWindow(window)

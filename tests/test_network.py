@@ -87,6 +87,18 @@ def test_an_abandoned_freeze_is_forgotten():
         assert torch.equal(net(spikes), copy.deepcopy(net)(spikes))
 
 
+def test_a_frozen_network_notices_other_changes_than_those_of_parameters():
+    net, spikes = dense_network()
+    for change in (
+        lambda block: setattr(block, "delay_shift", False),
+        lambda block: setattr(block.neuron, "v_th_mant", 2 * block.neuron.v_th_mant),
+    ):
+        with net.eval().frozen():
+            net(spikes)
+            change(net.blocks[0])
+            assert torch.equal(net(spikes), copy.deepcopy(net)(spikes))
+
+
 def test_a_frozen_network_rounds_its_weights_once_and_thaws(monkeypatch):
     from nmnist_helpers.kernels import functions
 

@@ -164,10 +164,12 @@ class Block(NoScript, torch.nn.Module):
     def _constants(self, channels: int, places: int, steps: int, device: torch.device) -> "_Constants":
         """Compute what depends on the parameters alone; a frozen block does this only once."""
         cache = self.frozen if self.freezers and not torch.is_grad_enabled() else None
-        key = channels, places, steps, device, twin(device)  # each back end lays its weights out in its own way
+        synapses, neuron = self.synapse, self.neuron
+        constants_of_neuron = neuron.v_th_mant, neuron.surrogate, self.delay_shift
+        # Each back end lays its weights out in its own way.
+        key = channels, places, steps, device, twin(device), *constants_of_neuron
         if cache is not None and key in cache:
             return cache[key]
-        synapses, neuron = self.synapse, self.neuron
         direction: torch.Tensor = synapses.direction
         length: torch.Tensor | None = synapses.weight_g if synapses.weight_norm_enabled else None
         if len(direction) != channels:  # pooling has one kernel for all channels

@@ -3,11 +3,12 @@
 All functions take `PackedEvents`. For `compare`, both must contain the same digits in the same order::
 
     recorded = Recordings('nmnist/Test').pack()
-    images, labels, _ = load_mnist('mnist', train=True)    # recording <id> shows training digit <id>
+    images, labels, _ = load_mnist('mnist', train=False)    # recording <id> of Test shows MNIST's test digit <id>
     shown = images[recorded.ids - 1]
     print_table(compare(recorded, simulate(shown, ids=recorded.ids, labels=recorded.labels), shown))
 
-The same from the shell: ``python -m nmnist_helpers camera --recordings nmnist/Test --mnist mnist``.
+The same from the shell: ``python -m nmnist_helpers camera --recordings nmnist/Test --mnist mnist
+--mnist-test``.
 """
 
 from collections.abc import Sequence
@@ -140,7 +141,8 @@ def compare(recorded: PackedEvents, simulated: PackedEvents, images: np.ndarray 
     Raises
     ------
     ValueError
-        If the ids differ, if there are fewer than two recordings, or if `images` has another length.
+        If the ids differ, if there are fewer than two recordings or one has no events, or if `images` has another
+        length.
     """
     if len(recorded) < 2 or not np.array_equal(recorded.ids, simulated.ids):
         found = f"{len(recorded)} recordings and {len(simulated)} simulations"
@@ -148,6 +150,10 @@ def compare(recorded: PackedEvents, simulated: PackedEvents, images: np.ndarray 
     if images is not None and len(images) != len(recorded):
         raise ValueError(f"compare: expected an image for each of {len(recorded)} recordings, found {len(images)}")
     both = recorded, simulated
+    for name, events in (("recorded", recorded), ("simulated", simulated)):
+        if events.counts.min() == 0:
+            empty = int(events.counts.argmin())
+            raise ValueError(f"compare: expected events in each recording, found none in {name} recording {empty}")
     counts = [events.counts.astype(np.float64) for events in both]
     means = [float(count.mean()) for count in counts]
     on = [100 * float(events.p.mean()) for events in both]
@@ -190,7 +196,7 @@ def compare(recorded: PackedEvents, simulated: PackedEvents, images: np.ndarray 
             f"{name} interval: per recording", [len(t) / len(recorded) for t in pair], overlap(first, second), "overlap"
         )
         for share in (5, 50, 95):
-            add(f"  {share} % quantile, ms", [np.percentile(t, share) / 1000 for t in pair])
+            add(f"  {share} % quantile, ms", [np.percentile(t, share) / 1000 if len(t) else np.nan for t in pair])
     if images is not None:
         floors = [noise_floor(events, images) for events in both]
         add("noise floor, events per pixel and s", [rate for rate, _ in floors])

@@ -182,6 +182,8 @@ def load_mnist(path: str | os.PathLike | None = None, train: bool = True) -> tup
     ValueError
         If a file is damaged, or if images and labels do not belong together.
     """
+    if train not in (True, False):
+        raise ValueError(f"train: expected True or False, found {train!r}")
     folder = mnist_folder() if path is None else Path(path).expanduser()
     if folder is None:
         raise FileNotFoundError(

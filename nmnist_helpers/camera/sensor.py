@@ -149,3 +149,4 @@ class SensorParams:
                 raise ValueError(f"{name}: expected {low:g} to {high:g}, found {wrong[0]:g}")
         if self.hot != int(self.hot):
             raise ValueError(f"hot: expected a whole number, found {self.hot}")
+        object.__setattr__(self, "hot", int(self.hot))

@@ -11,7 +11,7 @@ from ..table import Table
 
 @dataclass
 class LayerMemory:
-    """Memory in bytes that the parameters of one layer need.
+    """Memory in bytes that the parameters of one layer need. Thresholds and biases are few and not counted.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Memory(Table):
 
     @property
     def total(self) -> int:
-        """Bytes of all parameters: 8-bit weights, delays and decays."""
+        """Bytes of all 8-bit weights, delays and decays."""
         return sum(layer.weights + layer.delays + layer.decays for layer in self.layers)
 
     def rows(self) -> list[dict[str, str]]:

@@ -10,6 +10,7 @@ import mmap
 import os
 import shutil
 import struct
+import tempfile
 import traceback
 import zlib
 from collections.abc import Callable
@@ -225,9 +226,8 @@ def writable(folder: Path) -> bool:
         if _is_protected(there):
             return False
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic(folder / "probe"):
+        with tempfile.TemporaryFile(dir=folder):
             pass
-        (folder / "probe").unlink(missing_ok=True)
     except OSError:
         return False
     return True

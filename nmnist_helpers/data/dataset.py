@@ -1,5 +1,6 @@
 """N-MNIST as a torch Dataset: real recordings if there are any, else simulated ones."""
 
+import operator
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -167,10 +168,16 @@ class NMNISTDataset(Dataset):
     def event(self, index: int) -> Event:
         """Return recording `index` as an `Event` (x, y in 0..33, polarity c, t in ms), without the transform."""
         size = len(self)
-        if not -size <= index < size:
-            raise IndexError(f"recording: expected one of {size}, found number {index}")
+        try:
+            number = operator.index(index)
+        except TypeError:
+            raise TypeError(
+                f"recording: expected a whole number, found {index!r}; torch's Subset takes several"
+            ) from None
+        if not -size <= number < size:
+            raise IndexError(f"recording: expected one of {size}, found number {number}")
         load = self._files.decode if self._packed is None else self._packed.recording
-        x, y, p, t = load(int(index) % size)
+        x, y, p, t = load(number % size)
         return Event(x, y, p, t / 1000)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:

@@ -1,6 +1,7 @@
 """Fetch the official N-MNIST archives, check them, count their recordings, and unpack them on request."""
 
 import argparse
+import contextlib
 import json
 import os
 import secrets
@@ -244,7 +245,11 @@ def unpack_archive(path: str | os.PathLike, target: str | os.PathLike) -> Path:
         If a member is damaged, is not a recording, or would be unpacked outside `target`.
     """
     path, target = Path(path), Path(target)
-    found = recordings.Recordings(path, target.name)
+    with contextlib.closing(recordings.Recordings(path, target.name)) as found:
+        return _unpack(found, path, target)
+
+
+def _unpack(found: recordings.Recordings, path: Path, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     need, free = int(found.sizes.sum()) + 4096 * len(found), shutil.disk_usage(target.parent).free
     if free < need:

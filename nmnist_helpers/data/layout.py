@@ -13,7 +13,9 @@ _OTHER = r"\.(tar|tgz|tar\.\w+|rar|7z|gz|z\d\d|zip\.\d+|zipx)"
 
 
 def split_name(train: bool) -> str:
-    """Return N-MNIST's name for a split."""
+    """Return N-MNIST's name for a split; raise ValueError unless `train` is True or False."""
+    if train not in (True, False):
+        raise ValueError(f"train: expected True or False, found {train!r}")
     return "Train" if train else "Test"
 
 

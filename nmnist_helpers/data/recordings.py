@@ -124,12 +124,20 @@ class Recordings:
                 hint = "; unpack this archive once" if file.lower().endswith(".zip") else ""
                 raise ValueError(f"{self.source}: {EXPECTED}, found {member.filename!r}{hint}")
             inside = [part.lower() for part in parts[:-2] if part.lower() in _SPLITS]
-            splits.update(inside[-1:])
+            splits.update(inside[-1:] or [""])
             if not inside or wanted in (None, inside[-1]):
                 name = _standard_name(folder, file, f"{self.source}: {member.filename}")
                 found.append((name, n, member.file_size))
+        if "" in splits and len(splits) > 1:
+            raise ValueError(f"{self.source}: expected all recordings under Train or Test, found some beside them")
+        splits.discard("")
         if wanted is None and len(splits) == 2:
             raise ValueError(f"{self.source}: expected one split, found Train and Test; name the split")
+        if not splits and own is None and split:
+            raise ValueError(
+                f"{self.source}: expected folders Train and Test inside, or an archive named Train.zip or Test.zip,"
+                " found neither"
+            )
         if not splits and own not in (None, wanted):
             raise ValueError(f"{self.source}: expected recordings of {split}, found an archive of {own.capitalize()}")
         if splits and not found:

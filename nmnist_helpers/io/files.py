@@ -162,8 +162,11 @@ def encode_1d_spikes(filename: str | os.PathLike, td_event: Event) -> None:
         If there are no events, or if a value is outside the format's range: neurons 0..65535, channel 0 or 1, times
         below 8388.608 ms.
     """
-    if len(td_event) and td_event.x.max() > 65535:
-        raise ValueError(f"{filename}: neuron: expected 0..65535, found {td_event.x.max()}")
+    if len(td_event):
+        if td_event.x.dtype != np.int64:
+            raise ValueError(f"{filename}: neuron: expected whole numbers, found {td_event.x[td_event.x % 1 != 0][0]}")
+        if td_event.x.min() < 0 or td_event.x.max() > 65535:
+            raise ValueError(f"{filename}: neuron: expected 0..65535, found {td_event.x.min()}..{td_event.x.max()}")
     high, low = np.divmod(td_event.x, 256)
     _write(filename, td_event, 1, high, low)
 
@@ -190,6 +193,8 @@ def read_np_spikes(filename: str | os.PathLike, fmt: str = "xypt", time_unit: fl
         raise ValueError(f"read_np_spikes: expected fmt to be a permutation of 'xypt' or 'xpt', found {fmt!r}")
     _check_unit(time_unit)
     array = _load_npy(filename)
+    if array.dtype.names and fmt == "xpt" and "y" in array.dtype.names:
+        raise ValueError(f"{filename}: expected no field y for fmt 'xpt', found {array.dtype.names}; use 'xypt'")
     if fmt == "xypt" and (
         array.ndim == 2 and array.shape[1] == 3 or array.dtype.names and "y" not in array.dtype.names
     ):

@@ -74,6 +74,8 @@ class PackedEvents:
             if rows.shape != (len(self),):
                 raise IndexError(f"mask: expected shape {(len(self),)}, found {rows.shape}")
             rows = np.flatnonzero(rows)
+        if rows.size and rows.dtype.kind not in "iu":
+            raise IndexError(f"recordings: expected whole numbers or a mask, found {rows.dtype}")
         rows = rows.astype(np.int64).reshape(-1)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"recordings: expected numbers 0..{len(self) - 1}, found {rows.min()}..{rows.max()}")

@@ -133,6 +133,8 @@ class Neuron(NeuronStorage):
         for name, value in given.items():
             if not 0 < value < float("inf"):
                 raise ValueError(f"Neuron: expected a positive {name}, found {value}")
+        if scale != int(scale):
+            raise ValueError(f"Neuron: expected a whole number as scale, found {scale}")
         if graded_spike:
             raise ValueError("Neuron: expected graded_spike=False, found True: spikes here are 0 or 1")
         self.p_scale = DECAY_SCALE
@@ -217,6 +219,8 @@ class Neuron(NeuronStorage):
         return self._integer_decay(self.voltage_decay)
 
     def _integer_decay(self, decay: torch.Tensor):
+        if not torch.isfinite(decay).all():
+            raise ValueError(f"Neuron: expected finite decays, found {decay.detach().tolist()}")
         integers = as_array(torch.round(decay.detach().clamp(0, self.p_scale))).astype(int)
         return int(integers[0]) if self.shared_param else integers
 

@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import torch
 
+from ..kernels.constants import WEIGHT_SCALE
 from ..lava import absent
 
 
 def _identity(x: torch.Tensor, descale: bool = False) -> torch.Tensor:
-    return x
+    return x * WEIGHT_SCALE if descale else x
 
 
 class MeanOnlyBatchNorm(torch.nn.Module):

@@ -3,6 +3,7 @@
 import sys
 from typing import cast
 
+import numpy as np
 import torch
 
 from ..kernels.common import State, zero_state
@@ -52,7 +53,7 @@ class NeuronStorage(torch.nn.Module):
             wanted = "a number (shared_param=True)" if self.shared_param else "a number or a pair (lowest, highest)"
             raise ValueError(f"Neuron: expected {name} to be {wanted}, found {decay}")
         for end in ends:
-            if not 0 <= end <= 1:
+            if np.ndim(end) or not 0 <= end <= 1:
                 raise ValueError(f"Neuron: expected {name} in 0..1, found {decay}")
         if self.shared_param:
             return torch.tensor([self.p_scale * float(ends[0])])
@@ -115,14 +116,30 @@ class NeuronStorage(torch.nn.Module):
         return current, voltage
 
     def start(self, batch: int, channels: int) -> State:
-        """Return the initial state: the stored state if it is persistent and of the right size, else zero."""
-        units = [getattr(self, name) for name in STATES.values()]
-        if self.persistent_state and all(unit.numel() == 1 and unit.dim() < 2 for unit in units):  # not of a call
-            return State(*(unit.reshape(1, 1).expand(batch, channels).contiguous() for unit in units))
+        """Return the initial state: the stored state if it is persistent and of the right size, else zero.
+
+        A state that the user has set may also be one number, or one for each neuron.
+
+        Raises
+        ------
+        ValueError
+            If a state that the user has set has numbers for other neurons.
+        """
+        if not self.persistent_state:
+            return zero_state(batch, channels, self.device)
         shape = (channels,) if self.shape is None else tuple(self.shape)
-        if self.persistent_state and all(tuple(u.shape) in ((batch, *shape), (batch, channels)) for u in units):
-            return State(*(unit.reshape(batch, channels) for unit in units))
-        return zero_state(batch, channels, self.device)
+        units = []
+        for name, stored in STATES.items():
+            unit = getattr(self, stored)
+            if unit.dim() < 2:  # not of a call
+                if unit.numel() not in (1, channels):
+                    raise ValueError(f"Neuron: expected {name} of {channels} neurons, found {list(unit.shape)}")
+                units.append(unit.reshape(1, -1).expand(batch, channels).contiguous())
+            elif tuple(unit.shape) in ((batch, *shape), (batch, channels)):
+                units.append(unit.reshape(batch, channels))
+            else:  # of a call with another batch
+                return zero_state(batch, channels, self.device)
+        return State(*units)
 
     def store(self, end: State) -> None:
         """Store the state at the end of a call, if it is persistent."""

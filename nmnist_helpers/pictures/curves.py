@@ -65,13 +65,13 @@ def plot_curves(
     for fig in shown:
         fig.alt = "Learning curves. " + " ".join(map(_describe, fig.axes))
     if path is not None:
-        _save(stats, shown, figsize, Path(path))
+        _save(stats, shown, figsize, Path(path).expanduser())
     return shown if figures is not None else shown[0]
 
 
 def _save(stats, shown: tuple[Figure, ...], figsize: tuple[float, float] | None, path: Path) -> None:
     """Save one picture if `path` has the suffix of one; save loss and accuracy separately if it is a folder."""
-    if path.suffix.removeprefix(".") in shown[0].canvas.get_supported_filetypes() and not path.is_dir():
+    if path.suffix.removeprefix(".").lower() in shown[0].canvas.get_supported_filetypes() and not path.is_dir():
         if len(shown) > 1:
             raise ValueError(f"stats.plot: expected a folder for two figures, found the file {path}")
         pictures = {path: shown[0]}

@@ -29,6 +29,8 @@ def event_rows(events: Sequence[Recording], titles: Sequence[str], columns: int 
     columns : int
         Number of pictures in a row.
     """
+    if len(titles) != len(events):
+        raise ValueError(f"event_rows: expected a title for each of {len(events)} recordings, found {len(titles)}")
     rows = max(1, -(-len(events) // columns))
     fig, axes = plt.subplots(rows, columns, figsize=(1.15 * columns, 1.45 * rows), squeeze=False)
     picture_axes(axes)

@@ -105,7 +105,9 @@ def explore(draw: Callable[..., Figure], alt: str, **sliders: tuple[float, float
 
     for name, (first, lowest, highest) in sliders.items():
         if not lowest <= first <= highest or lowest == highest:
-            raise ValueError(f"{name}: expected lowest <= first <= highest, found {(first, lowest, highest)}")
+            raise ValueError(
+                f"{name}: expected lowest <= first <= highest and lowest < highest, found {(first, lowest, highest)}"
+            )
     shown = display(picture(draw(**{name: first for name, (first, *_) in sliders.items()}), alt), display_id=True)
     try:
         import ipywidgets

@@ -40,11 +40,18 @@ def raster(ax: Axes, spikes: "torch.Tensor", color: str = INK, size: float = 12,
     ax.set_xlim(0, spikes.shape[-1])
 
 
+def check_camera(name: str, event: Recording) -> None:
+    """Raise ValueError unless the recording is that of a camera."""
+    if event.dim != 2:
+        raise ValueError(f"{name}: expected a 2-D recording, found a {event.dim}-D one")
+
+
 def event_map(event: Recording, start: float = 0, end: float = np.inf) -> np.ndarray:
     """Count OFF and ON events per pixel from `start` (inclusive) to `end` (exclusive), in ms; float [2, 34, 34].
 
     Positions are rounded, and events outside the 34 x 34 pixels are not counted.
     """
+    check_camera("event_map", event)
     event = event.rounded()
     now = (event.t >= start) & (event.t < end) & (event.x < SIDE) & (event.y < SIDE) & (event.c < 2)
     counts = np.zeros((2, SIDE, SIDE))
@@ -70,6 +77,7 @@ def sharpened(event: Recording, scale: int = 3) -> np.ndarray:
     float array [28 * scale, 28 * scale]
         Number of events of both polarities in each cell.
     """
+    check_camera("sharpened", event)
     knots = PATH_STEP * np.arange(len(PATH))
     right, down = (np.interp(event.t, knots, axis) for axis in np.transpose(PATH))
     inside = (-0.5, IMAGE_SIDE - 0.5)

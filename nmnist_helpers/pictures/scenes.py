@@ -121,9 +121,11 @@ class Raster(Scene):
 
     def __init__(self, fig: Figure, event: Recording, interval: float):
         super().__init__(fig, event, interval)
-        neurons = event.extent[2] if event.extent else int(event.x.max(initial=0)) + 1
+        per_channel = event.extent[2] if event.extent else int(event.x.max(initial=0)) + 1
+        channels = event.extent[0] if event.extent else int(event.c.max(initial=0)) + 1
+        neurons = channels * per_channel
         self.end = event.extent[3] if event.extent else float(event.t.max(initial=1.0))
-        self.places = np.column_stack([np.asarray(event.t, np.float64), event.x])[self.order]
+        self.places = np.column_stack([np.asarray(event.t, np.float64), event.c * per_channel + event.x])[self.order]
         strength = np.ones(len(event))
         if event.p is not None and np.any(event.p):
             strength = np.abs(np.asarray(event.p, np.float64)[self.order])

@@ -97,8 +97,9 @@ def grid_frames(event: Recording, span: float, frame_ms: float, scale: int = 7) 
     """
     if event.extent is None:
         raise ValueError("grid_frames: expected an extent with the number of neurons, found none")
-    rows = -(-event.extent[2] // COLUMNS)
-    y, x = np.divmod(event.x, COLUMNS)
+    channels, _, per_channel, _ = event.extent
+    rows = -(-channels * per_channel // COLUMNS)
+    y, x = np.divmod(event.c * per_channel + event.x, COLUMNS)
     placed = Event(x, y, np.zeros(len(event), int), event.t)  # the layer as a camera with a pixel per neuron
     placed.extent = (1, rows, COLUMNS, span)
     film = camera_frames(placed, span, frame_ms, scale)[:, : rows * scale]

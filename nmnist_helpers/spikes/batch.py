@@ -256,14 +256,15 @@ class DenseSpikes(Spikes):
             raise ValueError(f"DenseSpikes: expected 1 to {width} channels in rows of {width}, found {channels}")
         self.data, self.shape, self.value, self.source = data, (batch, channels, steps), value, None
         self.picture = self.active = None
-        self._list: Spikes | None = None
+        self._list: tuple[int, Spikes] | None = None  # with the version of `data` from which it was made
 
     @property
     def listed(self) -> Spikes:
         """The same spikes as a list."""
-        if self._list is None:
-            self._list = Spikes.from_rows(self.data[..., : self.shape[1]].contiguous(), self.value)
-        return self._list
+        version = 0 if self.data.is_inference() else self.data._version
+        if self._list is None or self._list[0] != version:
+            self._list = version, Spikes.from_rows(self.data[..., : self.shape[1]].contiguous(), self.value)
+        return self._list[1]
 
     @property
     def indptr(self) -> torch.Tensor:  # type: ignore[override]  # a property instead of a field

@@ -138,6 +138,8 @@ def events_to_rows(
 ) -> torch.Tensor:
     """Return rows [B, T, C] of `dtype` that hold `value` at every spike and 0 elsewhere; `shape` is (B, C, T)."""
     batch, channels, steps = shape
+    if dtype in (torch.float16, torch.bfloat16):  # compiled code has no numbers of 16 bits
+        return events_to_rows(indptr, channel, shape, value, torch.float32).to(dtype)
     rows = torch.empty(batch, steps, channels, dtype=dtype)
     out = rows.view(-1, channels).numpy()
     _scatter(_bands(out), indptr=indptr.numpy(), channel=channel.numpy(), value=out.dtype.type(value), out=out)

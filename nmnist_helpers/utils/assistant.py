@@ -124,6 +124,8 @@ class Assistant:
 
     def _forward(self, input, target):
         device = self.device
+        if not isinstance(target, torch.Tensor):
+            raise TypeError(f"Assistant: expected a tensor of targets, found {type(target).__name__}")
         if device is not None:
             input, target = input.to(device, non_blocking=True), target.to(device, non_blocking=True)
         returned, count, net_loss = self.net(input), None, None
@@ -137,6 +139,8 @@ class Assistant:
             net_loss = returned.pop() if self.lam is not None else None
             returned = returned[0]
         loss = self.error(returned, target)
+        if not isinstance(loss, torch.Tensor):
+            raise TypeError(f"Assistant: expected an error that returns a tensor, found {type(loss).__name__}")
         if loss.dim() != 0:
             raise ValueError(f"Assistant: expected an error that returns one number, found shape {list(loss.shape)}")
         total = loss if net_loss is None else loss + self.lam * net_loss

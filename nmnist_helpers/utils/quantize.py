@@ -38,13 +38,15 @@ def quantize(input: torch.Tensor, step: float = 1, mode: QUANTIZE_MODE = QUANTIZ
     Raises
     ------
     ValueError
-        If `mode` is not a member of `QUANTIZE_MODE`.
+        If `mode` is not a member of `QUANTIZE_MODE`, or if `step` is not positive.
 
     Examples
     --------
     >>> quantize(torch.tensor([0.3, 0.8]), step=0.5)
     tensor([0.5000, 1.0000])
     """
+    if not step > 0:
+        raise ValueError(f"quantize: expected a positive step, found {step}")
     return _Quantize.apply(input, step, QUANTIZE_MODE(mode))
 
 

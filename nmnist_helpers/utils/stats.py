@@ -210,6 +210,10 @@ def _progress(iter: int, dataloader) -> str:
     """Describe the progress of the epoch in samples, or in batches, or (without a loader) as the batch's number."""
     if dataloader is None:
         return f"batch {iter:5d}"
+    try:
+        len(dataloader)
+    except TypeError:  # an IterableDataset has no length
+        return f"batch {iter:5d}"
     batches = len(dataloader)
     share = f"({100 * (iter + 1) / max(1, batches):.0f}%)"
     batch_size, dataset = getattr(dataloader, "batch_size", None), getattr(dataloader, "dataset", None)

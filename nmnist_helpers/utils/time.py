@@ -2,6 +2,8 @@
 
 import torch
 
+from ..axon import in_steps
+
 
 def shift(input: torch.Tensor, shift_val: float | torch.Tensor, sampling_time: float = 1) -> torch.Tensor:
     """Shift signals to later time steps (or to earlier ones, if the shift is negative), filling in zeros.
@@ -13,7 +15,7 @@ def shift(input: torch.Tensor, shift_val: float | torch.Tensor, sampling_time: f
     shift_val : float or tensor
         Shift in ms: one number for all signals, or one for each of the C x ... signals.
     sampling_time : float
-        ms per time step. Shifts are truncated to whole steps.
+        ms per time step. Shifts are truncated to whole steps; see `axon.in_steps`.
 
     Returns
     -------
@@ -23,7 +25,8 @@ def shift(input: torch.Tensor, shift_val: float | torch.Tensor, sampling_time: f
     Raises
     ------
     ValueError
-        If the number of shifts is neither 1 nor the number of signals.
+        If the number of shifts is neither 1 nor the number of signals, if one is not finite, or if `sampling_time` is
+        not positive.
 
     Examples
     --------
@@ -31,7 +34,10 @@ def shift(input: torch.Tensor, shift_val: float | torch.Tensor, sampling_time: f
     tensor([[[0., 1., 2.]]])
     """
     inner = input.shape[1:-1]
-    steps = (torch.as_tensor(shift_val, device=input.device) / sampling_time).trunc().to(torch.int64)
+    shifts = torch.as_tensor(shift_val, dtype=torch.float64, device=input.device)
+    if not torch.isfinite(shifts).all():
+        raise ValueError(f"shift: expected finite shifts, found {shift_val}")
+    steps = in_steps(shifts, sampling_time).trunc().to(torch.int64)
     if steps.numel() not in (1, inner.numel()):
         raise ValueError(f"shift: expected 1 or {inner.numel()} shifts, found {steps.numel()}")
     steps = steps.reshape(()) if steps.numel() == 1 else steps.reshape(*inner, 1)

@@ -139,6 +139,24 @@ def test_recordings_that_do_not_match_raise(simulated):
         compare.compare(events, events.select(np.arange(20)[::-1]))
     with pytest.raises(ValueError, match="compare: expected an image for each of 20 recordings, found 3"):
         compare.compare(events, events, images[:3])
+    empty = PackedEvents.concatenate([events.select(range(19)), events_without(events.select([19]))])
+    with pytest.raises(ValueError, match="expected events in each recording, found none in simulated recording 19"):
+        compare.compare(events, empty)
+
+
+def events_without(events):
+    return PackedEvents(
+        *(events.x[:0], events.y[:0], events.p[:0], events.t[:0]), np.zeros(2, np.int64), events.labels, events.ids
+    )
+
+
+def test_recordings_of_one_polarity_are_compared(simulated, capsys):
+    _, events = simulated
+    kept = events.p == 1
+    offsets = np.concatenate([[0], np.cumsum(kept)])[events.offsets]
+    on = PackedEvents(*(getattr(events, name)[kept] for name in "xypt"), offsets, events.labels, events.ids)
+    compare.print_table(compare.compare(events, on))
+    assert "OFF-OFF interval" in capsys.readouterr().out
 
 
 @pytest.fixture

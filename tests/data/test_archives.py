@@ -14,6 +14,7 @@ from support import fake_nmnist
 
 from nmnist_helpers.data.archive import ZipFile
 from nmnist_helpers.data.dataset import NMNISTDataset
+from nmnist_helpers.data.download import unpack_archive
 from nmnist_helpers.data.layout import find
 from nmnist_helpers.data.recordings import Recordings
 
@@ -249,6 +250,8 @@ def test_archives_are_closed(tmp_path):
     assert not is_open()
     assert files.read(0) == first
     files.pack()
+    assert not is_open()
+    unpack_archive(path, tmp_path / "Train")
     assert not is_open()
 
 

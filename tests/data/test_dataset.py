@@ -6,13 +6,17 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support import fake_nmnist
 from torch.utils.data import DataLoader
 
+from nmnist_helpers.camera.digits import load_mnist
 from nmnist_helpers.data.augmentation import Augment, augment
+from nmnist_helpers.data.cache import writable
 from nmnist_helpers.data.dataset import NMNISTDataset
+from nmnist_helpers.data.download import download
 from nmnist_helpers.data.loader import EventLoader
 from nmnist_helpers.io import Event, PackedEvents
 from nmnist_helpers.paths import ROOT
@@ -238,9 +242,44 @@ def test_errors_name_damaged_archives(tmp_path):
     fake_nmnist.write_zip(tmp_path, "Train", {"1/00001.bin": bytes(5)}, extra=[("Train/readme.md", b"hello")])
     with pytest.raises(ValueError, match=r"Train\.zip: expected <digit>/<id>.bin .*, found 'Train/readme.md'"):
         NMNISTDataset(tmp_path)
-    fake_nmnist.write_zip(tmp_path, "Train", {"1/00001.bin": bytes(5)}, extra=[("other/1/00001.bin", bytes(5))])
+    fake_nmnist.write_zip(tmp_path, "Train", {"1/00001.bin": bytes(5)}, extra=[("N-MNIST/Train/1/00001.bin", bytes(5))])
     with pytest.raises(ValueError, match=r"Train\.zip: expected each recording once, found 1/00001\.bin twice"):
         NMNISTDataset(tmp_path)
+    fake_nmnist.write_zip(tmp_path, "Train", {"1/00001.bin": bytes(5)}, extra=[("other/1/00002.bin", bytes(5))])
+    with pytest.raises(ValueError, match=r"Train\.zip: expected all recordings under Train or Test, found some beside"):
+        NMNISTDataset(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["N-MNIST.zip", "digits.zip"])
+def test_an_archive_that_names_no_split_is_not_taken_for_both(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("3/00001.bin", bytes([1, 1, 128, 0, 1]))
+    root = tmp_path if name == "N-MNIST.zip" else tmp_path / name
+    for train in (True, False):
+        with pytest.raises(ValueError, match=rf"{name}: expected folders Train and Test inside, or an archive named"):
+            NMNISTDataset(root, train=train)
+
+
+def test_numbers_of_recordings_are_whole(root):
+    dataset = NMNISTDataset(root)
+    for wrong in (1.5, "1", slice(0, 3)):
+        with pytest.raises(TypeError, match="recording: expected a whole number, found"):
+            dataset[wrong]
+    assert dataset[np.int64(1)][1] == dataset[1][1]
+    with pytest.raises(IndexError, match="recordings: expected whole numbers or a mask, found float64"):
+        dataset.packed.select([0.9, 1.7])
+
+
+@pytest.mark.parametrize("load", [load_mnist, lambda train: download(".", train=train)])
+def test_a_split_is_true_or_false(load):
+    with pytest.raises(ValueError, match="train: expected True or False, found 'test'"):
+        load(train="test")
+
+
+def test_a_file_of_the_user_survives_the_test_for_permissions(tmp_path):
+    (tmp_path / "probe").write_text("mine")
+    assert writable(tmp_path)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("probe", "mine")]
 
 
 @pytest.mark.parametrize(

@@ -466,3 +466,14 @@ def test_spikes_of_every_type_become_events(kind):
 def test_an_impossible_sampling_time_raises_an_error(time):
     with pytest.raises(ValueError, match="sampling_time: expected a positive number of ms"):
         io.tensor_to_event(np.ones((1, 1, 2)), sampling_time=time)
+
+
+def test_messages_name_the_neuron_and_the_fields(tmp_path):
+    for x, found in (([1.5], "whole numbers, found 1.5"), ([-1], r"0\.\.65535, found -1\.\.-1")):
+        with pytest.raises(ValueError, match=f"neuron: expected {found}"):
+            io.encode_1d_spikes(tmp_path / "a.bin", Event(x, None, [0], [0.0]))
+    fields = np.zeros(3, [(name, np.int64) for name in "xypt"])
+    np.save(tmp_path / "a.npy", fields)
+    with pytest.raises(ValueError, match="expected no field y for fmt 'xpt'"):
+        io.read_np_spikes(tmp_path / "a.npy", "xpt")
+    assert io.read_np_spikes(tmp_path / "a.npy").dim == 2

@@ -435,3 +435,39 @@ def test_other_scales():
     np.testing.assert_array_equal(current.detach().numpy() * 2048, i)
     np.testing.assert_array_equal(voltage.detach().numpy() * 2048, v)
     np.testing.assert_array_equal(neuron(torch.from_numpy(z)).detach().numpy(), s)
+
+
+def test_a_state_may_be_set_to_one_number_or_to_one_for_each_neuron():
+    z = torch.zeros(2, 3, 4)
+
+    def voltage(**states):
+        neuron = Neuron(**FIXED, persistent_state=True)
+        for name, value in states.items():
+            setattr(neuron, name, value)
+        return neuron.dynamics(z)[1]
+
+    full = voltage(current_state=torch.ones(2, 3), voltage_state=torch.zeros(2, 3))
+    assert full.any()
+    assert torch.equal(voltage(current_state=torch.ones(2, 3)), full)
+    assert torch.equal(voltage(current_state=torch.ones(3), voltage_state=torch.zeros(3)), full)
+    assert torch.equal(voltage(current_state=1.0), full)
+    with pytest.raises(ValueError, match=r"expected voltage_state of 3 neurons, found \[2\]"):
+        voltage(voltage_state=torch.ones(2))
+
+
+def test_invalid_constants_raise():
+    for scale in (64.9, 0.5):
+        with pytest.raises(ValueError, match=f"expected a whole number as scale, found {scale}"):
+            Neuron(**FIXED, scale=scale)
+    with pytest.raises(ValueError, match=r"expected current_decay in 0..1"):
+        Neuron(1.25, np.array([[0.1], [0.2]]), 0.03, shared_param=False, num_neurons=2)
+    neuron = Neuron(**FIXED)
+    neuron.current_decay = float("nan")
+    with pytest.raises(ValueError, match="expected finite decays, found"):
+        _ = neuron.device_params
+
+
+def test_the_bias_of_a_norm_without_rounding_is_in_hardware_units():
+    norm = MeanOnlyBatchNorm(2)
+    norm.running_mean.fill_(0.5)
+    assert norm.bias.tolist() == [-32, -32]

@@ -6,6 +6,7 @@ import pytest
 
 from nmnist_helpers.camera import BURSTS, SACCADES
 from nmnist_helpers.io import Event
+from nmnist_helpers.pictures import plots
 from nmnist_helpers.pictures.curves import label_log_axis
 from nmnist_helpers.pictures.figures import confused_pairs, event_rows, mark_saccades, show_confusion
 
@@ -62,3 +63,12 @@ def test_a_logarithmic_axis_has_plain_numbers(values, expected):
     assert {tick.label1.get_text() for tick in ticks} == expected
     assert not any(tick.label1.get_text() for tick in ax.yaxis.get_minor_ticks())
     plt.close(fig)
+
+
+def test_every_recording_needs_a_title():
+    event = Event([1], [1], [0], [0.0])
+    with pytest.raises(ValueError, match="expected a title for each of 3 recordings, found 1"):
+        event_rows([event] * 3, ["a"])
+    for draw in (plots.event_map, plots.sharpened):
+        with pytest.raises(ValueError, match="expected a 2-D recording, found a 1-D one"):
+            draw(Event([1], None, [0], [0.0]))

@@ -383,6 +383,16 @@ def test_anim_of_a_raster_adds_spikes_over_time(tmp_path):
     assert anim._fig.axes[0].get_xlim()[1] > 50
 
 
+def test_an_animated_raster_has_a_row_for_each_neuron_of_each_channel():
+    spikes = np.zeros((2, 3, 10))
+    spikes[0, 1, 2] = spikes[1, 1, 5] = 1
+    film = tensor_to_event(spikes).anim(plt.figure())
+    film._draw_was_started = True  # no warning that it was never drawn
+    scene = film.scene
+    assert scene.places.tolist() == [[2, 1], [5, 4]]
+    assert scene.ax.get_ylim() == (5.5, -0.5)
+
+
 def test_marks_of_graded_spikes_are_proportional_to_their_size():
     event = Event([0, 1], None, [0, 0], [1.0, 2.0], payload=[1.0, -4.0])
     anim = event.anim(frame_rate=100)

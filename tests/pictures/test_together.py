@@ -57,6 +57,14 @@ def test_a_spike_marks_its_neuron_in_the_grid_and_fades():
     assert len(np.unique(grid[marked])) == 3
 
 
+def test_neurons_of_several_channels_have_squares_of_their_own():
+    spikes = np.zeros((20, 1, 30))
+    spikes[:, 0, 15] = 1
+    frame = grid_frames(tensor_to_event(spikes), 30, 10)[1, ::7, ::7]
+    assert (frame != frame[1, -1]).sum() == 20
+    assert frame.shape == (2, COLUMNS)
+
+
 def test_layers_that_do_not_form_a_network_raise_an_error():
     recording, hidden, _ = layers()
     for wrong in ([recording], [hidden, hidden], [recording, recording]):

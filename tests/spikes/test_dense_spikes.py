@@ -33,6 +33,18 @@ def test_bytes_represent_the_same_spikes(events, width):
     assert Spikes.from_dense(tensor) is dense
 
 
+def test_a_list_follows_a_change_of_the_bytes(events):
+    dense = DenseSpikes.from_events(events)
+    assert dense.count == events.count
+    dense.data.zero_()
+    assert (dense.count, float(dense.rows().sum())) == (0, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rows_of_16_bits(events, dtype):
+    assert torch.equal(events.rows(dtype), events.rows().to(dtype))
+
+
 def test_bytes_are_made_from_rows(events):
     rows = events.rows(torch.uint8, 1)
     dense = DenseSpikes.from_rows(rows, 0.5)

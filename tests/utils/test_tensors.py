@@ -17,6 +17,8 @@ def test_quantize_rounds_half_to_even_or_down_and_passes_gradients():
     assert x.grad.tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="QUANTIZE_MODE"):
         quantize(x, mode=7)
+    with pytest.raises(ValueError, match="quantize: expected a positive step, found 0"):
+        quantize(x, 0)
 
 
 def test_quantize_hook_gives_even_integers_in_range():

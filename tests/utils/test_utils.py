@@ -713,3 +713,20 @@ def test_answers_over_time_count_as_shares_of_a_sample():
 def test_loss_and_accuracy_need_different_names():
     with pytest.raises(ValueError, match="expected different names for loss and accuracy, found 'err' twice"):
         LearningStats(loss_str="err", accuracy_str="Err")
+
+
+def test_targets_and_losses_are_tensors():
+    net = torch.nn.Linear(3, 2)
+    with pytest.raises(TypeError, match="expected a tensor of targets, found list"):
+        Assistant(net, torch.nn.functional.mse_loss, None).test(torch.ones(2, 3), [0, 1])
+    with pytest.raises(TypeError, match="expected an error that returns a tensor, found float"):
+        Assistant(net, lambda output, target: 0.5, None).test(torch.ones(2, 3), torch.ones(2, 2))
+
+
+def test_progress_of_a_loader_without_a_length(capsys):
+    class Endless(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield from range(3)
+
+    LearningStats().print(0, 2, dataloader=torch.utils.data.DataLoader(Endless()))
+    assert "batch     2" in capsys.readouterr().out
