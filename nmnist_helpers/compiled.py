@@ -144,7 +144,7 @@ class _Cache(FunctionCache):
             _local.compiling[-1].enter_context(_hold_lock(filelock.FileLock(lock)))
             found = self._read(sig, target_context)  # another process may have compiled it meanwhile
             if found is None:
-                _print_once("compiling its CPU kernels (once per installation, about 10 s) ...")
+                _print_once("compiling CPU kernels, which are kept for the next time (a few seconds) ...")
         return found
 
     def _read(self, sig, target_context):
@@ -217,7 +217,7 @@ def _enable_cache(dispatcher, function: Callable) -> None:
             _local.compiling.append(stack)
             try:
                 if not isinstance(dispatcher._cache, _Cache):
-                    _print_once("compiling its CPU kernels (in every process, about 10 s) ...")
+                    _print_once("compiling CPU kernels, in every process (about 10 s) ...")
                 with _no_collection():
                     return compile_one(signature)
             finally:

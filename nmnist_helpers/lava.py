@@ -123,7 +123,7 @@ NAMES = {
     "loss.SparsityEnforcer": Name(
         None, "out", "use a penalty on the mean of the spikes that net(spikes, layers=True) returns"
     ),
-    "classifier.Rate": Name("", "works"),
+    "classifier.Rate": Name("", "works", "rate merges the axes between batch and time: [B, C, H, W, T] gives [B, CHW]"),
     "classifier.Rate.predict": Name("spike", "works"),
     "classifier.Rate.confidence": Name("spike mode eps", "works"),
     "classifier.MovingWindow": Name("time_window mode eps", "differs", "calling the classifier returns the prediction"),
@@ -139,7 +139,8 @@ NAMES = {
     "utils.LearningStats.plot": Name(
         "figures figsize path",
         "differs",
-        "without the argument figures, one figure shows loss and accuracy side by side",
+        "without the argument figures, one figure shows loss and accuracy side by side; path is a picture or a folder,"
+        " not the beginning of file names",
     ),
     "utils.LearningStats.save": Name(
         "path",
@@ -160,8 +161,14 @@ NAMES = {
     ),
     "utils.dotdict": Name(None, "out", "use types.SimpleNamespace, or a dict where items are read by d['a']"),
     "utils.staticproperty": Name(None, "out", "use an attribute of the class"),
-    "io.Event": Name("x_event y_event c_event t_event payload", "works", "fractional pixels are rounded, not cut off"),
-    "io.tensor_to_event": Name("spike_tensor sampling_time", "works"),
+    "io.Event": Name(
+        "x_event y_event c_event t_event payload",
+        "works",
+        "fractional pixels are rounded, not cut off; channels keep their numbers: lava-dl lets the lowest become 0",
+    ),
+    "io.tensor_to_event": Name(
+        "spike_tensor sampling_time", "works", "payloads are the tensor's values, so that to_tensor gives it back"
+    ),
     "io.read_2d_spikes": Name("filename", "works"),
     "io.read_1d_spikes": Name("filename", "works"),
     "io.read_np_spikes": Name("filename fmt time_unit", "works"),

@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     p.description, p.epilog = DESCRIPTION, None
     p.add_argument("--mnist", help="folder of MNIST's files (default NMNIST_MNIST, else mnist/ in the data folder)")
     p.add_argument("--out", help=f"folder of the run (default {DEFAULT_OUT.parent.name}/{DEFAULT_OUT.name})")
-    p.add_argument("--tune", type=int, default=10, help="epochs of tuning on the real training recordings (default 10)")
+    p.add_argument("--tune", type=int, default=10, help="epochs of tuning on all real training recordings (default 10)")
     given = vars(p.parse_args(argv))
     tune, mnist = given.pop("tune"), given.pop("mnist", None)
     given.setdefault("out", str(DEFAULT_OUT))

@@ -46,6 +46,14 @@ class Synapse(torch.nn.Module):
             return normalise(self.weight_v.float(), self.weight_g.float())
         return super().__getattr__(name)
 
+    def __setattr__(self, name: str, value) -> None:
+        if name == "weight" and self.__dict__.get("weight_norm_enabled"):
+            raise AttributeError(
+                "synapse: expected weight_g and weight_v, from which weight normalisation makes the weights, found"
+                " weight; call disable_weight_norm() first"
+            )
+        super().__setattr__(name, value)
+
     @property
     def direction(self) -> torch.nn.Parameter:
         """The parameter with the full shape of the weights: `weight_v` with weight normalisation, else `weight`."""

@@ -227,3 +227,12 @@ def test_convolutions_on_a_gpu_add_exactly(kernel):
     with torch.no_grad():
         expected = layer(spikes)
         assert torch.equal(layer.cuda()(spikes.cuda()).cpu(), expected)
+
+
+def test_weights_are_not_assigned_under_weight_normalisation():
+    layer = synapse.Dense(4, 3, weight_norm=True)
+    with pytest.raises(AttributeError, match=r"expected weight_g and weight_v, .* call disable_weight_norm\(\) first"):
+        layer.weight = torch.nn.Parameter(torch.ones(3, 4, 1, 1, 1))
+    layer.disable_weight_norm()
+    layer.weight = torch.nn.Parameter(torch.ones(3, 4, 1, 1, 1))
+    assert (layer.weight == 1).all()

@@ -7,7 +7,7 @@ dense tensor from the list and attaches the list to it. A worker process sends o
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -51,29 +51,53 @@ class Sample(tuple):
     """One recording of a `Batch`: (spikes [C, T], label)."""
 
 
-class Batch(Sequence):
-    """The samples of a batch; a sample's dense tensor is made when the sample is read.
+class Batch(list):
+    """The samples of a batch, as a list; a sample's dense tensor is made when the sample is first read.
 
     Parameters
     ----------
     spikes : Spikes
         Of shape (B, C, T).
     labels : int64 array [B]
+
+    Attributes
+    ----------
+    in_order : bool
+        Whether the list still holds the samples of `spikes`, in their order. Their numbers may have been changed.
     """
 
     def __init__(self, spikes: Spikes, labels: np.ndarray):
-        self.spikes, self.labels = spikes, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
+        super().__init__([_UNREAD] * len(labels))
+        self.spikes, self.labels, self.in_order = spikes, labels, True
 
     def __getitem__(self, n):
         if isinstance(n, slice):
-            return [self._sample(i) for i in range(*n.indices(len(self)))]
-        return self._sample(range(len(self))[n])
+            return [self[i] for i in range(*n.indices(len(self)))]
+        sample = super().__getitem__(n)
+        if sample is _UNREAD:
+            n = range(len(self))[n]
+            sample = self._sample(n)
+            super().__setitem__(n, sample)
+        return sample
 
-    def __iter__(self) -> Iterator[Sample]:
-        return (self._sample(n) for n in range(len(self)))
+    def __iter__(self) -> Iterator:
+        return (self[n] for n in range(len(self)))
+
+    def __radd__(self, before: list) -> list:
+        return before + list(self)
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    def __reduce_ex__(self, protocol):
+        if self.in_order and not self.read:
+            return Batch, (self.spikes, self.labels)
+        return list, (list(self),)
+
+    @property
+    def read(self) -> list[int]:
+        """The numbers of the samples that have been read, and may have been changed."""
+        return [n for n, sample in enumerate(super().__iter__()) if sample is not _UNREAD]
 
     def _sample(self, n: int) -> Sample:
         _, channels, bins = self.spikes.shape
@@ -83,6 +107,28 @@ class Batch(Sequence):
         channel = self.spikes.channel[indptr[0] : indptr[-1]].numpy()
         _scatter(indptr - indptr[0], channel, np.float32(self.spikes.value), dense)
         return Sample((torch.from_numpy(dense[0]), int(self.labels[n])))
+
+
+_UNREAD = object()
+
+
+def _of_list(name: str) -> Callable:
+    def call(self, *args, **kwargs):
+        for n in range(len(self)):
+            self[n]  # `list` itself sees only samples that have been made
+        self.in_order = False
+        return getattr(list, name)(self, *(list(a) if isinstance(a, Batch) else a for a in args), **kwargs)
+
+    return call
+
+
+# These methods change the list, or read its memory directly.
+for _name in (
+    *("append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"),
+    *("__add__", "__contains__", "__delitem__", "__eq__", "__iadd__", "__imul__", "__mul__", "__ne__", "__reversed__"),
+    *("__rmul__", "__setitem__"),
+):
+    setattr(Batch, _name, _of_list(_name))
 
 
 class _LazyBatch(torch.Tensor):
@@ -134,12 +180,17 @@ def _arguments(spikes: Spikes) -> tuple:
 
 def _collate(batch, *, collate_fn_map=None) -> list[torch.Tensor]:
     """Collate the samples of a `Batch`, or any list of `Sample`, for torch's `default_collate`."""
-    if not isinstance(batch, Batch):
+    if not isinstance(batch, Batch) or not batch.in_order or _changed(batch):
         return [torch.stack([spike for spike, _ in batch]), torch.tensor([label for _, label in batch])]
     labels = torch.from_numpy(np.array(batch.labels, np.int64))
     if get_worker_info() is not None:
         return [_LazyBatch(batch.spikes), labels]
     return [make_dense(*_arguments(batch.spikes)), labels]
+
+
+def _changed(batch: Batch) -> bool:
+    """Return whether the numbers of a sample differ from those of the events. (`default_collate` reads the first.)"""
+    return any(not torch.equal(batch[n][0], batch._sample(n)[0]) for n in batch.read)
 
 
 default_collate_fn_map[Sample] = _collate

@@ -287,6 +287,6 @@ def _unwrap(dataset: Dataset | PackedEvents) -> tuple:
         )
     size = len(cast(Sized, dataset))
     indices = np.arange(size) if indices is None else indices
-    if len(indices) and (indices.min() < 0 or indices.max() >= size):
-        raise IndexError(f"subset: expected indices in 0..{size - 1}, found {indices.min()}..{indices.max()}")
-    return dataset, indices
+    if len(indices) and (indices.min() < -size or indices.max() >= size):
+        raise IndexError(f"subset: expected indices in {-size}..{size - 1}, found {indices.min()}..{indices.max()}")
+    return dataset, indices % size if size else indices

@@ -1,6 +1,7 @@
 """A recording as a list of events, and its conversion to a tensor and back."""
 
 import math
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -108,8 +109,8 @@ class Event:
         """Write the events into a NumPy array or torch tensor in place, and return it.
 
         Positions are rounded, half to even, and the time bin is ``round(t / sampling_time)``. Events outside the
-        tensor, in space or in time, are left out. A 1-D recording with only one channel fits into a tensor of one
-        channel, whatever the channel's number is.
+        tensor, in space or in time, are left out; a warning says so if channels are lost. A 1-D recording with only
+        one channel fits into a tensor of one channel, whatever the channel's number is.
 
         Parameters
         ----------
@@ -120,8 +121,8 @@ class Event:
         random_shift : bool
             If the tensor is longer than the recording, shift the recording by a random number of bins.
         binning_mode : {'OR', 'SUM'}
-            'OR': a bin with events is set to 1 / sampling_time, or to its last payload if the events are graded.
-            'SUM': every event adds 1 / sampling_time or its payload.
+            'OR': a bin with events is set to 1 / sampling_time. 'SUM': every event adds 1 / sampling_time. Payloads of
+            graded events are always added up.
 
         Raises
         ------
@@ -147,7 +148,7 @@ class Event:
             raise ValueError(
                 f"fill_tensor: expected a tensor that can hold {value[lost][0]:g}, found {data.dtype}; use float32"
             )
-        if binning_mode == "SUM":
+        if binning_mode == "SUM" or self.graded:
             np.add.at(data, at, value)
         else:
             data[at] = value
@@ -183,7 +184,14 @@ class Event:
             axes[name] = np.rint(values)  # compared as floats: a cast to integers would wrap very large numbers around
             if np.isnan(axes[name]).any():
                 raise ValueError(f"fill_tensor: expected numbers for {name}, found nan")
-            keep &= (axes[name] >= 0) & (axes[name] < size)
+            inside = (axes[name] >= 0) & (axes[name] < size)
+            if name == "c" and not inside.all():
+                warnings.warn(
+                    f"Event: expected channels 0..{size - 1}, found {axes[name].min():g}..{axes[name].max():g};"
+                    f" {int((~inside).sum())} of {len(c)} events are left out",
+                    stacklevel=4,
+                )
+            keep &= inside
         return tuple(values[keep].astype(np.int64) for values in axes.values()), keep
 
     def rounded(self) -> "Event":

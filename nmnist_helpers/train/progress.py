@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..checkpoint import CheckpointError
 from ..network import ConvNetwork, Network
 from ..utils import LearningStats
-from .settings import Settings, flag
+from .settings import Settings, flag, on_command_line
 
 LOGS = ("loss_log", "accuracy_log")
 SAVED_PARTS = ("training", "validation")
@@ -138,7 +138,8 @@ class Progress:
         _check_keys(kept, own, f"{name}: settings")
         for key, value in own.items():
             if key != "epochs" and kept[key] != value:
-                raise ValueError(f"{name}: expected {flag(key)} {kept[key]!r:.80} as in this run, found {value!r}")
+                before, now = on_command_line(kept[key]), on_command_line(value)
+                raise ValueError(f"{name}: expected {flag(key)} {before} as in this run, found {now}")
         if own["epochs"] != kept["epochs"] and own["schedule"] != "constant":
             raise ValueError(
                 f"{name}: expected --epochs {kept['epochs']!r:.20}, for which its {own['schedule']} schedule was"

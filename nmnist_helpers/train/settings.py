@@ -191,7 +191,7 @@ class Settings:
             except TypeError:
                 fine = False
             if not fine:
-                raise ValueError(f"{flag(f.name)}: expected {words}, found {value!r}")
+                raise ValueError(f"{flag(f.name)}: expected {words}, found {on_command_line(value)}")
         if self.network == "cnn" and self.hidden != (512, 512):
             raise ValueError("--hidden: expected --network dense for this option, found --network cnn")
         if self.validation == 0 and self.keep == "best":
@@ -205,6 +205,11 @@ class Settings:
         """Return the settings that are not saved, but that a resumed run needs as well, unless they are the default."""
         here = [f for f in fields(self) if f.name in LOCAL and f.name not in ("out", "start")]
         return {f.name: getattr(self, f.name) for f in here if getattr(self, f.name) != f.default}
+
+
+def on_command_line(value: Any) -> str:
+    """Return a value as an error message shows it; several numbers are written as on the command line."""
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else f"{value!r:.80}"
 
 
 def flag(name: str) -> str:

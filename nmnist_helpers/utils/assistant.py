@@ -155,7 +155,8 @@ class Assistant:
             if answer.shape != target.shape:
                 raise ValueError(
                     f"Assistant: expected targets of the shape that the classifier returns, {list(answer.shape)}, found"
-                    f" {list(target.shape)}; leave out the classifier if the targets are not classes"
+                    f" {list(target.shape)}; repeat them in time for a classifier with a moving window, or leave out"
+                    " the classifier if they are not classes"
                 )
             correct = (answer == target).sum() / math.prod(answer.shape[1:])  # over time, shares of the samples
         wide = torch.promote_types(loss.dtype, torch.float32)  # counts of a batch are exact in float32

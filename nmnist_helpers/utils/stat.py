@@ -36,6 +36,7 @@ class LearningStat:
         self.accuracy_str, self.accuracy_unit = accuracy_str, accuracy_unit
         self.loss_log: list[float | None] = []
         self.accuracy_log: list[float | None] = []
+        self.together: list[LearningStat] = []  # the parts of a `LearningStats`, whose epochs begin and end together
         self.reset()
 
     def reset(self) -> None:
@@ -83,13 +84,16 @@ class LearningStat:
         """Whether this epoch's accuracy is higher than those of all earlier epochs.
 
         "This epoch" is the current one if it has samples, else the one that `update` closed last. The value is
-        therefore the same before and after `update`.
+        therefore the same before and after `update`. An epoch in which other parts have samples and this one has none
+        is not the best.
         """
         return self._is_best(self.accuracy, self.accuracy_log, max)
 
     def _is_best(self, now: float | None, log: list, best: Callable) -> bool:
         earlier = log
         if not self.num_samples:
+            if any(part.num_samples for part in self.together):
+                return False  # this epoch has begun, without samples for this part
             now, earlier = (log[-1], log[:-1]) if log else (None, [])
         if now is None or math.isnan(now):
             return False

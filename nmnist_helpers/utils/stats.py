@@ -48,6 +48,8 @@ class LearningStats:
             raise ValueError(f"LearningStats: expected different names for loss and accuracy, found {loss_str!r} twice")
         names = (loss_str, loss_unit, accuracy_str, accuracy_unit)
         self.training, self.validation, self.testing = (LearningStat(*names) for _ in PARTS)
+        for stat in self._parts():
+            stat.together = self._parts()
         self.new_line()
 
     def _parts(self) -> list[LearningStat]:

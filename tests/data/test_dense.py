@@ -1,6 +1,9 @@
 """Test that torch's DataLoader stacks samples into batches of the same values that remember their events."""
 
+import copy
 import multiprocessing
+import pickle
+import random
 from copy import deepcopy
 
 import numpy as np
@@ -70,6 +73,66 @@ def test_a_batch_is_the_stack_of_its_samples(root, transform, sampling_time):
     assert len(data.__getitems__([])) == 0
 
 
+def hide_off_events(batch):
+    for spikes, _ in batch:
+        spikes[:1156] = 0
+    return default_collate(batch)
+
+
+def swap_and_relabel(batch):
+    batch.sort(key=lambda sample: -sample[1])
+    batch[0] = (batch[0][0], 77)
+    return default_collate(batch)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_batch_may_be_changed_before_it_is_collated(root, workers):
+    data = dataset(root)
+    expected, labels = stack_samples(data, range(8))
+    loader = DataLoader(data, batch_size=8, num_workers=workers, collate_fn=hide_off_events)
+    spikes, found = next(iter(loader))
+    expected[:, :1156] = 0
+    assert torch.equal(spikes, expected)
+    assert torch.equal(found, labels)
+    spikes, found = next(iter(DataLoader(data, batch_size=8, num_workers=workers, collate_fn=swap_and_relabel)))
+    order = sorted(range(8), key=lambda n: -labels[n])
+    assert torch.equal(spikes, stack_samples(data, order)[0])
+    assert found.tolist() == [77, *labels[order].tolist()[1:]]
+
+
+def test_a_batch_is_a_list(root):
+    data = dataset(root)
+    labels = [int(data.labels[n]) for n in range(4)]
+
+    def batch():
+        return data.__getitems__(range(4))
+
+    def found(samples):
+        samples = list(samples)
+        assert all(isinstance(sample, tuple) and sample[0].shape == (2312, 300) for sample in samples)
+        return [label for _, label in samples]
+
+    assert isinstance(batch(), list)
+    assert found(batch() + batch()) == found([*batch(), *batch()]) == 2 * labels
+    assert found([batch()[0]] + batch()) == [labels[0], *labels]  # noqa: RUF005
+    assert found(list(batch())) == found(batch().copy()) == found(batch()[:]) == labels
+    assert found(reversed(batch())) == labels[::-1]
+    assert found(copy.copy(batch())) == found(pickle.loads(pickle.dumps(batch()))) == labels
+    shuffled = batch()
+    random.Random(0).shuffle(shuffled)
+    assert sorted(found(shuffled)) == sorted(labels)
+    assert not torch.equal(default_collate(shuffled)[0], default_collate(batch())[0])
+    shorter = batch()
+    last = shorter.pop()
+    assert (len(shorter), last[1]) == (3, labels[-1])
+    del shorter[0]
+    shorter.append(last)
+    assert found(shorter) == labels[1:]
+    assert default_collate(shorter)[1].tolist() == labels[1:]
+    read = batch()
+    assert read[0] is read[0]
+
+
 def test_samples_of_several_batches_are_stacked(root):
     data = dataset(root)
     pairs = [*data.__getitems__([1, 2]), *data.__getitems__([3])]
@@ -137,9 +200,9 @@ def test_workers_send_the_events(root, context):
         assert type(spikes) is torch.Tensor
         assert torch.equal(spikes, 0.5 * expected["spikes"])
         assert remembered(spikes) is None
-    for (copy, total, largest, spikes), expected in zip(run(change_through_numpy), references, strict=True):
+    for (same, total, largest, spikes), expected in zip(run(change_through_numpy), references, strict=True):
         expected["spikes"][0] = 7
-        assert torch.equal(copy, expected["spikes"])
+        assert torch.equal(same, expected["spikes"])
         assert torch.equal(spikes, expected["spikes"])
         assert (total, largest) == (expected["spikes"].sum(), 7)
 

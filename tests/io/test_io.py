@@ -76,7 +76,7 @@ def reference_tensor(event, shape, sampling_time, mode):
         if 0 <= t < shape[3]:
             at = (event.c[i], 0 if event.y is None else event.y[i], event.x[i], t)
             value = 1 / sampling_time if event.p is None else event.p[i]
-            out[at] = value if mode == "OR" else out[at] + value
+            out[at] = value if mode == "OR" and event.p is None else out[at] + value
     return out
 
 
@@ -139,11 +139,11 @@ def test_events_outside_the_tensor_are_left_out():
 @pytest.mark.parametrize("mode", ["OR", "SUM"])
 def test_fractional_pixels_are_rounded_half_to_even_with_their_payloads(mode):
     event = Event([0.5, 1.5, 2.4, -0.5, -0.6, 3.5], [0] * 6, [0] * 6, [0] * 6, payload=[1, 2, 3, 4, 5, 6])
-    expected = {"OR": [4, 0, 3, 0], "SUM": [5, 0, 5, 0]}[mode]  # 0.5 and -0.5 are rounded to 0, 1.5 and 2.4 to 2
+    expected = [5, 0, 5, 0]  # payloads are added; 0.5 and -0.5 are rounded to 0, 1.5 and 2.4 to 2
     assert event.to_tensor(dim=(1, 1, 4, 1), binning_mode=mode).ravel().tolist() == expected
     event.c, event.y = np.array([0, 0.4, 0.6, 0, 0, 0]), [0.0, 0.2, 0, 0, 0, 0]
-    expected = {"OR": [4, 0, 2, 0], "SUM": [5, 0, 2, 0]}[mode]
-    assert event.to_tensor(dim=(1, 1, 4, 1), binning_mode=mode).ravel().tolist() == expected
+    with pytest.warns(UserWarning, match="expected channels 0..0, found 0..1; 1 of 6 events are left out"):
+        assert event.to_tensor(dim=(1, 1, 4, 1), binning_mode=mode).ravel().tolist() == [5, 0, 2, 0]
     event.x = event.x * np.nan
     with pytest.raises(ValueError, match="expected numbers for x, found nan"):
         event.to_tensor(dim=(1, 1, 4, 1))
@@ -154,9 +154,10 @@ def test_one_dimensional_events_of_one_polarity_fit_one_channel():
     assert fill_both(on, torch.zeros(1, 1, 200, 2000)) == [[0, 0, 1, 6], [0, 0, 3, 4], [0, 0, 199, 1999]]
     assert fill_both(on, torch.zeros(2, 1, 200, 2000))[0] == [1, 0, 1, 6]
     both = Event([3, 1], None, [1, 0], [4, 6])
-    assert fill_both(both, torch.zeros(1, 1, 200, 20)) == [[0, 0, 1, 6]]
     camera = Event([3, 1], [0, 0], [1, 1], [4, 6])  # two-dimensional ON events are not stored as OFF
-    assert fill_both(camera, torch.zeros(1, 1, 200, 20)) == []
+    for event, expected in ((both, [[0, 0, 1, 6]]), (camera, [])):
+        with pytest.warns(UserWarning, match="events are left out"):
+            assert fill_both(event, torch.zeros(1, 1, 200, 20)) == expected
 
 
 def test_rounded_rounds_pixels_and_drops_negative_ones():
@@ -477,3 +478,13 @@ def test_messages_name_the_neuron_and_the_fields(tmp_path):
     with pytest.raises(ValueError, match="expected no field y for fmt 'xpt'"):
         io.read_np_spikes(tmp_path / "a.npy", "xpt")
     assert io.read_np_spikes(tmp_path / "a.npy").dim == 2
+
+
+def test_channels_outside_the_tensor_are_reported():
+    """lava-dl lets the lowest channel become 0; here channels keep their numbers."""
+    for channels, left in (([1, 2, 1], 1), ([-1, 1, -1], 2)):
+        event = Event([1, 2, 3], [4, 5, 6], channels, [0, 1, 2])
+        with pytest.warns(UserWarning, match=rf"expected channels 0..1, found .*; {left} of 3 events are left out"):
+            assert event.to_tensor(dim=(2, 10, 10, 5)).sum() == 3 - left
+    with pytest.warns(UserWarning, match="expected channels 0..0, found 1..1; 3 of 3 events are left out"):
+        Event([1, 2, 3], [4, 5, 6], [1, 1, 1], [0, 1, 2]).to_tensor(dim=(1, 10, 10, 5))

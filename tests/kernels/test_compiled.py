@@ -60,7 +60,7 @@ def run(code: str, small_package: Path | None = None, options: tuple[str, ...] =
     return python(code, options, **{"PYTHONPATH": os.pathsep.join(paths), **environment})
 
 
-COMPILING = "nmnist_helpers: compiling its CPU kernels (once per installation"
+COMPILING = "nmnist_helpers: compiling CPU kernels, which are kept"
 
 
 @pytest.mark.slow

@@ -108,8 +108,8 @@ def test_best_describes_the_same_epoch_before_and_after_update(accuracies):
         stats.update()
         assert stats.testing.best_accuracy is expected
         assert stats.testing.best_loss is expected
-        add_batch(stats.training, 5.0, 10, 5)  # the next epoch has begun, but not for the test set
-        assert stats.testing.best_accuracy is expected
+        add_batch(stats.training, 5.0, 10, 5)  # the next epoch has begun, perhaps without a test at its end
+        assert stats.testing.best_accuracy is False
         stats.reset()
 
 
@@ -730,3 +730,17 @@ def test_progress_of_a_loader_without_a_length(capsys):
 
     LearningStats().print(0, 2, dataloader=torch.utils.data.DataLoader(Endless()))
     assert "batch     2" in capsys.readouterr().out
+
+
+def test_an_epoch_without_tests_is_not_the_best():
+    stats, saved = LearningStats(), []
+    for epoch in range(12):
+        stats.training.num_samples += 10
+        if epoch % 5 == 0:
+            stats.testing.num_samples += 10
+            stats.testing.correct_samples += {0: 9, 5: 5, 10: 9.5}[epoch]
+        if stats.testing.best_accuracy:
+            saved.append(epoch)
+        stats.update()
+    assert saved == [0, 10]
+    assert not stats.testing.best_accuracy
