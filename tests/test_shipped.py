@@ -19,7 +19,8 @@ from nmnist_helpers.utils import LearningStats
 
 ROOT = Path(__file__).parents[1]
 BEST = TRAINED / "best"
-FIRST = TRAINED / "tutorial" / "seed-0"  # the 100 epochs with the tutorial's settings, from which `BEST` went on
+FIRST = TRAINED / "tutorial" / "seed-0"  # the first part of the training of `BEST`, with the tutorial's settings
+PARTS = [FIRST, BEST / "part-2", BEST / "part-3"]  # whose weights are not kept
 MAX_BYTES = 8_000_000
 
 
@@ -27,11 +28,11 @@ def report(folder, name):
     return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("folder", [BEST, TRAINED / "cnn", FIRST], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [BEST, TRAINED / "cnn", *PARTS], ids=lambda folder: folder.name)
 def test_the_files_of_a_network_match(folder):
     result, reality = report(folder, "result.json"), report(folder, "reality.json")
     assert result["network_sha256"] == reality["network_sha256"]
-    if folder != FIRST:  # whose weights are not kept
+    if folder not in PARTS:
         assert result["network_sha256"] == hashlib.sha256((folder / "network.pt").read_bytes()).hexdigest()
     stats = LearningStats()
     stats.load(folder)
@@ -57,14 +58,28 @@ def test_the_best_network_gives_the_confusion_matrix_of_its_report():
     assert confusion.tolist() == reality["confusion"]
 
 
-@pytest.mark.parametrize("folder", [BEST, TRAINED / "cnn", FIRST], ids=lambda folder: folder.name)
-@pytest.mark.parametrize("page", ["README.md", "Trained/README.md"])
+@pytest.mark.parametrize(
+    ("page", "folder"),
+    [(page, folder) for page in ("README.md", "Trained/README.md") for folder in (BEST, TRAINED / "cnn", FIRST)]
+    + [("Trained/README.md", folder) for folder in PARTS[1:]],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_pages_state_the_accuracies_of_the_reports(page, folder):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert f"{report(folder, 'result.json')['test_accuracy']:.2%}".replace("%", " %") in text
     reality = report(folder, "reality.json")
     for accuracy in (reality["accuracy"], reality["tuned_accuracy"]):
-        assert f"{accuracy:.1%}".replace("%", " %") in text
+        assert any(f"{accuracy:.{digits}%}".replace("%", " %") in text for digits in (1, 2))
+
+
+def test_each_part_of_the_training_begins_with_the_network_of_the_one_before():
+    """The page names the order of the parts, and the epochs of all parts together."""
+    epochs = [report(folder, "result.json")["settings"]["epochs"] for folder in (*PARTS, BEST)]
+    assert epochs == [100, 25, 36, 32]
+    text = (TRAINED / "README.md").read_text(encoding="utf-8")
+    for number, count in enumerate(epochs, 1):
+        assert re.search(rf"^\| {number} \| {count} \|", text, re.MULTILINE)
+        assert f"--epochs {count} " in text
 
 
 def test_the_readme_states_the_curve_beside_the_tutorials():
