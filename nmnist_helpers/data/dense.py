@@ -99,14 +99,24 @@ class Batch(list):
         """The numbers of the samples that have been read, and may have been changed."""
         return [n for n, sample in enumerate(super().__iter__()) if sample is not _UNREAD]
 
+    def _events(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the spikes of sample `n` as in `Spikes`: the limits of its rows, and its channels."""
+        bins = self.spikes.shape[2]
+        indptr = self.spikes.indptr[n * bins : (n + 1) * bins + 1].numpy()
+        return indptr - indptr[0], self.spikes.channel[indptr[0] : indptr[-1]].numpy()
+
     def _sample(self, n: int) -> Sample:
-        _, channels, bins = self.spikes.shape
-        first, last = n * bins, (n + 1) * bins
-        indptr = self.spikes.indptr[first : last + 1].numpy()
-        dense = np.zeros((1, channels, bins), np.float32)
-        channel = self.spikes.channel[indptr[0] : indptr[-1]].numpy()
-        _scatter(indptr - indptr[0], channel, np.float32(self.spikes.value), dense)
+        dense = np.zeros((1, *self.spikes.shape[1:]), np.float32)
+        _scatter(*self._events(n), np.float32(self.spikes.value), dense)
         return Sample((torch.from_numpy(dense[0]), int(self.labels[n])))
+
+    def changed(self, n: int) -> bool:
+        """Return whether the numbers of a sample that has been read are no longer those of its spikes."""
+        dense, (indptr, channel) = self[n][0], self._events(n)
+        if dense.shape != self.spikes.shape[1:] or torch.count_nonzero(dense) != len(channel):
+            return True
+        step = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+        return not (dense.detach().numpy()[channel, step] == np.float32(self.spikes.value)).all()
 
 
 _UNREAD = object()
@@ -180,17 +190,13 @@ def _arguments(spikes: Spikes) -> tuple:
 
 def _collate(batch, *, collate_fn_map=None) -> list[torch.Tensor]:
     """Collate the samples of a `Batch`, or any list of `Sample`, for torch's `default_collate`."""
-    if not isinstance(batch, Batch) or not batch.in_order or _changed(batch):
+    # `default_collate` itself reads the first sample.
+    if not isinstance(batch, Batch) or not batch.in_order or any(map(batch.changed, batch.read)):
         return [torch.stack([spike for spike, _ in batch]), torch.tensor([label for _, label in batch])]
     labels = torch.from_numpy(np.array(batch.labels, np.int64))
     if get_worker_info() is not None:
         return [_LazyBatch(batch.spikes), labels]
     return [make_dense(*_arguments(batch.spikes)), labels]
-
-
-def _changed(batch: Batch) -> bool:
-    """Return whether the numbers of a sample differ from those of the events. (`default_collate` reads the first.)"""
-    return any(not torch.equal(batch[n][0], batch._sample(n)[0]) for n in batch.read)
 
 
 default_collate_fn_map[Sample] = _collate
