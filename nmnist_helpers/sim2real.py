@@ -21,6 +21,7 @@ from .checkpoint import load_checkpoint
 from .data.dataset import NMNISTDataset
 from .io import PackedEvents
 from .paths import TRAINED
+from .tools import whole_number
 from .train import Settings, answers, given_settings, parser, run
 from .train.folder import REALITY, Folder, resume_with
 from .train.group import Group
@@ -64,8 +65,7 @@ def real(
         the names of recordings do not say which digits they show. Other errors are those of
         `nmnist_helpers.train.run`.
     """
-    if tune < 1:
-        raise ValueError(f"--tune: expected a whole number from 1, found {tune}")
+    whole_number("--tune", tune, 1)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError(
             "torchrun: expected one process for sim2real, found several; train with torchrun, then tune with --start"

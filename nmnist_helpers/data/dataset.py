@@ -86,8 +86,7 @@ class NMNISTDataset(Dataset):
             raise ValueError(f"source: expected one of {', '.join(SOURCES)}, found {source!r}")
         if transform is not None and not callable(transform):
             raise TypeError(f"transform: expected a function of an Event, found {type(transform).__name__}")
-        if train not in (True, False):
-            raise ValueError(f"train: expected True or False, found {train!r}")
+        split = layout.split_name(train)
         self.bins = time_bins(sample_length, sampling_time)
         self.sampling_time, self.sample_length = sampling_time, sample_length
         self.train, self.transform = bool(train), transform
@@ -100,7 +99,6 @@ class NMNISTDataset(Dataset):
             fetch(self.root, train=self.train)
         found = None if source == "simulated" else self._find(source)
         self.source = "simulated" if found is None else "recorded"
-        split = layout.split_name(self.train)
         if found is None:
             from ..camera.digits import mnist_folder
             from .simulated import simulated_split

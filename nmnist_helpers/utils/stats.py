@@ -209,14 +209,11 @@ class LearningStats:
 
 
 def _progress(iter: int, dataloader) -> str:
-    """Describe the progress of the epoch in samples, or in batches, or (without a loader) as the batch's number."""
-    if dataloader is None:
-        return f"batch {iter:5d}"
+    """Describe the progress of the epoch in samples, or in batches, or (without a length) as the batch's number."""
     try:
-        len(dataloader)
-    except TypeError:  # an IterableDataset has no length
+        batches = len(dataloader)
+    except TypeError:  # there is no loader, or it is one of an IterableDataset
         return f"batch {iter:5d}"
-    batches = len(dataloader)
     share = f"({100 * (iter + 1) / max(1, batches):.0f}%)"
     batch_size, dataset = getattr(dataloader, "batch_size", None), getattr(dataloader, "dataset", None)
     if not batch_size or dataset is None:
