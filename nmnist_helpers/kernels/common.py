@@ -139,9 +139,9 @@ def _check(
         found = f"{x.dtype} {list(x.shape)} on {x.device}" if isinstance(x, torch.Tensor) else type(x).__name__
         raise ValueError(f"{name}: expected {dtype} {list(shape)} on {device}, found {found}")
     if device.type == "cpu" and x.numel():
-        low, high = x.aminmax()
+        low, high = (limit.item() for limit in x.aminmax())
         if low < least or high > most:
-            raise ValueError(f"{name}: expected values in {least}..{most}, found {int(low)}..{int(high)}")
+            raise ValueError(f"{name}: expected values in {least}..{most}, found {low}..{high}")
 
 
 def check_neuron(membrane: Membrane, state: State, batch: int, channels: int, device: torch.device) -> None:

@@ -22,9 +22,14 @@ from .reference.product import adds_in_usual_order, normalise_gradient
 from .window import Window
 
 
+@functools.cache
+def _package(name: str) -> ModuleType:
+    return importlib.import_module(f".{name}", __package__)
+
+
 def twin(device: torch.device) -> ModuleType:
     """Return the package of kernels that serves `device`: `reference`, `cpu` or `gpu`."""
-    return importlib.import_module(f".{backend.resolve(device)}", __package__)
+    return _package(backend.resolve(device))
 
 
 def retention_of(decay: torch.Tensor, channels: int, places: int = 1) -> torch.Tensor:
@@ -38,10 +43,13 @@ def retention_of(decay: torch.Tensor, channels: int, places: int = 1) -> torch.T
             f"decay: expected a floating-point tensor with 1 or {channels} elements,"
             f" found {decay.dtype} {list(decay.shape)}"
         )
+    kernels = twin(decay.device)
+    if _serves(kernels, decay):
+        return kernels.retention_of(decay.float(), channels, places)
     _check_not_nan("decay", decay)
-    if _has_own_kernel(decay):
-        return twin(decay.device).retention_of(decay.float(), channels, places)
-    retention = (DECAY_SCALE - torch.round(decay.detach().flatten().clamp(0, DECAY_SCALE))).to(torch.int32)
+    numbers = decay.detach().flatten()
+    numbers = numbers if numbers.dtype == torch.float64 else numbers.float()  # 16 bits cannot represent all results
+    retention = (DECAY_SCALE - torch.round(numbers.clamp(0, DECAY_SCALE))).to(torch.int32)
     return retention.expand(channels)[:, None].expand(-1, places).flatten().contiguous()
 
 
@@ -58,19 +66,20 @@ def lag_of(delay: torch.Tensor | None, shift: int, channels: int, steps: int, de
         raise ValueError(
             f"delay: expected a floating-point tensor [{channels}], found {delay.dtype} {list(delay.shape)}"
         )
+    kernels = twin(delay.device)
+    if _serves(kernels, delay):
+        return kernels.lag_of(delay.float(), shift, steps)
     _check_not_nan("delay", delay)
-    if _has_own_kernel(delay):
-        return twin(delay.device).lag_of(delay.float(), shift, steps)
     whole = torch.floor(delay.detach()).nan_to_num(0, steps, -steps).clamp(-steps, steps).to(torch.int32)
     return (whole + shift).clamp_(-steps, steps)
 
 
-def _has_own_kernel(parameter: torch.Tensor) -> bool:
-    """Whether the twin converts the parameter to integers itself, as that for a GPU does to save launches.
+def _serves(kernels: ModuleType, parameter: torch.Tensor) -> bool:
+    """Whether a twin converts the parameter to integers itself, with fewer calls than here.
 
-    Its kernels compute in float32, which would round a float64 number.
+    It computes in float32, which would round a float64 number.
     """
-    return parameter.dtype != torch.float64 and hasattr(twin(parameter.device), "lag_of")
+    return parameter.dtype != torch.float64 and hasattr(kernels, "lag_of")
 
 
 def _check_not_nan(name: str, parameter: torch.Tensor) -> None:
@@ -233,16 +242,16 @@ def normalise(v: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
 
 def quantise_all(v: torch.Tensor, g: torch.Tensor | None) -> Quantised:
     """Scale the weights v [C_out, C_in, ...] to the lengths g [C_out, 1, ...], if given, and quantise them."""
-    channels = v.shape[0]
+    channels, kernels = v.shape[0], twin(v.device)
     # Contiguous also for pooling, whose channels share one kernel: on a GPU, torch's weight norm ignores strides.
     flat = v.detach().reshape(channels, -1).float().contiguous()
     if g is None:
         norm, factor = None, torch.ones(channels, device=v.device)
     else:
         length = g.detach().float().reshape(channels, 1).contiguous()
-        norm = twin(v.device).norms(flat)
+        norm = kernels.norms(flat)
         factor = length.flatten() / norm
-    return Quantised(twin(v.device).quantise(flat, factor), flat, factor, norm)
+    return Quantised(kernels.quantise(flat, factor), flat, factor, norm)
 
 
 class CubaLayer(torch.autograd.Function):

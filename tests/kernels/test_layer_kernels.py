@@ -101,6 +101,7 @@ def test_norms_are_the_same_to_the_bit_where_torch_adds_in_another_order(monkeyp
     expected, weights = reference.norms(v), normalise(v, g)
     if columns > 50:  # another order of the sum would be noticed
         assert not torch.equal(v.square().sum(1).sqrt(), expected)
+    assert torch.equal(cpu.norms(v), expected)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert torch.equal(reference.norms(v), expected)
     assert torch.equal(normalise(v, g), weights)
@@ -377,11 +378,13 @@ def test_weight_gradient(twin, density, value, outputs):
 def test_matmul_accepts_views(depth):
     """Test parts of wider rows (up to the end of their memory), expanded rows, and columns as rows of one step."""
     generator = torch.Generator().manual_seed(0)
-    matrix = torch.randint(-9, 9, (depth, 70), generator=generator).float()
+    weights = torch.randint(-128, 128, (depth, 70), generator=generator, dtype=torch.int8)
     wide = torch.randint(-9, 9, (3, 7, depth + 5), generator=generator).float()
     column = torch.randint(-9, 9, (3, depth, 1), generator=generator).float().transpose(1, 2)
     for view in (wide[..., 5:], wide[..., :depth], wide[:1, :1, 5:].expand(3, 7, depth), wide[:, ::2, 5:], column):
-        assert torch.equal(cpu_product.matmul(view, matrix), view @ matrix)
+        expected = view @ (weights.float() / 32)
+        assert torch.equal(cpu_product.matmul(view, weights), expected)
+        assert torch.equal(cpu_product.matmul(view, weights.t().contiguous().t()), expected)
 
 
 @TWINS

@@ -5,7 +5,7 @@ import numpy as np
 from ...compiled import njit
 from .lanes import abs_i32, bits_to_f32, f32_to_bits, spread, where
 
-i16, i32, i64, f32 = np.int16, np.int32, np.int64, np.float32
+i8, i16, i32, i64, f32 = np.int8, np.int16, np.int32, np.int64, np.float32
 
 LOG2_E = 1.4426950408889634
 ROUNDING = f32(1.5 * 2**23)  # adding it leaves no bits for a fraction: the sum's lowest bits are the nearest integer

@@ -137,12 +137,11 @@ def input_gradient(grad_z: torch.Tensor, table: torch.Tensor, active: Active | N
     It is zero for neurons that `active` excludes. Nothing is excluded without `active`, for a small layer above, if no
     neuron is active, or if too many are active for skipping to be faster.
     """
-    weights = weight_values(table)
     batch, steps, depth = grad_z.shape
     share = 1.0 if active is None or depth < DEEP_FROM else active.share(steps)
     if not share or share > SPARSE_BELOW:  # if none is active, even a tiny gradient may matter
-        return matmul(grad_z, weights)
-    weights = weights.t().contiguous()
+        return matmul(grad_z, table.t())
+    weights = weight_values(table).t().contiguous()
     grad, stride = flat_rows(grad_z)
     lag, kept = axon_arrays(active.axon)
     out = torch.empty(batch * steps, len(weights))

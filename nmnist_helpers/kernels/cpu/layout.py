@@ -26,7 +26,7 @@ def pad(x: torch.Tensor, fill: float = 0, copy: bool = False) -> torch.Tensor:
 
 def flat(x: torch.Tensor | None, kind: type = np.float32) -> np.ndarray:
     """Return a contiguous tensor as a flat array for the kernels, and None as an empty array of type `kind`."""
-    return EMPTY[kind] if x is None else x.detach().view(-1).numpy()
+    return EMPTY[kind] if x is None else x.detach().numpy().reshape(-1, copy=False)
 
 
 def by_rows(steps: int, width: int) -> Layout:

@@ -7,10 +7,10 @@ from numba import get_num_threads
 from ...compiled import njit
 from ...spikes import Spikes
 from ...tasks import tasks
-from .arithmetic import f32
+from ..constants import WEIGHT_STEPS
+from .arithmetic import f32, i8
 from .lanes import LANES, load, spread, store
-from .layout import flat, pad
-from .weight import weight_values
+from .layout import flat
 
 BLOCK = 128  # columns of weights per task, whose sums stay in the second-level cache
 DENSE_FROM = 0.2  # share of set bins from which a dense product is faster (tests/benchmarks/test_cpu.py)
@@ -34,6 +34,16 @@ def _weight_gradient(task, indptr, channel, grad_z, value, block, out):
                 for c in range(last - first):
                     row[c] += g[c]
     out[:, first:last] = own * value
+
+
+@tasks(error_model="numpy")
+def _fill_panels(panel, weights, of_row, of_column, depth, columns, panels):
+    """Write a panel of `LANES` columns of the weights, which are stored x32; the last panel is filled up with zeros."""
+    for lane in range(LANES):
+        column, to = panel * LANES + lane, panel * LANES * depth + lane
+        for k in range(depth):
+            weight = weights[k * of_row + column * of_column] if column < columns else i8(0)
+            panels[to + k * LANES] = f32(weight) * f32(1 / WEIGHT_STEPS)
 
 
 @njit(inline="always")
@@ -90,35 +100,45 @@ def flat_rows(rows: torch.Tensor) -> tuple[np.ndarray, int]:
     return rows.as_strided(((batch * steps - 1) * stride + depth,), (1,)).numpy(), stride
 
 
-def matmul(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """Return ``rows @ matrix``, [B, T, K] times [K, N].
+def matmul(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return ``rows @ weights / 32``: float [B, T, K] times int8 weights [K, N], which may be a transposed view.
 
     This is as fast as oneDNN's product and, on AMD processors, faster than MKL's. Like all other kernels, it shares the
     work among threads with `nmnist_helpers.tasks`.
     """
     batch, steps, depth = rows.shape
     numbers, stride = flat_rows(rows)
-    panels = pad(matrix).unflatten(1, (-1, LANES)).transpose(0, 1).contiguous()
-    width = len(panels) * LANES
+    columns = weights.shape[1]
+    width, by_rows = -(-columns // LANES) * LANES, weights.is_contiguous()
+    panels = np.empty(width * depth, np.float32)
+    _fill_panels(
+        width // LANES,
+        weights=flat(weights if by_rows else weights.t(), np.int8),
+        of_row=columns if by_rows else 1,
+        of_column=1 if by_rows else depth,
+        depth=depth,
+        columns=columns,
+        panels=panels,
+    )
     out = torch.empty(batch, steps, width)
-    tall = FLAT if panels.numel() <= CACHE else TALL
+    tall = FLAT if panels.size <= CACHE else TALL
     _multiply(
         -(-batch * steps // tall),
         tall=tall,
         rows=numbers,
         stride=stride,
         depth=depth,
-        panels=flat(panels),
+        panels=panels,
         width=width,
         out=flat(out),
     )
-    return out[..., : matrix.shape[1]]
+    return out[..., :columns]
 
 
 def dense_product(spikes: Spikes | torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """Compute `nmnist_helpers.kernels.reference.product` as a dense product on the CPU; weights int8 [C_in, C_out]."""
     rows, value = _rows(spikes)
-    z = matmul(rows, weight_values(table).t())
+    z = matmul(rows, table)
     return z if value == 1.0 else z * value
 
 

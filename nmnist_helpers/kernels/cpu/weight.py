@@ -1,15 +1,44 @@
 """Weight normalisation and 8-bit quantisation in one pass over the weights, and their gradient in another."""
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ...tasks import tasks
 from ..common import raise_not_a_number
-from ..constants import HIGHEST_STEP, LOWEST_STEP, WEIGHT_STEPS
+from ..constants import HIGHEST_STEP, LOWEST_STEP, NORM_LANES, WEIGHT_STEPS
 from .arithmetic import f32
 from .lanes import LANES, bits, gather, load, nearest, scatter, spread, store, to_i32, where
 from .layout import flat
+
+
+@tasks(error_model="numpy")
+def _norms(task, v, inputs, norm):
+    """Compute the norms of `LANES` rows; see `nmnist_helpers.kernels.reference.norms` for the order of the sums."""
+    for row in range(task * LANES, min((task + 1) * LANES, len(norm))):
+        k, end = row * inputs, (row + 1) * inputs
+        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = f32(0.0)  # not an array: LLVM keeps them in one vector register
+        while k + NORM_LANES <= end:
+            s0 += v[k] * v[k]
+            s1 += v[k + 1] * v[k + 1]
+            s2 += v[k + 2] * v[k + 2]
+            s3 += v[k + 3] * v[k + 3]
+            s4 += v[k + 4] * v[k + 4]
+            s5 += v[k + 5] * v[k + 5]
+            s6 += v[k + 6] * v[k + 6]
+            s7 += v[k + 7] * v[k + 7]
+            k += NORM_LANES
+        sums = np.array([s0, s1, s2, s3, s4, s5, s6, s7])
+        lanes = NORM_LANES if inputs >= NORM_LANES else 1
+        for lane in range(end - k):
+            sums[lane % lanes] += v[k + lane] * v[k + lane]
+        while lanes > 1:
+            lanes //= 2
+            for lane in range(lanes):
+                sums[lane] += sums[lane + lanes]
+        norm[row] = math.sqrt(np.float64(sums[0]))  # the root of a double, rounded once: torch's is as exact on x86
 
 
 @tasks(error_model="numpy")
@@ -48,6 +77,14 @@ def _gradient(tile, v, factor, ratio, outputs, inputs, grad_table, grad_v, dot):
     for i in range(inputs):
         scatter(grad_v, first * inputs + i, inputs, f * load(grads, i * LANES) - along * load(weights, i * LANES))
     store(dot, first, total)
+
+
+def norms(v: torch.Tensor) -> torch.Tensor:
+    """Compute `nmnist_helpers.kernels.reference.norms` of float32 rows [C_out, C_in] on the CPU."""
+    outputs, inputs = v.shape
+    norm = torch.empty(outputs)
+    _norms(-(-outputs // LANES), v=flat(v), inputs=inputs, norm=norm.numpy())
+    return norm
 
 
 def quantise(v: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
