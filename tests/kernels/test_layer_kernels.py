@@ -25,6 +25,7 @@ from nmnist_helpers.kernels.cpu import input_gradient as cpu_gradient
 from nmnist_helpers.kernels.cpu import product as cpu_product
 from nmnist_helpers.kernels.cpu.lanes import CHUNK
 from nmnist_helpers.kernels.cpu.layer import MAX_INPUTS
+from nmnist_helpers.kernels.cpu.neuron import SHORT_SUM
 from nmnist_helpers.kernels.cpu.product import DENSE_FROM
 from nmnist_helpers.kernels.functions import normalise
 from nmnist_helpers.kernels.reference.axon import axon_backward
@@ -162,7 +163,7 @@ def is_zero_where_clamped(w, grad) -> bool:
     return bool((grad[outside] == 0).all() and (grad[~outside] != 0).any() | (w.numel() == 1))
 
 
-DENSITIES = [0.0, 0.01, 0.6 * DENSE_FROM, 0.5, 1.0]
+DENSITIES = [0.0, 0.01, 0.6 * DENSE_FROM, 0.6, 1.0]
 VALUES = [1.0, 1 / 0.95, 0.25]
 
 
@@ -182,7 +183,7 @@ def product_function(twin):
 @pytest.mark.parametrize("value", VALUES)
 def test_product_of_events(twin, density, value):
     dense, spikes = spike_case(1, (3, 70, 11), density, value)
-    assert (spikes.density > DENSE_FROM) == (density > 0.2)  # densities on both sides of DENSE_FROM
+    assert (spikes.density > DENSE_FROM) == (density > DENSE_FROM)  # densities on both sides of it
     w = weight_case(1, 150, 70)
     weights = twin.quantise(torch.from_numpy(w), torch.ones(150))
     z = product_function(twin)(spikes, weights)
@@ -265,7 +266,7 @@ def test_layer_forward(twin, density, value, lag_count, dropped):
 @pytest.mark.parametrize(
     ("twin", "threads"), [(reference, 1), (cpu, 1), (cpu, 2)], ids=["reference", "cpu, 1 thread", "cpu, 2 threads"]
 )
-@pairwise(lag_count=LAGS, density=[0.0, 0.6 * DENSE_FROM, 0.5], outputs=[1, 10, 64, 150], dropped=[False, True])
+@pairwise(lag_count=LAGS, density=[0.0, 0.6 * DENSE_FROM, 0.6], outputs=[1, 10, 64, 150], dropped=[False, True])
 def test_layer_backward(twin, threads, lag_count, density, outputs, dropped):
     sizes, value = (3, 70, 25), 0.25
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
@@ -325,6 +326,21 @@ def test_largest_sums_are_exact():
     membrane, state = membrane_of([0, 0], [0, 0], NEVER), state_of([[0, 0]], [[0, 0]])
     trace = cpu.layer_forward(spikes, table, membrane, state, Axon(ints([0, 0])))
     assert layer_voltage(trace, (1, 2, 200))[0, :, 0].tolist() == [-128 * 128 * inputs, 127 * 128 * inputs]
+
+
+def test_sums_of_many_spikes():
+    """Sums are made in blocks of `SHORT_SUM` spikes: test numbers of spikes on both sides of whole blocks."""
+    counts = [0, 1, SHORT_SUM - 1, SHORT_SUM, SHORT_SUM + 1, 2 * SHORT_SUM, 3 * SHORT_SUM - 1, 5000]
+    rng = np.random.default_rng(0)
+    table = torch.from_numpy(rng.integers(-128, 128, (5000, 70)).astype(np.int8))
+    chosen = [np.sort(rng.choice(5000, count, replace=False)) for count in counts]
+    spikes = Spikes(ints(np.cumsum([0, *counts])), ints(np.concatenate(chosen)), (1, 5000, len(counts)))
+    assert spikes.density < DENSE_FROM
+    nothing = np.zeros(70)
+    membrane, state = membrane_of(nothing, nothing, NEVER), state_of(nothing[None], nothing[None])
+    trace = cpu.layer_forward(spikes, table, membrane, state, Axon(ints(nothing)))
+    expected = np.stack([128 * table.numpy()[rows].sum(0, dtype=np.int64) for rows in chosen])
+    np.testing.assert_array_equal(layer_voltage(trace, (1, 70, len(counts)))[0], expected.T)
 
 
 INVALID = {  # invalid arguments of `layer_forward`, and what the error message names

@@ -46,19 +46,22 @@ def drive_of(x, scale):
 @njit(inline="always")
 def _add_weights(indptr, channel, table, width, row, end, first, sums):
     """Write to `sums`, for each row from `row` to `end`, the sum of a chunk of the weights of the inputs that spike."""
-    k = np.uint64(indptr[row])
+    k, more = np.uint64(indptr[row]), np.empty(CHUNK, np.int32)
     for r in range(row, end):
-        last = np.uint64(indptr[r + 1])
-        fits = min(last, k + np.uint64(SHORT_SUM))
-        at, total = (r - row) * CHUNK, spread_chunk(i16(0))
-        while k < fits:
-            total = total + load_chunk(table, i64(channel[k]) * width + first)
-            k += np.uint64(1)
-        store(sums, at, total)
-        while k < last:
-            for c in range(CHUNK):
-                sums[at + c] += table[i64(channel[k]) * width + first + c]
-            k += np.uint64(1)
+        last, at = np.uint64(indptr[r + 1]), (r - row) * CHUNK
+        begun = False
+        while k < last or not begun:
+            fits, total = min(last, k + np.uint64(SHORT_SUM)), spread_chunk(i16(0))
+            while k < fits:
+                total = total + load_chunk(table, i64(channel[k]) * width + first)
+                k += np.uint64(1)
+            if begun:  # a sum of more than `SHORT_SUM` numbers
+                store(more, 0, total)
+                for c in range(CHUNK):
+                    sums[at + c] += more[c]
+            else:
+                store(sums, at, total)
+                begun = True
 
 
 @tasks(error_model="numpy")

@@ -13,7 +13,7 @@ from .lanes import LANES, load, spread, store
 from .layout import flat
 
 BLOCK = 128  # columns of weights per task, whose sums stay in the second-level cache
-DENSE_FROM = 0.2  # share of set bins from which a dense product is faster (tests/benchmarks/test_cpu.py)
+DENSE_FROM = 0.3  # share of set bins from which a dense product is faster (tests/benchmarks/test_cpu.py)
 DEPTH = 256  # rows of a panel that stay in the first-level cache
 TALL, FLAT = 96, 6  # rows per task: many for panels that exceed the cache, few for panels that all fit into it
 CACHE = 1 << 13  # float32 numbers that fit into the first-level cache
