@@ -34,6 +34,7 @@ import h5py
 import numpy as np
 
 from ..files import atomic
+from ..kernels.constants import DECAY_SCALE
 from .spec import LayerSpec, as_specs
 
 COMPRESSION = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
@@ -96,8 +97,17 @@ def write_layer(group: h5py.Group, spec: LayerSpec) -> None:
 
 
 def _warn_about_netx(path: str | os.PathLike, specs: Sequence[LayerSpec]) -> None:
-    """Warn about layers that lava-dl's netx computes otherwise, or not at all."""
+    """Warn about layers that lava-dl's netx computes otherwise, or not at all.
+
+    The chip stores ``iDecay - 1`` and ``vDecay`` in 12 bits each (Davies et al., 2018; lava's `PyLifModelBitAcc`).
+    """
     faults = {
+        "cannot set a current decay of 0 (the chip's least is 1)": [
+            i for i, spec in enumerate(specs) if np.min(spec.i_decay) < 1
+        ],
+        "cannot set a voltage decay of 4096 (the chip's most is 4095)": [
+            i for i, spec in enumerate(specs) if np.max(spec.v_decay) >= DECAY_SCALE
+        ],
         "ignores the delays of convolutions (delay=False avoids them)": [
             i for i, spec in enumerate(specs) if spec.type == "conv" and spec.delay is not None and spec.delay.any()
         ],

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from ..block.spec import LayerSpec, as_specs
-from ..kernels.constants import DECAY_SCALE, WEIGHT_SCALE
 from ..network import Network
 from ..spikes import Spikes
 from ..table import Table
@@ -19,7 +18,6 @@ from .simulator import Events, events_of, run_fast, run_input, run_reference
 ENGINES = {"fast": run_fast, "reference": run_reference}
 BATCH = 32  # number of recordings that run at a time
 MAX_BYTES = 1 << 27  # limit on the dense output of a layer; fewer recordings run at a time if it is large
-STATE_LIMIT = 1 << 51  # a state times 4096 must fit into 64 bits
 
 
 def load(path: str | os.PathLike, in_shape: tuple[int, int, int] | None = None) -> "Net":
@@ -124,7 +122,6 @@ class Net(Table):
         if engine not in ENGINES:
             raise ValueError(f"engine: expected one of {sorted(ENGINES)}, found {engine!r}")
         parts, steps, restore_type = self._split_input(spikes)
-        self._check_range(steps)
         layers, results = self.layers, []
         for part in parts:
             sent = []
@@ -172,19 +169,6 @@ class Net(Table):
         if is_tensor:
             return parts, steps, lambda out: torch.from_numpy(out).to(spikes.device, spikes.dtype)
         return parts, steps, lambda out: out
-
-    def _check_range(self, steps: int) -> None:
-        """Raise if a state could exceed 64 bits within `steps` time steps; without decay, states grow at every step."""
-        for index, layer in enumerate(self.layers):
-            gains = [np.minimum(steps, DECAY_SCALE / np.maximum(d, 1e-9)) for d in (layer.i_decay, layer.v_decay)]
-            drive = WEIGHT_SCALE * np.abs(layer.kernel).sum(axis=(1, 2, 3), dtype=np.int64)
-            bias = 0 if layer.bias is None else WEIGHT_SCALE * np.abs(layer.bias)
-            if layer.type == "input":  # inputs have magnitudes up to 4, and the bias adds to the current
-                drive, bias = 4 * drive + bias, 0
-            if np.max((drive * gains[0] + bias) * gains[1]) >= STATE_LIMIT:
-                raise ValueError(
-                    f"layer {index}: expected states within 64 bits, found that {steps} steps may exceed them"
-                )
 
     # -- list
 

@@ -7,6 +7,9 @@ compute for each layer and time step t, with w the weights in the file and s the
     V[t] = trunc(R[t-1] * (4096 - vDecay) / 4096) + I[t] + 64 * bias
     fires where V[t] > 64 * vThMant;   R[t] = 0 where it fires, else V[t]
 
+The chip keeps both states in 24 bits: I wraps around there, and V stops at the limits, +-(2**23 - 1). (So does
+`PyLifModelBitAcc`, the model of the chip's neuron in lava.) In training, states may grow further, as in lava-dl.
+
 A spike leaves the layer one step later, plus the learned delay of its channel. Weights are stored as value x 64 and
 states as value x 4096, hence the factor 64. `trunc` rounds toward zero. A dense layer is a convolution over a picture
 of one pixel, and pooling is a convolution of each channel on its own, so the same code runs all three.
@@ -25,6 +28,7 @@ from ..spikes.convert import rows_to_events
 from ..tasks import tasks
 
 TO_STATE = STATE_SCALE // WEIGHT_SCALE  # units of a state per unit of a weight
+END = 1 << 23  # the chip's currents are -END + 1 .. END, and its voltages -END + 1 .. END - 1
 
 
 class Events(NamedTuple):
@@ -58,6 +62,11 @@ def events_of_rows(rows: np.ndarray) -> Events:
 def truncated_product(state: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """Return ``trunc(state * keep / 4096)`` for integers: divide the magnitude, then restore the sign."""
     return np.sign(state) * (np.abs(state) * keep // DECAY_SCALE)
+
+
+def wrap(current: np.ndarray) -> np.ndarray:
+    """Return integers modulo 2**24, from ``-END + 1`` to `END`."""
+    return (current + END - 1) % (2 * END) - END + 1
 
 
 def run_reference(layers: list[LayerSpec], events: Events) -> list[np.ndarray]:
@@ -139,8 +148,8 @@ def _run_neurons(layer: LayerSpec, drives: Iterable[np.ndarray], batch: int, ste
     current = np.zeros((batch, layer.out_features), np.int64)  # I
     after_reset = np.zeros((batch, layer.out_features), np.int64)  # R
     for t, drive in enumerate(drives):
-        current = truncated_product(current, i_keep) + drive
-        voltage = truncated_product(after_reset, v_keep) + current + bias
+        current = wrap(truncated_product(current, i_keep) + drive)
+        voltage = np.clip(truncated_product(after_reset, v_keep) + current + bias, -END + 1, END - 1)
         fires = voltage > TO_STATE * layer.v_th_mant
         after_reset = np.where(fires, 0, voltage)
         b, neuron = np.nonzero(fires)
@@ -245,8 +254,10 @@ def _run_layer(b, indptr, channel, synapses, sizes, geometry, group_inputs, i_ke
                     for n in range(group_outputs):
                         drive[start + n] += weights[n]
         for n in range(neurons):
-            current[n] = _decay_state(current[n], i_keep[n]) + TO_STATE * np.int64(drive[n])
+            total = _decay_state(current[n], i_keep[n]) + TO_STATE * np.int64(drive[n])
+            current[n] = ((total + END - 1) & (2 * END - 1)) - END + 1
             voltage = _decay_state(after_reset[n], v_keep[n]) + current[n] + bias[n]
+            voltage = min(max(voltage, -END + 1), END - 1)
             after_reset[n] = voltage
             if voltage > threshold:
                 after_reset[n] = 0

@@ -12,6 +12,7 @@ from support.neurons import FIXED
 from nmnist_helpers import netx
 from nmnist_helpers.block import cuba, hdf5
 from nmnist_helpers.netx import LayerSpec, NetFileError
+from nmnist_helpers.netx.simulator import END
 from nmnist_helpers.neuron.norm import MeanOnlyBatchNorm
 from nmnist_helpers.spikes import Spikes
 
@@ -55,7 +56,12 @@ def oracle_layer(layer, spikes):
             for t in range(steps):
                 z = sum(Fraction(int(layer.weight[o, i]), 64) for i in range(inputs) if spikes[b, i, t])
                 current = int(Fraction(current * (4096 - du), 4096)) + int(4096 * z)  # int() rounds toward zero
+                while current > END:
+                    current -= 2 * END
+                while current <= -END:
+                    current += 2 * END
                 voltage = int(Fraction(after_reset * (4096 - dv), 4096)) + int(current + 4096 * bias)
+                voltage = sorted([1 - END, voltage, END - 1])[1]
                 after_reset = voltage
                 if Fraction(voltage, 4096) > Fraction(layer.v_th_mant, 64):
                     after_reset = 0
@@ -189,12 +195,26 @@ def test_unknown_engine_raises():
         netx.Net(small_layers(np.random.default_rng(5)))(np.zeros((1, 12, 3)), engine="torch")
 
 
-def test_a_state_that_could_overflow_is_refused():
-    layer = LayerSpec("dense", np.full((1, 1 << 20), 254), None, 0, 0, 131071)
-    net = netx.Net([layer])
-    net._check_range(100)
-    with pytest.raises(ValueError, match="layer 0: expected states within 64 bits, found that 5000 steps"):
-        net._check_range(5000)
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_voltages_stop_at_24_bits(engine):
+    """Inhibition lowers the voltage by 400 a step, excitation raises it by 396.875; the lowest voltage is -2048."""
+    layer = LayerSpec("dense", np.repeat([[-256, 254]], 100, 1), None, 4096, 0, 0)
+    spikes = np.zeros((1, 200, 40), np.uint8)
+    spikes[0, :100, :20] = spikes[0, 100:, 20:] = 1
+    out = netx.Net([layer])(spikes, engine=engine)
+    np.testing.assert_array_equal(out, oracle_layer(layer, spikes))
+    assert out.argmax() == 20 + 6  # 6 x 396.875 > 2048; from -8000 it would take 21 steps
+
+
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_currents_wrap_around_at_24_bits(engine):
+    layer = LayerSpec("dense", np.repeat([[254], [-256]], 100, 1), None, 1, 100, 100_000)
+    spikes = np.ones((1, 100, 60), np.uint8)
+    out = netx.Net([layer])(spikes, engine=engine)
+    np.testing.assert_array_equal(out, oracle_layer(layer, spikes))
+    assert out[0, 0].any()
+    assert not out[0, 0, 10:20].all()  # the current rises at every step, but the chip's becomes negative
+    assert out[0, 1].any()  # although all spikes inhibit
 
 
 # -- the file
@@ -452,6 +472,22 @@ def test_the_file_gives_the_output_of_the_blocks(tmp_path, shared):
     back = net.to_blocks()
     assert netx.as_specs(back) == net.layers
     assert torch.equal(run_blocks(back, spikes), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"i_decay": np.array([0, 4096])}, r"layers \[1\]: lava-dl's netx cannot set a current decay of 0"),
+        ({"v_decay": 4096}, r"layers \[1\]: lava-dl's netx cannot set a voltage decay of 4096"),
+    ],
+)
+def test_decays_that_the_chip_cannot_hold_cause_a_warning(tmp_path, changes, message):
+    rng = np.random.default_rng(0)
+    layers = [spec(rng, 3, 3, i_decay=4096, v_decay=0), spec(rng, 3, 2, **changes)]
+    with pytest.warns(UserWarning, match=message) as caught:
+        netx.write_network(tmp_path / "a.net", layers)
+    assert len(caught) == 1
+    assert netx.load(tmp_path / "a.net").layers == layers
 
 
 def test_export_changes_no_block_and_equals_the_tutorials_export(tmp_path):
