@@ -172,6 +172,8 @@ class SpikeMax(torch.nn.Module):
         _check_reduction("SpikeMax", reduction)
         if mode not in MODES:
             raise ValueError(f"SpikeMax: expected a mode of {', '.join(MODES)}, found {mode!r}")
+        if not 0 < eps < float("inf"):
+            raise ValueError(f"SpikeMax: expected a positive eps, found {eps}")
         self.mode, self.reduction, self.eps = mode, reduction, eps
         self.window = None if moving_window is None else MovingWindow(moving_window)
 

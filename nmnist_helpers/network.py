@@ -79,6 +79,8 @@ class Network(NoScript, torch.nn.Module):
         net = cls.__new__(cls)
         torch.nn.Module.__init__(net)
         net.blocks = torch.nn.ModuleList(blocks)
+        if not len(net.blocks):
+            raise ValueError("Network.from_blocks: expected at least one block, found none")
         return net
 
     @classmethod
@@ -137,7 +139,9 @@ class Network(NoScript, torch.nn.Module):
         """Speed up inference within a ``with`` block: weights are quantised only once, not in every forward pass.
 
         This is useful for recordings that arrive one by one. Gradients are disabled. Results stay the same, but a
-        change of a weight, decay or delay within the ``with`` block has no effect until its end.
+        change of a weight, decay or delay within the ``with`` block has no effect until its end. (Blocks with
+        persistent state, a mask, a norm, hooks or a hook of their own are computed as always: not faster, and with
+        every change.)
 
         Examples
         --------

@@ -221,3 +221,9 @@ def test_labels_may_be_a_list_or_an_array(error):
     trains = torch.from_numpy(spikes())
     expected = error(trains, torch.tensor(LABEL))
     assert error(trains, LABEL) == error(trains, np.array(LABEL)) == expected
+
+
+@pytest.mark.parametrize("eps", [0, -1, float("nan"), float("inf")])
+def test_spike_max_refuses_an_eps_that_is_not_positive(eps):
+    with pytest.raises(ValueError, match=f"SpikeMax: expected a positive eps, found {eps}"):
+        SpikeMax(eps=eps)

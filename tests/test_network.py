@@ -99,6 +99,28 @@ def test_a_frozen_network_notices_other_changes_than_those_of_parameters():
             assert torch.equal(net(spikes), copy.deepcopy(net)(spikes))
 
 
+def test_a_frozen_network_keeps_one_copy_of_its_weights_for_recordings_of_any_length():
+    net, spikes = dense_network()
+    lengths = (40, 7, 1, 23)
+    with net.eval().frozen():
+        expected = [net(spikes[..., :steps]) for steps in lengths]
+        kept = [len(block.frozen) for block in net]
+    assert kept == [1, 1, 1]
+    with net.frozen():
+        net(spikes)
+        for block in net:
+            block.synapse.weight_g.data.mul_(-1)
+            if block.delay is not None:
+                block.delay.delay.data.add_(5)
+        for steps, out in zip(lengths, expected, strict=True):
+            assert torch.equal(net(spikes[..., :steps]), out)
+
+
+def test_a_network_needs_a_block():
+    with pytest.raises(ValueError, match="expected at least one block, found none"):
+        Network.from_blocks([])
+
+
 def test_a_frozen_network_rounds_its_weights_once_and_thaws(monkeypatch):
     from nmnist_helpers.kernels import functions
 

@@ -1,5 +1,6 @@
 """The base class of all blocks: synapse, neuron, dropout, one-step shift and learned delay, in this order."""
 
+import math
 import warnings
 import weakref
 from collections.abc import Callable
@@ -34,8 +35,8 @@ class _Constants(NamedTuple):
 
     parameters: tuple  # tensor arguments of `CubaLayer`, from the weights to the delays
     membrane: Membrane
-    lag: torch.Tensor  # int32 [neurons]: shift plus whole delay, in time steps
     weights: torch.Tensor | None  # quantised weights; only in a frozen block
+    lags: dict[int, torch.Tensor]  # for recordings of so many steps: shift plus whole delay in steps, int32 [neurons]
 
 
 class Block(NoScript, torch.nn.Module):
@@ -143,7 +144,7 @@ class Block(NoScript, torch.nn.Module):
             spikes=events,
             membrane=constants.membrane,
             state=neuron.start(batch, channels * places),
-            axon=Axon(constants.lag, kept, value),
+            axon=Axon(constants.lags[spikes.shape[-1]], kept, value),
             need_grad=torch.is_grad_enabled(),  # inside an autograd function gradients always appear disabled
             dense=dense or self.count_log,
             window=window,
@@ -167,25 +168,26 @@ class Block(NoScript, torch.nn.Module):
         synapses, neuron = self.synapse, self.neuron
         constants_of_neuron = neuron.v_th_mant, neuron.surrogate, self.delay_shift
         # Each back end lays its weights out in its own way.
-        key = channels, places, steps, device, twin(device), *constants_of_neuron
-        if cache is not None and key in cache:
-            return cache[key]
-        direction: torch.Tensor = synapses.direction
-        length: torch.Tensor | None = synapses.weight_g if synapses.weight_norm_enabled else None
-        if len(direction) != channels:  # pooling has one kernel for all channels
-            direction = direction.expand(channels, *direction.shape[1:])
-            length = None if length is None else length.expand(channels, *length.shape[1:])
-        decays = neuron.decays()
-        if self.delay is not None and not self.delay.sized:
-            self.delay.draw(channels)
-        delays = None if self.delay is None else self.delay.steps()
-        membrane = neuron.membrane(decays, channels, places)  # all neurons of a channel share its constants
-        lag = lag_of(delays, self.delay_shift, channels, steps, device)
-        lag = lag.repeat_interleave(places) if places > 1 else lag
-        weights = None if cache is None else quantise_all(direction, length).table
-        constants = _Constants((direction, length, *decays, delays), membrane, lag, weights)
-        if cache is not None:
-            cache[key] = constants
+        key = channels, places, device, twin(device), *constants_of_neuron
+        constants = None if cache is None else cache.get(key)
+        if constants is None:
+            direction: torch.Tensor = synapses.direction
+            length: torch.Tensor | None = synapses.weight_g if synapses.weight_norm_enabled else None
+            if len(direction) != channels:  # pooling has one kernel for all channels
+                direction = direction.expand(channels, *direction.shape[1:])
+                length = None if length is None else length.expand(channels, *length.shape[1:])
+            decays = neuron.decays()
+            if self.delay is not None and not self.delay.sized:
+                self.delay.draw(channels)
+            delays = None if self.delay is None else self.delay.steps()
+            membrane = neuron.membrane(decays, channels, places)  # all neurons of a channel share its constants
+            weights = None if cache is None else quantise_all(direction, length).table
+            constants = _Constants((direction, length, *decays, delays), membrane, weights, {})
+            if cache is not None:
+                cache[key] = constants
+        if steps not in constants.lags:
+            lag = lag_of(constants.parameters[-1], self.delay_shift, channels, steps, device)
+            constants.lags[steps] = lag.repeat_interleave(places) if places > 1 else lag
         return constants
 
     @property
@@ -268,7 +270,9 @@ class Block(NoScript, torch.nn.Module):
 
     def _apply_axon(self, spikes: torch.Tensor) -> torch.Tensor:
         """Shift and delay the spikes; with persistent state, also deliver those pending from the last call."""
-        longest = int(self.delay_shift) + (0 if self.delay is None else MAX_DELAY)
+        longest = int(self.delay_shift)
+        if self.delay is not None:  # delays beyond the chip's are possible if the user sets another limit
+            longest += max(MAX_DELAY, math.floor(self.delay.in_steps().detach().max().item()))
         if not self.neuron.persistent_state or not longest:
             return self._shift_and_delay(spikes)
         before = self.neuron.on_the_way
@@ -276,7 +280,7 @@ class Block(NoScript, torch.nn.Module):
             before = spikes.new_zeros(*spikes.shape[:-1], longest)
         spikes = torch.cat([before, spikes], -1)
         self.neuron.on_the_way = spikes[..., -longest:].detach()
-        return self._shift_and_delay(spikes)[..., longest:]
+        return self._shift_and_delay(spikes)[..., before.shape[-1] :]
 
     def _shift_and_delay(self, spikes: torch.Tensor) -> torch.Tensor:
         if self.delay_shift:

@@ -244,6 +244,8 @@ def as_specs(network) -> list[LayerSpec]:
         If a layer is invalid or does not fit the previous layer. The message starts with the index of the layer.
     """
     specs: list[LayerSpec] = []
+    while not hasattr(network, "blocks") and hasattr(network, "module"):  # DataParallel, AveragedModel
+        network = network.module
     for index, item in enumerate(getattr(network, "blocks", network)):
         try:
             if hasattr(item, "layer_spec"):

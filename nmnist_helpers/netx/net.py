@@ -153,6 +153,7 @@ class Net(Table):
                 raise ValueError(f"spikes: expected spikes of value 1, found {spikes.value}: the chip has no others")
             if first.type == "input":
                 raise ValueError("spikes: expected an array or tensor for an input layer, found Spikes")
+            spikes.verify()
             indptr, channel = spikes.indptr.cpu().numpy(), spikes.channel.cpu().numpy()
             parts = (_slice(indptr, channel, shape, b, batch) for b in starts)
             return parts, steps, lambda out: torch.from_numpy(out).float().to(spikes.channel.device)

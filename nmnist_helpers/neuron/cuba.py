@@ -10,7 +10,7 @@ import torch
 from ..kernels.common import Membrane, State, Surrogate
 from ..kernels.constants import DECAY_SCALE, NEVER, WEIGHT_SCALE
 from ..kernels.functions import NeuronStep, SpikeFunction, retention_of
-from ..tools import as_array, exact
+from ..tools import as_array, exact, whole_number
 from ..utils.quantize import quantize_hook_fx
 from .stored import NeuronStorage
 
@@ -97,6 +97,7 @@ class Neuron(NeuronStorage):
         which are the decays x 4, so that one learning rate suits decays and weights.
     current_state, voltage_state : tensor [B, C, ...]
         With `persistent_state`, the state at the end of the last call, in real units; a single zero before the first.
+        Assigning 0 also discards the spikes that a block's axon has not delivered yet, as `reset_state` does.
     shape : torch.Size or None
         Shape [C, ...] of the last input, without batch and time.
 
@@ -148,7 +149,7 @@ class Neuron(NeuronStorage):
                 f" found {threshold}"
             )
         self.shared_param, self.persistent_state, self.requires_grad = shared_param, persistent_state, requires_grad
-        self.num_neurons = num_neurons
+        self.num_neurons = None if num_neurons is None else whole_number("Neuron: num_neurons", num_neurons, 1)
         if (norm is not None or not shared_param) and num_neurons is None:
             raise ValueError(
                 "Neuron: expected num_neurons with norm or shared_param=False, found None; it is the number of channels"

@@ -55,6 +55,8 @@ class NeuronStorage(torch.nn.Module):
         for end in ends:
             if np.ndim(end) or not 0 <= end <= 1:
                 raise ValueError(f"Neuron: expected {name} in 0..1, found {decay}")
+        if ends[0] > ends[1]:
+            raise ValueError(f"Neuron: expected {name} as a pair (lowest, highest), found {decay}")
         if self.shared_param:
             return torch.tensor([self.p_scale * float(ends[0])])
         if ends[0] == ends[1]:
@@ -63,7 +65,7 @@ class NeuronStorage(torch.nn.Module):
 
     def __getattr__(self, name: str):
         if name in DECAYS:
-            return InUnits.of(cast(torch.Tensor, super().__getattr__(DECAYS[name])), DECAY_UNIT)
+            return InUnits.of(getattr(self, DECAYS[name]), DECAY_UNIT)  # a parametrised one belongs to the class
         if name in STATES:
             return InUnits.of(cast(torch.Tensor, super().__getattr__(STATES[name])), 1 / self.s_scale)
         return super().__getattr__(name)
@@ -80,6 +82,8 @@ class NeuronStorage(torch.nn.Module):
         elif name in STATES:
             whole = torch.round(torch.as_tensor(value, device=self.device).detach() * self.s_scale)
             setattr(self, STATES[name], whole.to(torch.int32))
+            if not whole.any():  # a reset, as lava-dl's programs write it
+                self.on_the_way = None
         else:
             super().__setattr__(name, value)
 

@@ -44,8 +44,8 @@ class Spikes:
     ------
     ValueError
         If the list does not describe spikes of this shape. Compiled code does not check it again. The check runs once,
-        here (0.1 ms for 150,000 spikes); `trusted` omits it for lists that a kernel has made. `verify` repeats it if
-        torch has counted a change of the list since.
+        here (0.1 ms for 150,000 spikes); `trusted` omits it for lists that a kernel has made. Layers repeat it (see
+        `verify`) if an attribute has been replaced since, or if torch has counted a change of the list.
 
     Examples
     --------
@@ -78,19 +78,20 @@ class Spikes:
                 f" found {self.indptr.device} and {self.channel.device}"
             )
         check_list(self.indptr.cpu().numpy(), self.channel.cpu().numpy(), self.shape)
-        self._checked_versions = self.indptr._version, self.channel._version
+        self._checked = self._as_now()
 
     @classmethod
     def trusted(cls, indptr: torch.Tensor, channel: torch.Tensor, shape: tuple[int, int, int], value: float = 1.0):
         """Make spikes without checking the list; only for lists that the package's own code has made."""
         spikes = Spikes.__new__(Spikes)
         spikes.indptr, spikes.channel, spikes.shape, spikes.value, spikes.source = indptr, channel, shape, value, None
-        spikes.picture = spikes._checked_versions = spikes.active = None
+        spikes.picture = spikes.active = None
+        spikes._checked = spikes._as_now()
         return spikes
 
     def as_picture(self, picture: tuple[int, int, int] | None) -> Self:
         """Return the same spikes as the pixels of a picture (channels, height, width), or without positions (None)."""
-        if picture is not None and math.prod(picture) != self.shape[1]:
+        if picture is not None and (len(picture) != 3 or min(picture) < 1 or math.prod(picture) != self.shape[1]):
             raise ValueError(f"Spikes.as_picture: expected a picture of {self.shape[1]} pixels, found {picture}")
         same = copy(self)
         same.picture = picture
@@ -100,11 +101,21 @@ class Spikes:
         return same
 
     def verify(self) -> Self:
-        """Repeat the check if torch has counted a change of the list since the last check; return the object itself."""
-        versions = self.__dict__.get("_checked_versions")  # not in `DenseSpikes`, whose bytes need no check
-        if versions is not None and versions != (self.indptr._version, self.channel._version):
-            self.__post_init__()
+        """Repeat the check if the list has been replaced or changed since the last check; return the object itself.
+
+        Changes that torch does not count (through ``.numpy()`` or ``.data``, or in inference mode) are not noticed.
+        """
+        checked = self.__dict__.get("_checked")  # not in `DenseSpikes`, whose bytes need no check
+        if checked is not None:
+            now = self._as_now()
+            if any(a is not b for a, b in zip(checked[:2], now, strict=False)) or checked[2:] != now[2:]:
+                self.__post_init__()
         return self
+
+    def _as_now(self) -> tuple:
+        """Return the list, its shape, and torch's counts of changes, by which `verify` recognises a change."""
+        parts = self.indptr, self.channel
+        return *parts, self.shape, *(None if part.is_inference() else part._version for part in parts)
 
     @property
     def count(self) -> int:
@@ -129,6 +140,7 @@ class Spikes:
         """Return the same spikes on another device (the same object if they are there already)."""
         if self.device == torch.device(device):
             return self
+        self.verify()
         moved = Spikes.trusted(
             self.indptr.to(device, non_blocking=non_blocking),
             self.channel.to(device, non_blocking=non_blocking),
@@ -149,7 +161,7 @@ class Spikes:
             Number that represents a spike; by default `self.value`.
         """
         value = self.value if value is None else value
-        batch, channels, steps = self.shape
+        batch, channels, steps = self.verify().shape
         if self.device.type == "cpu":
             return events_to_rows(self.indptr, self.channel, self.shape, value, dtype)
         rows = torch.zeros(batch * steps, channels, dtype=dtype, device=self.device)

@@ -13,8 +13,9 @@ from support import oracles
 from support.neurons import PARAMS, THRESHOLD, gradient_like, sample
 from support.oracles import assert_close
 from support.pairs import pairwise
+from torch.nn.utils import parametrize
 
-from nmnist_helpers import axon, kernels
+from nmnist_helpers import axon, kernels, netx
 from nmnist_helpers.block import cuba
 from nmnist_helpers.kernels import cpu, reference
 from nmnist_helpers.kernels.cpu.product import DENSE_FROM
@@ -356,6 +357,36 @@ def test_chunks_with_persistent_state_equal_the_whole(grad, delay, delay_shift):
             block.neuron.reset_state()
             assert torch.equal(torch.cat([block(part) for part in x.split(sizes, 2)], -1), expected)
     assert torch.equal(block(x[:2]), whole(x[:2]))  # a batch of another size starts at rest
+
+
+def test_delays_beyond_those_of_the_chip_survive_between_calls():
+    whole, block = (dense_block(20, 12, seed=1, neuron={"persistent_state": p}, delay=True) for p in (False, True))
+    for b in (whole, block):
+        b.delay.max_delay = None
+        b.delay.delay.data.fill_(100.5)
+    x = sample((3, 20, 150), 0.2)
+    expected = whole(x)
+    assert expected.any()
+    assert torch.equal(torch.cat([block(part) for part in x.split([50, 70, 30], 2)], -1), expected)
+
+
+def test_setting_the_states_to_zero_discards_the_spikes_under_way():
+    block = dense_block(20, 12, neuron={"persistent_state": True}, delay=True).eval()
+    block.delay.delay.data.fill_(20.5)
+    x = sample((3, 20, 50), 0.2)
+    first = block(x)
+    assert not torch.equal(block(x), first)
+    block.neuron.current_state = 0  # as lava-dl's programs do
+    block.neuron.voltage_state = 0
+    assert torch.equal(block(x), first)
+
+
+def test_a_parametrised_decay_can_be_listed_and_exported(tmp_path):
+    block = dense_block(20, 12)
+    parametrize.register_parametrization(block.neuron, "scaled_current_decay", torch.nn.Softplus())
+    decay = block.neuron.cx_current_decay
+    assert f"iDecay={decay}" in repr(block)
+    assert netx.load(netx.write_network(tmp_path / "a.net", [block]))[0].i_decay == decay
 
 
 def test_chunks_of_a_convolution_with_persistent_state_equal_the_whole():

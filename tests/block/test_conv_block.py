@@ -169,6 +169,19 @@ def test_events_between_blocks_equal_dense_tensors():
         assert_close(grad, expected_grad)
 
 
+@pytest.mark.parametrize("value", [-0.3, 0.7])
+def test_spikes_of_one_value_give_the_same_with_and_without_fusion(value):
+    """A common value is applied after the sums, which stay exact."""
+    torch.manual_seed(0)
+    x = value * sample((4, 4, 12, 12, 30), 0.3)
+    fused = cuba.Conv(PARAMS, 4, 6, 5, weight_scale=8).eval()
+    parts = cuba.Conv({**PARAMS, "persistent_state": True}, 4, 6, 5, weight_scale=8).eval()
+    parts.load_state_dict(fused.state_dict())
+    before = fused.synapse(x)
+    assert torch.equal(before, fused.synapse(x / value) * torch.tensor(value))
+    assert torch.equal(fused(x), parts(x))
+
+
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("layer", ["Conv", "Pool"])
 def test_an_output_may_be_changed_in_place(backend, layer):
@@ -193,6 +206,9 @@ def test_a_picture_of_the_wrong_size_is_refused():
     spikes = Spikes.from_dense(sample((1, 12, 5), 0.5))
     with pytest.raises(ValueError, match="expected a picture of 12 pixels, found"):
         spikes.as_picture((2, 2, 2))
+    for picture in ((-2, -2, 3), (3, 4)):
+        with pytest.raises(ValueError, match="expected a picture of 12 pixels, found"):
+            spikes.as_picture(picture)
     with pytest.raises(ValueError, match=r"synapse.Conv: expected input \[B, 2, H, W, T\], found \[1, 12, 5\]"):
         cuba.Conv(PARAMS, 2, 4, 3)(spikes)
     with pytest.raises(ValueError, match=r"expected input \[B, 2, H, W, T\], found \[1, 3, 2, 2, 5\]"):

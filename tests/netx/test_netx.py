@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.neurons import FIXED
 
-from nmnist_helpers import netx
+from nmnist_helpers import Network, netx
 from nmnist_helpers.block import cuba, hdf5
 from nmnist_helpers.netx import LayerSpec, NetFileError
 from nmnist_helpers.netx.simulator import END
@@ -488,6 +488,13 @@ def test_decays_that_the_chip_cannot_hold_cause_a_warning(tmp_path, changes, mes
         netx.write_network(tmp_path / "a.net", layers)
     assert len(caught) == 1
     assert netx.load(tmp_path / "a.net").layers == layers
+
+
+def test_a_wrapped_network_is_exported_as_itself(tmp_path):
+    net = Network(4, inputs=3, outputs=2)
+    wrapped = torch.optim.swa_utils.AveragedModel(torch.nn.DataParallel(net))
+    paths = netx.write_network(tmp_path / "a.net", net), netx.write_network(tmp_path / "b.net", wrapped)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_export_changes_no_block_and_equals_the_tutorials_export(tmp_path):

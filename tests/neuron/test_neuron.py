@@ -471,3 +471,11 @@ def test_the_bias_of_a_norm_without_rounding_is_in_hardware_units():
     norm = MeanOnlyBatchNorm(2)
     norm.running_mean.fill_(0.5)
     assert norm.bias.tolist() == [-32, -32]
+
+
+def test_wrong_ranges_and_numbers_of_neurons_are_refused():
+    with pytest.raises(ValueError, match=r"expected voltage_decay as a pair \(lowest, highest\), found \(0.4, 0.1\)"):
+        Neuron(**{**FIXED, "voltage_decay": (0.4, 0.1)}, shared_param=False, num_neurons=3)
+    for number in (0, 2.5):
+        with pytest.raises(ValueError, match=f"num_neurons: expected a whole number from 1, found {number}"):
+            Neuron(**FIXED, num_neurons=number)

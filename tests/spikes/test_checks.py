@@ -6,6 +6,7 @@ import torch
 from support.neurons import DYNAMICS
 
 from nmnist_helpers.block.cuba import Dense
+from nmnist_helpers.netx import LayerSpec, Net
 from nmnist_helpers.spikes import DenseSpikes, Spikes, remembered
 
 
@@ -14,6 +15,7 @@ def ints(*numbers) -> torch.Tensor:
 
 
 INDPTR, CHANNEL, SHAPE = ints(0, 2, 2, 3, 5), ints(0, 4, 2, 1, 3), (2, 5, 2)
+LAYER = LayerSpec("dense", np.full((3, 5), 2), None, 1024, 123, 80)
 
 INVALID = {
     "channel far outside": ({"channel": ints(0, 10**8, 2, 1, 3)}, "channels from 0 to 4, found 0..100000000"),
@@ -54,6 +56,34 @@ def test_a_list_that_was_changed_in_place_is_checked_again(part):
     getattr(spikes, part)[1] = 10**8
     with pytest.raises(ValueError, match="Spikes: expected"):
         block(spikes)
+
+
+CHANGES = {
+    "channels in place": lambda spikes: spikes.channel.add_(50),
+    "other channels": lambda spikes: setattr(spikes, "channel", spikes.channel * 10**7),
+    "another indptr": lambda spikes: setattr(spikes, "indptr", spikes.indptr[:-1].contiguous()),
+    "another shape": lambda spikes: setattr(spikes, "shape", (3, 5, 2)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("made", ["checked", "trusted"])
+def test_a_changed_list_is_checked_again_wherever_it_is_read(made, change):
+    readers = (Dense(DYNAMICS, 5, 3), Spikes.dense, Spikes.rows, lambda spikes: spikes.to("meta"), Net([LAYER]))
+    for read in readers:
+        spikes = Spikes(INDPTR.clone(), CHANNEL.clone(), SHAPE)
+        if made == "trusted":
+            spikes = Spikes.from_dense(spikes.dense().clone())
+        read(spikes)
+        CHANGES[change](spikes)
+        with pytest.raises(ValueError, match="Spikes: expected"):
+            read(spikes)
+
+
+def test_spikes_can_be_made_in_inference_mode():
+    with torch.inference_mode():
+        spikes = Spikes(INDPTR.clone(), CHANNEL.clone(), SHAPE)
+        assert torch.equal(Spikes.from_dense(spikes.dense()).dense(), spikes.dense())
 
 
 def test_bytes_above_1_count_as_one_spike():
