@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         # On Windows, a file or a pipe may lack characters that occur in a path: print their codes instead of failing.
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            # Complete lines are written at once, so that a log file shows them and a kill does not lose them.
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     name, *options = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
         width = max(map(len, COMMANDS))

@@ -23,7 +23,7 @@ from .io import PackedEvents
 from .paths import TRAINED
 from .tools import whole_number
 from .train import Settings, answers, given_settings, parser, run
-from .train.folder import REALITY, Folder, resume_with
+from .train.folder import CHECKPOINT, DERIVED, REALITY, Folder, resume_with
 from .train.group import Group
 from .train.parts import is_mnist, learn_and_validate
 from .train.progress import network_of
@@ -72,17 +72,18 @@ def real(
         )
     if mnist is not None:
         os.environ["NMNIST_MNIST"] = mnist
-    out = Path(DEFAULT_OUT if settings.out is None else settings.out)
+    out = Path(DEFAULT_OUT if settings.out is None else settings.out).expanduser()
     settings = replace(settings, source="simulated", out=str(out))
-    folder = Folder(out)
+    command = resume_with("sim2real", out, mnist=mnist, tune=tune, **settings.needed_again())
+    folder = Folder(out, command)
     folder.check(resume, overwrite)
-    tuned = Folder(out / "tuned")
+    tuned = Folder(out / "tuned", hint=f"the training is saved; to start the tuning over: {command}")
     tuned.check(resume=False, overwrite=True)
+    folder.dependent += tuple(f"{tuned.path.name}/{name}" for name in (*DERIVED, CHECKPOINT))
     recorded = [NMNISTDataset(settings.data, train=train, source="recorded") for train in (True, False)]
     everything = _unseen(settings, *(part.packed for part in recorded))
 
-    command = resume_with("sim2real", folder.path, mnist=mnist, tune=tune, **settings.needed_again())
-    trained = run(settings, resume, overwrite, command)
+    trained = run(settings, resume, overwrite, folder)
     folder.remove(REALITY)  # whose tuned network is about to be replaced
     result = {"simulated_digits": trained["recordings"]["train"], "epochs": settings.epochs}
     result["start"] = trained["settings"]["start"]
@@ -94,7 +95,7 @@ def real(
         schedule="onecycle", validation=0, keep="last", recordings=None, takes=1,
     )  # fmt: skip
     # Tuning always starts over, with the network that has just been trained.
-    run(tuning, overwrite=True, resume_command=command)
+    run(tuning, overwrite=True, folder=tuned)
     result |= {"tuned_on": len(recorded[0]), "tuning_epochs": tune}
     result |= _evaluate(tuned, settings, recorded[1], "tuned_")
     print(

@@ -8,12 +8,14 @@ import pytest
 import torch
 from filelock import FileLock
 from support import fake_nmnist
+from support.interruption import interrupted_after
 
 from nmnist_helpers import __main__, sim2real
 from nmnist_helpers.checkpoint import load_tree
 from nmnist_helpers.data.dataset import NMNISTDataset
 from nmnist_helpers.io import PackedEvents
 from nmnist_helpers.train import loop
+from nmnist_helpers.train.folder import resume_with
 
 SMALL = ["--hidden", "12", "--batch-size", "8", "--epochs", "1", "--tune", "2"]
 
@@ -75,6 +77,19 @@ def test_a_refused_command_leaves_the_report(run_folder):
     with FileLock(run_folder / ".lock"), pytest.raises(FileExistsError, match="another run is writing"):
         sim2real.main([*arguments, "--overwrite"])
     assert (run_folder / "reality.json").read_bytes() == before
+
+
+def test_an_interrupted_tuning_starts_over_and_a_new_training_removes_it(run_folder, monkeypatch):
+    arguments = [*SMALL, "--validation", "30", "--out", str(run_folder)]
+    with interrupted_after(1, monkeypatch) as stop:  # the training has one epoch, so this is the tuning
+        sim2real.main(arguments)
+    command = resume_with("sim2real", run_folder, tune=2)
+    assert str(stop.value) == f"stopped; the training is saved; to start the tuning over: {command}"
+    names = lambda: {file.name for file in (run_folder / "tuned").iterdir()} - {".lock"}  # noqa: E731
+    assert {"checkpoint.pt", "network.pt"} < names()
+    with interrupted_after(0, monkeypatch):
+        sim2real.main([*arguments, "--overwrite"])
+    assert not names()
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Test the training command: its files, its errors, resumed runs, and runs in several processes."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ from nmnist_helpers.train.folder import Folder, resume_with
 from nmnist_helpers.train.group import Group, dist
 from nmnist_helpers.train.parts import evenly_spaced, learn_and_validate, split
 from nmnist_helpers.train.progress import Progress, groups, network_of, step_factor
+from nmnist_helpers.utils import LearningStats
 
 SMALL = ["--source", "recorded", "--hidden", "12", "--batch-size", "8", "--validation", "0.25"]
 # Options whose features have a state that a checkpoint must hold.
@@ -199,6 +201,7 @@ def test_the_first_digits_of_mnist_are_for_validation(options, most, sizes):
         ("--device meta", "--device"),
         ("--schedule linear", "--schedule: expected one of constant, cosine, onecycle, found 'linear'"),
         ("--start nowhere.pt", "nowhere.pt"),
+        ("--start=~/nowhere.pt", " [^~]+nowhere.pt"),
         ("--data nowhere", "nowhere"),
         ("--resume", "--resume: expected .*checkpoint.pt, found nothing there"),
         ("--resume --overwrite", "expected one of them"),
@@ -276,6 +279,7 @@ def test_tau_grad_is_set_in_every_neuron(network):
 
 def test_help_names_every_setting_and_its_default():
     page = train.parser().format_help()
+    assert "best_epoch counts from 0" in page
     for name, value in vars(Settings()).items():
         assert f"--{name.replace('_', '-')}" in page
         if isinstance(value, float | int) and not isinstance(value, bool):
@@ -302,6 +306,12 @@ def test_commands_are_listed_and_an_unknown_one_is_reported(capsys):
         with pytest.raises(SystemExit) as end:
             __main__.main([name, "--help"])
         assert end.value.code == 0
+
+
+def test_a_log_file_shows_each_line_at_once(tmp_path):
+    with open(tmp_path / "log", "w") as log, contextlib.redirect_stdout(log):
+        __main__.main([])
+        assert "COMMAND --help lists the options" in (tmp_path / "log").read_text()
 
 
 def test_schedules_equal_those_of_torch():
@@ -623,6 +633,13 @@ def test_temporary_files_of_killed_runs_are_removed(run_copy):
     assert not leftover.exists()
 
 
+def test_the_curves_of_a_run_are_saved_without_pyplot(tmp_path, monkeypatch):
+    """Some back ends of pyplot open a window."""
+    monkeypatch.setattr("matplotlib.pyplot.figure", lambda *_, **__: pytest.fail("pyplot made a figure"))
+    Folder(tmp_path).write_derived(None, LearningStats())
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_too_little_disk_space_is_reported_before_the_first_epoch(tmp_path, monkeypatch):
     monkeypatch.setattr(train.loop.Loop, "train", lambda self: pytest.fail("training began"))
     resource = pytest.importorskip("resource", reason="this system has no limit for the size of files")
@@ -668,6 +685,29 @@ def test_a_signal_leaves_complete_files_and_prints_how_to_resume(
     assert len((out / "loss.txt").read_text().splitlines()) == 2, "the files belong to the saved epoch"
     resume(out)
     assert content(out) == content(finished)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_resumed_run_that_ends_before_it_writes_prints_how_to_resume(run_copy, monkeypatch, error):
+    monkeypatch.setattr(Folder, "commit", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(error, match="epochs saved: 3; to resume: .* --resume"):
+        resume(run_copy)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="on Windows, a closed pipe raises another error")
+def test_a_run_ends_if_nobody_reads_its_lines(tmp_path, monkeypatch, capsys):
+    print_epoch, (reader, writer) = loop.Loop.print_epoch, os.pipe()
+
+    def close_and_print(self, seconds):
+        if self.progress.epoch == 1:
+            os.close(reader)
+        print_epoch(self, seconds)
+
+    monkeypatch.setattr(loop.Loop, "print_epoch", close_and_print)
+    with os.fdopen(writer, "w") as pipe, contextlib.redirect_stdout(pipe):
+        assert __main__.main(["train", *SMALL, "--epochs", "2", "--out", str(tmp_path / "run")]) == 141
+    assert load_tree(tmp_path / "run" / "checkpoint.pt")["epoch"] == 1, "the line is written at once"
+    assert "Broken pipe" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

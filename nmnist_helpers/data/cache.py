@@ -15,6 +15,7 @@ import traceback
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,8 @@ class CacheError(ValueError):
 class MappedEvents(PackedEvents):
     """`PackedEvents` in a cache file, read-only. Pickling stores the path of the file instead of the data.
 
+    If an array has been replaced, pickling stores the data and gives `PackedEvents`.
+
     Attributes
     ----------
     path : Path
@@ -56,9 +59,20 @@ class MappedEvents(PackedEvents):
     path: Path
     key: dict
     stamp: tuple
+    #: The arrays of the file; none if the object was not made by `open_cache`.
+    _mapped: tuple[np.ndarray, ...] = ()
+
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+    def is_unchanged(self) -> bool:
+        """Return whether all arrays are still those of the file. (Their contents are checked and cannot be changed.)"""
+        return [id(array) for array in self._arrays()] == [id(array) for array in self._mapped]
 
     def __reduce__(self):
-        return open_cache, (self.path, self.key, self.stamp)
+        if self.is_unchanged():
+            return open_cache, (self.path, self.key, self.stamp)
+        return PackedEvents, self._arrays()
 
 
 def _layout(recordings: int, events: int) -> tuple[dict[str, tuple[int, int, np.dtype]], int]:
@@ -141,7 +155,7 @@ def open_cache(path: str | os.PathLike, key: dict, verified: tuple | None = None
     mapped = MappedEvents(
         **{name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in arrays.items()}
     )
-    mapped.path, mapped.key, mapped.stamp = path, dict(key), stamp
+    mapped.path, mapped.key, mapped.stamp, mapped._mapped = path, dict(key), stamp, mapped._arrays()
     return mapped
 
 

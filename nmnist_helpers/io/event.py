@@ -55,7 +55,7 @@ class Event:
         self.y = None if y_event is None else _numbers("y", y_event)
         self.c = _numbers("c", c_event)
         self.t = _numbers("t", t_event, whole=False)
-        self.p = None if payload is None else np.asarray(payload)
+        self.p = None if payload is None else _numbers("payload", payload, whole=False)
         self.dim = 1 if y_event is None else 2
         self.extent = None
         for name, values in (("x", self.x), ("y", self.y), ("c", self.c), ("t", self.t), ("payload", self.p)):
@@ -267,7 +267,7 @@ def tensor_to_event(spike_tensor, sampling_time: float = 1) -> Event:
     Raises
     ------
     ValueError
-        If the tensor has another number of axes, or if `sampling_time` is not positive.
+        If the tensor has another number of axes or an entry that is not finite, or if `sampling_time` is not positive.
 
     Examples
     --------

@@ -159,15 +159,18 @@ def encode_1d_spikes(filename: str | os.PathLike, td_event: Event) -> None:
     Raises
     ------
     ValueError
-        If there are no events, or if a value is outside the format's range: neurons 0..65535, channel 0 or 1, times
-        below 8388.608 ms.
+        If there are no events, or if a value is outside the format's range: neurons 0..65535 (whole numbers), channel
+        0 or 1, times below 8388.608 ms.
     """
-    if len(td_event):
-        if td_event.x.dtype != np.int64:
-            raise ValueError(f"{filename}: neuron: expected whole numbers, found {td_event.x[td_event.x % 1 != 0][0]}")
-        if td_event.x.min() < 0 or td_event.x.max() > 65535:
-            raise ValueError(f"{filename}: neuron: expected 0..65535, found {td_event.x.min()}..{td_event.x.max()}")
-    high, low = np.divmod(td_event.x, 256)
+    x = np.asarray(td_event.x)
+    if x.dtype.kind not in "biuf":
+        raise ValueError(f"{filename}: neuron: expected numbers, found {x.dtype}")
+    if len(x) and not (x.min() >= 0 and x.max() <= 65535):
+        raise ValueError(f"{filename}: neuron: expected 0..65535, found {x.min()}..{x.max()}")
+    whole = x.astype(np.int64)
+    if (x != whole).any():
+        raise ValueError(f"{filename}: neuron: expected whole numbers, found {x[x != whole][0]}")
+    high, low = np.divmod(whole, 256)
     _write(filename, td_event, 1, high, low)
 
 

@@ -86,8 +86,8 @@ class PackedEvents:
         x, y, p, t = (getattr(self, name)[source] for name in EVENT_ARRAYS)
         return PackedEvents(x, y, p, t, offsets, self.labels[rows], self.ids[rows])
 
-    @classmethod
-    def concatenate(cls, parts: Iterable["PackedEvents"]) -> "PackedEvents":
+    @staticmethod
+    def concatenate(parts: Iterable["PackedEvents"]) -> "PackedEvents":
         """Return one `PackedEvents` with the recordings of all `parts`, in order."""
         parts = list(parts)
         if not parts:
@@ -96,7 +96,7 @@ class PackedEvents:
         arrays = {
             name: np.concatenate([getattr(part, name) for part in parts]) for name in (*EVENT_ARRAYS, "labels", "ids")
         }
-        return cls(**arrays, offsets=offsets.astype(np.int64))
+        return PackedEvents(**arrays, offsets=offsets.astype(np.int64))
 
     def validate(self) -> "PackedEvents":
         """Check the types, lengths and ranges of all arrays, and that times are sorted; return the object itself.

@@ -87,7 +87,9 @@ def read_nir(path: str | os.PathLike, **options) -> list[LayerSpec]:
     size_of(path, ".nir", MAX_FILE)
     try:
         trial = [sys.executable, "-P", "-c", TRIAL, str(path)]
-        subprocess.run(trial, check=True, timeout=TRIAL_SECONDS, capture_output=True)
+        # With a thread for each of many cores, numpy alone would need more address space than the trial may use.
+        one_thread = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        subprocess.run(trial, check=True, timeout=TRIAL_SECONDS, capture_output=True, env=one_thread)
         return from_nir(nir.read(str(path)), **options)
     except subprocess.TimeoutExpired as error:
         raise ValueError(f"{path}: expected a readable NIR file, found that reading it does not finish") from error

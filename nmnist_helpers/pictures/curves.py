@@ -20,7 +20,7 @@ STYLE = {
     "validation": {"color": INK, "lw": 1.8},
     "testing": {"color": SLATE, "lw": 1.8, "ls": "--"},
 }
-
+FIGSIZE = (11, 4)  # of both panels side by side, in inches
 
 #: The figure last drawn for each statistics object: a loop that plots every epoch replaces it.
 _figures: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -52,7 +52,7 @@ def plot_curves(
         before = _figures.get(stats, lambda: None)()
         if before is not None:
             plt.close(before)
-        shown: tuple[Any, ...] = (plt.figure(figsize=figsize or (11, 4), **how),)
+        shown: tuple[Any, ...] = (plt.figure(figsize=figsize or FIGSIZE, **how),)
         panels = shown[0].subplots(1, 2)
         _figures[stats] = weakref.ref(shown[0])
     else:
@@ -60,13 +60,19 @@ def plot_curves(
             plt.close(number)  # start afresh instead of drawing over an earlier figure
         shown = tuple(plt.figure(number, figsize=figsize, **how) for number in figures)
         panels = [fig.subplots() for fig in shown]
-    for ax, kind in zip(panels, ("loss", "accuracy"), strict=True):
-        _draw_panel(ax, stats, kind)
+    _draw_panels(panels, stats)
     for fig in shown:
         fig.alt = "Learning curves. " + " ".join(map(_describe, fig.axes))
     if path is not None:
         _save(stats, shown, figsize, Path(path).expanduser())
     return shown if figures is not None else shown[0]
+
+
+def save_curves(stats, path: Path) -> None:
+    """Save loss and accuracy side by side, as `plot_curves` does, but without pyplot, which may open a window."""
+    figure = Figure(figsize=FIGSIZE, layout="constrained")
+    _draw_panels(figure.subplots(1, 2), stats)
+    _write(figure, path)
 
 
 def _save(stats, shown: tuple[Figure, ...], figsize: tuple[float, float] | None, path: Path) -> None:
@@ -81,8 +87,12 @@ def _save(stats, shown: tuple[Figure, ...], figsize: tuple[float, float] | None,
             pictures[path / f"{kind}.png"] = figure = Figure(figsize=figsize, layout="constrained")
             _draw_panel(figure.subplots(), stats, kind)
     for file, figure in pictures.items():
-        with atomic(file) as temporary:
-            figure.savefig(temporary, dpi=100)
+        _write(figure, file)
+
+
+def _write(figure: Figure, path: Path) -> None:
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=100)
 
 
 def label_log_axis(axis: Axis) -> None:
@@ -96,6 +106,12 @@ def label_log_axis(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(subs=digits))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
+
+
+def _draw_panels(axes, stats) -> None:
+    """Draw the loss on the first of two axes and the accuracy on the second."""
+    for ax, kind in zip(axes, ("loss", "accuracy"), strict=True):
+        _draw_panel(ax, stats, kind)
 
 
 def _draw_panel(ax, stats, kind: str) -> None:

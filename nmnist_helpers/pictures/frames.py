@@ -122,7 +122,9 @@ def film_span(event: Recording, span: float | None) -> float:
 def _frame_numbers(event: Recording, span: float, frame_ms: float) -> tuple[np.ndarray, int]:
     """Return the frame that each event falls into, and the number of frames."""
     frames = max(1, int(np.ceil(span / frame_ms - 1e-9)))
-    return np.floor(np.asarray(event.t, np.float64) / frame_ms + 1e-9).astype(np.int64), frames
+    frame_of = np.floor(np.asarray(event.t, np.float64) / frame_ms + 1e-9).astype(np.int64)
+    # The last frame includes the end of the film, where the last event of a recording without an extent is.
+    return np.where(event.t <= span, np.minimum(frame_of, frames - 1), frame_of), frames
 
 
 def _check_pixels(frames: int, height: int, width: int) -> None:
@@ -263,16 +265,16 @@ def raster_frames(
         ticks[top + label * row : top + (label + 1) * row] = PALETTE["true"]
 
     counts = np.zeros((frames, size), np.int64)
-    np.add.at(counts, (np.minimum(frame_of[inside], frames - 1), rows_of[inside]), 1)
+    np.add.at(counts, (frame_of[inside], rows_of[inside]), 1)
     counts = counts.cumsum(0)
     most = max(1, counts.max(initial=0))
 
     film = np.repeat(canvas[None], frames, 0)
     for f, picture in enumerate(film):
-        np.copyto(picture, ticks, where=born <= f)
         end = min(span, (f + 1) * frame_ms)
         cursor = left + round((plot - 1) * end / span)
         picture[top:bottom, cursor] = PALETTE["slate"]
+        np.copyto(picture, ticks, where=born <= f)  # over the cursor, which would hide a spike at the end of the film
         draw_text(picture, f"{end:.0f} ms", width - 2, bottom + 12, 12, "right")
         if small:
             _draw_counts(picture, counts[f], most, left + plot + 8, top, row, label)

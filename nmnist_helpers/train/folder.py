@@ -51,18 +51,24 @@ class Folder:
         Created by `hold` if it is missing.
     resume_command : str, optional
         The command that continues the run; by default ``train`` with this folder.
+    hint : str, optional
+        What `resume_hint` returns instead, for a run that cannot be resumed.
 
     Attributes
     ----------
     saved_epochs : int or None
-        Number of epochs in the checkpoint that this process has written; None before it writes one.
+        Number of epochs in the checkpoint that this process has read or written; None before.
+    dependent : tuple of str
+        Names of the files that depend on this run's network; they are deleted before it is trained.
     """
 
-    def __init__(self, path: str | os.PathLike, resume_command: str | None = None):
+    def __init__(self, path: str | os.PathLike, resume_command: str | None = None, hint: str | None = None):
         self.path = Path(path).expanduser()
         self.resume_command = resume_command or resume_with("train", self.path)
         self.checkpoint = self.path / CHECKPOINT
+        self.hint = hint
         self.saved_epochs: int | None = None
+        self.dependent: tuple[str, ...] = (REALITY,)
 
     def check(self, resume: bool, overwrite: bool) -> None:
         """Raise an error if the folder's contents do not allow the run.
@@ -153,6 +159,8 @@ class Folder:
 
     def resume_hint(self) -> str:
         """Return the number of saved epochs and the command that resumes the run, for a run that ends early."""
+        if self.hint is not None:
+            return self.hint
         if self.saved_epochs is None:
             return "nothing of this run was written"
         return f"epochs saved: {self.saved_epochs}; to resume: {self.resume_command}"
@@ -172,12 +180,12 @@ class Folder:
 
     def write_derived(self, best: dict | None, stats) -> None:
         """Rewrite the derived files: the best epoch's network, and the curves as text and as a picture."""
-        import matplotlib.pyplot as plt
+        from ..pictures.curves import save_curves
 
         if best is not None:
             save_tree(self.path / "network.pt", best)
         stats.save(self.path)
-        plt.close(stats.plot(path=self.path / "curves.png"))
+        save_curves(stats, self.path / "curves.png")
 
     def report(self, result: dict, name: str = "result.json") -> None:
         """Write `result`, which identifies its network by SHA-256, as a JSON file."""

@@ -29,7 +29,7 @@ from ..loss import SpikeMax, SpikeRate
 from ..network import Network
 from ..paths import TRAINED
 from ..utils import Assistant
-from .folder import REALITY, Folder, resume_with
+from .folder import Folder, resume_with
 from .group import Group
 from .parts import evenly_spaced, fingerprint, learn_and_validate
 from .progress import Progress, network_of, step_factor
@@ -44,7 +44,7 @@ DERIVE_EVERY = 30
 SILENT = 0.01
 
 
-def run(settings: Settings, resume: bool = False, overwrite: bool = False, resume_command: str | None = None) -> dict:
+def run(settings: Settings, resume: bool = False, overwrite: bool = False, folder: Folder | None = None) -> dict:
     """Train a network, choose its best epoch, and test that epoch once on the test recordings.
 
     Parameters
@@ -55,13 +55,14 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False, resum
         run continues if `settings` asks for more epochs (with a constant step size only).
     overwrite : bool
         Replace the run in the output folder.
-    resume_command : str, optional
-        The command line that an interrupted run names; by default that of ``train``.
+    folder : Folder, optional
+        The output folder, if an interrupted run is to name another command than ``train``.
 
     Returns
     -------
     dict
-        The contents of ``result.json``: settings, best epoch, accuracies, seconds. Empty except in the first process.
+        The contents of ``result.json``: settings, best epoch (counted from 0), accuracies, seconds. Empty except in
+        the first process.
 
     Raises
     ------
@@ -72,8 +73,9 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False, resum
     KeyboardInterrupt
         If the run is interrupted; the message tells how to resume it.
     """
-    out = Path(DEFAULT_OUT if settings.out is None else settings.out).expanduser()
-    folder = Folder(out, resume_command or resume_with("train", out, **settings.needed_again()))
+    if folder is None:
+        out = Path(DEFAULT_OUT if settings.out is None else settings.out).expanduser()
+        folder = Folder(out, resume_with("train", out, **settings.needed_again()))
     folder.check(resume, overwrite)
     with contextlib.redirect_stdout(None if int(os.environ.get("RANK", 0)) else sys.stdout):
         dataset = NMNISTDataset(settings.data, train=True, source=settings.source)
@@ -89,9 +91,10 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False, resum
     with Group(settings.device, settings.timeout) as group:
         progress = Progress(settings, group.device, fingerprint(dataset, learn, validate), group.size)
         if settings.start is not None:
-            load_checkpoint(settings.start, progress.net)
+            load_checkpoint(Path(settings.start).expanduser(), progress.net)
         if resume:
             progress.restore(folder.load(), str(folder.checkpoint))
+            folder.saved_epochs = progress.epoch
         if settings.epochs < progress.epoch:
             raise ValueError(
                 f"--epochs: expected at least the {progress.epoch} that this run has, found {settings.epochs}"
@@ -166,7 +169,7 @@ class Loop:
         if first:
             self.folder.remove("result.json")  # an old report would not describe this run
             if progress.epoch < self.settings.epochs:
-                self.folder.remove(REALITY)  # about the network as it was
+                self.folder.remove(*self.folder.dependent)  # of the network as it was
             self.folder.commit(progress.tree())
             if progress.epoch:
                 self.write_derived()
@@ -184,7 +187,7 @@ class Loop:
 
     def load_take(self, take: int) -> None:
         """Use this take for training from now on: another simulated recording of each digit (0: the dataset's own)."""
-        events = simulated_split(train=True, take=take) if take else self.dataset.packed
+        events = simulated_split(train=True, take=take, root=self.dataset.root) if take else self.dataset.packed
         self.train_loader = EventLoader(Subset(cast(Dataset, events), self.learn), **self.train_options)
         self.take = take
 
@@ -327,5 +330,7 @@ def _add_resume_hint(progress: Progress, folder: Folder) -> Iterator[None]:
         if folder.saved_epochs and folder.saved_epochs == progress.epoch:
             folder.write_derived(progress.best, progress.stats)
         raise type(stop)(f"stopped; {folder.resume_hint()}") from None
+    except BrokenPipeError:  # who reads the printed lines has seen enough; no file is at fault
+        raise
     except OSError as error:
         raise OSError(f"{error}; {folder.resume_hint()}") from error

@@ -18,7 +18,7 @@ DESCRIPTION = """\
 Train the tutorial's network or its convolutional sibling. A part of the training recordings is held out for validation
 and chooses the best epoch; the test recordings are used once, at the end. The folder --out receives checkpoint.pt, from
 which the run can be resumed, and the files derived from it: network.pt (the best epoch), loss.txt, accuracy.txt,
-curves.png and result.json."""
+curves.png and result.json. In result.json, best_epoch counts from 0; printed epochs count from 1."""
 EPILOG = """\
 To train in N processes: torchrun --nproc-per-node N -m nmnist_helpers.train ...
 (On Windows, first set the environment variable USE_LIBUV to 0: torch has no libuv there.)

@@ -211,6 +211,23 @@ def test_folders_are_preferred_to_archives_and_plain_names_to_copies(tmp_path):
     assert find(tmp_path, False) is None
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_a_link_to_its_own_folder_is_ignored(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "N-MNIST").symlink_to(".")
+    assert find(tmp_path / "data", True) is None
+    write_files(tmp_path, {"other/Train.zip": TRAIN})
+    (tmp_path / "data" / "nmnist").symlink_to("../other")
+    assert find(tmp_path / "data", True) == tmp_path / "data" / "nmnist" / "Train.zip"
+
+
+def test_an_archive_of_both_splits_needs_the_splits_name(tmp_path):
+    (tmp_path / "N-MNIST.zip").write_bytes(BOTH)
+    with pytest.raises(ValueError, match="found Train and Test; unpack it and name the folder of one, or pass split"):
+        Recordings(tmp_path / "N-MNIST.zip")
+    assert len(Recordings(tmp_path / "N-MNIST.zip", "Test")) == 20
+
+
 def test_a_flipped_bit_of_an_archive_never_changes_an_event(tmp_path):
     good = [Recordings(write_train(tmp_path, TRAIN)).read(n) for n in range(20)]
     rng = np.random.default_rng(0)

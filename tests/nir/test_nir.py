@@ -296,6 +296,14 @@ def test_graphs_other_than_a_chain_raise():
         nir.run_graph(chain(LINEAR, neuron()), np.zeros((1, 3, 3)))
 
 
+def test_the_process_that_tries_a_file_has_one_thread(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "64")
+    monkeypatch.setattr(nir.reader, "TRIAL", "import os, sys; sys.exit(os.environ['OPENBLAS_NUM_THREADS'] + ' thread')")
+    (tmp_path / "a.nir").touch()
+    with pytest.raises(ValueError, match="found 1 thread"):
+        nir.read_nir(tmp_path / "a.nir")
+
+
 @pytest.mark.slow
 def test_damaged_files_raise_in_time(tmp_path, monkeypatch):
     path = nir.write_nir(tmp_path / "a.nir", [LayerSpec("dense", [[64, -32]], [3], 1024, 128, 80)])

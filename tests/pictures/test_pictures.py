@@ -95,6 +95,18 @@ def test_a_frame_shows_the_last_event_of_each_pixel():
         assert frame[4 * 7, 4 * 7] == drawing.PALETTE.event + order[1] * len(drawing.AGES)
 
 
+@pytest.mark.parametrize("span", [None, 398.0])
+def test_the_last_frame_shows_events_at_the_end_of_the_span(span):
+    end = span or 400.0
+    camera, spikes = Event([0, 3], [1, 4], [0, 1], [0, end]), Event([0, 3], None, [0, 0], [0, end])
+    span = drawing.film_span(camera, span)
+    assert drawing.camera_frames(camera, span, 5)[-1, 4 * 7, 3 * 7] == drawing.PALETTE.event + len(drawing.AGES)
+    with_last, without = (drawing.raster_frames(event, span, 5) for event in (spikes, Event([0], None, [0], [0])))
+    row = slice(drawing.MARGIN + 3 * 23, drawing.MARGIN + 4 * 23)  # of neuron 3
+    ticks = (with_last[:, row, :342] != without[:, row, :342]).any((1, 2))  # the panel, without the counts
+    assert ticks.nonzero()[0].tolist() == [79]
+
+
 def test_order_of_the_events_does_not_matter():
     event = recording(500)
     order = np.random.default_rng(1).permutation(500)

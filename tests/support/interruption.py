@@ -9,7 +9,7 @@ from nmnist_helpers.train.loop import Loop
 
 
 @contextmanager
-def interrupted_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def interrupted_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.ExceptionInfo]:
     """Interrupt the training within the ``with`` block after some epochs; fail if it ends before."""
     train_epoch = Loop.train_epoch
 
@@ -20,5 +20,5 @@ def interrupted_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "train_epoch", train_or_interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            yield
+        with pytest.raises(KeyboardInterrupt) as stop:
+            yield stop
