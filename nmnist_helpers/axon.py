@@ -130,6 +130,11 @@ class Delay(torch.nn.Module):
             self.clamp()
         return self.in_steps()
 
+    def longest(self) -> int:
+        """Return the largest number of whole steps that a delay can have; without a `max_delay`, that one has now."""
+        limit = max(0, self.delay.detach().max().item()) if self.max_delay is None else self.max_delay
+        return math.floor(in_steps(limit, self.sampling_time))
+
     def in_steps(self) -> torch.Tensor:
         """Return what `steps` returns, and leave the stored delays as they are."""
         stored = self.delay.detach()

@@ -204,8 +204,8 @@ def _unit_spikes(spikes: torch.Tensor) -> tuple[torch.Tensor, float]:
 
     The caller applies the value after the product, because sums of quantised weights are exact.
     """
-    low, high = (limit.item() for limit in spikes.detach().aminmax())
-    value = high if high > 0 else low
+    low, high = spikes.detach().aminmax()
+    value = torch.where(high > 0, high, low).item()
     if value in (0.0, 1.0) or not ((spikes == value) | (spikes == 0)).all():
         return spikes, 1.0
     return spikes / value, value

@@ -1,6 +1,5 @@
 """The base class of all blocks: synapse, neuron, dropout, one-step shift and learned delay, in this order."""
 
-import math
 import warnings
 import weakref
 from collections.abc import Callable
@@ -270,10 +269,10 @@ class Block(NoScript, torch.nn.Module):
 
     def _apply_axon(self, spikes: torch.Tensor) -> torch.Tensor:
         """Shift and delay the spikes; with persistent state, also deliver those pending from the last call."""
-        longest = int(self.delay_shift)
-        if self.delay is not None:  # delays beyond the chip's are possible if the user sets another limit
-            longest += max(MAX_DELAY, math.floor(self.delay.in_steps().detach().max().item()))
-        if not self.neuron.persistent_state or not longest:
+        longest = 0
+        if self.neuron.persistent_state:
+            longest = int(self.delay_shift) + (0 if self.delay is None else self.delay.longest())
+        if not longest:
             return self._shift_and_delay(spikes)
         before = self.neuron.on_the_way
         if before is None or before.shape[:-1] != spikes.shape[:-1]:

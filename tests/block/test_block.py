@@ -368,6 +368,10 @@ def test_delays_beyond_those_of_the_chip_survive_between_calls():
     expected = whole(x)
     assert expected.any()
     assert torch.equal(torch.cat([block(part) for part in x.split([50, 70, 30], 2)], -1), expected)
+    block.delay = axon.Delay(12, max_delay=0)
+    block.delay_shift = False
+    block(x)
+    assert block.neuron.on_the_way.numel() < x.numel()  # nothing is under way any more
 
 
 def test_setting_the_states_to_zero_discards_the_spikes_under_way():
