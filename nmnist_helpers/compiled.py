@@ -264,7 +264,8 @@ def njit(**options) -> Callable:
     store = options.get("inline") != "always"
 
     def decorate(function: Callable) -> Callable:
-        dispatcher = numba.njit(**options)(function)
+        # No C code calls the kernels, and an entry for it would take time to compile.
+        dispatcher = numba.njit(no_cfunc_wrapper=True, **options)(function)
         if store and hasattr(dispatcher, "_cache"):  # NUMBA_DISABLE_JIT leaves a plain function
             _enable_cache(dispatcher, function)
         return dispatcher

@@ -124,7 +124,7 @@ def _help(words, job):
             _futex(words, INSIDE, WAKE, ONE)
 
 
-@njit()
+@njit(no_cpython_wrapper=True)
 def lead(words, job, helpers, work, data):
     """Run ``work(data)`` on this thread and on helpers; return when all threads that have begun have ended.
 

@@ -1,10 +1,11 @@
-"""A second process that compiles the kernels of a training step while the first imports, reads and compiles as well.
+"""Helper processes that compile the kernels of a training step while the first imports, reads and compiles as well.
 
-Numba compiles in only one thread of a process. If the code for this version is not stored yet, `start` starts a second
-process that compiles the step's kernels from the last to the first. The process that trains needs them from the first
-to the last. The two meet in the middle: one process compiles a kernel while the other waits for it (`compiled`).
+Numba compiles in only one thread of a process. If the code for this version is not stored yet, `start` starts one
+process, or three if there are enough processors, which compile the step's kernels from the last to the first. The
+process that trains needs them from the first to the last. They meet in the middle: one process compiles a kernel while
+the others wait for it (`compiled`).
 
-Nothing depends on the second process. Without it, the first compiles all kernels itself.
+Nothing depends on these processes. Without them, the first compiles all kernels itself.
 """
 
 import functools
@@ -23,11 +24,11 @@ import numba
 from .compiled import NotRun, dry_run, storage
 
 _config: Any = numba.config  # Numba defines its settings at run time
-CHILD = "NMNIST_PREPARES"  # environment variable that is set in the second process only
-# The process ends soon, so Python need not look for garbage, which would take a fifth of the time (`compiled`).
+CHILD = "NMNIST_PREPARES"  # environment variable that is set in these processes only
+# They end soon, so Python need not look for garbage, which would take a fifth of the time (`compiled`).
 CODE = (
     "import gc, json, sys; gc.disable(); sys.path[:] = json.loads(sys.argv[1]);"
-    " from nmnist_helpers import prepare; prepare.main()"
+    " from nmnist_helpers import prepare; prepare.main(*map(int, sys.argv[2:]))"
 )
 DONE = "training"  # file beside the stored code, which exists once all kernels of a step are stored
 
@@ -44,43 +45,46 @@ def _acquire_lock(folder: Path) -> filelock.BaseFileLock | None:
 
 
 @functools.cache
-def start() -> subprocess.Popen | None:
-    """Start the second process if it is useful, once; it ends with this process.
+def start() -> list[subprocess.Popen]:
+    """Start the processes if they are useful, once; they end with this process.
 
     Returns
     -------
-    subprocess.Popen or None
-        None if the kernels are stored already, if they cannot be stored, if another process has started one, if there
+    list of subprocess.Popen
+        Empty if the kernels are stored already, if they cannot be stored, if another process has started some, if there
         is only one processor (`numba.config.NUMBA_NUM_THREADS`), if Numba's compiler is disabled, or if Python cannot
-        be started. None in the second process, too.
+        be started. Empty in such a process, too.
     """
+    processors = _config.NUMBA_NUM_THREADS
     no_python = not sys.executable or getattr(sys, "frozen", False)
-    if _config.DISABLE_JIT or _config.NUMBA_NUM_THREADS < 2 or CHILD in os.environ or no_python:
-        return None
+    if _config.DISABLE_JIT or processors < 2 or CHILD in os.environ or no_python:
+        return []
     folder = storage()
     if folder is None or (folder / DONE).exists() or _acquire_lock(folder) is None:
-        return None
+        return []
+    number = 1 if processors < 4 else 3
     environment = os.environ | {CHILD: "1", "NUMBA_CACHE_DIR": str(folder.parent)}
-    command = [sys.executable, "-c", CODE, json.dumps([str(place) for place in sys.path])]
-    try:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
-    except OSError:
-        return None
-    threading.Thread(target=process.wait, daemon=True).start()
-    return process
+    places, processes = json.dumps([str(place) for place in sys.path]), []
+    with suppress(OSError):
+        for share in range(number):
+            process = subprocess.Popen(
+                [sys.executable, "-c", CODE, places, str(share), str(number)],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+            processes.append(process)
+            threading.Thread(target=process.wait, daemon=True).start()
+    return processes
 
 
-def main() -> None:
-    """Compile the kernels of a training step (the program of the second process)."""
+def main(share: int, number: int) -> None:
+    """Compile the kernels of a training step, every `number`-th one first (the program of a helper process)."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    for dispatcher, types in reversed(list(step_kernels())):
+    kernels = list(step_kernels())[::-1]
+    for dispatcher, types in kernels[share::number] + kernels:  # those that are compiled already take no time
         dispatcher.compile(types)
     folder = storage()
     if folder is not None:

@@ -74,13 +74,18 @@ def _backward(
     delayed = np.empty(CHUNK, np.int64)  # position of a neuron's gradient for t = 0
     longest = i64(0)
     for c in range(CHUNK):
-        delayed[c] = lag[chunk * CHUNK + c] * CHUNK + c
-        longest = max(longest, i64(lag[chunk * CHUNK + c]))
-    grad_spikes = np.empty((steps + longest) * CHUNK if grad.size else 0, np.float32)
-    grad_spikes[steps * CHUNK :] = f32(0.0)
-    rows = np.empty(steps * CHUNK if inputs else 0, np.float32)
-    table = np.zeros(inputs * CHUNK, np.float32)
+        own = i64(lag[chunk * CHUNK + c])
+        delayed[c] = own * CHUNK + c
+        if own > longest:
+            longest = own
     limit, zero = spread(i32(threshold)), spread(f32(0.0))
+    grad_spikes = np.empty((steps + longest) * CHUNK if grad.size else 0, np.float32)
+    for at in range(steps * CHUNK, len(grad_spikes), LANES):
+        store(grad_spikes, at, zero)
+    rows = np.empty(steps * CHUNK if inputs else 0, np.float32)
+    table = np.empty(inputs * CHUNK, np.float32)
+    for at in range(0, len(table), LANES):
+        store(table, at, zero)
     for b in range(0 if inputs else sample, batch if inputs else sample + 1):
         if grad.size:
             _copy_rows(grad, b * steps * width + chunk * CHUNK, width, steps, grad_spikes)

@@ -45,30 +45,39 @@ F32, I32, MASK = Lanes("f32", _FLOAT), Lanes("i32", _INT), Lanes("mask", _BIT)
 I16_CHUNK = Lanes("i16", _SHORT, CHUNK)
 
 
-def _define_operator(symbol: Callable, result: Lanes, kind: Lanes, emit: Callable) -> None:
-    """Define ``symbol(a, b)`` for two values of type `kind`; `emit` writes its LLVM code."""
-    template = type(symbol.__name__, (ConcreteTemplate,), {"cases": [signature(result, kind, kind)]})
+def _define_operator(symbol: Callable, *versions: tuple[Lanes, Lanes, Callable]) -> None:
+    """Define ``symbol(a, b)``. A version consists of the type of the result, that of a and b, and the LLVM code."""
+    cases = [signature(result, kind, kind) for result, kind, _ in versions]
+    # As versions for the target "cpu" they are tried before Numba's own, of which there are dozens for other types.
+    template = type(symbol.__name__, (ConcreteTemplate,), {"cases": cases, "metadata": {"target": "cpu"}})
     infer_global(symbol)(template)
-    lower_builtin(symbol, kind, kind)(lambda context, builder, sig, args: emit(builder, *args))
+    for _, kind, emit in versions:
+        lower_builtin(symbol, kind, kind)(lambda context, builder, sig, args, emit=emit: emit(builder, *args))
 
 
-_FUSED = ("contract",)  # LLVM may fuse a product and a sum into one instruction with one rounding, but not reorder
-_define_operator(operator.add, F32, F32, lambda builder, a, b: builder.fadd(a, b, flags=_FUSED))
-_define_operator(operator.mul, F32, F32, lambda builder, a, b: builder.fmul(a, b, flags=_FUSED))
-_define_operator(operator.sub, F32, F32, lambda builder, a, b: builder.fsub(a, b, flags=_FUSED))
-_define_operator(operator.lt, MASK, F32, lambda builder, a, b: builder.fcmp_ordered("<", a, b))  # False for NaN
-_define_operator(operator.ne, MASK, F32, lambda builder, a, b: builder.fcmp_unordered("!=", a, b))  # True for NaN
-for _kind in (I32, I16_CHUNK):
-    _define_operator(operator.add, _kind, _kind, lambda builder, a, b: builder.add(a, b))
-_define_operator(operator.sub, I32, I32, lambda builder, a, b: builder.sub(a, b))
-_define_operator(operator.mul, I32, I32, lambda builder, a, b: builder.mul(a, b))
-_define_operator(operator.and_, I32, I32, lambda builder, a, b: builder.and_(a, b))
-_define_operator(operator.or_, I32, I32, lambda builder, a, b: builder.or_(a, b))
-_define_operator(operator.lshift, I32, I32, lambda builder, a, b: builder.shl(a, b))
-_define_operator(operator.rshift, I32, I32, lambda builder, a, b: builder.ashr(a, b))  # keeps the sign
-_define_operator(operator.lt, MASK, I32, lambda builder, a, b: builder.icmp_signed("<", a, b))
-_define_operator(operator.gt, MASK, I32, lambda builder, a, b: builder.icmp_signed(">", a, b))
-_define_operator(operator.or_, MASK, MASK, lambda builder, a, b: builder.or_(a, b))
+def _fused(name: str) -> tuple[Lanes, Lanes, Callable]:
+    """Return a version for floats whose product and sum LLVM may fuse into one instruction with a single rounding."""
+    return F32, F32, lambda builder, a, b: getattr(builder, name)(a, b, flags=("contract",))
+
+
+def _integer(name: str, kind: Lanes = I32) -> tuple[Lanes, Lanes, Callable]:
+    return kind, kind, lambda builder, a, b: getattr(builder, name)(a, b)
+
+
+def _compared(name: str, symbol: str, kind: Lanes) -> tuple[Lanes, Lanes, Callable]:
+    return MASK, kind, lambda builder, a, b: getattr(builder, name)(symbol, a, b)
+
+
+_define_operator(operator.add, _fused("fadd"), _integer("add"), _integer("add", I16_CHUNK))
+_define_operator(operator.sub, _fused("fsub"), _integer("sub"))
+_define_operator(operator.mul, _fused("fmul"), _integer("mul"))
+_define_operator(operator.and_, _integer("and_"))
+_define_operator(operator.or_, _integer("or_"), _integer("or_", MASK))
+_define_operator(operator.lshift, _integer("shl"))
+_define_operator(operator.rshift, _integer("ashr"))  # keeps the sign
+_define_operator(operator.lt, _compared("fcmp_ordered", "<", F32), _compared("icmp_signed", "<", I32))  # NaN: False
+_define_operator(operator.gt, _compared("icmp_signed", ">", I32))
+_define_operator(operator.ne, _compared("fcmp_unordered", "!=", F32))  # NaN: True
 
 
 def _make_function(name: str, kind: Lanes, result: object, emit: Callable) -> Callable:

@@ -17,23 +17,13 @@ from .layout import flat
 @tasks(error_model="numpy")
 def _norms(task, v, inputs, norm):
     """Compute the norms of `LANES` rows; see `nmnist_helpers.kernels.reference.norms` for the order of the sums."""
-    for row in range(task * LANES, min((task + 1) * LANES, len(norm))):
-        k, end = row * inputs, (row + 1) * inputs
-        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = f32(0.0)  # not an array: LLVM keeps them in one vector register
-        while k + NORM_LANES <= end:
-            s0 += v[k] * v[k]
-            s1 += v[k + 1] * v[k + 1]
-            s2 += v[k + 2] * v[k + 2]
-            s3 += v[k + 3] * v[k + 3]
-            s4 += v[k + 4] * v[k + 4]
-            s5 += v[k + 5] * v[k + 5]
-            s6 += v[k + 6] * v[k + 6]
-            s7 += v[k + 7] * v[k + 7]
-            k += NORM_LANES
-        sums = np.array([s0, s1, s2, s3, s4, s5, s6, s7])
+    first, sums = task * LANES, np.empty(NORM_LANES, np.float32)
+    for row in range(first, min(first + LANES, len(norm))):
         lanes = NORM_LANES if inputs >= NORM_LANES else 1
-        for lane in range(end - k):
-            sums[lane % lanes] += v[k + lane] * v[k + lane]
+        sums[:] = f32(0.0)
+        for i in range(inputs):
+            x = v[row * inputs + i]
+            sums[i & (lanes - 1)] += x * x
         while lanes > 1:
             lanes //= 2
             for lane in range(lanes):
