@@ -47,7 +47,10 @@ def delay(input: torch.Tensor, delay_val: float = 1, sampling_time: float = 1) -
     float tensor [B, C, ..., T]
         The shifted signal. Its gradient is shifted back.
     """
-    return _apply_delay(input, None, math.floor(in_steps(delay_val, sampling_time)))
+    steps = in_steps(delay_val, sampling_time)
+    if not math.isfinite(steps):
+        raise ValueError(f"delay: expected a finite delay_val, found {delay_val}")
+    return _apply_delay(input, None, math.floor(steps))
 
 
 class Delay(torch.nn.Module):
@@ -74,7 +77,7 @@ class Delay(torch.nn.Module):
     Notes
     -----
     The gradient is ``dL/dd[c] = sum_bt g[b, c, t] (y[b, c, t-1] - y[b, c, t])`` with y the delayed signal
-    (Shrestha and Orchard, 2018, section 3.3).
+    (Shrestha and Orchard, 2018, section 3.3), divided by `sampling_time`, because a delay is in ms.
     """
 
     def __init__(

@@ -265,7 +265,7 @@ def njit(**options) -> Callable:
 
     def decorate(function: Callable) -> Callable:
         # No C code calls the kernels, and an entry for it would take time to compile.
-        dispatcher = numba.njit(no_cfunc_wrapper=True, **options)(function)
+        dispatcher = numba.njit(**{"no_cfunc_wrapper": True, **options})(function)
         if store and hasattr(dispatcher, "_cache"):  # NUMBA_DISABLE_JIT leaves a plain function
             _enable_cache(dispatcher, function)
         return dispatcher

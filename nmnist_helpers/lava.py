@@ -38,13 +38,22 @@ _OTHER_NEURON = "use nmnist_helpers.neuron.cuba, the one neuron model here"
 _UNPOOL = "use torch.repeat_interleave over height and width"
 _DETECTION = "use lava-dl itself: this package detects no objects"
 
-#: Name within ``lava.lib.dl.slayer`` -> its counterpart here.
+#: Name within ``lava.lib.dl.slayer`` (netx: within ``lava.lib.dl``) -> its counterpart here.
 NAMES = {
     "block.cuba.Dense": Name(
-        _DENSE, "works", "a block with delay_shift=False cannot be exported: the file has no place for it"
+        _DENSE,
+        "works",
+        "a block with delay_shift=False cannot be exported: the file has no place for it; with a mask, synapse.weight"
+        " keeps the weights that the mask removes, synapse.quantised_weight() has zeros there; with persistent_state,"
+        " delayed spikes arrive in the next call, unless the states are set to 0 or delay_buffer to None",
     ),
-    "block.cuba.Conv": Name(_CONV, "works", "lava-dl's netx ignores its delays; an export warns about them"),
-    "block.cuba.Pool": Name(_POOL, "works", "lava-dl's netx cannot build it; an export warns about it"),
+    "block.cuba.Conv": Name(_CONV, "works", "as Dense; lava-dl's netx ignores its delays, an export warns about them"),
+    "block.cuba.Pool": Name(
+        _POOL,
+        "works",
+        "as Dense; its weight never learns (lava-dl's does with weight_norm); lava-dl's netx cannot build it, an export"
+        " warns about it",
+    ),
     "block.cuba.Flatten": Name("count_log", "works"),
     "block.cuba.Input": Name(
         None,
@@ -73,10 +82,11 @@ NAMES = {
     "neuron.cuba.Neuron": Name(
         _NEURON,
         "differs",
-        "graded_spike is always False; a range of decays or a norm needs num_neurons when the neuron is made (blocks"
-        " pass it on); a voltage exactly at the threshold gives no spike and no reset; attributes and files hold the"
-        " decay times 4096, as lava-dl's do, but the optimiser changes the parameters scaled_current_decay and"
-        " scaled_voltage_decay, which hold the decay times 4; norm is called with num_features if it takes it",
+        "graded_spike is always False; decays above 1 are an error; a range of decays or a norm needs num_neurons when"
+        " the neuron is made (blocks pass it on); a voltage exactly at the threshold gives no spike and no reset;"
+        " attributes and files hold the decay times 4096, as lava-dl's do, but the optimiser changes the parameters"
+        " scaled_current_decay and scaled_voltage_decay, which hold the decay times 4; norm is called with num_features"
+        " if it takes it",
     ),
     "neuron.cuba.Neuron.dynamics": Name("input", "differs", "the argument is called z"),
     "neuron.cuba.Neuron.spike": Name("voltage", "works"),
@@ -92,7 +102,8 @@ NAMES = {
     "synapse.Dense": Name(
         "in_neurons out_neurons weight_scale weight_norm pre_hook_fx",
         "works",
-        "no synapse is a torch.nn.Conv3d: a loop that looks for these finds none, look for synapse.Synapse",
+        "no synapse is a torch.nn.Conv3d: a loop over modules must look for synapse.Synapse instead; a bias is an"
+        " error",
     ),
     "synapse.Conv": Name(
         "in_features out_features kernel_size stride padding dilation groups weight_scale weight_norm pre_hook_fx",
@@ -106,7 +117,9 @@ NAMES = {
     "axon.Delay": Name(
         "sampling_time max_delay grad_scale",
         "differs",
-        "the first argument is num_features, which may be left out; loaded delays are kept at the first input",
+        "the first argument is num_features, which may be left out; the first input does not replace loaded delays by"
+        " new ones; with another sampling_time than 1, the gradient is that with respect to ms, and delays of channels"
+        " are divided by it once, not twice",
     ),
     "axon.Delta": Name(None, "out", "use nmnist_helpers.axon.Delay: spikes here are 0 or 1, not changes of a value"),
     "dendrite.Sigma": Name(
@@ -127,7 +140,11 @@ NAMES = {
     "classifier.Rate.predict": Name("spike", "works"),
     "classifier.Rate.confidence": Name("spike mode eps", "works"),
     "classifier.MovingWindow": Name("time_window mode eps", "differs", "calling the classifier returns the prediction"),
-    "utils.Assistant": Name("net error optimizer stats classifier count_log lam", "works"),
+    "utils.Assistant": Name(
+        "net error optimizer stats classifier count_log lam",
+        "works",
+        "the error must return one number; answers over time count as shares of a sample",
+    ),
     "utils.Assistant.train": Name("input target", "works"),
     "utils.Assistant.test": Name("input target", "works"),
     "utils.Assistant.valid": Name("input target", "works"),
@@ -164,7 +181,9 @@ NAMES = {
     "io.Event": Name(
         "x_event y_event c_event t_event payload",
         "works",
-        "fractional pixels are rounded, not cut off; channels keep their numbers: lava-dl lets the lowest become 0",
+        "fractional pixels are rounded, not cut off; channels keep their numbers: lava-dl lets the lowest become 0;"
+        " the mode SUM and payloads add up all events of a bin, of which lava-dl keeps one; random_shift moves a short"
+        " recording later, and no event out of the tensor",
     ),
     "io.tensor_to_event": Name(
         "spike_tensor sampling_time", "works", "payloads are the tensor's values, so that to_tensor gives it back"
@@ -172,13 +191,19 @@ NAMES = {
     "io.read_2d_spikes": Name("filename", "works"),
     "io.read_1d_spikes": Name("filename", "works"),
     "io.read_np_spikes": Name("filename fmt time_unit", "works"),
-    "io.encode_2d_spikes": Name("filename td_event", "works"),
-    "io.encode_1d_spikes": Name("filename td_event", "works"),
+    "io.encode_2d_spikes": Name("filename td_event", "works", "fractional pixels are an error"),
+    "io.encode_1d_spikes": Name("filename td_event", "works", "fractional pixels are an error"),
     "io.encode_np_spikes": Name("filename td_event fmt time_unit", "works"),
     "auto": Name(None, "out", "use nmnist_helpers.Network.from_blocks"),
     "spike": Name(None, "out", "use nmnist_helpers.neuron.cuba.Neuron.spike"),
     "obd": Name(None, "out", _DETECTION),
     "object_detection": Name(None, "out", _DETECTION),
+    "netx.hdf5": Name(
+        None,
+        "out",
+        "use nmnist_helpers.netx.load(path), which runs the network in the chip's integers; lava's own"
+        " netx.hdf5.Network reads the files that are written here",
+    ),
     "jitconfig": Name(None, "out", "use the environment variable NMNIST_BACKEND to choose the kernels"),
 }
 
@@ -201,7 +226,8 @@ def table() -> str:
     words = {"works": "works", "differs": "differs on purpose", "out": "out of scope"}
     rows = ["| lava-dl | here | how it differs, or what to use instead |", "|---|---|---|"]
     for name, (_, status, note) in NAMES.items():
-        rows.append(f"| `slayer.{name}` | {words[status]} | {note} |")
+        full = name if name.startswith("netx.") else f"slayer.{name}"
+        rows.append(f"| `{full}` | {words[status]} | {note} |")
     return "\n".join(rows)
 
 

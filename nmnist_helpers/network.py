@@ -1,5 +1,6 @@
 """The tutorial's network of 2312-512-512-10 CUBA neurons with learned delays and decays, and a convolutional one."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,12 @@ NEURON_PARAMS = {
 TRAINING_PARAMS = {name: NEURON_PARAMS[name] for name in ("tau_grad", "scale_grad", "requires_grad")}
 
 
+def _takes_events(b: torch.nn.Module | None) -> bool:
+    """Return whether a block takes `Spikes`: one of ours, without hooks (which expect tensors) or its own forward."""
+    ours = block.cuba.Dense.forward, block.cuba.OfPicture.forward, block.cuba.Flatten.forward
+    return getattr(type(b), "forward", None) in ours and not hooked(b)
+
+
 class _Freezer:
     """Stands for a ``with`` block of `Network.frozen`."""
 
@@ -54,6 +61,7 @@ class Network(NoScript, torch.nn.Module):
     """
 
     blocks: torch.nn.ModuleList
+    PICTURE: tuple[int, int, int] | None = None  # as which a first convolution sees flat input
 
     def __init__(
         self,
@@ -117,22 +125,37 @@ class Network(NoScript, torch.nn.Module):
 
         A network that begins with a convolution reshapes its input to a picture; it also accepts pictures directly.
         With `layers`, return a list of the output spikes of every block instead, all dense. Without it, hidden blocks
-        exchange `Spikes`, unless the sending or the receiving block has a hook, because hooks expect tensors.
+        exchange `Spikes`, unless one of them has a hook or a `forward` of its own, because these expect tensors.
         """
         first, outputs = self.blocks[0], []
-        if isinstance(first, block.cuba.OfPicture) and first.input_shape is not None and len(spikes.shape) == 3:
-            picture = cast(tuple[int, int, int], first.input_shape)
-            spikes = spikes.as_picture(picture) if isinstance(spikes, Spikes) else spikes.unflatten(1, picture)
-        for b, following in zip(self.blocks, [*list(self.blocks)[1:], None], strict=True):
-            if isinstance(b, block.cuba.Block):
-                takes_events = isinstance(following, block.cuba.Block | block.cuba.Flatten)
-                spikes = b(spikes, dense=layers or not takes_events or hooked(b) or hooked(following))
-            else:
-                spikes = b(spikes)
-                if isinstance(spikes, Spikes) and hooked(following):
+        usual = first.input_shape if isinstance(first, block.cuba.OfPicture) else None
+        if usual is not None and len(spikes.shape) == 3:
+            spikes = self._as_picture(spikes, usual)
+        try:
+            for b, following in zip(self.blocks, [*list(self.blocks)[1:], None], strict=True):
+                if getattr(b, "count_log", False):
+                    raise ValueError(
+                        "Network: expected blocks with count_log=False, found one that also returns its rate; use a"
+                        " module with a forward of its own"
+                    )
+                sparse = not layers and _takes_events(b) and _takes_events(following)
+                spikes = b(spikes, dense=False) if sparse and isinstance(b, block.cuba.Block) else b(spikes)
+                if isinstance(spikes, Spikes) and not _takes_events(following):
                     spikes = spikes.dense()
-            outputs.append(spikes)
+                outputs.append(spikes)
+        except Exception:
+            if isinstance(first, block.cuba.OfPicture):
+                first.input_shape = usual  # that of a picture which the network cannot read would stay otherwise
+            raise
         return outputs if layers else outputs[-1]
+
+    def _as_picture(self, spikes: torch.Tensor | Spikes, usual: tuple[int, ...]):
+        """Reshape flat spikes [B, C * H * W, T] to the network's own picture, or to that of the last call."""
+        for picture in (self.PICTURE, usual):
+            if picture is not None and math.prod(picture) == spikes.shape[1]:
+                shape = cast(tuple[int, int, int], picture)
+                return spikes.as_picture(shape) if isinstance(spikes, Spikes) else spikes.unflatten(1, shape)
+        raise ValueError(f"Network: expected input [B, {math.prod(usual)}, T] or a picture, found {list(spikes.shape)}")
 
     @contextmanager
     def frozen(self) -> Iterator["Network"]:
@@ -236,7 +259,7 @@ class ConvNetwork(Network):
         options: dict[str, Any] = {"weight_norm": True, "weight_scale": 2}
         self.blocks = torch.nn.ModuleList(
             [
-                block.cuba.Conv(with_dropout, self.PICTURE[0], first, 5, stride=3, **options),  # to 10 x 10
+                block.cuba.Conv(with_dropout, 2, first, 5, stride=3, **options),  # to 10 x 10
                 block.cuba.Conv(with_dropout, first, second, 3, stride=2, **options),  # to 4 x 4
                 block.cuba.Flatten(),
                 block.cuba.Dense(with_dropout, second * 4 * 4, hidden, weight_norm=True, delay=True),

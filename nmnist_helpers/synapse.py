@@ -30,6 +30,10 @@ class Synapse(torch.nn.Module):
     """
 
     mask_fx: Callable | None = None  # applied before the hook; a block with a mask sets it
+    # lava-dl's synapses are torch.nn.Conv3d, and programs read these.
+    bias = None
+    in_channels, out_channels, groups = 1, 1, 1
+    kernel_size, stride, dilation, padding = (1, 1, 1), (1, 1, 1), (1, 1, 1), (0, 0, 0)
 
     def __init__(self, shape: tuple[int, ...], weight_scale: float, weight_norm: bool, pre_hook_fx: Callable | None):
         super().__init__()
@@ -52,7 +56,21 @@ class Synapse(torch.nn.Module):
                 "synapse: expected weight_g and weight_v, from which weight normalisation makes the weights, found"
                 " weight; call disable_weight_norm() first"
             )
+        if name == "bias" and value is not None:
+            raise ValueError(
+                "synapse: expected no bias, found one: a dendrite adds up nothing but spikes; append an input that"
+                " spikes at every step instead"
+            )
         super().__setattr__(name, value)
+
+    @property
+    def _pre_hook_fx(self) -> Callable | None:
+        """lava-dl's name of `pre_hook_fx`."""
+        return self.pre_hook_fx
+
+    @_pre_hook_fx.setter
+    def _pre_hook_fx(self, value: Callable | None) -> None:
+        self.pre_hook_fx = value
 
     @property
     def direction(self) -> torch.nn.Parameter:
@@ -186,6 +204,16 @@ def _check_not_empty(shape: tuple[int, ...]) -> None:
         raise ValueError(f"synapse: expected an input with no empty axis, found {list(shape)}")
 
 
+def _check_picture(synapses: "Conv | Pool", sides: tuple[int, ...]) -> None:
+    """Raise if the kernel does not fit into a picture of height and width `sides`."""
+    for axis, (side, extra) in enumerate(zip(sides, synapses.edge(sides), strict=True)):
+        room = side + extra + 2 * synapses.padding[axis]
+        span = synapses.dilation[axis] * (synapses.kernel_size[axis] - 1) + 1
+        if room < span:
+            name = f"synapse.{type(synapses).__name__}"
+            raise ValueError(f"{name}: expected at least {span} {('rows', 'columns')[axis]}, padded, found {room}")
+
+
 def is_number(value: Any) -> bool:
     """Return whether a value is a single number, whatever its type."""
     return np.ndim(value) == 0
@@ -271,6 +299,7 @@ class Conv(Synapse):
         _check_not_empty(shape)
         if len(shape) != 5 or shape[1] != self.in_channels:
             raise ValueError(f"synapse.Conv: expected input [B, {self.in_channels}, H, W, T], found {list(shape)}")
+        _check_picture(self, shape[2:4])
 
     @exact
     def forward(self, spikes: torch.Tensor) -> torch.Tensor:
@@ -319,6 +348,7 @@ class Pool(Synapse):
         _check_not_empty(shape)
         if len(shape) != 5:
             raise ValueError(f"synapse.Pool: expected input [B, C, H, W, T], found {list(shape)}")
+        _check_picture(self, shape[2:4])
 
     def edge(self, sides: tuple[int, ...]) -> tuple[int, int]:
         """Return the number of zero rows and columns appended at the lower and right edge."""

@@ -28,12 +28,15 @@ def whole_number(name: str, value: Any, least: int) -> int:
     return number
 
 
+OVERRIDDEN = {"forward", "dynamics", "spike"}  # methods that users replace on an instance
+
+
 def hooked(module: object) -> bool:
-    """Return whether calls of `module` are intercepted, by a hook or by a `forward` that is set on the instance."""
+    """Return whether calls of `module` are intercepted, by a hook or by a method that is set on the instance."""
     if not isinstance(module, torch.nn.Module):  # None, or a plain function
         return False
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(hooks) or "forward" in vars(module) or torch.nn.modules.module._has_any_global_hook()
+    return any(hooks) or bool(OVERRIDDEN & set(vars(module))) or torch.nn.modules.module._has_any_global_hook()
 
 
 def refuse(name: str) -> None:

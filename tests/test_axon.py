@@ -58,6 +58,9 @@ def test_impossible_times_raise():
         for use in (axon.delay, shift, lambda x, _, time: axon.Delay(1, sampling_time=time)):
             with pytest.raises(ValueError, match="sampling_time: expected a positive number of ms"):
                 use(x, 1, sampling_time)
+    for ms in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="expected a finite delay_val"):
+            axon.delay(x, ms)
     with pytest.raises(ValueError, match="expected a max_delay of at least 0 ms, found -1"):
         axon.Delay(1, max_delay=-1)
     with pytest.raises(ValueError, match="shift: expected finite shifts, found nan"):

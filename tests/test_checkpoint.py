@@ -233,7 +233,7 @@ def test_a_network_without_delays_refuses_delays(tmp_path):
     ("state", "message"),
     [
         ({"epoch": 3}, "expected a tensor under 'epoch', found int: save net.state_dict"),
-        ({"state": {"w": torch.ones(2)}}, "expected a tensor under 'state', found dict"),
+        ({"state": {"w": torch.ones(2), "epoch": 3}}, "expected a tensor under 'state', found dict"),
         ([torch.ones(2)], "expected a state_dict, tensors by name, found a list"),
         ({}, "expected a state_dict, tensors by name, found a dict"),
         ({1: torch.ones(2)}, "expected keys of type str, found 1"),
@@ -477,3 +477,16 @@ def test_prefixes_of_wrapped_networks_are_ignored(tmp_path):
     for state in states:
         other = load_checkpoint(save_state(tmp_path, state), network())
         assert all(torch.equal(value, other.state_dict()[name]) for name, value in net.state_dict().items())
+
+
+def test_a_network_among_other_things_is_found(tmp_path):
+    net = network()
+    path = tmp_path / "run.pt"
+    torch.save(
+        {"epoch": 3, "net": net.state_dict(), "optimizer": torch.optim.Adam(net.parameters()).state_dict()}, path
+    )
+    loaded = load_checkpoint(path, network())
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), loaded.parameters(), strict=True))
+    torch.save({"net": net.state_dict(), "mean": net.state_dict()}, path)
+    with pytest.raises(CheckpointError, match=r"expected one network, found \['net', 'mean'\]"):
+        load_checkpoint(path, network())

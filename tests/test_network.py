@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from support.neurons import sample
+from support.neurons import PARAMS, sample
 
 from nmnist_helpers import ConvNetwork, Network, Spikes, kernels, netx
 from nmnist_helpers.block import cuba
@@ -181,3 +181,40 @@ def test_a_network_in_float64_answers_like_its_export():
     assert not net(spikes).any()
     assert torch.equal(netx.Net(net)(spikes), net(spikes))
     assert not block.synapse.quantised_weight().any()
+
+
+def test_the_last_block_may_flatten():
+    net = Network.from_blocks([cuba.Conv(PARAMS, 2, 3, 5, weight_scale=5), cuba.Flatten()])
+    x = sample((2, 2, 8, 8, 20))
+    out = net(x)
+    assert isinstance(out, torch.Tensor)
+    assert torch.equal(out, net(x, layers=True)[-1])
+
+
+def test_an_input_that_does_not_fit_changes_nothing(tmp_path):
+    net, x = conv_network()
+    expected = net.eval()(x)
+    with pytest.raises(ValueError, match="expected input"):
+        net(sample((2, 2, 50, 50, 40)))
+    assert torch.equal(net(x.flatten(1, 3)), expected)
+    net(sample((2, 2, 33, 33, 40)))  # gives as many inputs for the dense block
+    assert torch.equal(net(x.flatten(1, 3)), expected)
+    with pytest.raises(ValueError, match=r"expected input \[B, 2312, T\] or a picture, found \[2, 100, 5\]"):
+        net(torch.zeros(2, 100, 5))
+
+
+class Plain(cuba.Dense):
+    def forward(self, spikes):
+        return super().forward(spikes)
+
+
+def test_blocks_with_a_forward_of_their_own():
+    torch.manual_seed(0)
+    net = Network.from_blocks([Plain(PARAMS, 20, 12, weight_scale=5), Plain(PARAMS, 12, 5, weight_scale=5)])
+    x = sample((2, 20, 40))
+    ours = Network.from_blocks([cuba.Dense(PARAMS, 20, 12), cuba.Dense(PARAMS, 12, 5)])
+    ours.load_state_dict(net.state_dict())
+    assert torch.equal(net(x), ours(x))
+    counting = Network.from_blocks([cuba.Dense(PARAMS, 20, 12, count_log=True), cuba.Dense(PARAMS, 12, 5)])
+    with pytest.raises(ValueError, match="expected blocks with count_log=False"):
+        counting(x)

@@ -236,3 +236,24 @@ def test_weights_are_not_assigned_under_weight_normalisation():
     layer.disable_weight_norm()
     layer.weight = torch.nn.Parameter(torch.ones(3, 4, 1, 1, 1))
     assert (layer.weight == 1).all()
+
+
+def test_attributes_of_lava_dls_synapses():
+    for layer in (synapse.Dense(4, 3), synapse.Conv(2, 3, 1), synapse.Pool(1)):
+        assert layer.bias is None
+        assert (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups) == (
+            (1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1), 1,
+        )  # fmt: skip
+        layer._pre_hook_fx = quantise
+        assert layer.pre_hook_fx == quantise
+        with pytest.raises(ValueError, match="expected no bias, found one"):
+            layer.bias = torch.nn.Parameter(torch.ones(3))
+        layer.bias = None
+
+
+@pytest.mark.parametrize(
+    ("layer", "height"), [(synapse.Conv(2, 3, 5, padding=1, dilation=2), 6), (synapse.Pool(9, padding=1), 3)]
+)
+def test_a_kernel_larger_than_the_picture_is_refused(layer, height):
+    with pytest.raises(ValueError, match="expected at least 9 rows, padded, found 8"):
+        layer(torch.zeros(1, 2, height, 20, 3))

@@ -123,8 +123,13 @@ class Block(NoScript, torch.nn.Module):
             and not any(map(hooked, parts))
             and neuron.norm is None
             and neuron.w_scale == WEIGHT_SCALE
-            and (neuron.drop is None or type(neuron.drop) is Dropout)
+            and type(neuron.drop) in (type(None), Dropout)
+            and self._plain_delay
         )
+
+    @property
+    def _plain_delay(self) -> bool:
+        return self.delay is None or getattr(type(self.delay), "forward", None) is Delay.forward
 
     def _run_fused(
         self, spikes: torch.Tensor | Spikes, events: Spikes | None, channels: int, window: Window | None, dense: bool
@@ -190,6 +195,17 @@ class Block(NoScript, torch.nn.Module):
         return constants
 
     @property
+    def delay_buffer(self) -> torch.Tensor | None:
+        """With persistent state, the spikes that are not delivered yet (lava-dl's name). None discards them."""
+        return self.neuron.on_the_way
+
+    @delay_buffer.setter
+    def delay_buffer(self, value: None) -> None:
+        if value is not None:
+            raise ValueError(f"block.cuba.{type(self).__name__}: expected None as delay_buffer, found {value}")
+        self.neuron.on_the_way = None
+
+    @property
     def shape(self) -> torch.Size | None:
         """Shape of the output without batch and time; for a picture, None before the first forward pass."""
         return self.neuron.shape
@@ -215,11 +231,15 @@ class Block(NoScript, torch.nn.Module):
         name, neuron = f"block.cuba.{type(self).__name__}", self.neuron
         if neuron.w_scale != WEIGHT_SCALE:
             raise ValueError(f"{name}: expected scale={WEIGHT_SCALE} for an export, found {neuron.w_scale}")
-        if not self.delay_shift or type(neuron.norm) not in (type(None), MeanOnlyBatchNorm):
-            found = "delay_shift=False" if not self.delay_shift else type(neuron.norm).__name__
+        plain_norm = type(neuron.norm) in (type(None), MeanOnlyBatchNorm)
+        if not (self.delay_shift and plain_norm and self._plain_delay):
+            other = self.delay if plain_norm else neuron.norm
+            found = "delay_shift=False" if not self.delay_shift else type(other).__name__
             raise ValueError(f"{name}: expected a block that a .net file can describe, found {found}")
         fields = {"type": type(self).__name__.lower(), **self._geometry(in_shape or self.input_shape)}
-        bias = None if neuron.norm is None else neuron.norm.bias.to(torch.int64).cpu().numpy()
+        bias = None if neuron.norm is None else neuron.norm.bias.cpu().numpy()  # `LayerSpec` refuses fractions
+        if self.delay is not None and not self.delay.sized:
+            raise ValueError(f"{name}: expected a forward pass before the export, found delays of unknown number")
         steps = None if self.delay is None else torch.floor(self.delay.in_steps().detach())
         if steps is not None and steps.max() > MAX_DELAY:
             raise ValueError(

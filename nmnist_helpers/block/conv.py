@@ -66,8 +66,6 @@ class OfPicture(Block):
             (side + 2 * around - size) // step + 1
             for side, around, size, step in zip(sides, padding, kernel, stride, strict=True)
         )
-        if height < 1 or width < 1:
-            return None  # torch raises the error
         pool = isinstance(synapses, synapse.Pool)
         channels, groups = (picture[0],) * 2 if pool else (synapses.out_channels, synapses.groups)
         return Window(picture, (channels, height, width), kernel, stride, padding, groups)

@@ -45,9 +45,13 @@ def write_shape(group: h5py.Group, kind: str, shape: tuple[int, ...]) -> None:
 
     Raises
     ------
+    TypeError
+        If `group` is no group of an open file.
     ValueError
         If the group is not empty.
     """
+    if not isinstance(group, h5py.Group):
+        raise TypeError(f"export: expected an open h5py.Group, found {type(group).__name__}; see netx.write_network")
     if len(group):
         raise ValueError(f"group {group.name}: expected an empty group, found {sorted(group)} in it")
     group.create_dataset("type", data=np.array([kind], dtype="S10"))

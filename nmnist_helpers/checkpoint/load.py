@@ -25,6 +25,8 @@ def load_checkpoint(
 ) -> torch.nn.Module:
     """Load a network that this package or lava-dl saved with ``torch.save(net.state_dict(), path)``.
 
+    The state_dict may also be one entry of a dict, such as ``{"epoch": 3, "net": net.state_dict()}``.
+
     Parameters
     ----------
     path : path-like
@@ -61,10 +63,10 @@ def load_checkpoint(
 
     Examples
     --------
-    >>> net = load_checkpoint("Trained/network.pt", Network())
+    >>> net = load_checkpoint("Trained/best/network.pt", Network())
     >>> net = load_checkpoint("lava_dl/network.pt", neuron_params={"threshold": 1.25})  # built from the file
     """
-    tree = load_tree(path)
+    tree = _find_state(load_tree(path), path)
     found, constants = _state(tree, path), _constants(tree)
     if net is None:
         net = _build_network(found, neuron_params or {}, constants, path)
@@ -76,6 +78,16 @@ def load_checkpoint(
             found_there = {name: own.get(name) for name in other}
             warnings.warn(f"{path}: expected the thresholds {other}, found {found_there} in the network", stacklevel=2)
     return net
+
+
+def _find_state(tree, path: str | os.PathLike):
+    """Return the state_dict in a file of several things, or the tree itself if that is no such dict."""
+    if not isinstance(tree, dict) or {"settings", "moments"} <= tree.keys():
+        return tree
+    names = [k for k, v in tree.items() if isinstance(v, dict) and v and all(map(torch.is_tensor, v.values()))]
+    if len(names) > 1:
+        raise CheckpointError(f"{path}: expected one network, found {names}; save the state_dict of one alone")
+    return tree[names[0]] if names else tree
 
 
 def _state(tree, path: str | os.PathLike) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ costs one synaptic operation (an addition) per neuron that it reaches, so the co
 dense network multiplies every weight at every time step, with or without spikes.
 
 >>> from nmnist_helpers import cost, netx
->>> exported = netx.load("Trained/network.net")
+>>> exported = netx.load("Trained/best/network.net")
 >>> print(cost.count_operations(exported, spikes))
 >>> print(cost.count_memory(exported))
 >>> cost.answers_over_time(exported(spikes))

@@ -109,7 +109,7 @@ def count_operations(network, spikes) -> Operations:
 
     Examples
     --------
-    >>> print(count_operations(netx.load("Trained/network.net"), spikes))
+    >>> print(count_operations(netx.load("Trained/best/network.net"), spikes))
     """
     net = network if isinstance(network, Net) else Net(network)
     layers = [LayerOperations(str(i), spec.in_features, spec.out_features) for i, spec in enumerate(net, 1)]

@@ -119,7 +119,8 @@ class Event:
         sampling_time : float
             Length of a time bin in ms.
         random_shift : bool
-            If the tensor is longer than the recording, shift the recording by a random number of bins.
+            Shift the recording by a random number of bins: anywhere in a tensor that is longer than the recording, or
+            so that a shorter tensor receives a random part of it.
         binning_mode : {'OR', 'SUM'}
             'OR': a bin with events is set to 1 / sampling_time. 'SUM': every event adds 1 / sampling_time. Payloads of
             graded events are always added up.
@@ -172,8 +173,10 @@ class Event:
         if self.dim == 1 and shape[0] == 1 and len(c) and (c == c[0]).all():
             c = np.zeros_like(c)  # the only polarity of a recording becomes channel 0, even if it is ON
         t = _bins(self.t, sampling_time)
-        if random_shift and len(t) and t.max() < shape[3] - 1:
-            t = t + np.random.randint(shape[3] - int(t.max()))  # noqa: NPY002 (follows np.random.seed, as users expect)
+        if random_shift and len(t) and np.isfinite(t.max()):
+            room = shape[3] - 1 - int(t.max())  # negative if the recording is longer than the tensor
+            shift = np.random.randint(abs(room) + 1)  # noqa: NPY002 (follows np.random.seed, as users expect)
+            t = t + (shift if room > 0 else -shift)
         y = np.zeros(len(c)) if self.y is None else self.y
         axes = {"c": c, "y": y, "x": self.x, "t": t}
         keep = np.ones(len(c), bool)

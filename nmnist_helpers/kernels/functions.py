@@ -246,7 +246,7 @@ def quantise_all(v: torch.Tensor, g: torch.Tensor | None) -> Quantised:
     # Contiguous also for pooling, whose channels share one kernel: on a GPU, torch's weight norm ignores strides.
     flat = v.detach().reshape(channels, -1).float().contiguous()
     if g is None:
-        norm, factor = None, torch.ones(channels, device=v.device)
+        norm, factor = None, torch.ones(channels, dtype=torch.float32, device=v.device)
     else:
         length = g.detach().float().reshape(channels, 1).contiguous()
         norm = kernels.norms(flat)
@@ -293,7 +293,9 @@ class CubaLayer(torch.autograd.Function):
         else:
             shape = v.shape[:1] if call.window is None else call.window.outputs
             trace.spikes.active = trace.active  # only a placeholder's gradient may be incomplete
-            rows = torch.zeros((), device=v.device).expand(source.shape[0], trace.spikes.shape[2], *shape)
+            rows = torch.zeros((), dtype=torch.float32, device=v.device).expand(
+                source.shape[0], trace.spikes.shape[2], *shape
+            )
         return rows, trace.spikes, trace.state
 
     @staticmethod

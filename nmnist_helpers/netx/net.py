@@ -43,7 +43,7 @@ def load(path: str | os.PathLike, in_shape: tuple[int, int, int] | None = None) 
 
     Examples
     --------
-    >>> net = netx.load("Trained/network.net")
+    >>> net = netx.load("Trained/best/network.net")
     >>> print(net)
     >>> spikes_out = net(spikes_in)  # [B, 2312, T] -> [B, 10, T], in integer arithmetic
     """

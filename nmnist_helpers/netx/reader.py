@@ -19,6 +19,7 @@ from ..block.spec import KINDS, MAX_FEATURES, MAX_LAYERS, MAX_WEIGHTS, LayerSpec
 from ..files import size_of
 from ..kernels.constants import WEIGHT_SCALE
 
+AFFINE_THRESHOLD = (1 << 18) - 1  # lava-dl's Affine layer writes it
 MAX_FILE = 1 << 30  # bytes
 MAX_CHUNKS = 4096
 MAX_PACKING = 1032  # no DEFLATE stream expands to more than this many times its size
@@ -115,6 +116,8 @@ def _layer(group: h5py.Group, kind: str, size: int, in_shape: tuple[int, int, in
         _scalar_if_single(_numbers(neuron, name, size, MAX_FEATURES)) for name in ("iDecay", "vDecay")
     )
     fields["v_th_mant"] = _numbers(neuron, "vThMant", size, 1)
+    if fields["v_th_mant"].tolist() in (AFFINE_THRESHOLD, [AFFINE_THRESHOLD]):
+        raise NetFileError(f"{group.name}: expected neurons that fire, found lava-dl's Affine, whose neurons never do")
     fields["ref_delay"] = _numbers(neuron, "refDelay", size, 1) if _has(neuron, "refDelay") else 1
     if kind == "input" and fields["bias"] is not None:
         fields["bias"] = np.broadcast_to(fields["bias"], channels)

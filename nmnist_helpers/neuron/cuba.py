@@ -97,7 +97,8 @@ class Neuron(NeuronStorage):
         which are the decays x 4, so that one learning rate suits decays and weights.
     current_state, voltage_state : tensor [B, C, ...]
         With `persistent_state`, the state at the end of the last call, in real units; a single zero before the first.
-        Assigning 0 also discards the spikes that a block's axon has not delivered yet, as `reset_state` does.
+        Setting one to 0, by assignment or in place, also discards the spikes that a block's axon has not delivered
+        yet, as `reset_state` does.
     shape : torch.Size or None
         Shape [C, ...] of the last input, without batch and time.
 
@@ -142,12 +143,7 @@ class Neuron(NeuronStorage):
         self.w_scale = int(scale)
         self.s_scale = int(scale) << 6
         self.tau_grad, self.scale_grad = tau_grad, scale_grad
-        self.v_th_mant = int(threshold * self.w_scale)
-        if not 1 <= self.v_th_mant < MAX_THRESHOLD:
-            raise ValueError(
-                f"Neuron: expected a threshold of at least 1/{self.w_scale} and below {MAX_THRESHOLD / self.w_scale:g},"
-                f" found {threshold}"
-            )
+        self.threshold = threshold
         self.shared_param, self.persistent_state, self.requires_grad = shared_param, persistent_state, requires_grad
         self.num_neurons = None if num_neurons is None else whole_number("Neuron: num_neurons", num_neurons, 1)
         if (norm is not None or not shared_param) and num_neurons is None:
@@ -163,13 +159,52 @@ class Neuron(NeuronStorage):
             if hasattr(self.norm, "pre_hook_fx"):
                 self.norm.pre_hook_fx = self.quantize_8bit
         self.drop = dropout
-        self.debug = False  # exists in lava-dl; has no effect here
+        self.debug = self.complex = False  # exist in lava-dl; have no effect here
         self.graded_spike = False
 
     @property
     def threshold(self) -> float:
-        """The threshold in use, a multiple of 1/64."""
+        """The threshold in use, a multiple of 1/64. The width of the surrogate derivative follows it."""
         return self.v_th_mant / self.w_scale
+
+    @threshold.setter
+    def threshold(self, value: float) -> None:
+        mantissa = int(value * self.w_scale) if 0 < value < float("inf") else 0
+        if not 1 <= mantissa < MAX_THRESHOLD:
+            raise ValueError(
+                f"Neuron: expected a threshold of at least 1/{self.w_scale} and below {MAX_THRESHOLD / self.w_scale:g},"
+                f" found {value}"
+            )
+        self.v_th_mant = mantissa
+
+    # lava-dl's programs also read and change these.
+    @property
+    def _threshold(self) -> float:
+        return self.threshold
+
+    @_threshold.setter
+    def _threshold(self, value: float) -> None:
+        width = self.tau_rho
+        self.threshold = value
+        self.tau_rho = width
+
+    @property
+    def tau_rho(self) -> float:
+        """``tau_grad * threshold``, lava-dl's width of the surrogate derivative."""
+        return self.tau_grad * self.threshold
+
+    @tau_rho.setter
+    def tau_rho(self, value: float) -> None:
+        self.tau_grad = value / self.threshold
+
+    @property
+    def scale_rho(self) -> float:
+        """lava-dl's name of `scale_grad`."""
+        return self.scale_grad
+
+    @scale_rho.setter
+    def scale_rho(self, value: float) -> None:
+        self.scale_grad = value
 
     @property
     def scale(self) -> int:
@@ -307,7 +342,14 @@ class Neuron(NeuronStorage):
 
     @exact
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """Return spikes [B, C, ..., T] for a dendrite input of the same shape."""
+        """Return spikes [B, C, ..., T] for a dendrite input of the same shape.
+
+        If `dynamics` or `spike` is overridden, these two are called; otherwise both run as one step.
+        """
+        kind = type(self)
+        own = kind.dynamics is not Neuron.dynamics or kind.spike is not Neuron.spike
+        if own or {"dynamics", "spike"} & set(vars(self)):
+            return self.spike(self.dynamics(z)[1])
         spikes, _, _ = self._run(z.float(), need_current=False)
         return spikes if self.drop is None else self.drop(spikes)
 

@@ -30,6 +30,7 @@ class NeuronStorage(torch.nn.Module):
     scaled_current_decay: torch.nn.Parameter
     scaled_voltage_decay: torch.nn.Parameter
     on_the_way: torch.Tensor | None
+    stored_versions: tuple[int, ...] = (0, 0)  # how often the states had been changed in place when they were stored
     persistent_state: bool
     requires_grad: bool
     shared_param: bool
@@ -131,6 +132,7 @@ class NeuronStorage(torch.nn.Module):
         """
         if not self.persistent_state:
             return zero_state(batch, channels, self.device)
+        self._notice_reset()
         shape = (channels,) if self.shape is None else tuple(self.shape)
         units = []
         for name, stored in STATES.items():
@@ -152,6 +154,19 @@ class NeuronStorage(torch.nn.Module):
                 # A view of the kernels' padded rows would keep these in memory, and have strides of its own.
                 units = units.contiguous()
                 setattr(self, name, units if self.shape is None else units.reshape(-1, *self.shape))
+            self.stored_versions = self._versions()
+
+    def _versions(self) -> tuple[int, ...]:
+        """Return how often each stored state has been changed in place; always 0 in inference mode."""
+        units = (getattr(self, name) for name in STATES.values())
+        return tuple(0 if unit.is_inference() else unit._version for unit in units)
+
+    def _notice_reset(self) -> None:
+        """Discard undelivered spikes if a state was set to zero in place since the last call, as if 0 was assigned."""
+        if self.on_the_way is not None:
+            for name, now, before in zip(STATES.values(), self._versions(), self.stored_versions, strict=True):
+                if now > before and not getattr(self, name).any():
+                    self.on_the_way = None
 
     def reset_state(self) -> None:
         """Reset the state to zero and discard undelivered spikes."""

@@ -1,9 +1,9 @@
 """Exchange with other simulators through NIR, the neuromorphic intermediate representation.
 
 >>> from nmnist_helpers import netx, nir
->>> exported = netx.load("Trained/network.net")
->>> nir.write_nir("Trained/network.nir", exported)
->>> layers = nir.read_nir("Trained/network.nir")  # equal to exported.layers
+>>> exported = netx.load("Trained/best/network.net")
+>>> nir.write_nir("network.nir", exported)
+>>> layers = nir.read_nir("network.nir")  # equal to exported.layers
 >>> graph = nir.to_nir(exported)
 >>> print(nir.agreement(exported(spikes), nir.run_graph(graph, spikes)))
 """

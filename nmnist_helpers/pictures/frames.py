@@ -124,7 +124,7 @@ def _frame_numbers(event: Recording, span: float, frame_ms: float) -> tuple[np.n
     frames = max(1, int(np.ceil(span / frame_ms - 1e-9)))
     frame_of = np.floor(np.asarray(event.t, np.float64) / frame_ms + 1e-9).astype(np.int64)
     # The last frame includes the end of the film, where the last event of a recording without an extent is.
-    return np.where(event.t <= span, np.minimum(frame_of, frames - 1), frame_of), frames
+    return np.where(event.t <= span, np.minimum(frame_of, frames - 1), frames), frames
 
 
 def _check_pixels(frames: int, height: int, width: int) -> None:

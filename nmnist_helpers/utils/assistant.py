@@ -30,6 +30,11 @@ class Assistant:
         Weight of a second loss, which the network returns after its output. It is added in training; the statistics
         leave it out.
 
+    Raises
+    ------
+    ValueError
+        If the optimizer has none of the network's parameters: it would train nothing.
+
     Examples
     --------
     >>> assistant = Assistant(net, error, optimizer, stats, classifier=Rate.predict)
@@ -51,14 +56,22 @@ class Assistant:
         lam: float | None = None,
     ):
         self.net, self.error, self.optimizer = net, error, optimizer
+        learned = [p for group in getattr(optimizer, "param_groups", []) for p in group["params"]]
+        if learned and not {id(p) for p in net.parameters()} & {id(p) for p in learned}:
+            raise ValueError("Assistant: expected an optimizer of the network's parameters, found one of others")
         self.stats, self.classifier = stats, classifier
         self.count_log, self.lam = count_log, lam
+        self._device: torch.device | None = None
 
     @property
     def device(self) -> torch.device | None:
-        """Device of the network's parameters; None for a network without parameters."""
+        """Where inputs are moved to: by default to the network's parameters (None if it has none)."""
         parameter = next(self.net.parameters(), None)
-        return None if parameter is None else parameter.device
+        return self._device or (None if parameter is None else parameter.device)
+
+    @device.setter
+    def device(self, device: torch.device | str | None) -> None:
+        self._device = None if device is None else torch.device(device)
 
     def train(self, input: torch.Tensor | Spikes, target: torch.Tensor):
         """Train on one batch.

@@ -374,15 +374,36 @@ def test_delays_beyond_those_of_the_chip_survive_between_calls():
     assert block.neuron.on_the_way.numel() < x.numel()  # nothing is under way any more
 
 
-def test_setting_the_states_to_zero_discards_the_spikes_under_way():
+def set_to_zero(neuron):
+    neuron.current_state = 0
+    neuron.voltage_state = 0
+
+
+def set_to_zero_in_place(neuron):
+    neuron.current_state.zero_()
+    neuron.voltage_state[:] = 0.0
+
+
+@pytest.mark.parametrize("reset", [set_to_zero, set_to_zero_in_place, type(dense_block(1, 1).neuron).reset_state])
+def test_setting_the_states_to_zero_discards_the_spikes_under_way(reset):
     block = dense_block(20, 12, neuron={"persistent_state": True}, delay=True).eval()
     block.delay.delay.data.fill_(20.5)
     x = sample((3, 20, 50), 0.2)
     first = block(x)
     assert not torch.equal(block(x), first)
-    block.neuron.current_state = 0  # as lava-dl's programs do
-    block.neuron.voltage_state = 0
+    reset(block.neuron)
     assert torch.equal(block(x), first)
+
+
+def test_without_a_delay_buffer_no_spike_is_under_way():
+    block = dense_block(20, 12, neuron={"persistent_state": True}, delay=True).eval()
+    block.delay.delay.data.fill_(20.5)
+    block(sample((3, 20, 50), 0.2))
+    assert block.delay_buffer.any()
+    block.delay_buffer = None
+    assert not block(torch.zeros(3, 20, 20)).any()
+    with pytest.raises(ValueError, match="expected None as delay_buffer"):
+        block.delay_buffer = torch.zeros(3)
 
 
 def test_a_parametrised_decay_can_be_listed_and_exported(tmp_path):
@@ -740,3 +761,51 @@ def test_delays_beyond_those_of_the_chip_are_not_exported():
     block.delay.delay.data[2] = 100
     with pytest.raises(ValueError, match="expected delays of at most 62 steps for an export, found 100"):
         block.layer_spec()
+
+
+class Silent(axon.Delay):
+    def forward(self, spikes):
+        return 0 * super().forward(spikes)
+
+
+@pytest.mark.parametrize("part", ["spike", "dynamics", "delay"])
+def test_a_part_of_the_users_own_is_used(part):
+    block = dense_block(20, 12)
+    x = sample((3, 20, 50), 0.2)
+    assert block(x).any()
+    if part == "delay":
+        block.delay = Silent(12)
+    else:
+        own = {"spike": lambda voltage: 0 * voltage, "dynamics": lambda z: (z, 0 * z)}
+        setattr(block.neuron, part, own[part])
+    assert not block(x).any()
+    if part == "delay":
+        with pytest.raises(ValueError, match="a .net file can describe, found Silent"):
+            block.layer_spec()
+
+
+def test_fractional_biases_are_not_exported():
+    block = dense_block(20, 12, neuron={"norm": MeanOnlyBatchNorm})
+    block(sample((3, 20, 50), 0.2))
+    block.eval()
+    block.layer_spec()
+    block.neuron.norm.pre_hook_fx = lambda bias, descale=False: bias * 64 if descale else bias
+    with pytest.raises(ValueError, match="bias: expected integers"):
+        block.layer_spec()
+
+
+def test_blocks_work_with_another_default_type():
+    x = sample((3, 20, 50), 0.2)
+    block = dense_block(20, 12, weight_norm=False, delay=False)
+    expected = block(x)
+    expected.sum().backward()
+    torch.set_default_dtype(torch.float64)
+    try:
+        twin = copy.deepcopy(block)
+        twin.zero_grad()
+        out = twin(x.double())
+        out.sum().backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(out, expected)
+    assert torch.equal(twin.synapse.weight.grad, block.synapse.weight.grad)

@@ -715,3 +715,18 @@ def test_a_normalisation_survives_a_round_trip(tmp_path):
         NetFileError, match="/layer/0/neuron/weight_exp: expected 0, the only supported value, found another"
     ):
         netx.load(tmp_path / "a.net")
+
+
+def test_an_affine_layer_is_named(tmp_path):
+    rng = np.random.default_rng(0)
+    path = netx.write_network(tmp_path / "a.net", [spec(rng, 4, 3)])
+    with h5py.File(path, "r+") as file:
+        file["layer/0/neuron/vThMant"][...] = (1 << 18) - 1
+    with pytest.raises(NetFileError, match="found lava-dl's Affine"):
+        netx.load(path)
+
+
+def test_an_export_to_a_path_points_to_the_right_function():
+    block = cuba.Dense(FIXED, 4, 3)
+    with pytest.raises(TypeError, match=r"expected an open h5py.Group, found str; see netx.write_network"):
+        block.export_hdf5("a.net")

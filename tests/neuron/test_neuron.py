@@ -479,3 +479,41 @@ def test_wrong_ranges_and_numbers_of_neurons_are_refused():
     for number in (0, 2.5):
         with pytest.raises(ValueError, match=f"num_neurons: expected a whole number from 1, found {number}"):
             Neuron(**FIXED, num_neurons=number)
+
+
+class Readout(Neuron):
+    def spike(self, voltage):
+        return voltage
+
+
+class Deaf(Neuron):
+    def dynamics(self, z):
+        return super().dynamics(0 * z)
+
+
+def test_overridden_dynamics_and_spike_functions_are_used():
+    z = torch.tensor(drive((2, 5, 30), spread=3.0))
+    plain = Neuron(**FIXED)
+    voltage = plain.dynamics(z)[1]
+    assert torch.equal(Readout(**FIXED)(z), voltage)
+    assert plain(z).any()
+    assert not Deaf(**FIXED)(z).any()
+    plain.spike = lambda voltage: 2 * voltage
+    assert torch.equal(plain(z), 2 * voltage)
+
+
+def test_lava_dls_attributes_can_be_read_and_set():
+    neuron = Neuron(**{**FIXED, "tau_grad": 0.5})
+    width = neuron.tau_rho
+    assert (neuron._threshold, width, neuron.scale_rho) == (neuron.threshold, 0.5 * neuron.threshold, neuron.scale_grad)
+    neuron._threshold = 4.0  # lava-dl's programs; the surrogate keeps its width
+    assert (neuron.v_th_mant, neuron.threshold, neuron.tau_rho) == (256, 4.0, width)
+    neuron.tau_rho, neuron.scale_rho = 0.01, 5
+    assert (neuron.surrogate.tau, neuron.scale_grad) == (pytest.approx(1.0), 5)
+    neuron.threshold = 2
+    assert neuron.surrogate.tau == pytest.approx(0.5)
+    z = torch.tensor(drive((2, 5, 30), spread=3.0))
+    assert torch.equal(neuron(z), Neuron(**{**FIXED, "threshold": 2})(z))
+    for bad in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="expected a threshold"):
+            neuron.threshold = bad

@@ -95,6 +95,13 @@ def test_a_frame_shows_the_last_event_of_each_pixel():
         assert frame[4 * 7, 4 * 7] == drawing.PALETTE.event + order[1] * len(drawing.AGES)
 
 
+def test_a_film_shows_no_event_after_its_end():
+    for event in (Event([5], [5], [1], [14.0]), Event([5], None, [0], [14.0])):
+        draw = drawing.raster_frames if event.y is None else drawing.camera_frames
+        shown, empty = (draw(e, 12.0, 5.0) for e in (event, Event(event.x, event.y, event.c, [100.0])))
+        assert np.array_equal(shown, empty)
+
+
 @pytest.mark.parametrize("span", [None, 398.0])
 def test_the_last_frame_shows_events_at_the_end_of_the_span(span):
     end = span or 400.0

@@ -744,3 +744,14 @@ def test_an_epoch_without_tests_is_not_the_best():
         stats.update()
     assert saved == [0, 10]
     assert not stats.testing.best_accuracy
+
+
+def test_an_optimiser_of_another_network_is_refused():
+    with pytest.raises(ValueError, match="expected an optimizer of the network's parameters, found one of others"):
+        Assistant(SmallNetwork(), squared_error, torch.optim.Adam(SmallNetwork().parameters()))
+
+
+def test_the_device_of_the_inputs_can_be_set():
+    assistant = Assistant(SmallNetwork(), squared_error, None)
+    assistant.device = "meta"
+    assert assistant.device == torch.device("meta")

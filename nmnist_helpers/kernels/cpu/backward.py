@@ -176,12 +176,12 @@ def backward(
     width = voltage.numel() // (batch * steps)
     axon = axon or Axon(torch.zeros(channels, dtype=torch.int32))
     spikes_grad, voltage_grad, current_grad = (None if g is None else pad(g.float()) for g in grads)
-    factor = torch.full((batch, channels), axon.value * membrane.surrogate.gain)
+    factor = torch.full((batch, channels), axon.value * membrane.surrogate.gain, dtype=torch.float32)
     if axon.kept is not None:
         factor *= axon.kept
-    z = torch.empty(batch, steps, width) if need_z else None
-    table = None if events is None else torch.empty(events.shape[1], width)
-    sums = torch.empty(3, batch, width)
+    z = torch.empty(batch, steps, width, dtype=torch.float32) if need_z else None
+    table = None if events is None else torch.empty(events.shape[1], width, dtype=torch.float32)
+    sums = torch.empty(3, batch, width, dtype=torch.float32)
     chunks = width // CHUNK
     _backward(
         chunks if events is not None else batch * chunks,

@@ -94,7 +94,7 @@ def input_gradient(grad_z: torch.Tensor, kernels: torch.Tensor, window: Window) 
     table = kernels.permute(1, 3, 2, 0).flatten(2).float() / WEIGHT_STEPS  # [height, C_out, width * C_in]
     table = F.pad(table, (0, -table.shape[2] % LANES)).unflatten(2, (-1, LANES)).transpose(1, 2).contiguous()
     y, x = np.meshgrid(np.arange(rows) * window.stride[0], np.arange(columns) * window.stride[1], indexing="ij")
-    out = torch.empty(batch, steps, height, across * channels)
+    out = torch.empty(batch, steps, height, across * channels, dtype=torch.float32)
     _add_windows(
         batch,
         grad_z=flat(grad_z),

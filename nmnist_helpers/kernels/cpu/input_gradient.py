@@ -144,7 +144,7 @@ def input_gradient(grad_z: torch.Tensor, table: torch.Tensor, active: Active | N
     weights = weight_values(table).t().contiguous()
     grad, stride = flat_rows(grad_z)
     lag, kept = axon_arrays(active.axon)
-    out = torch.empty(batch * steps, len(weights))
+    out = torch.empty(batch * steps, len(weights), dtype=torch.float32)
     _multiply_active(
         batch * -(-steps // ROWS),
         near=active.near,

@@ -120,7 +120,7 @@ def matmul(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         columns=columns,
         panels=panels,
     )
-    out = torch.empty(batch, steps, width)
+    out = torch.empty(batch, steps, width, dtype=torch.float32)
     tall = FLAT if panels.size <= CACHE else TALL
     _multiply(
         -(-batch * steps // tall),
@@ -158,7 +158,7 @@ def weight_gradient(spikes: Spikes | torch.Tensor, grad_z: torch.Tensor) -> torc
         grad = rows.reshape(-1, rows.shape[2]).t() @ grad_z.reshape(-1, outputs)
         return grad if value == 1.0 else grad * value
     block = max(16, min(BLOCK, -(-outputs // (2 * get_num_threads()) // 16) * 16))
-    out = torch.empty(spikes.shape[1], outputs)
+    out = torch.empty(spikes.shape[1], outputs, dtype=torch.float32)
     _weight_gradient(
         -(-outputs // block),
         indptr=spikes.indptr.numpy(),

@@ -72,7 +72,7 @@ def _gradient(tile, v, factor, ratio, outputs, inputs, grad_table, grad_v, dot):
 def norms(v: torch.Tensor) -> torch.Tensor:
     """Compute `nmnist_helpers.kernels.reference.norms` of float32 rows [C_out, C_in] on the CPU."""
     outputs, inputs = v.shape
-    norm = torch.empty(outputs)
+    norm = torch.empty(outputs, dtype=torch.float32)
     _norms(-(-outputs // LANES), v=flat(v), inputs=inputs, norm=norm.numpy())
     return norm
 
@@ -112,8 +112,8 @@ def quantise_gradient(
     """Compute `nmnist_helpers.kernels.reference.quantise_gradient` on the CPU, from a gradient [C_in, C_out]."""
     outputs, inputs = v.shape
     width = max(outputs, LANES)
-    ratio = torch.zeros(outputs) if norm is None else factor / (norm * norm)
-    grad_v, dot = torch.empty(width, inputs), torch.empty(width)
+    ratio = torch.zeros(outputs, dtype=torch.float32) if norm is None else factor / (norm * norm)
+    grad_v, dot = torch.empty(width, inputs, dtype=torch.float32), torch.empty(width, dtype=torch.float32)
     _gradient(
         -(-width // LANES),
         v=_pad_outputs(v, width),
