@@ -19,11 +19,14 @@ def _norms(task, v, inputs, norm):
     """Compute the norms of `LANES` rows; see `nmnist_helpers.kernels.reference.norms` for the order of the sums."""
     first, sums = task * LANES, np.empty(NORM_LANES, np.float32)
     for row in range(first, min(first + LANES, len(norm))):
-        lanes = NORM_LANES if inputs >= NORM_LANES else 1
+        lanes, rest = NORM_LANES if inputs >= NORM_LANES else 1, inputs % NORM_LANES
         sums[:] = f32(0.0)
-        for i in range(inputs):
-            x = v[row * inputs + i]
-            sums[i & (lanes - 1)] += x * x
+        for k in range(row * inputs, (row + 1) * inputs - rest, NORM_LANES):
+            for lane in range(NORM_LANES):
+                sums[lane] += v[k + lane] * v[k + lane]
+        for lane in range(rest):
+            x = v[(row + 1) * inputs - rest + lane]
+            sums[lane & (lanes - 1)] += x * x
         while lanes > 1:
             lanes //= 2
             for lane in range(lanes):
