@@ -1,4 +1,4 @@
-"""Benchmarks of the engine on the CPU, for the figures of both READMEs: ``pytest tests/benchmarks -s -n 0`` prints the tables.
+"""Benchmarks of the engine on the CPU: ``pytest tests/benchmarks -s -n 0`` prints the tables of both READMEs.
 
 The figures are medians of interleaved runs in one process. A test fails if its figure is worse than a limit. The limits
 leave room for a noisy machine; the README's figures come from a quiet one.
@@ -260,7 +260,7 @@ def measure_growth() -> dict[str, list[tuple[float, float]]]:
 
 
 def draw_growth(measured: dict[str, list[tuple[float, float]]], path) -> None:
-    """Draw the picture of this folder's README: the time of one block against batch, steps, width and event rate."""
+    """Draw gifs/growth.png: the time of one block against batch, steps, width and event rate."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -288,7 +288,7 @@ def draw_growth(measured: dict[str, list[tuple[float, float]]], path) -> None:
 
 
 def test_growth():
-    """Check that time grows at most in proportion to the work, up to a factor of 3; draw the picture of this folder's README."""
+    """Check that time grows at most in proportion to the work, up to a factor of 3; draw gifs/growth.png."""
     measured = measure_growth()
     draw_growth(measured, Path(__file__).resolve().parents[2] / "gifs" / "growth.png")
     for name, points in measured.items():
