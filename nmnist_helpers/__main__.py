@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0 on success; 1 after an error, which is reported in one line; 2 for an unknown command; 130
         after Ctrl-C; 141 if the output is a pipe that was closed; 143 after SIGTERM.
     """
+    for stream_name in ("stdout", "stderr"):
+        if getattr(sys, stream_name) is None:  # it was closed before Python started
+            setattr(sys, stream_name, open(os.devnull, "w", encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         # On Windows, a file or a pipe may lack characters that occur in a path: print their codes instead of failing.
         if hasattr(stream, "reconfigure"):
@@ -66,7 +69,8 @@ def _terminate(*_) -> None:
 
 
 def _fail(line: str, status: int) -> int:
-    process = f" (process {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+    rank = os.environ.get("RANK") if os.environ.get("WORLD_SIZE", "1") != "1" else None
+    process = f" (process {rank})" if rank else ""
     print(f"{PROGRAM}{process} {line}", file=sys.stderr)
     return status
 

@@ -1,20 +1,23 @@
 """The command ``python -m nmnist_helpers camera``: compare the simulated camera with real recordings."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .__main__ import main as run_command
 from .camera.compare import compare, print_table
 from .camera.digits import load_mnist
 from .camera.simulator import simulate
 from .data.recordings import Recordings
+from .paths import expanded
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read recordings, simulate the same digits, and print a table that compares both."""
     parser = argparse.ArgumentParser(
         prog="python -m nmnist_helpers camera",
-        description="Simulate the digits of real recordings and print how well the simulations agree with them.",
+        description="Let the simulated camera record the digits of real recordings; print how well both agree.",
     )
     parser.add_argument("--recordings", type=Path, required=True, help="folder Train or Test, or its zip archive")
     parser.add_argument(
@@ -25,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (default 0)")
     options = parser.parse_args(argv)
-    options.recordings = options.recordings.expanduser()  # no shell expands the ~ of --recordings=~/...
+    options.recordings = expanded(options.recordings)  # no shell expands the ~ of --recordings=~/...
     if not options.recordings.exists():
         raise FileNotFoundError(f"--recordings: expected a folder or an archive, found no {options.recordings}")
     recorded = Recordings(options.recordings).pack()
@@ -42,4 +45,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(["camera", *sys.argv[1:]]))

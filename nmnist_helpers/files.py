@@ -1,10 +1,11 @@
-"""Write files atomically, so that they appear complete or not at all, and hold locks between processes."""
+"""Write files atomically, so that they appear complete or not at all; hold locks between processes; print lines."""
 
 import errno
 import os
 import secrets
 import shutil
 import socket
+import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -18,11 +19,32 @@ ABANDONED = 24 * 3600
 #: If a write fails while fewer bytes than this are free, the disk counts as full, whatever error the library raised.
 _NEARLY_FULL = 1 << 16
 _FULL_ERRORS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+#: Errors of file systems that have no locks, such as NFS without a lock service.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 #: This machine in the names of temporary files: ``.<stem>.<machine>-<process>-<random>.tmp<suffix>``.
-#: Containers may share a host's name, but number their processes themselves.
-_NUMBERING = os.readlink("/proc/self/ns/pid") if os.path.islink("/proc/self/ns/pid") else ""
-_MACHINE = f"{zlib.crc32(f'{socket.gethostname()}{_NUMBERING}'.encode()):08x}"
 _swept: set[Path] = set()
+
+
+def _identify_machine() -> str:
+    """Return a mark that two processes share only if they number processes alike, so that one can find the other.
+
+    Two machines may have the same name, and containers on one machine number their processes themselves.
+    """
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+    with suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return f"{zlib.crc32(''.join(parts).encode()):08x}"
+
+
+_MACHINE = _identify_machine()
+
+
+def tell(line: str, flush: bool = False) -> None:
+    """Print a line; characters that standard output cannot encode become codes, so that no path stops the program."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding), flush=flush)
 
 
 @contextmanager
@@ -111,7 +133,7 @@ def atomic(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
 
     Examples
     --------
-    >>> with atomic('Trained/network.pt') as temporary:
+    >>> with atomic('network.pt') as temporary:
     ...     torch.save(net.state_dict(), temporary)
     """
     given = Path(path)
@@ -140,8 +162,9 @@ def atomic(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file to the disk; for a folder, flush its list of names if the operating system can do that."""
-    if path.is_dir():
+    """Flush a file to the disk; for a folder, flush its list of names if the file system can do that."""
+    is_folder = path.is_dir()
+    if is_folder:
         if os.name == "nt":
             return
         try:
@@ -153,7 +176,8 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # EINVAL: the file system does not support it
+        # EINVAL means that the file system does not support it. For a folder, there are several such errors.
+        if error.errno in _FULL_ERRORS | {errno.EIO} or not (is_folder or error.errno == errno.EINVAL):
             raise
     finally:
         os.close(handle)
@@ -201,6 +225,23 @@ def _is_running(process: int) -> bool:
     return True
 
 
+def acquire(lock: FileLock, timeout: float = -1) -> None:
+    """Acquire a lock. If the file system has none, return: running without a lock is better than not running at all.
+
+    Raises
+    ------
+    filelock.Timeout
+        If another process has held the lock for `timeout` seconds; the default is to wait without limit.
+    """
+    try:
+        lock.acquire(timeout=timeout)
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
 @contextmanager
 def locked(path: str | os.PathLike, waiting_for: str = "") -> Iterator[None]:
     """Hold the lock file `path` during the block; if another process holds it, wait.
@@ -218,12 +259,10 @@ def locked(path: str | os.PathLike, waiting_for: str = "") -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        acquire(lock, timeout=0)
     except Timeout:
-        print(f"waiting for another process {waiting_for}", flush=True)
-        lock.acquire()
-    except NotImplementedError:
-        pass  # the file system has no locks: go on without one
+        tell(f"waiting for another process {waiting_for}", flush=True)
+        acquire(lock)
     try:
         yield
     finally:

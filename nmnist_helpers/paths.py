@@ -1,19 +1,48 @@
 """The project's folders and the data folder; none of them depends on the working directory."""
 
+import functools
 import os
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from platformdirs import user_cache_path, user_data_path
 
 
+def expanded(path: str | os.PathLike) -> Path:
+    """Return a path in which ``~`` is replaced by a home folder; raise ValueError if there is no such folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: expected ~ or ~USER with a home folder, found none") from error
+
+
+def _folder_of_user(usual: Callable[..., Path]) -> Path:
+    """Return one of the user's usual folders; without a home folder, as in some containers, a temporary one."""
+    try:
+        return usual("nmnist_helpers", appauthor=False)
+    except RuntimeError:
+        return _temporary_folder()
+
+
+@functools.cache
+def _temporary_folder() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"nmnist_helpers-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    # Compiled code is loaded from this folder, so it must not be another user's.
+    return folder if folder.stat().st_uid == os.getuid() else Path(tempfile.mkdtemp(prefix="nmnist_helpers-"))
+
+
 def _root() -> Path:
     """Return the folder that contains ``data/``, ``gifs/`` and ``Trained/``."""
     if os.environ.get("NMNIST_HOME"):
-        return Path(os.environ["NMNIST_HOME"]).expanduser().resolve()
+        return expanded(os.environ["NMNIST_HOME"]).resolve()
     checkout = Path(__file__).resolve().parents[1]
     if (checkout / "pyproject.toml").is_file() and (checkout / "notebooks").is_dir():
         return checkout
-    return user_data_path("nmnist_helpers", appauthor=False)  # for an installed package, which is not in a checkout
+    return _folder_of_user(user_data_path)  # for an installed package, which is not in a checkout
 
 
 #: Folder in which notebooks and commands read and write: the environment variable ``NMNIST_HOME``, else the checkout of
@@ -37,7 +66,7 @@ def data_root(path: str | os.PathLike | None = None) -> Path:
         ``path``, else the environment variable ``NMNIST_DATA``, else ``data/`` in `ROOT`.
     """
     chosen = (os.environ.get("NMNIST_DATA") or None) if path is None else path
-    return ROOT / "data" if chosen is None else Path(chosen).expanduser().resolve()
+    return ROOT / "data" if chosen is None else expanded(chosen).resolve()
 
 
 def cache_folder() -> Path:
@@ -48,5 +77,5 @@ def cache_folder() -> Path:
     """
     chosen = os.environ.get("XDG_CACHE_HOME", "").strip()
     if chosen:
-        return Path(chosen).expanduser().absolute() / "nmnist_helpers"
-    return user_cache_path("nmnist_helpers", appauthor=False)
+        return expanded(chosen).absolute() / "nmnist_helpers"
+    return _folder_of_user(user_cache_path)

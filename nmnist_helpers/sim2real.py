@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -20,11 +19,11 @@ from .__main__ import main as run_command
 from .checkpoint import load_checkpoint
 from .data.dataset import NMNISTDataset
 from .io import PackedEvents
-from .paths import TRAINED
+from .paths import TRAINED, expanded
 from .tools import whole_number
 from .train import Settings, answers, given_settings, parser, run
 from .train.folder import CHECKPOINT, DERIVED, REALITY, Folder, resume_with
-from .train.group import Group
+from .train.group import Group, set_by_torchrun
 from .train.parts import is_mnist, learn_and_validate
 from .train.progress import network_of
 
@@ -33,7 +32,7 @@ DESCRIPTION = """\
 Train on simulated digits of MNIST and test on all real recordings. Then tune the network on the real training
 recordings and test it on the real test recordings. Training takes the options of the command train and writes into the
 folder --out. Tuning writes into its subfolder tuned. The file reality.json in --out holds the results of both tests.
-With --start, make sure that the network to begin with has not learned from the recordings or their digits either."""
+With --start, make sure that the initial network has not learned from these recordings or their digits, either."""
 
 
 def real(
@@ -66,13 +65,13 @@ def real(
         `nmnist_helpers.train.run`.
     """
     whole_number("--tune", tune, 1)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if set_by_torchrun("WORLD_SIZE", 1) > 1:
         raise ValueError(
             "torchrun: expected one process for sim2real, found several; train with torchrun, then tune with --start"
         )
     if mnist is not None:
         os.environ["NMNIST_MNIST"] = mnist
-    out = Path(DEFAULT_OUT if settings.out is None else settings.out).expanduser()
+    out = expanded(DEFAULT_OUT if settings.out is None else settings.out)
     settings = replace(settings, source="simulated", out=str(out))
     command = resume_with("sim2real", out, mnist=mnist, tune=tune, **settings.needed_again())
     folder = Folder(out, command)
@@ -82,27 +81,26 @@ def real(
     folder.dependent += tuple(f"{tuned.path.name}/{name}" for name in (*DERIVED, CHECKPOINT))
     recorded = [NMNISTDataset(settings.data, train=train, source="recorded") for train in (True, False)]
     everything = _unseen(settings, *(part.packed for part in recorded))
+    with folder.locked():  # until the report is written, since it describes the networks in this folder
+        trained = run(settings, resume, overwrite, folder)
+        folder.remove(REALITY)  # whose tuned network is about to be replaced
+        result = {"simulated_digits": trained["recordings"]["train"], "epochs": settings.epochs}
+        result["start"] = trained["settings"]["start"]
+        result |= _evaluate(folder, settings, everything, "")
+        print(f"trained on simulated digits: {result['accuracy']:.2%} of {len(everything)} recordings")
 
-    trained = run(settings, resume, overwrite, folder)
-    folder.remove(REALITY)  # whose tuned network is about to be replaced
-    result = {"simulated_digits": trained["recordings"]["train"], "epochs": settings.epochs}
-    result["start"] = trained["settings"]["start"]
-    result |= _evaluate(folder, settings, everything, "")
-    print(f"trained on simulated digits: {result['accuracy']:.2%} of {len(everything)} recordings")
-
-    tuning = replace(
-        settings, source="recorded", start=str(folder.path / "network.pt"), out=str(tuned.path), epochs=tune, lr=0.0005,
-        schedule="onecycle", validation=0, keep="last", recordings=None, takes=1,
-    )  # fmt: skip
-    # Tuning always starts over, with the network that has just been trained.
-    run(tuning, overwrite=True, folder=tuned)
-    result |= {"tuned_on": len(recorded[0]), "tuning_epochs": tune}
-    result |= _evaluate(tuned, settings, recorded[1], "tuned_")
-    print(
-        f"tuned on {len(recorded[0])} recordings: {result['tuned_accuracy']:.2%} of {len(recorded[1])} test recordings"
-    )
-    folder.report(result, REALITY)
-    return result
+        tuning = replace(
+            settings, source="recorded", start=str(folder.path / "network.pt"), out=str(tuned.path), epochs=tune,
+            lr=0.0005, schedule="onecycle", validation=0, keep="last", recordings=None, takes=1,
+        )  # fmt: skip
+        # Tuning always starts over, with the network that has just been trained.
+        run(tuning, overwrite=True, folder=tuned)
+        result |= {"tuned_on": len(recorded[0]), "tuning_epochs": tune}
+        result |= _evaluate(tuned, settings, recorded[1], "tuned_")
+        accuracy = f"{result['tuned_accuracy']:.2%} of {len(recorded[1])} test recordings"
+        print(f"tuned on {len(recorded[0])} recordings: {accuracy}")
+        folder.report(result, REALITY)
+        return result
 
 
 def _unseen(settings: Settings, training: PackedEvents, test: PackedEvents) -> PackedEvents:

@@ -2,16 +2,20 @@
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from nmnist_helpers import files
+from nmnist_helpers import files, paths
 from nmnist_helpers.files import atomic, locked
+from nmnist_helpers.train.folder import Folder
 
 
 def file_names(folder):
@@ -192,3 +196,59 @@ def test_waiting_for_a_lock_prints_one_line(tmp_path, capsys):
     thread.join()
     assert order == ["first", "second"]
     assert capsys.readouterr().out == "waiting for another process that writes a\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EIO])
+def test_a_folder_that_cannot_be_flushed_is_no_error_unless_the_disk_fails(tmp_path, monkeypatch, number):
+    fsync = os.fsync
+
+    def refuse(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(handle)
+
+    monkeypatch.setattr(files.os, "fsync", refuse)
+    with pytest.raises(OSError, match="error") if number == errno.EIO else nullcontext(), atomic(tmp_path / "a"):
+        pass
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/sys/kernel/random/boot_id"), reason="this system has no such number")
+def test_two_machines_of_the_same_name_are_told_apart(monkeypatch):
+    assert files._identify_machine() == files._MACHINE
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "another machine")
+    assert files._identify_machine() != files._MACHINE
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
+@pytest.mark.parametrize("lock", [lambda path: locked(path / "a.lock"), lambda path: Folder(path).locked()])
+def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch, lock, number):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with lock(tmp_path):
+        pass
+
+
+def test_a_user_without_a_home_folder_has_a_private_temporary_one(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(paths, "user_cache_path", refuse)
+    monkeypatch.setattr(paths.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(paths.os, "getuid", lambda: os.stat(tmp_path).st_uid, raising=False)
+    paths._temporary_folder.cache_clear()
+    folder = paths.cache_folder()
+    assert folder.parent == tmp_path
+    assert os.name == "nt" or folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(paths.os, "getuid", lambda: -1, raising=False)
+    folder.rename(tmp_path / "nmnist_helpers--1")  # another user has made it
+    paths._temporary_folder.cache_clear()
+    assert paths.cache_folder() not in (folder, tmp_path / "nmnist_helpers--1")
+    paths._temporary_folder.cache_clear()
+
+
+def test_an_unknown_user_in_a_path_is_reported():
+    with pytest.raises(ValueError, match=r"^~nobody-has-this-name.x: expected ~ or ~USER with a home folder"):
+        Folder(os.path.join("~nobody-has-this-name", "x"))

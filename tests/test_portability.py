@@ -46,6 +46,17 @@ def test_a_path_that_a_log_file_cannot_hold_is_printed_in_codes(tmp_path, monkey
     assert log.getvalue().decode("cp1252").splitlines()[-1].endswith(os.path.join("\\u0142\u00f3d\\u017a", "Test"))
 
 
+def test_a_path_that_standard_output_cannot_hold_does_not_stop_a_program(tmp_path, monkeypatch):
+    root = tmp_path / "\u0142\u00f3d\u017a"
+    fake_nmnist.write_folder(root / "Train", "Train", fake_nmnist.make(0, per_digit=1))
+    log = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(log, encoding="cp1252"))
+    monkeypatch.setattr("nmnist_helpers.data.cache.writable", lambda folder: False)
+    nmnist_helpers.NMNISTDataset(root)
+    sys.stdout.flush()
+    assert "\\u0142\u00f3d\\u017a" in log.getvalue().decode("cp1252")
+
+
 def test_compiled_code_has_short_paths():
     kernels = [one for one in gc.get_objects() if issubclass(type(one), Dispatcher)]
     caches = [one._cache for one in kernels if one.py_func.__module__.startswith("nmnist_helpers.")]

@@ -15,7 +15,7 @@ from nmnist_helpers.checkpoint import load_tree
 from nmnist_helpers.data.dataset import NMNISTDataset
 from nmnist_helpers.io import PackedEvents
 from nmnist_helpers.train import loop
-from nmnist_helpers.train.folder import resume_with
+from nmnist_helpers.train.folder import Folder, resume_with
 
 SMALL = ["--hidden", "12", "--batch-size", "8", "--epochs", "1", "--tune", "2"]
 
@@ -90,6 +90,21 @@ def test_an_interrupted_tuning_starts_over_and_a_new_training_removes_it(run_fol
     with interrupted_after(0, monkeypatch):
         sim2real.main([*arguments, "--overwrite"])
     assert not names()
+
+
+def test_no_other_run_may_write_to_the_folder_while_the_network_is_tuned(run_folder, monkeypatch):
+    run, refused = sim2real.run, []
+
+    def run_beside_another(settings, *arguments, **options):
+        if settings.source == "recorded":
+            with pytest.raises(FileExistsError, match="another run is writing there"), Folder(run_folder).locked():
+                pass
+            refused.append(True)
+        return run(settings, *arguments, **options)
+
+    monkeypatch.setattr(sim2real, "run", run_beside_another)
+    sim2real.main([*SMALL, "--validation", "30", "--out", str(run_folder)])
+    assert refused == [True]
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def data(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def environment(monkeypatch, data):
     monkeypatch.setenv("NMNIST_DATA", str(data))
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -122,7 +122,10 @@ def test_split_is_fixed_disjoint_and_balanced(validation):
     assert (validate == again[1]).all()
 
 
-@pytest.mark.parametrize(("labels", "validation"), [([0, 0, 1], 1), ([0, 0, 1, 1], 3), ([0, 0, 1, 1], 0.1), ([], 1)])
+@pytest.mark.parametrize(
+    ("labels", "validation"),
+    [([0, 0, 1], 1), ([0, 0, 1, 1], 3), ([0, 0, 1, 1], 0.1), ([], 1), ([0] * 500 + [1] * 2, 5)],
+)
 def test_split_needs_a_recording_of_each_digit_in_both_parts(labels, validation):
     with pytest.raises(ValueError, match="expected both parts to have a recording of each"):
         split(np.array(labels), validation)
@@ -294,6 +297,33 @@ def test_commands_of_the_first_version_still_work(monkeypatch, capsys, name):
         runpy.run_module(f"nmnist_helpers.{name}", run_name="__main__", alter_sys=True)
     assert end.value.code == 0
     assert "usage: python -m nmnist_helpers" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:.* found in sys.modules")
+@pytest.mark.parametrize("name", ["calibrate", "download", "mnist"])
+def test_commands_of_the_first_version_report_an_error_in_one_line(monkeypatch, capsys, tmp_path, name):
+    (tmp_path / "file").write_bytes(b"")
+    option = ["--recordings"] if name == "calibrate" else []
+    monkeypatch.setattr(sys, "argv", [name, *option, str(tmp_path / "file" / "folder")])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(f"nmnist_helpers.{name}", run_name="__main__", alter_sys=True)
+    assert end.value.code == 1
+    assert re.fullmatch(r"python -m nmnist_helpers \w+: .*folder.*\n", capsys.readouterr().err)
+
+
+def test_commands_run_without_standard_streams(monkeypatch):
+    """They are None if they were closed before the start (``>&-``), and in pythonw."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr("nmnist_helpers.lava.main", lambda options: print("a line"))
+    assert __main__.main(["lava"]) == 0
+
+
+@pytest.mark.parametrize("size", ["", "2"])
+def test_an_error_is_reported_whatever_the_environment_says(monkeypatch, capsys, size):
+    monkeypatch.setenv("WORLD_SIZE", size)
+    assert __main__.main(["trian"]) == 2
+    assert "found 'trian'" in capsys.readouterr().err
 
 
 def test_commands_are_listed_and_an_unknown_one_is_reported(capsys):
@@ -613,6 +643,20 @@ def test_a_folder_holds_one_run(run_copy, capsys):
     assert content(run_copy) != before
 
 
+def test_a_checkpoint_that_was_rewritten_after_it_was_read_is_kept(run_copy, monkeypatch):
+    hold = Folder.hold
+
+    def hold_too_late(self, *arguments):
+        save_tree(self.checkpoint, load_tree(self.checkpoint))  # another run ends here
+        return hold(self, *arguments)
+
+    before = content(run_copy)
+    monkeypatch.setattr(Folder, "hold", hold_too_late)
+    with pytest.raises(FileExistsError, match="expected the checkpoint that was read, found a newer one"):
+        resume(run_copy)
+    assert content(run_copy) == before
+
+
 def test_a_run_that_cannot_start_overwrites_nothing(run_copy, monkeypatch):
     before = content(run_copy)
     monkeypatch.setattr(Group, "steps", lambda *_: 0)
@@ -742,6 +786,10 @@ def test_the_command_that_resumes_a_run_is_the_one_that_began_it(monkeypatch):
     assert command[3:] == ["train", "--out", "run", "--data", "my data", "--device", "cpu", "--resume"]
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert resume_with("train", Path("run")) == "torchrun --nproc-per-node 2 -m nmnist_helpers.train --out run --resume"
+    for name, value in (("WORLD_SIZE", "6"), ("LOCAL_WORLD_SIZE", "2"), ("GROUP_WORLD_SIZE", "3")):
+        monkeypatch.setenv(name, value)
+    command = "torchrun --nnodes 3 --nproc-per-node 2 -m nmnist_helpers.train --out run --resume (on every node, with"
+    assert resume_with("train", Path("run")).startswith(command)
 
 
 # -- several processes
@@ -754,11 +802,28 @@ def test_each_process_has_its_own_gpu(monkeypatch, rank):
     monkeypatch.setenv("LOCAL_RANK", str(rank))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: backends.append(backend))
     assert Group("auto").device == torch.device("cuda", rank)
     assert chosen == [torch.device("cuda", rank)]
     assert Group("cpu").device == torch.device("cpu")
     assert backends == ["nccl", "gloo"], "NCCL cannot sum tensors on the CPU"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "message"),
+    [
+        ("LOCAL_RANK", "1", "--nproc-per-node: expected at most 1, the number of GPUs here, found 2"),
+        ("WORLD_SIZE", "two", "WORLD_SIZE: expected a whole number, as torchrun sets it, found 'two'"),
+    ],
+)
+def test_what_torchrun_says_is_checked(monkeypatch, variable, text, message):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(variable, text)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=message):
+        Group("auto")
 
 
 needs_distributed = pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed package")
@@ -788,6 +853,43 @@ def test_two_processes_take_the_step_of_one_with_twice_the_batch(tmp_path):
     assert one["curves"]["validation"] == two["curves"]["validation"]
     with pytest.raises(ValueError, match="expected the processes of this run, 2, found 1"):
         resume(tmp_path / "two", "--epochs", 2)
+
+
+SLOW_TEST = """
+import os, sys, time
+from nmnist_helpers import train
+
+def finish(loop):
+    time.sleep(4)  # longer than --timeout
+    print("tested", flush=True)
+    if sys.argv.pop() == "fails":
+        raise OSError("disk full")
+    return {}
+
+train.loop.Loop.finish = finish
+options = sys.argv[1:-1]
+try:
+    train.main(options)
+finally:
+    print("process", os.environ["RANK"], "ends", flush=True)
+"""
+
+
+@pytest.mark.slow
+@needs_distributed
+@pytest.mark.parametrize("how", ["ends", "fails"])
+def test_processes_wait_for_the_test_at_the_end(tmp_path, how):
+    (tmp_path / "slow_test.py").write_text(SLOW_TEST)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command += [str(tmp_path / "slow_test.py"), *SMALL, "--epochs", "1", "--device", "cpu", "--timeout", "3"]
+    environment = os.environ | ({"USE_LIBUV": "0"} if os.name == "nt" else {})
+    run = subprocess.run(
+        [*command, "--out", str(tmp_path / "run"), how], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert (run.returncode == 0) == (how == "ends"), run.stderr[-2000:]
+    lines = [line for line in run.stdout.splitlines() if line.startswith(("tested", "process"))]
+    assert lines[0] == "tested"
+    assert sorted(lines[1:]) == ["process 0 ends", "process 1 ends"]
 
 
 # PARENT acts as torchrun; CHILD, the process that it starts, waits in the group for the other processes.

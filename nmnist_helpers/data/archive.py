@@ -33,7 +33,7 @@ _KINDS = {
     b"\x93NUMPY": "a .npy file",
     b"\x89HDF": "an HDF5 file",
     b"PK\x07\x08": "a part of a zip archive in several files",
-    b"PK": "a zip archive that is cut off or damaged; fetch it again",
+    b"PK\x03\x04": "a zip archive that is cut off or damaged; fetch it again",
 }
 
 

@@ -13,6 +13,8 @@ from ..io.event import check_sampling_time
 from .augmentation import FLIP, GOLDEN, KEY, MASK, Augment, check_draws, mix, move, scales_of, time_offset, warp
 
 _WORDS = (CHANNELS + 63) // 64
+#: Maximum length of a sample in ms (35 years). In microseconds, float64 still holds the edge of every bin exactly.
+MAX_LENGTH = 2**40
 
 
 def time_bins(sample_length: float, sampling_time: float) -> int:
@@ -24,6 +26,8 @@ def time_bins(sample_length: float, sampling_time: float) -> int:
             f"sample_length / sampling_time: expected 1 to 2^20 bins, found {sample_length} ms / "
             f"{sampling_time} ms = {bins:g}"
         )
+    if sample_length > MAX_LENGTH:
+        raise ValueError(f"sample_length: expected at most {MAX_LENGTH} ms, found {sample_length:g}")
     return int(bins + 1e-9)
 
 

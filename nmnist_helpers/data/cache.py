@@ -17,10 +17,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from ..files import atomic, locked
+from ..files import atomic, locked, tell
 from ..io import EVENT_ARRAYS, RECORDING_ARRAYS, PackedEvents
 from ..paths import cache_folder
 
@@ -44,7 +45,7 @@ class CacheError(ValueError):
 class MappedEvents(PackedEvents):
     """`PackedEvents` in a cache file, read-only. Pickling stores the path of the file instead of the data.
 
-    If an array has been replaced, pickling stores the data and gives `PackedEvents`.
+    If an array or the file has been replaced, pickling stores the data and gives `PackedEvents`.
 
     Attributes
     ----------
@@ -70,9 +71,18 @@ class MappedEvents(PackedEvents):
         return [id(array) for array in self._arrays()] == [id(array) for array in self._mapped]
 
     def __reduce__(self):
-        if self.is_unchanged():
+        if self.is_unchanged() and _stamp(self.path) == self.stamp:
             return open_cache, (self.path, self.key, self.stamp)
         return PackedEvents, self._arrays()
+
+
+def _stamp(path: Path, file: BinaryIO | None = None) -> tuple:
+    """Return path, size, time of change and inode of a file, which may be open; () if there is no such file."""
+    try:
+        found = os.stat(path if file is None else file.fileno())
+    except OSError:
+        return ()
+    return str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _layout(recordings: int, events: int) -> tuple[dict[str, tuple[int, int, np.dtype]], int]:
@@ -87,9 +97,8 @@ def _layout(recordings: int, events: int) -> tuple[dict[str, tuple[int, int, np.
     return layout, place
 
 
-def _map(path: Path, layout: dict, write: bool) -> dict[str, np.ndarray]:
-    with open(path, "r+b" if write else "rb") as file:
-        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_WRITE if write else mmap.ACCESS_READ)
+def _map(file: BinaryIO, layout: dict, access: int) -> dict[str, np.ndarray]:
+    memory = mmap.mmap(file.fileno(), 0, access=access)
     return {name: np.frombuffer(memory, dtype, length, place) for name, (place, length, dtype) in layout.items()}
 
 
@@ -99,6 +108,31 @@ def _crc(array: np.ndarray) -> int:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         sums = list(pool.map(lambda start: zlib.crc32(data[start : start + _BLOCK]), range(0, len(data), _BLOCK)))
     return zlib.crc32(np.array(sums, "<u4").tobytes())
+
+
+def _read_header(file: BinaryIO, key: dict) -> tuple[dict, dict]:
+    """Return the layout and the checksums of a cache file; raise CacheError if its header or its size is wrong."""
+    first = file.read(_HEADER_BYTES)
+    if len(first) < _HEAD.size or not first.startswith(MAGIC):
+        raise CacheError(f"not a cache file: expected {MAGIC!r} at its start, found {first[: len(MAGIC)]!r}")
+    _, version, length, crc = _HEAD.unpack_from(first)
+    if version != VERSION:
+        raise CacheError(f"another version: expected {VERSION}, found {version}")
+    text = first[_HEAD.size : _HEAD.size + length]
+    if len(text) != length or zlib.crc32(text) != crc:
+        raise CacheError("damaged: its header does not match its checksum")
+    header = json.loads(text)
+    try:
+        written, sums = header["key"], header["crc32"]
+        layout, expected = _layout(int(header["recordings"]), int(header["events"]))
+        changed = sorted(k for k in written.keys() | key.keys() if written.get(k) != key.get(k))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CacheError(f"damaged: its header cannot be read ({error!r})") from error
+    if changed:
+        raise CacheError(f"stale: {', '.join(changed)} changed since it was written")
+    if (size := os.fstat(file.fileno()).st_size) != expected:
+        raise CacheError(f"truncated: expected {expected} bytes, found {size}")
+    return layout, sums
 
 
 def open_cache(path: str | os.PathLike, key: dict, verified: tuple | None = None) -> MappedEvents:
@@ -124,30 +158,10 @@ def open_cache(path: str | os.PathLike, key: dict, verified: tuple | None = None
         If there is no such file.
     """
     path = Path(path)
-    with open(path, "rb") as file:
-        found = os.fstat(file.fileno())
-        first = file.read(_HEADER_BYTES)
-    stamp = (str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ino)
-    if len(first) < _HEAD.size or not first.startswith(MAGIC):
-        raise CacheError(f"not a cache file: expected {MAGIC!r} at its start, found {first[: len(MAGIC)]!r}")
-    _, version, length, crc = _HEAD.unpack_from(first)
-    if version != VERSION:
-        raise CacheError(f"another version: expected {VERSION}, found {version}")
-    text = first[_HEAD.size : _HEAD.size + length]
-    if len(text) != length or zlib.crc32(text) != crc:
-        raise CacheError("damaged: its header does not match its checksum")
-    header = json.loads(text)
-    try:
-        written, sums = header["key"], header["crc32"]
-        layout, expected = _layout(int(header["recordings"]), int(header["events"]))
-        changed = sorted(k for k in written.keys() | key.keys() if written.get(k) != key.get(k))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CacheError(f"damaged: its header cannot be read ({error!r})") from error
-    if changed:
-        raise CacheError(f"stale: {', '.join(changed)} changed since it was written")
-    if found.st_size != expected:
-        raise CacheError(f"truncated: expected {expected} bytes, found {found.st_size}")
-    arrays = _map(path, layout, write=False)
+    with open(path, "rb") as file:  # another process may replace the file meanwhile, so it is opened only once
+        stamp = _stamp(path, file)
+        layout, sums = _read_header(file, key)
+        arrays = _map(file, layout, mmap.ACCESS_READ)
     for name in RECORDING_ARRAYS if stamp in _verified or stamp == verified else layout:
         if _crc(arrays[name]) != sums.get(name):
             raise CacheError(f"damaged: {name} does not match its checksum")
@@ -212,7 +226,8 @@ def _fill(temporary: Path, layout: dict, fill: Callable[..., PackedEvents]) -> d
     The memory map is closed when this function returns or raises, because Windows can neither rename nor delete a
     mapped file.
     """
-    arrays = _map(temporary, layout, write=True)
+    with open(temporary, "r+b") as file:
+        arrays = _map(file, layout, mmap.ACCESS_WRITE)
     try:
         filled = fill(arrays)
     except BaseException as error:
@@ -297,14 +312,20 @@ def cached(
     for path in paths:
         if not _may_write(path):
             continue
-        # One process writes the file; the others wait and then open it.
-        with locked(path.with_suffix(".lock"), f"that writes {path}"):
-            try:
-                return open_cache(path, key)
-            except FileNotFoundError:
-                pass
-            except CacheError as error:
-                print(f"{path}: {error}; writing it anew")
-            write_cache(path, key, *make())
-        return open_cache(path, key)
+        try:
+            # One process writes the file; the others wait and then open it.
+            with locked(path.with_suffix(".lock"), f"that writes {path}"):
+                try:
+                    return open_cache(path, key)
+                except FileNotFoundError:
+                    pass
+                except CacheError as error:
+                    tell(f"{path}: {error}; writing it anew")
+                write_cache(path, key, *make())
+                try:
+                    return open_cache(path, key)
+                except (CacheError, FileNotFoundError) as error:  # by another machine, or without locks
+                    raise OSError(f"{path}: replaced by another process ({error})") from error
+        except PermissionError:
+            continue  # such as a lock file that another user has made
     raise OSError(f"expected a folder that can be written, found none: {', '.join(str(path.parent) for path in paths)}")

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .. import prepare
+from ..files import tell
 from ..geometry import CHANNELS, EVENT_BYTES, PIXELS, SIDE
 from ..io import Event, PackedEvents
 from ..paths import ROOT, data_root
@@ -118,7 +119,7 @@ class NMNISTDataset(Dataset):
             else:
                 self._files = recordings.Recordings(found, split)
             line = f"N-MNIST {split}: {len(self)} real recordings from {found.parent.name}/{found.name}"
-        print(line)
+        tell(line)
 
     @property
     def is_plain(self) -> bool:
@@ -258,7 +259,7 @@ def load(source: Path, split: str) -> PackedEvents:
     except OSError as error:
         if not files and isinstance(error, FileNotFoundError):
             raise  # there are no recordings
-        print(f"{source}: no cache ({error}); the recordings are decoded into memory")
+        tell(f"{source}: no cache ({error}); the recordings are decoded into memory")
         return recordings.Recordings(source, split).pack()
 
 

@@ -111,7 +111,7 @@ class Batch(list):
         return Sample((torch.from_numpy(dense[0]), int(self.labels[n])))
 
     def changed(self, n: int) -> bool:
-        """Return whether the numbers of a sample that has been read are no longer those of its spikes."""
+        """Return whether a sample that has been read no longer equals its spikes."""
         dense, (indptr, channel) = self[n][0], self._events(n)
         if dense.shape != self.spikes.shape[1:] or torch.count_nonzero(dense) != len(channel):
             return True

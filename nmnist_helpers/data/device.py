@@ -1,5 +1,7 @@
 """Keep all events of a dataset on one device, and make batches of them there."""
 
+from weakref import WeakValueDictionary
+
 import numpy as np
 import torch
 
@@ -8,9 +10,12 @@ from ..io import PackedEvents
 from ..kernels.backend import resolve
 from ..spikes import Spikes
 from .augmentation import FLIP, GOLDEN, KEY, MASK, Augment, check_draws, mix, move, scales_of, time_offset, warp
+from .cache import MappedEvents
 
 #: Number of events that are copied to the device at a time.
 CHUNK = 1 << 24
+#: The events of cache files on devices, by stamp and device, as long as a loader uses them.
+_shared: WeakValueDictionary = WeakValueDictionary()
 
 
 class DeviceEvents:
@@ -29,6 +34,15 @@ class DeviceEvents:
     ValueError
         If a pixel, a polarity or a time is out of range.
     """
+
+    @classmethod
+    def of(cls, packed: PackedEvents, device: torch.device) -> "DeviceEvents":
+        """Return the events on a device; those of a cache file, which cannot change, exist there only once."""
+        if not (isinstance(packed, MappedEvents) and packed.is_unchanged()):
+            return cls(packed, device)
+        key = packed.stamp, device
+        found = _shared[key] = _shared.get(key) or cls(packed, device)
+        return found
 
     def __init__(self, packed: PackedEvents, device: str | torch.device):
         self.device = torch.device(device)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..files import atomic, locked, replace
+from ..files import atomic, locked, replace, tell
 from ..paths import data_root
 from . import recordings
 from .cache import writable
@@ -149,7 +149,7 @@ def _warn_if_counts_differ(place: Path, archive: Archive) -> None:
     found.close()
     counts = np.bincount(found.labels, minlength=10).tolist()
     if counts != list(archive.per_digit):
-        print(
+        tell(
             f"{place}: {sum(counts)} recordings, of the digits 0 to 9 {', '.join(map(str, counts))}; the official "
             f"archive has {sum(archive.per_digit)}. Nothing was fetched; to get them all, move this away."
         )
@@ -180,7 +180,7 @@ def _fetch_and_check(root: Path, archive: Archive, downloader: Downloader | None
     except DownloadError as error:
         raise DownloadError(f"{error}\n{manual_instructions(archive, root)}") from None
     counts = check_archive(target, archive)
-    print(f"{target}: {sum(counts)} recordings, as expected; of the digits 0 to 9 {', '.join(map(str, counts))}")
+    tell(f"{target}: {sum(counts)} recordings, as expected; of the digits 0 to 9 {', '.join(map(str, counts))}")
     with suppress(OSError), atomic(_stamp_file(target)) as temporary:  # if it cannot be written: check again next time
         temporary.write_text(json.dumps(_stamp(target, archive)), encoding="utf-8")
     return target

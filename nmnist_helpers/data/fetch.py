@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from ..files import locked, named, replace
 
 #: A browser's name: some hosts answer 403 to the name that `requests` sends.
 USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
-_BLOCK = 1 << 20
+_BLOCK = 1 << 16
 
 
 class DownloadError(OSError):
@@ -60,7 +61,8 @@ class Downloader:
     def fetch(self, url: str, part: Path, size: int) -> None:
         """Fetch about `size` bytes to the file `part`; the bytes that it holds already are not fetched again."""
         best, tries = _size(part), 0
-        with tqdm(desc=part.name[1:-5], unit="B", unit_scale=True, disable=not self.progress, initial=best) as bar:
+        hidden = not self.progress or sys.stderr is None
+        with tqdm(desc=part.name[1:-5], unit="B", unit_scale=True, disable=hidden, initial=best) as bar:
             while True:
                 try:
                     return self._transfer(url, part, size, bar)
@@ -121,9 +123,10 @@ class Downloader:
         import urllib3
 
         began, since = time.monotonic(), place
+        read = getattr(body, "read1", body.read)  # urllib3 has read1 since 2.2; read waits until the block is full
         while True:
             try:
-                block = body.read1(_BLOCK)
+                block = read(_BLOCK)
             except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
                 raise _Interrupted(f"cut off after {place} bytes ({error})") from None
             if not block:

@@ -110,7 +110,7 @@ class EventLoader:
         self._events: DeviceEvents | None = None
         # A transform that is not compiled takes one Event at a time, on the CPU.
         if on_device and self._slow_transform is None:
-            self._events = DeviceEvents(self.packed, self.device)
+            self._events = DeviceEvents.of(self.packed, self.device)
             self._edges = torch.from_numpy(self._edges).to(self.device)
             self._labels = self._labels.to(self.device)
         self._plan: tuple | None = None
@@ -144,12 +144,15 @@ class EventLoader:
         self.epoch, self.position, self._resume = whole_number("epoch", epoch, 0), 0, False
 
     def _identity(self) -> dict:
+        chosen = hashlib.sha256(self.index.astype("<i8").tobytes())
+        for column in (self.packed.labels, self.packed.ids, self.packed.counts):
+            chosen.update(column[self.index].astype("<i8").tobytes())
         return {
             "seed": self.seed,
             "shuffle": self.shuffle,
             "batch_size": self.batch_size,
             "recordings": len(self.index),
-            "recordings_sha256": hashlib.sha256(self.index.astype("<i8").tobytes()).hexdigest()[:16],
+            "recordings_sha256": chosen.hexdigest()[:16],
             "sampling_time": self.sampling_time,
             "bins": self.bins,
             "drop_last": self.drop_last,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..camera.digits import read_idx
-from ..paths import data_root
+from ..paths import data_root, expanded
 from .fetch import Downloader, DownloadError, fetch
 
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist")
@@ -48,7 +48,7 @@ def download_mnist(
     DownloadError
         If no mirror delivers a complete file; the message explains how to fetch it by hand.
     """
-    folder = data_root() / "mnist" if folder is None else Path(folder).expanduser()
+    folder = data_root() / "mnist" if folder is None else expanded(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, (md5, size) in FILES.items():
         urls = [f"{mirror.rstrip('/')}/{name}" for mirror in mirrors]

@@ -7,6 +7,7 @@ The layout is ``Train/<digit>/<id>.bin`` and ``Test/<digit>/<id>.bin``, as folde
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -55,8 +56,8 @@ class Recordings:
     FileNotFoundError
         If there are no recordings.
     ValueError
-        If a file or folder does not belong to the official layout, or if the size of a file is not that of a recording.
-        The message names the file.
+        If a file or folder does not belong to the official layout, if two files of a digit have the same number, or if
+        the size of a file is not that of a recording. The message names the file.
     """
 
     def __init__(self, source: str | os.PathLike, split: str | None = None):
@@ -75,6 +76,15 @@ class Recordings:
         self.labels = np.array([int(name[0]) for name in self.names], dtype=np.int64)
         stems = [name[2:-4] for name in self.names]
         self.ids = np.array([int(s) if s.isascii() and s.isdigit() and len(s) < 19 else 0 for s in stems], np.int64)
+        order = np.lexsort((self.labels, self.ids))
+        ids, labels = self.ids[order], self.labels[order]
+        again = np.flatnonzero((np.diff(ids) == 0) & (np.diff(labels) == 0) & (ids[1:] > 0))
+        if again.size:  # the copies of a recording might be divided between training and validation
+            first, second = order[again[0] : again[0] + 2]
+            raise ValueError(
+                f"{self.source}: expected each number of a digit once, found {self.names[first]} and"
+                f" {self.names[second]}"
+            )
         for n in np.flatnonzero((self.sizes == 0) | (self.sizes % EVENT_BYTES != 0) | (self.sizes > MAX_MEMBER))[:1]:
             self._check(int(n), int(self.sizes[n]))
 
@@ -230,7 +240,8 @@ class Recordings:
         pool = ThreadPoolExecutor(os.cpu_count() or 1)
         name = f"decoding {self.source.name}"
         try:
-            with tqdm(total=len(self), desc=name, unit="rec", disable=len(self) <= 1000) as bar:
+            hidden = len(self) <= 1000 or sys.stderr is None
+            with tqdm(total=len(self), desc=name, unit="rec", disable=hidden) as bar:
                 for done in pool.map(unpack, chunks):
                     bar.update(done)
         finally:
@@ -286,9 +297,10 @@ def write_recordings(events: PackedEvents, folder: str | os.PathLike) -> None:
     Raises
     ------
     ValueError
-        If two recordings have the same id, or if one has no events.
+        If two recordings have the same id, if one has no events, or if `PackedEvents.validate` raises it.
     """
     folder = Path(folder)
+    events.validate()
     ids, times = np.unique(events.ids, return_counts=True)
     if (times > 1).any():
         raise ValueError(f"ids: expected each once, found {ids[times > 1][0]} {times.max()} times")

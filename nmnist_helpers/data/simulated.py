@@ -3,6 +3,7 @@
 import hashlib
 import mmap
 import os
+import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,6 +14,7 @@ import numpy as np
 from ..camera import digits, order, path, pixels, sensor, simulator
 from ..camera.sensor import SensorParams
 from ..camera.simulator import simulate, simulate_chunks
+from ..files import tell
 from ..io import EVENT_ARRAYS, PackedEvents
 from ..paths import cache_folder
 from .cache import SUFFIX, cached
@@ -70,10 +72,15 @@ def simulated_split(train: bool, seed: int = 0, take: int = 0, root: str | os.Pa
     except FileNotFoundError:
         raise  # there are no digits
     except OSError as error:
-        print(f"{folder / name}: no cache ({error}); the recordings are simulated into memory")
+        tell(f"{folder / name}: no cache ({error}); the recordings are simulated into memory")
     images, labels, ids = load()
-    events = simulate(images, seed, ids + take * _PER_TAKE, labels, progress=len(images) > _CHUNK)
+    events = simulate(images, seed, ids + take * _PER_TAKE, labels, progress=_is_long(images))
     return replace(events, ids=ids)
+
+
+def _is_long(images: np.ndarray) -> bool:
+    """Return whether a simulation is to show its progress, if there is a place to show it."""
+    return len(images) > _CHUNK and sys.stderr is not None
 
 
 def _camera_fingerprint() -> str:
@@ -90,7 +97,7 @@ def _simulate_to_files(images, labels, ids, seed: int, take: int, folder: Path) 
     drawn = ids + take * _PER_TAKE
     with ExitStack() as stack:  # closes, and so deletes, the files whatever happens
         files = {name: stack.enter_context(tempfile.TemporaryFile(dir=folder)) for name in EVENT_ARRAYS}
-        for part in simulate_chunks(images, seed, drawn, labels, progress=len(images) > _CHUNK, size=_CHUNK):
+        for part in simulate_chunks(images, seed, drawn, labels, progress=_is_long(images), size=_CHUNK):
             for name, file in files.items():
                 file.write(getattr(part, name))
             counts.append(part.counts)

@@ -1,9 +1,14 @@
 """Read and write files of events (.bin, .npy) as `Event`."""
 
+import codecs
 import errno
+import io
 import math
 import os
 import warnings
+import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +29,37 @@ _OTHER = {
 }
 _OTHER_1D = {**_OTHER, ".bs2": "two-dimensional spikes: read_2d_spikes"}
 _OTHER_2D = {**_OTHER, ".bs1": "one-dimensional spikes: read_1d_spikes"}
-#: First bytes of other kinds of files. (Read as events, they would lie far off any sensor, or 4 s after the start.)
-_MAGIC = {
-    b"\x93NUMPY": "a NumPy file: read_np_spikes reads .npy",
-    b"PK\x03\x04": "a zip archive",
-    b"\x1f\x8b\x08": "a gzip file",
-    b"\x89HDF": "an HDF5 file",
-    b"#!AER-DAT": "an .aedat file",
-    b"<!DOCTYPE": "a web page",
-    b"<html": "a web page",
-    b"version https://git-lfs": "a placeholder of git-lfs; fetch the file itself with git lfs pull",
+
+
+def _is_zip(data: bytes) -> bool:
+    return zipfile.is_zipfile(io.BytesIO(data))
+
+
+def _is_gzip(data: bytes) -> bool:
+    try:
+        return bool(zlib.decompressobj(wbits=31).decompress(data, 1 << 16))
+    except zlib.error:
+        return False
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(data[:64])  # the last character may be cut off
+    except UnicodeDecodeError:
+        return False
+    return "".join(text.split()).isprintable()
+
+
+#: First bytes of other kinds of files -> the kind, and a check of the rest, since an event may have the same bytes.
+_MAGIC: dict[bytes, tuple[str, Callable[[bytes], bool]]] = {
+    b"\x93NUMPY": ("a NumPy file: read_np_spikes reads .npy", bool),
+    b"PK\x03\x04": ("a zip archive", _is_zip),
+    b"\x1f\x8b\x08": ("a gzip file", _is_gzip),
+    b"\x89HDF\r\n\x1a\n": ("an HDF5 file", bool),
+    b"#!AER-DAT": ("an .aedat file", _is_text),
+    b"<!DOCTYPE": ("a web page", _is_text),
+    b"<html": ("a web page", _is_text),
+    b"version https://git-lfs": ("a placeholder of git-lfs; fetch the file itself with git lfs pull", bool),
 }
 
 
@@ -94,8 +120,8 @@ def _read(filename: str | os.PathLike, other: dict[str, str]) -> bytes:
         raise ValueError(f"{filename}: expected {EVENT_BYTES} bytes an event, found an empty file")
     if len(data) > MAX_BYTES:
         raise ValueError(f"{filename}: expected at most {MAX_BYTES} bytes, found more")
-    for magic, kind in _MAGIC.items():
-        if data.startswith(magic):
+    for magic, (kind, check) in _MAGIC.items():
+        if data.startswith(magic) and check(data):
             raise ValueError(f"{filename}: expected {EVENT_BYTES} bytes an event, found {kind}")
     if len(data) % EVENT_BYTES:
         raise ValueError(f"{filename}: expected {EVENT_BYTES} bytes an event, found {len(data)} bytes (truncated?)")
@@ -108,7 +134,7 @@ def _write(filename: str | os.PathLike, event: Event, dim: int, high, low) -> No
         raise ValueError(f"{filename}: expected {dim}-D events, found {event.dim}-D ones")
     if not len(event):
         raise ValueError(f"{filename}: expected events, found none (an empty file counts as a damaged one)")
-    t = np.rint(np.asarray(event.t, np.float64) * 1000).astype(np.int64)
+    t = np.rint(np.asarray(event.t, np.float64) * 1000)  # a float, whose range `encode_2d` can check
     try:
         data = encode_2d(high, low, event.c, t)
     except ValueError as error:

@@ -11,6 +11,8 @@ def checked_shape(shape) -> tuple[int, int, int]:
     sides = tuple(shape) if isinstance(shape, tuple | list) else ()
     if len(sides) != 3 or not all(isinstance(n, int | np.integer) and n >= 0 for n in sides):
         raise ValueError(f"Spikes: expected a shape (B, C, T) of whole numbers from 0, found {shape}")
+    if sides[1] < 1:
+        raise ValueError(f"Spikes: expected at least one channel, found shape {shape}")
     batch, channels, steps = (int(n) for n in sides)
     if max(channels, batch * steps + 1) >= 2**31:
         raise ValueError(f"Spikes: expected B * T and C below 2**31, found shape {shape}")
@@ -28,6 +30,8 @@ def check_bytes(name: str, rows: torch.Tensor) -> None:
     if not isinstance(rows, torch.Tensor) or rows.dim() != 3 or rows.dtype != torch.uint8:
         found = f"{rows.dtype} {list(rows.shape)}" if isinstance(rows, torch.Tensor) else type(rows).__name__
         raise ValueError(f"{name}: expected a uint8 tensor [B, T, C], found {found}")
+    if rows.shape[2] < 1:
+        raise ValueError(f"{name}: expected at least one channel, found shape {list(rows.shape)}")
 
 
 def check_list(indptr: np.ndarray, channel: np.ndarray, shape: tuple[int, int, int]) -> None:

@@ -14,7 +14,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..checkpoint import load_tree, save_tree
-from ..files import atomic, named, sweep
+from ..files import acquire, atomic, named, sweep
+from ..paths import expanded
+from .group import set_by_torchrun
 from .settings import flag
 
 CHECKPOINT = "checkpoint.pt"
@@ -30,11 +32,13 @@ def resume_with(command: str, path: Path, **options: Any) -> str:
     """
     given = {name: value for name, value in {"out": path, **options}.items() if value is not None}
     words = "".join(f" {flag(name)} {_quote(str(value))}" for name, value in given.items())
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    program = f"python -m nmnist_helpers {command}"
-    if processes > 1:
-        program = f"torchrun --nproc-per-node {processes} -m nmnist_helpers.{command}"
-    return f"{program}{words} --resume"
+    processes, nodes = set_by_torchrun("WORLD_SIZE", 1), set_by_torchrun("GROUP_WORLD_SIZE", 1)
+    if processes == 1:
+        return f"python -m nmnist_helpers {command}{words} --resume"
+    program = f"--nproc-per-node {set_by_torchrun('LOCAL_WORLD_SIZE', processes)} -m nmnist_helpers.{command}"
+    if nodes == 1:
+        return f"torchrun {program}{words} --resume"
+    return f"torchrun --nnodes {nodes} {program}{words} --resume (on every node, with the same rendezvous options)"
 
 
 def _quote(word: str) -> str:
@@ -63,10 +67,12 @@ class Folder:
     """
 
     def __init__(self, path: str | os.PathLike, resume_command: str | None = None, hint: str | None = None):
-        self.path = Path(path).expanduser()
+        self.path = expanded(path)
         self.resume_command = resume_command or resume_with("train", self.path)
         self.checkpoint = self.path / CHECKPOINT
         self.hint = hint
+        self._lock = FileLock(self.path / ".lock")
+        self._loaded: tuple | None = None  # identifies the checkpoint that was read
         self.saved_epochs: int | None = None
         self.dependent: tuple[str, ...] = (REALITY,)
 
@@ -101,6 +107,28 @@ class Folder:
             )
 
     @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the folder, which is made if it is missing. A `Folder` may hold its lock several times.
+
+        Raises
+        ------
+        FileExistsError
+            If another run holds the lock.
+        """
+        with named(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with named(self.path / ".lock"):
+                acquire(self._lock, timeout=0)
+        except Timeout:
+            busy = f"{self.path}: another run is writing there; wait until it has ended, or choose another --out"
+            raise FileExistsError(busy) from None
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
     def hold(self, resume: bool, overwrite: bool, room: int) -> Iterator[None]:
         """Lock the folder for this run, and check before the first epoch that its files can be written.
 
@@ -114,30 +142,27 @@ class Folder:
         Raises
         ------
         FileExistsError
-            If another run is writing to the folder.
+            If another run is writing to the folder, or has written to it since `load`.
         OSError
             If the disk is full or the folder is not writable; the message names the file.
         """
-        with named(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            with named(self.path / ".lock"):
-                lock.acquire()
-        except Timeout:
-            busy = f"{self.path}: another run is writing there; wait until it has ended, or choose another --out"
-            raise FileExistsError(busy) from None
-        except NotImplementedError:
-            pass  # the file system has no locks; running without one is better than not running at all
-        try:
+        with self.locked():
             self.check(resume, overwrite)
+            if resume and self._loaded not in (None, self._identify()):
+                raise FileExistsError(
+                    f"{self.checkpoint}: expected the checkpoint that was read, found a newer one of another run; start"
+                    " the command again"
+                )
             sweep(self.path)
             self._check_space(room)
             if overwrite:
                 self.remove(*DERIVED)
             yield
-        finally:
-            lock.release()
+
+    def _identify(self) -> tuple:
+        """Return what distinguishes this checkpoint from an earlier or a later one."""
+        found = self.checkpoint.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def _check_space(self, room: int) -> None:
         """Raise OSError if `room` bytes cannot be written to the folder; they are written and deleted."""
@@ -176,6 +201,7 @@ class Folder:
             If the checkpoint is damaged.
         """
         self.check(resume=True, overwrite=False)
+        self._loaded = self._identify()
         return load_tree(self.checkpoint)
 
     def write_derived(self, best: dict | None, stats) -> None:

@@ -6,11 +6,23 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 
 import torch
 import torch.distributed as dist
 
 from ..data.loader import EventLoader
+
+#: The longest time for which the other processes wait at the end of a run, while the first one tests the network.
+LONGEST_TEST = datetime.timedelta(days=1)
+
+
+def set_by_torchrun(name: str, default: int) -> int:
+    """Return a number from the environment of a process that torchrun has started; without torchrun, the default."""
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise ValueError(f"{name}: expected a whole number, as torchrun sets it, found {text!r}")
+    return int(text)
 
 
 class Group:
@@ -25,13 +37,15 @@ class Group:
     """
 
     def __init__(self, device: str = "auto", timeout: float = 300):
-        self.size = int(os.environ.get("WORLD_SIZE", 1))
-        self.rank = int(os.environ.get("RANK", 0))
+        self.size, self.rank = set_by_torchrun("WORLD_SIZE", 1), set_by_torchrun("RANK", 0)
         self.first = self.rank == 0
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cuda" and self.size > 1:
-            device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+            rank, gpus = set_by_torchrun("LOCAL_RANK", 0), torch.cuda.device_count()
+            if (found := max(rank + 1, set_by_torchrun("LOCAL_WORLD_SIZE", 1))) > gpus:
+                raise ValueError(f"--nproc-per-node: expected at most {gpus}, the number of GPUs here, found {found}")
+            device = f"cuda:{rank}"
         self.device, self.timeout = torch.device(device), timeout
         if self.device.index is not None and self.device.type == "cuda":
             torch.cuda.set_device(self.device)  # Triton and NCCL use the current device
@@ -46,6 +60,8 @@ class Group:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
     def __enter__(self) -> "Group":
+        if self.size > 1:
+            self._all = dist.new_group(backend="gloo", timeout=LONGEST_TEST)
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -91,6 +107,20 @@ class Group:
         """Wait until all processes have reached this point."""
         if self.size > 1:
             dist.all_reduce(torch.zeros(1, device=self.device))
+
+    @contextmanager
+    def end_together(self) -> Iterator[None]:
+        """Wait at the end of the block, however long, until all processes have reached it or one has ended.
+
+        Otherwise, if a process crashed while it ends, torchrun would kill the first one, which may still be at work.
+        """
+        try:
+            yield
+        finally:
+            if self.size > 1:
+                # The result of the first process, or its error, is more important than the end of another.
+                with suppress(RuntimeError) if self.first else nullcontext():
+                    dist.barrier(group=self._all)
 
 
 def _sum_gradients(optimizer: torch.optim.Optimizer, *_) -> None:

@@ -1,12 +1,10 @@
 """The training loop: train, validate and save a checkpoint in every epoch, and test at the end."""
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -27,10 +25,10 @@ from ..data.simulated import simulated_split
 from ..io import PackedEvents
 from ..loss import SpikeMax, SpikeRate
 from ..network import Network
-from ..paths import TRAINED
+from ..paths import TRAINED, expanded
 from ..utils import Assistant
 from .folder import Folder, resume_with
-from .group import Group
+from .group import Group, set_by_torchrun
 from .parts import evenly_spaced, fingerprint, learn_and_validate
 from .progress import Progress, network_of, step_factor
 from .settings import Settings
@@ -74,10 +72,10 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False, folde
         If the run is interrupted; the message tells how to resume it.
     """
     if folder is None:
-        out = Path(DEFAULT_OUT if settings.out is None else settings.out).expanduser()
+        out = expanded(DEFAULT_OUT if settings.out is None else settings.out)
         folder = Folder(out, resume_with("train", out, **settings.needed_again()))
     folder.check(resume, overwrite)
-    with contextlib.redirect_stdout(None if int(os.environ.get("RANK", 0)) else sys.stdout):
+    with contextlib.redirect_stdout(None if set_by_torchrun("RANK", 0) else sys.stdout):
         dataset = NMNISTDataset(settings.data, train=True, source=settings.source)
     if dataset.source == "recorded":
         test = layout.find(dataset.root, train=False)
@@ -91,7 +89,7 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False, folde
     with Group(settings.device, settings.timeout) as group:
         progress = Progress(settings, group.device, fingerprint(dataset, learn, validate), group.size)
         if settings.start is not None:
-            load_checkpoint(Path(settings.start).expanduser(), progress.net)
+            load_checkpoint(expanded(settings.start), progress.net)
         if resume:
             progress.restore(folder.load(), str(folder.checkpoint))
             folder.saved_epochs = progress.epoch
@@ -111,7 +109,8 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False, folde
             group.wait_for_all()
             with _add_resume_hint(progress, folder) if group.first else contextlib.nullcontext():
                 loop.train()
-                return loop.finish() if group.first else {}
+                with group.end_together():
+                    return loop.finish() if group.first else {}
 
 
 class Loop:

@@ -35,14 +35,15 @@ def split(labels: np.ndarray, validation: float | int) -> tuple[np.ndarray, np.n
     """
     digits, counts = np.unique(labels, return_counts=True)
     wanted = _count(len(labels), validation)
+    expected = f"validation: expected both parts to have a recording of each of {len(digits)} digits"
     if not len(counts) or counts.min() < 2 or not len(digits) <= wanted <= len(labels) - len(digits):
-        raise ValueError(
-            f"validation: expected both parts to have a recording of each of {len(digits)} digits,"
-            f" found {len(labels)} recordings, {wanted} of them for validation"
-        )
+        raise ValueError(f"{expected}, found {len(labels)} recordings, {wanted} of them for validation")
     from sklearn.model_selection import train_test_split  # takes a second to import
 
     learn, validate = train_test_split(np.arange(len(labels)), test_size=wanted, stratify=labels, random_state=0)
+    for part in (learn, validate):  # the share of a rare digit may have been rounded to zero
+        if (missing := np.setdiff1d(digits, labels[part])).size:
+            raise ValueError(f"{expected}, found none of digit {missing[0]} among {len(part)} recordings")
     return np.sort(learn), np.sort(validate)
 
 

@@ -112,7 +112,7 @@ class Settings:
     true_rate: float = _option(0.2, RATE, "target of the true class, in spikes per ms")
     false_rate: float = _option(0.03, RATE, "target of the other classes, in spikes per ms")
     window: int | None = _option(
-        None, _or_none(_whole(1)), "moving window of the loss, in ms (default: the whole sample)", type=int
+        None, _or_none(_whole(1)), "moving window of the loss, in ms (default: the whole recording)", type=int
     )
     dropout: float = _option(0.05, SHARE, "probability that a hidden neuron is silenced for a recording")
     tau_grad: float = _option(
@@ -171,7 +171,7 @@ class Settings:
         None,
         VALIDATION,
         "training recordings held out to choose the best epoch, as a share (0.1) or a number (5000); if all of MNIST "
-        "is simulated, its first digits, because real recordings may show them (default: a sixth, at most 5000)",
+        "is simulated, these are its first digits, which real recordings may show (default: a sixth, at most 5000)",
         type=share_or_count,
     )
     keep: str = _option("best", _one_of("best", "last"), "epoch that network.pt holds: best (on validation) or last")

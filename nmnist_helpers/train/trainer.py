@@ -26,7 +26,7 @@ class Trainer(Assistant):
         return output
 
     def read(self) -> None:
-        """Bring the statistics of the epoch up to date; call it before `LearningStats.update`. Here they always are."""
+        """Bring the statistics of the epoch up to date; call it before `LearningStats.update`. Here: do nothing."""
 
 
 class Recording:

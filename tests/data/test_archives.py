@@ -123,6 +123,7 @@ def set_field(offset, value, size=2):
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1010000000\n"
+TWICE = "Train/3/0008.bin", "Train/4/8.bin", "Train/3/8.bin"
 UNREADABLE = {
     "tar": ("Train.zip", tar_bytes("w"), "a tar archive"),
     "tar.gz named zip": ("Train.zip", tar_bytes("w:gz"), "a gzip file"),
@@ -136,6 +137,7 @@ UNREADABLE = {
     "zeros": ("Train.zip", bytes(9999), "only zeros"),
     "cut off": ("Train.zip", TRAIN[:-30], "a zip archive that is cut off"),
     "converted line ends": ("Train.zip", TRAIN.replace(b"\n", b"\r\n"), "line ends were converted"),
+    "text that begins with PK": ("Train.zip", b"PKW list", "a file that begins with b'PKW list'"),
     "unknown format": ("Train.zip", b"hello", "a file that begins with b'hello'"),
     "unfinished, Chrome": ("Train.zip.crdownload", TRAIN[:99], "an unfinished download"),
     "unfinished, Firefox": ("Train.zip.part", TRAIN[:99], "an unfinished download"),
@@ -146,6 +148,7 @@ UNREADABLE = {
     "archive in an archive": ("nmnist.zip", zip_of({"Train.zip": TRAIN}), "unpack this archive once"),
     "the other split": ("Train.zip", TEST, "expected recordings under train, found them under test"),
     "the folder of a split": ("4/00001.bin", bytes(5), None),
+    "one number twice": ("Train.zip", zip_of(dict.fromkeys(TWICE, bytes(5))), "3/0008.bin and 3/8.bin"),
     "copied recording": ("Train/1/00001 (1).bin", bytes(5), "found a copy that a cloud folder"),
     "conflicted copy": ("Train/1/00001 (Jo's conflicted copy).bin", bytes(5), "found a copy that a cloud folder"),
     "a recording converted by git": ("Train/1/00001.bin", b"\1\2\r\n\0" * 9 + b"\r\n", "line ends were converted"),

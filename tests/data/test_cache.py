@@ -102,6 +102,54 @@ def test_a_pickle_contains_arrays_that_were_replaced(tmp_path, packed):
     assert type(MappedEvents.concatenate([mapped])) is PackedEvents
 
 
+@pytest.mark.parametrize("change", ["rewritten", "removed"])
+def test_a_pickle_contains_the_data_if_the_file_is_no_longer_the_same(tmp_path, packed, change):
+    path = tmp_path / "some.events"
+    write_events(path, packed)
+    mapped = open_cache(path, KEY)
+    if change == "removed":
+        path.unlink()
+    else:
+        write_events(path, packed, KEY | {"recordings": "others"})
+    assert same(pickle.loads(pickle.dumps(mapped)), packed)
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_not_mixed_with_the_new_one(tmp_path, packed, monkeypatch):
+    path, read_header = tmp_path / "some.events", cache_module._read_header
+    write_events(path, packed)
+
+    def read_and_replace(file, key):
+        found = read_header(file, key)
+        path.rename(tmp_path / "old.events")
+        path.write_bytes(b"another file")
+        return found
+
+    monkeypatch.setattr(cache_module, "_read_header", read_and_replace)
+    assert same(open_cache(path, KEY), packed)
+
+
+def test_recordings_are_decoded_into_memory_if_another_process_replaces_the_cache(root, packed, monkeypatch, capsys):
+    def write_and_replace(path, key, *arguments):
+        write_cache(path, key | {"recordings": "as another machine sees them"}, *arguments)
+
+    monkeypatch.setattr(cache_module, "write_cache", write_and_replace)
+    assert same(NMNISTDataset(root).packed, packed)
+    assert "no cache (" in capsys.readouterr().out
+
+
+def test_the_users_folder_is_used_if_the_lock_belongs_to_another_user(root, packed, monkeypatch):
+    def refuse(path, *arguments):
+        if root in path.parents:
+            raise PermissionError(f"Permission denied: {path}")
+        return locked(path, *arguments)
+
+    locked = cache_module.locked
+    monkeypatch.setattr(cache_module, "locked", refuse)
+    found = NMNISTDataset(root).packed
+    assert same(found, packed)
+    assert root not in found.path.parents
+
+
 def overwrite(path, place, data):
     with open(path, "r+b") as file:
         file.seek(place)

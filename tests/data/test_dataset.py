@@ -14,10 +14,12 @@ from torch.utils.data import DataLoader
 
 from nmnist_helpers.camera.digits import load_mnist
 from nmnist_helpers.data.augmentation import Augment, augment
+from nmnist_helpers.data.binning import time_bins
 from nmnist_helpers.data.cache import writable
 from nmnist_helpers.data.dataset import NMNISTDataset
 from nmnist_helpers.data.download import download
 from nmnist_helpers.data.loader import EventLoader
+from nmnist_helpers.data.recordings import Recordings, write_recordings
 from nmnist_helpers.io import Event, PackedEvents
 from nmnist_helpers.paths import ROOT
 
@@ -423,3 +425,24 @@ def test_an_archive_of_the_other_split_is_refused(tmp_path):
 def test_the_part_is_true_or_false(train):
     with pytest.raises(ValueError, match="train: expected True or False, found"):
         NMNISTDataset(train=train)
+
+
+def test_many_recordings_are_decoded_without_standard_error(tmp_path, monkeypatch):
+    """It is None in a program without a console, such as pythonw."""
+    fake_nmnist.write_folder(tmp_path, "Train", {f"0/{n}.bin": bytes(5) for n in range(1, 1002)})
+    monkeypatch.setattr("sys.stderr", None)
+    assert len(Recordings(tmp_path / "Train").pack()) == 1001
+
+
+@pytest.mark.parametrize(("label", "x", "message"), [(12, 1, "labels: expected digits"), (3, 200, "x: expected 0..33")])
+def test_recordings_that_could_not_be_read_back_are_not_written(tmp_path, label, x, message):
+    one = np.array([x, 1], np.uint8)
+    packed = PackedEvents(one, one, one // 2, one.astype(np.int32) * 0, np.array([0, 2]), *np.array([[label], [7]]))
+    with pytest.raises(ValueError, match=message):
+        write_recordings(packed, tmp_path / "Train")
+    assert not (tmp_path / "Train").exists()
+
+
+def test_samples_that_last_too_long_are_refused():
+    with pytest.raises(ValueError, match=r"sample_length: expected at most 1099511627776 ms, found 1e\+18"):
+        time_bins(1e18, 1e18)

@@ -264,6 +264,13 @@ def test_the_file_arrives_despite_faults_of_the_server(tmp_path, server, behavio
     assert agents.pop().startswith("Mozilla/")
 
 
+def test_a_file_is_fetched_with_an_old_urllib3(tmp_path, server, monkeypatch):
+    """urllib3 has had `HTTPResponse.read1` since 2.2, and requests allows older versions."""
+    for name in ("BaseHTTPResponse", "HTTPResponse"):
+        monkeypatch.delattr(f"urllib3.response.{name}.read1")
+    test_the_file_arrives_despite_faults_of_the_server(tmp_path, server, "good")
+
+
 def test_a_transfer_is_resumed_where_it_broke_off(tmp_path, server):
     archive = make_archive(server, zip_bytes(tmp_path), "cuts")
     get(tmp_path, archive)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Subset, random_split
 
 from nmnist_helpers.data.augmentation import KEY, Augment, augment
 from nmnist_helpers.data.binning import bin_edges, bin_of, rasterise
+from nmnist_helpers.data.cache import open_cache, write_cache
 from nmnist_helpers.data.dataset import NMNISTDataset
 from nmnist_helpers.data.device import DeviceEvents
 from nmnist_helpers.data.loader import EventLoader
@@ -237,6 +238,8 @@ def test_a_state_of_another_loader_is_refused(packed):
     ):
         second.load_state_dict(first.state_dict())
     EventLoader(packed.select(range(20))).load_state_dict(first.state_dict())
+    with pytest.raises(ValueError, match="recordings_sha256"):
+        EventLoader(packed.select(range(20, 40))).load_state_dict(first.state_dict())
     with pytest.raises(ValueError, match=r"position in 0\.\.5, found 0, 6"):
         loader.load_state_dict(state | {"position": 6})
 
@@ -455,3 +458,12 @@ def test_the_plan_of_an_epoch_is_read_once(packed):
 def test_masks_and_fractions_are_no_numbers_of_recordings(packed, numbers):
     with pytest.raises(TypeError, match="recordings: expected whole numbers, found"):
         EventLoader(Subset(packed, numbers), 2)
+
+
+def test_loaders_of_one_cache_share_the_events_on_the_device(tmp_path, packed):
+    write_cache(tmp_path / "a.events", {}, len(packed), len(packed.x), lambda arrays: packed)
+    mapped = open_cache(tmp_path / "a.events", {})
+    first, second = (EventLoader(Subset(mapped, [n]), on_device=True) for n in (1, 2))
+    assert first._events is second._events
+    mapped.x = np.zeros_like(mapped.x)
+    assert EventLoader(mapped, on_device=True)._events is not first._events

@@ -1,6 +1,9 @@
 """Test events, their files and their tensors; the expected files are composed byte by byte here."""
 
+import gzip
 import os
+import zipfile
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +198,17 @@ def test_random_shift_moves_all_events_equally_within_the_tensor():
     assert starts == {0, 1, 2, 3}
 
 
+def test_random_shift_fills_a_short_tensor_from_any_part_of_the_recording():
+    event = Event(np.arange(10), None, np.zeros(10), np.arange(10))
+    starts = set()
+    for seed in range(60):
+        np.random.seed(seed)  # noqa: NPY002 (users set this seed)
+        _, neuron, bins = np.nonzero(event.fill_tensor(np.zeros((1, 1, 10, 7)), random_shift=True)[:, 0])
+        assert bins.tolist() == list(range(7))
+        starts.add(int(neuron[0]))
+    assert starts == {0, 1, 2, 3}
+
+
 def test_fill_tensor_refuses_invalid_arguments():
     event = random_events(3)
     with pytest.raises(ValueError, match="binning_mode 'OR' or 'SUM', found 'MAX'"):
@@ -322,9 +336,26 @@ def test_bin_file_errors_name_the_file(tmp_path):
         io.encode_1d_spikes(tmp_path / "new.bin", Event([65536], None, [0], [0]))
     with pytest.raises(ValueError, match=r"new\.bin: t: expected 0\.\.8388607"):
         io.encode_1d_spikes(tmp_path / "new.bin", Event([1], None, [0], [8388.608]))
+    with pytest.raises(ValueError, match=r"new\.bin: t: expected 0\.\.8388607, found 1e\+19\.\.1e\+19"):
+        io.encode_2d_spikes(tmp_path / "new.bin", Event([1], [1], [0], [1e16]))
     with pytest.raises(ValueError, match=r"new\.bin: y: expected whole numbers 0\.\.255, found 0\.5"):
         io.encode_2d_spikes(tmp_path / "new.bin", Event([1], [0.5], [0], [1]))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.bin"]  # no incomplete file is left
+
+
+def zip_archive():
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a", bytes(100))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("first", [b"PK\3\4\0", b"\x1f\x8b\x08\0\0", b"<html", b"\x89HDF\0"])
+def test_an_event_may_begin_like_a_file_of_another_kind(tmp_path, first):
+    data = first + bytes([first[0], first[1], first[2] | 128, 255, 255])
+    (tmp_path / "a.bin").write_bytes(data)
+    assert io.read_2d_spikes(tmp_path / "a.bin").x.tolist() == [first[0]] * 2
+    assert io.read_1d_spikes(tmp_path / "a.bin").x.tolist() == [first[0] << 8 | first[1]] * 2
 
 
 @pytest.mark.parametrize(("name", "data", "message"), [
@@ -333,8 +364,10 @@ def test_bin_file_errors_name_the_file(tmp_path):
     ("a.aedat", bytes(35), "found another camera format"),
     ("a.npy", bytes(35), "read_np_spikes"),
     ("a.bin", b"\x93NUMPY" + bytes(34), "found a NumPy file"),
-    ("a.bin", b"PK\x03\x04" + bytes(36), "found a zip archive"),
+    ("a.bin", zip_archive(), "found a zip archive"),
+    ("a.bin", gzip.compress(bytes(range(99)), mtime=0), "found a gzip file"),
     ("a.bin", b"<!DOCTYPE html>", "found a web page"),
+    ("a.bin", "<html><title>Gr\u00f6\u00dfe</title>".encode(), "found a web page"),
 ])  # fmt: skip
 def test_files_of_another_kind_are_refused(tmp_path, name, data, message):
     (tmp_path / name).write_bytes(data)

@@ -79,6 +79,12 @@ def test_graded_spikes_have_no_events():
 def test_wrong_shapes_raise():
     with pytest.raises(ValueError, match=r"expected a tensor \[B, C, T\], found torch.float32 \[3, 4\]"):
         Spikes.from_dense(torch.zeros(3, 4))
+    for make in (
+        lambda: Spikes.from_dense(torch.zeros(2, 0, 5)),
+        lambda: Spikes.from_rows(torch.zeros(2, 5, 0).byte()),
+    ):
+        with pytest.raises(ValueError, match="expected at least one channel, found shape"):
+            make()
 
 
 def test_to_the_same_device_is_the_same_object():
