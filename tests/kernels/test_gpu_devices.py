@@ -24,6 +24,7 @@ from support.neurons import PARAMS, Blocks  # noqa: E402
 from nmnist_helpers import EventLoader, Network, NMNISTDataset, Spikes, augment, block, kernels, loss, netx  # noqa: E402
 from nmnist_helpers.checkpoint.archive import save_tree  # noqa: E402
 from nmnist_helpers.classifier import MovingWindow, Rate  # noqa: E402
+from nmnist_helpers.data import device as device_events  # noqa: E402
 from nmnist_helpers.data.augmentation import Augment  # noqa: E402
 from nmnist_helpers.kernels import gpu  # noqa: E402
 from nmnist_helpers.kernels.gpu import launch  # noqa: E402
@@ -46,6 +47,7 @@ COMPARE = "spikes.batch:_holds"  # compares a dense tensor with the spikes that 
 @pytest.fixture
 def cuda(monkeypatch):
     monkeypatch.setattr(launch, "_flags", {})
+    monkeypatch.setattr(device_events, "_shared", {})  # events on the GPU of another test
     with FakeCuda() as cuda:
         cuda.patch(monkeypatch)
         yield cuda
