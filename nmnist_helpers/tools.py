@@ -28,15 +28,14 @@ def whole_number(name: str, value: Any, least: int) -> int:
     return number
 
 
-OVERRIDDEN = {"forward", "dynamics", "spike"}  # methods that users replace on an instance
-
-
 def hooked(module: object) -> bool:
     """Return whether calls of `module` are intercepted, by a hook or by a method that is set on the instance."""
     if not isinstance(module, torch.nn.Module):  # None, or a plain function
         return False
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(hooks) or bool(OVERRIDDEN & set(vars(module))) or torch.nn.modules.module._has_any_global_hook()
+    own = vars(module)  # methods that users replace on an instance
+    replaced = "forward" in own or "dynamics" in own or "spike" in own
+    return replaced or any(hooks) or torch.nn.modules.module._has_any_global_hook()
 
 
 def refuse(name: str) -> None:
