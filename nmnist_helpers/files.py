@@ -1,4 +1,4 @@
-"""Write files atomically, so that they appear complete or not at all; hold locks between processes; print lines."""
+"""Write files atomically (complete or not at all), hold locks between processes, and print lines and bars."""
 
 import errno
 import os
@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 #: A temporary file that is this old (seconds) was left by a killed process, possibly on another machine.
 ABANDONED = 24 * 3600
@@ -45,6 +46,14 @@ def tell(line: str, flush: bool = False) -> None:
     """Print a line; characters that standard output cannot encode become codes, so that no path stops the program."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     print(line.encode(encoding, "backslashreplace").decode(encoding), flush=flush)
+
+
+def progress_bar(iterable=None, hidden: bool | None = False, **options) -> tqdm:
+    """Return a bar of tqdm on standard error, hidden where there is none (as in a program without a console).
+
+    With ``hidden=None``, it is hidden where standard error is no terminal, too.
+    """
+    return tqdm(iterable, disable=True if sys.stderr is None else hidden, **options)
 
 
 @contextmanager

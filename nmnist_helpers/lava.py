@@ -47,12 +47,14 @@ NAMES = {
         " keeps the weights that the mask removes, synapse.quantised_weight() has zeros there; with persistent_state,"
         " delayed spikes arrive in the next call, unless the states are set to 0 or delay_buffer to None",
     ),
-    "block.cuba.Conv": Name(_CONV, "works", "as Dense; lava-dl's netx ignores its delays, an export warns about them"),
+    "block.cuba.Conv": Name(
+        _CONV, "works", "as Dense, but without a mask; lava-dl's netx ignores its delays, an export warns about them"
+    ),
     "block.cuba.Pool": Name(
         _POOL,
         "works",
-        "as Dense; its weight never learns (lava-dl's does with weight_norm); lava-dl's netx cannot build it, an export"
-        " warns about it",
+        "as Dense, but without a mask; its weight never learns (lava-dl's does with weight_norm); lava-dl's netx cannot"
+        " build it, an export warns about it",
     ),
     "block.cuba.Flatten": Name("count_log", "works"),
     "block.cuba.Input": Name(
@@ -89,7 +91,7 @@ NAMES = {
         " if it takes it",
     ),
     "neuron.cuba.Neuron.dynamics": Name("input", "differs", "the argument is called z"),
-    "neuron.cuba.Neuron.spike": Name("voltage", "works"),
+    "neuron.cuba.Neuron.spike": Name("voltage", "works", "an export refuses a neuron with its own spike or dynamics"),
     "neuron.cuba.Neuron.quantize_8bit": Name("weight descale", "works"),
     "neuron.Dropout": Name("p inplace", "works"),
     "neuron.norm.MeanOnlyBatchNorm": Name("num_features momentum pre_hook_fx", "differs", "num_features must be given"),
@@ -118,8 +120,8 @@ NAMES = {
         "sampling_time max_delay grad_scale",
         "differs",
         "the first argument is num_features, which may be left out; the first input does not replace loaded delays by"
-        " new ones; with another sampling_time than 1, the gradient is that with respect to ms, and delays of channels"
-        " are divided by it once, not twice",
+        " new ones; with a sampling_time other than 1, the gradient is with respect to ms, and the delays of channels"
+        " are divided by it only once (lava-dl: twice); an export refuses a subclass with a forward of its own",
     ),
     "axon.Delta": Name(None, "out", "use nmnist_helpers.axon.Delay: spikes here are 0 or 1, not changes of a value"),
     "dendrite.Sigma": Name(
@@ -143,7 +145,7 @@ NAMES = {
     "utils.Assistant": Name(
         "net error optimizer stats classifier count_log lam",
         "works",
-        "the error must return one number; answers over time count as shares of a sample",
+        "the error must return one number; of answers at every step, the share of right ones counts",
     ),
     "utils.Assistant.train": Name("input target", "works"),
     "utils.Assistant.test": Name("input target", "works"),
@@ -182,8 +184,8 @@ NAMES = {
         "x_event y_event c_event t_event payload",
         "works",
         "fractional pixels are rounded, not cut off; channels keep their numbers: lava-dl lets the lowest become 0;"
-        " the mode SUM and payloads add up all events of a bin, of which lava-dl keeps one; random_shift moves a short"
-        " recording later, and no event out of the tensor",
+        " with the mode SUM or payloads, all events of a bin are added up (lava-dl keeps one of them); random_shift"
+        " delays a short recording, but moves no event out of the tensor",
     ),
     "io.tensor_to_event": Name(
         "spike_tensor sampling_time", "works", "payloads are the tensor's values, so that to_tensor gives it back"

@@ -109,7 +109,11 @@ class Network(NoScript, torch.nn.Module):
             A network without weight normalisation, because layers do not store g and v separately. Half a time step is
             added to each delay, which ``floor`` removes again, so that a first small update moves no spike.
         """
-        return cls.from_blocks(block.cuba.from_specs(layers, {**TRAINING_PARAMS, **neuron_params}))
+        specs = list(layers)
+        net = cls.from_blocks(block.cuba.from_specs(specs, {**TRAINING_PARAMS, **neuron_params}))
+        if isinstance(net[0], block.cuba.OfPicture):
+            net.PICTURE = specs[0].in_shape
+        return net
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -133,14 +137,14 @@ class Network(NoScript, torch.nn.Module):
             spikes = self._as_picture(spikes, usual)
         try:
             for b, following in zip(self.blocks, [*list(self.blocks)[1:], None], strict=True):
-                if getattr(b, "count_log", False):
+                if getattr(b, "count_log", False) and following is not None:
                     raise ValueError(
-                        "Network: expected blocks with count_log=False, found one that also returns its rate; use a"
-                        " module with a forward of its own"
+                        "Network: expected count_log=False in all blocks but the last, found a block that also returns"
+                        " its rate; use a module with a forward of its own"
                     )
                 sparse = not layers and _takes_events(b) and _takes_events(following)
                 spikes = b(spikes, dense=False) if sparse and isinstance(b, block.cuba.Block) else b(spikes)
-                if isinstance(spikes, Spikes) and not _takes_events(following):
+                if isinstance(spikes, Spikes) and (layers or not _takes_events(following)):
                     spikes = spikes.dense()
                 outputs.append(spikes)
         except Exception:

@@ -81,7 +81,11 @@ def start() -> list[subprocess.Popen]:
 
 
 def main(share: int, number: int) -> None:
-    """Compile the kernels of a training step, every `number`-th one first (the program of a helper process)."""
+    """Compile the kernels of a training step (the program of a helper process).
+
+    The helpers are numbered from 0 to ``number - 1``. Number `share` begins with its part of the kernels, and then
+    compiles those that nobody has compiled yet.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     kernels = list(step_kernels())[::-1]
     for dispatcher, types in kernels[share::number] + kernels:  # those that are compiled already take no time

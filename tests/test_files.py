@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from nmnist_helpers import files, paths
 from nmnist_helpers.files import atomic, locked
@@ -219,13 +218,14 @@ def test_two_machines_of_the_same_name_are_told_apart(monkeypatch):
     assert files._identify_machine() != files._MACHINE
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has locks of another kind")
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
 @pytest.mark.parametrize("lock", [lambda path: locked(path / "a.lock"), lambda path: Folder(path).locked()])
 def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch, lock, number):
     def refuse(*_, **__):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(FileLock, "acquire", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     with lock(tmp_path):
         pass
 

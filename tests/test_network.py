@@ -191,11 +191,15 @@ def test_the_last_block_may_flatten():
     assert torch.equal(out, net(x, layers=True)[-1])
 
 
-def test_an_input_that_does_not_fit_changes_nothing(tmp_path):
+@pytest.mark.parametrize("imported", [False, True])
+def test_after_a_picture_of_another_size_a_network_reads_its_own_and_can_be_exported(tmp_path, imported):
     net, x = conv_network()
+    if imported:
+        net = netx.load(netx.write_network(tmp_path / "first.net", net)).to_blocks()
     expected = net.eval()(x)
     with pytest.raises(ValueError, match="expected input"):
         net(sample((2, 2, 50, 50, 40)))
+    assert torch.equal(netx.load(netx.write_network(tmp_path / "a.net", net))(x), expected)
     assert torch.equal(net(x.flatten(1, 3)), expected)
     net(sample((2, 2, 33, 33, 40)))  # gives as many inputs for the dense block
     assert torch.equal(net(x.flatten(1, 3)), expected)
@@ -216,5 +220,13 @@ def test_blocks_with_a_forward_of_their_own():
     ours.load_state_dict(net.state_dict())
     assert torch.equal(net(x), ours(x))
     counting = Network.from_blocks([cuba.Dense(PARAMS, 20, 12, count_log=True), cuba.Dense(PARAMS, 12, 5)])
-    with pytest.raises(ValueError, match="expected blocks with count_log=False"):
+    with pytest.raises(ValueError, match="expected count_log=False in all blocks but the last"):
         counting(x)
+    counting = Network.from_blocks([cuba.Dense(PARAMS, 20, 12), cuba.Dense(PARAMS, 12, 5, count_log=True)])
+    spikes, rate = counting(x)
+    assert rate == (spikes > 0).float().mean()
+
+
+def test_the_spikes_of_all_layers_are_dense():
+    net = Network.from_blocks([cuba.Flatten(), cuba.Dense(PARAMS, 20, 12)])
+    assert all(isinstance(out, torch.Tensor) for out in net(Spikes.from_dense(sample((2, 20, 40))), layers=True))

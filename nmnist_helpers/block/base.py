@@ -19,7 +19,7 @@ from ..neuron import Dropout, cuba
 from ..neuron.norm import MeanOnlyBatchNorm
 from ..spikes import Spikes, attach
 from ..synapse import Synapse
-from ..tools import NoScript, exact, hooked
+from ..tools import NoScript, as_array, exact, hooked
 from .spec import LayerSpec
 
 if TYPE_CHECKING:
@@ -129,7 +129,10 @@ class Block(NoScript, torch.nn.Module):
 
     @property
     def _plain_delay(self) -> bool:
-        return self.delay is None or getattr(type(self.delay), "forward", None) is Delay.forward
+        delay = self.delay
+        if delay is None:
+            return True
+        return getattr(type(delay), "forward", None) is Delay.forward and "forward" not in vars(delay)
 
     def _run_fused(
         self, spikes: torch.Tensor | Spikes, events: Spikes | None, channels: int, window: Window | None, dense: bool
@@ -202,7 +205,7 @@ class Block(NoScript, torch.nn.Module):
     @delay_buffer.setter
     def delay_buffer(self, value: None) -> None:
         if value is not None:
-            raise ValueError(f"block.cuba.{type(self).__name__}: expected None as delay_buffer, found {value}")
+            raise ValueError(f"delay_buffer: expected None, found a {type(value).__name__}")
         self.neuron.on_the_way = None
 
     @property
@@ -231,13 +234,17 @@ class Block(NoScript, torch.nn.Module):
         name, neuron = f"block.cuba.{type(self).__name__}", self.neuron
         if neuron.w_scale != WEIGHT_SCALE:
             raise ValueError(f"{name}: expected scale={WEIGHT_SCALE} for an export, found {neuron.w_scale}")
-        plain_norm = type(neuron.norm) in (type(None), MeanOnlyBatchNorm)
-        if not (self.delay_shift and plain_norm and self._plain_delay):
-            other = self.delay if plain_norm else neuron.norm
-            found = "delay_shift=False" if not self.delay_shift else type(other).__name__
-            raise ValueError(f"{name}: expected a block that a .net file can describe, found {found}")
+        found = [f"its own neuron.{method}" for method in ("forward", "dynamics", "spike") if neuron.overrides(method)]
+        if not self.delay_shift:
+            found.append("delay_shift=False")
+        if type(neuron.norm) not in (type(None), MeanOnlyBatchNorm):
+            found.append(type(neuron.norm).__name__)
+        if not self._plain_delay:
+            found.append(type(self.delay).__name__)
+        if found:
+            raise ValueError(f"{name}: expected a block that a .net file can describe, found {', '.join(found)}")
         fields = {"type": type(self).__name__.lower(), **self._geometry(in_shape or self.input_shape)}
-        bias = None if neuron.norm is None else neuron.norm.bias.cpu().numpy()  # `LayerSpec` refuses fractions
+        bias = None if neuron.norm is None else as_array(neuron.norm.bias)  # `LayerSpec` refuses fractions
         if self.delay is not None and not self.delay.sized:
             raise ValueError(f"{name}: expected a forward pass before the export, found delays of unknown number")
         steps = None if self.delay is None else torch.floor(self.delay.in_steps().detach())

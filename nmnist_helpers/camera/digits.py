@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..paths import data_root
+from ..paths import data_root, expanded
 from .order import first_labels
 
 #: Side of a digit image in pixels.
@@ -151,7 +151,7 @@ def mnist_folder(root: str | os.PathLike | None = None) -> Path | None:
         Data folder; see `paths.data_root`.
     """
     if os.environ.get("NMNIST_MNIST"):
-        return Path(os.environ["NMNIST_MNIST"]).expanduser()
+        return expanded(os.environ["NMNIST_MNIST"])
     folder = data_root(root) / "mnist"
     try:
         for *names, _ in MNIST_FILES.values():
@@ -189,7 +189,7 @@ def load_mnist(path: str | os.PathLike | None = None, train: bool = True) -> tup
     """
     if train not in (True, False):
         raise ValueError(f"train: expected True or False, found {train!r}")
-    folder = mnist_folder() if path is None else Path(path).expanduser()
+    folder = mnist_folder() if path is None else expanded(path)
     if folder is None:
         raise FileNotFoundError(
             "MNIST: expected a folder, found none given; pass path, set NMNIST_MNIST to the folder with "

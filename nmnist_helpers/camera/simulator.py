@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from tqdm import tqdm
 
+from ..files import progress_bar
 from ..geometry import SIDE
 from ..io import PackedEvents
 from . import pixels
@@ -133,7 +133,7 @@ def _simulate_chunks(images, ids, labels, params, seed, progress, workers, size)
 
     with (
         ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(images), desc="simulating", unit="digit", disable=not progress) as bar,
+        progress_bar(hidden=not progress, total=len(images), desc="simulating", unit="digit") as bar,
     ):
         for start in range(0, max(len(images), 1), size):
             end = min(start + size, len(images))

@@ -15,6 +15,7 @@ import traceback
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import BinaryIO
@@ -312,20 +313,19 @@ def cached(
     for path in paths:
         if not _may_write(path):
             continue
-        try:
-            # One process writes the file; the others wait and then open it.
-            with locked(path.with_suffix(".lock"), f"that writes {path}"):
-                try:
-                    return open_cache(path, key)
-                except FileNotFoundError:
-                    pass
-                except CacheError as error:
-                    tell(f"{path}: {error}; writing it anew")
-                write_cache(path, key, *make())
-                try:
-                    return open_cache(path, key)
-                except (CacheError, FileNotFoundError) as error:  # by another machine, or without locks
-                    raise OSError(f"{path}: replaced by another process ({error})") from error
-        except PermissionError:
-            continue  # such as a lock file that another user has made
+        with ExitStack() as lock:
+            try:  # one process writes the file; the others wait and then open it
+                lock.enter_context(locked(path.with_suffix(".lock"), f"that writes {path}"))
+                return open_cache(path, key)
+            except PermissionError:
+                continue  # such as a lock file that another user has made
+            except FileNotFoundError:
+                pass
+            except CacheError as error:
+                tell(f"{path}: {error}; writing it anew")
+            write_cache(path, key, *make())
+            try:
+                return open_cache(path, key)
+            except (CacheError, FileNotFoundError) as error:  # by another machine, or without locks
+                raise OSError(f"{path}: replaced by another process ({error})") from error
     raise OSError(f"expected a folder that can be written, found none: {', '.join(str(path.parent) for path in paths)}")

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from ..files import atomic, locked, replace, tell
+from ..files import atomic, locked, progress_bar, replace, tell
 from ..paths import data_root
 from . import recordings
 from .cache import writable
@@ -269,7 +268,7 @@ def _unpack(found: recordings.Recordings, path: Path, target: Path) -> Path:
         try:
             for digit in np.unique(found.labels):
                 (temporary / str(digit)).mkdir()
-            for n in tqdm(range(len(found)), desc=f"unpacking {path.name}", unit="rec"):
+            for n in progress_bar(range(len(found)), desc=f"unpacking {path.name}", unit="rec"):
                 # `names` are always <digit>/<id>.bin, whatever the names of the archive's members are.
                 (temporary / found.names[n]).write_bytes(found.read(n))
             replace(temporary, target)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..files import locked, named, replace
+from ..files import locked, named, progress_bar, replace
 
 #: A browser's name: some hosts answer 403 to the name that `requests` sends.
 USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
@@ -61,8 +60,9 @@ class Downloader:
     def fetch(self, url: str, part: Path, size: int) -> None:
         """Fetch about `size` bytes to the file `part`; the bytes that it holds already are not fetched again."""
         best, tries = _size(part), 0
-        hidden = not self.progress or sys.stderr is None
-        with tqdm(desc=part.name[1:-5], unit="B", unit_scale=True, disable=hidden, initial=best) as bar:
+        with progress_bar(
+            hidden=not self.progress, desc=part.name[1:-5], unit="B", unit_scale=True, initial=best
+        ) as bar:
             while True:
                 try:
                     return self._transfer(url, part, size, bar)

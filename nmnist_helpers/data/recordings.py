@@ -7,16 +7,14 @@ The layout is ``Train/<digit>/<id>.bin`` and ``Test/<digit>/<id>.bin``, as folde
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from ..files import atomic
+from ..files import atomic, progress_bar
 from ..geometry import EVENT_BYTES, SIDE
 from ..io import EVENT_ARRAYS, PackedEvents, decode_2d, encode_2d
 from .archive import MAX_MEMBER, ZipFile, kind_of, line_end_damage
@@ -240,8 +238,7 @@ class Recordings:
         pool = ThreadPoolExecutor(os.cpu_count() or 1)
         name = f"decoding {self.source.name}"
         try:
-            hidden = len(self) <= 1000 or sys.stderr is None
-            with tqdm(total=len(self), desc=name, unit="rec", disable=hidden) as bar:
+            with progress_bar(hidden=len(self) <= 1000, total=len(self), desc=name, unit="rec") as bar:
                 for done in pool.map(unpack, chunks):
                     bar.update(done)
         finally:

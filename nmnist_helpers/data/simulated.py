@@ -3,7 +3,6 @@
 import hashlib
 import mmap
 import os
-import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
@@ -74,13 +73,8 @@ def simulated_split(train: bool, seed: int = 0, take: int = 0, root: str | os.Pa
     except OSError as error:
         tell(f"{folder / name}: no cache ({error}); the recordings are simulated into memory")
     images, labels, ids = load()
-    events = simulate(images, seed, ids + take * _PER_TAKE, labels, progress=_is_long(images))
+    events = simulate(images, seed, ids + take * _PER_TAKE, labels, progress=len(images) > _CHUNK)
     return replace(events, ids=ids)
-
-
-def _is_long(images: np.ndarray) -> bool:
-    """Return whether a simulation is to show its progress, if there is a place to show it."""
-    return len(images) > _CHUNK and sys.stderr is not None
 
 
 def _camera_fingerprint() -> str:
@@ -97,7 +91,7 @@ def _simulate_to_files(images, labels, ids, seed: int, take: int, folder: Path) 
     drawn = ids + take * _PER_TAKE
     with ExitStack() as stack:  # closes, and so deletes, the files whatever happens
         files = {name: stack.enter_context(tempfile.TemporaryFile(dir=folder)) for name in EVENT_ARRAYS}
-        for part in simulate_chunks(images, seed, drawn, labels, progress=_is_long(images), size=_CHUNK):
+        for part in simulate_chunks(images, seed, drawn, labels, progress=len(images) > _CHUNK, size=_CHUNK):
             for name, file in files.items():
                 file.write(getattr(part, name))
             counts.append(part.counts)

@@ -173,7 +173,7 @@ class Event:
         if self.dim == 1 and shape[0] == 1 and len(c) and (c == c[0]).all():
             c = np.zeros_like(c)  # the only polarity of a recording becomes channel 0, even if it is ON
         t = _bins(self.t, sampling_time)
-        if random_shift and len(t) and np.isfinite(t.max()):
+        if random_shift and len(t) and t.max() < 2**53:
             room = shape[3] - 1 - int(t.max())  # negative if the recording is longer than the tensor
             shift = np.random.randint(abs(room) + 1)  # noqa: NPY002 (follows np.random.seed, as users expect)
             t = t + (shift if room > 0 else -shift)

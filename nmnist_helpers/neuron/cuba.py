@@ -97,8 +97,8 @@ class Neuron(NeuronStorage):
         which are the decays x 4, so that one learning rate suits decays and weights.
     current_state, voltage_state : tensor [B, C, ...]
         With `persistent_state`, the state at the end of the last call, in real units; a single zero before the first.
-        Setting one to 0, by assignment or in place, also discards the spikes that a block's axon has not delivered
-        yet, as `reset_state` does.
+        Setting a whole one to 0, by assignment or in place (not in `torch.inference_mode`), also discards the spikes
+        that a block's axon has not delivered yet, as `reset_state` does.
     shape : torch.Size or None
         Shape [C, ...] of the last input, without batch and time.
 
@@ -340,15 +340,17 @@ class Neuron(NeuronStorage):
         spikes = SpikeFunction.apply(voltage, self.threshold, self.surrogate)
         return spikes if self.drop is None else self.drop(spikes)
 
+    def overrides(self, method: str) -> bool:
+        """Return whether a method is the user's own, that of a subclass or one that was assigned."""
+        return method in vars(self) or getattr(type(self), method) is not getattr(Neuron, method)
+
     @exact
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Return spikes [B, C, ..., T] for a dendrite input of the same shape.
 
         If `dynamics` or `spike` is overridden, these two are called; otherwise both run as one step.
         """
-        kind = type(self)
-        own = kind.dynamics is not Neuron.dynamics or kind.spike is not Neuron.spike
-        if own or {"dynamics", "spike"} & set(vars(self)):
+        if self.overrides("dynamics") or self.overrides("spike"):
             return self.spike(self.dynamics(z)[1])
         spikes, _, _ = self._run(z.float(), need_current=False)
         return spikes if self.drop is None else self.drop(spikes)

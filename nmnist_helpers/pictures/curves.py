@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from ..files import atomic
+from ..paths import expanded
 from .live import picture
 from .palette import GREY, INK, SLATE
 
@@ -64,7 +65,7 @@ def plot_curves(
     for fig in shown:
         fig.alt = "Learning curves. " + " ".join(map(_describe, fig.axes))
     if path is not None:
-        _save(stats, shown, figsize, Path(path).expanduser())
+        _save(stats, shown, figsize, expanded(path))
     return shown if figures is not None else shown[0]
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -115,6 +116,7 @@ class Folder:
         FileExistsError
             If another run holds the lock.
         """
+        new = not self.path.exists()
         with named(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         try:
@@ -127,6 +129,8 @@ class Folder:
             yield
         finally:
             self._lock.release()
+            if new and os.listdir(self.path) == [".lock"]:  # the run was refused
+                shutil.rmtree(self.path, ignore_errors=True)
 
     @contextmanager
     def hold(self, resume: bool, overwrite: bool, room: int) -> Iterator[None]:

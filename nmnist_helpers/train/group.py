@@ -112,7 +112,7 @@ class Group:
     def end_together(self) -> Iterator[None]:
         """Wait at the end of the block, however long, until all processes have reached it or one has ended.
 
-        Otherwise, if a process crashed while it ends, torchrun would kill the first one, which may still be at work.
+        Otherwise, if a process crashed at its end, torchrun would kill the first one, which may still be at work.
         """
         try:
             yield

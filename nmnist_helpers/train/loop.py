@@ -22,6 +22,7 @@ from ..data.dataset import NMNISTDataset
 from ..data.loader import EventLoader
 from ..data.recordings import Recordings
 from ..data.simulated import simulated_split
+from ..files import progress_bar
 from ..io import PackedEvents
 from ..loss import SpikeMax, SpikeRate
 from ..network import Network
@@ -199,12 +200,12 @@ class Loop:
         # Like order and augmentation, dropout depends only on seed and epoch, and differs between the processes.
         drawn = np.random.SeedSequence([settings.seed, epoch, group.rank]).generate_state(1, np.uint64)[0]
         torch.manual_seed(int(drawn) >> 1)
-        with tqdm(
+        with progress_bar(
+            hidden=None if group.first else True,  # None hides it where there is no terminal
             total=min(self.sizes["train"], self.steps * group.size * settings.batch_size),
             desc=f"epoch {epoch + 1}/{settings.epochs}",
             unit=" recordings",
             leave=False,
-            disable=None if group.first else True,  # None disables the bar where there is no terminal
         ) as bar:
             for step, (spikes, label) in enumerate(group.batches(self.train_loader, epoch, drop_rest=True)):
                 self.set_step_size((epoch + step / self.steps) / settings.epochs)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..paths import expanded
 from .logs import PARTS, length_of, read_log, write_log
 from .stat import LearningStat
 
@@ -159,7 +160,7 @@ class LearningStats:
     def _files(self, folder: str | os.PathLike) -> dict[str, Path]:
         """Return the file of each log by the name of the log's attribute."""
         names = {"loss_log": self.training.loss_str, "accuracy_log": self.training.accuracy_str}
-        return {log: Path(folder).expanduser() / f"{name}.txt" for log, name in names.items()}
+        return {log: expanded(folder) / f"{name}.txt" for log, name in names.items()}
 
     def save(self, path: str | os.PathLike = "") -> None:
         """Write the logs of the closed epochs to the text files ``loss.txt`` and ``accuracy.txt``.

@@ -402,7 +402,7 @@ def test_without_a_delay_buffer_no_spike_is_under_way():
     assert block.delay_buffer.any()
     block.delay_buffer = None
     assert not block(torch.zeros(3, 20, 20)).any()
-    with pytest.raises(ValueError, match="expected None as delay_buffer"):
+    with pytest.raises(ValueError, match="delay_buffer: expected None, found a Tensor"):
         block.delay_buffer = torch.zeros(3)
 
 
@@ -779,9 +779,16 @@ def test_a_part_of_the_users_own_is_used(part):
         own = {"spike": lambda voltage: 0 * voltage, "dynamics": lambda z: (z, 0 * z)}
         setattr(block.neuron, part, own[part])
     assert not block(x).any()
-    if part == "delay":
-        with pytest.raises(ValueError, match="a .net file can describe, found Silent"):
-            block.layer_spec()
+    with pytest.raises(ValueError, match=r"a \.net file can describe, found (Silent|its own neuron\.(spike|dynamics))"):
+        block.layer_spec()
+
+
+def test_a_norm_of_16_bits_is_exported():
+    block = dense_block(20, 12, neuron={"norm": MeanOnlyBatchNorm})
+    x = sample((3, 20, 50), 0.2)
+    block(x)
+    bias = block.eval().layer_spec().bias
+    assert np.array_equal(block.bfloat16().layer_spec().bias, bias)
 
 
 def test_fractional_biases_are_not_exported():

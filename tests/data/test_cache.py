@@ -150,6 +150,18 @@ def test_the_users_folder_is_used_if_the_lock_belongs_to_another_user(root, pack
     assert root not in found.path.parents
 
 
+def test_a_recording_that_may_not_be_read_is_reported_and_read_once(tmp_path):
+    calls = []
+
+    def make():
+        calls.append(1)
+        raise PermissionError("Train/3/00001.bin")
+
+    with pytest.raises(PermissionError, match="00001"):
+        cache_module.cached([tmp_path / "a.events", tmp_path / "other" / "a.events"], {}, make)
+    assert len(calls) == 1
+
+
 def overwrite(path, place, data):
     with open(path, "r+b") as file:
         file.seek(place)

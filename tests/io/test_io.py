@@ -366,7 +366,11 @@ def test_an_event_may_begin_like_a_file_of_another_kind(tmp_path, first):
     ("a.bin", b"\x93NUMPY" + bytes(34), "found a NumPy file"),
     ("a.bin", zip_archive(), "found a zip archive"),
     ("a.bin", gzip.compress(bytes(range(99)), mtime=0), "found a gzip file"),
-    ("a.bin", b"<!DOCTYPE html>", "found a web page"),
+    ("a.bin", zip_archive()[:30], "found a zip archive"),
+    ("a.bin", gzip.compress(bytes(range(99)), mtime=0)[:10], "found a gzip file"),
+    ("a.bin", b"#!AER-DAT3.1\r\n" + bytes(26), "found an .aedat file"),
+    ("a.bin", b"<!DOCTYPE html>" + bytes(5), "found a web page"),
+    ("a.bin", "<html><head><title>Gr\u00f6\u00dfe</title>".encode("latin-1"), "found a web page"),
     ("a.bin", "<html><title>Gr\u00f6\u00dfe</title>".encode(), "found a web page"),
 ])  # fmt: skip
 def test_files_of_another_kind_are_refused(tmp_path, name, data, message):

@@ -13,7 +13,9 @@ import numpy as np, torch
 from nmnist_helpers import EventLoader, Network, prepare
 from nmnist_helpers.io import PackedEvents
 from nmnist_helpers.loss import SpikeRate
-for process in prepare.start():
+processes = prepare.start()
+print(len(processes))
+for process in processes:
     if {wait}:
         process.wait()
 events = {{name: np.zeros(1, kind) for name, kind in (("x", "u1"), ("y", "u1"), ("p", "u1"), ("t", "i4"))}}
@@ -33,20 +35,20 @@ def run(code: str, **environment) -> tuple[str, str]:
 @pytest.mark.parametrize("processors", [2, 4])
 def test_one_or_three_processes_compile_all_kernels_of_a_step(tmp_path, processors):
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "numba"), "NUMBA_NUM_THREADS": str(processors)}
-    assert run(STEP.format(wait=True, step=True), **environment) == ("done", "")  # this process compiled nothing
+    assert run(STEP.format(wait=True, step=True), **environment) == (f"{processors - 1}\ndone", "")
     stored = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")}
     assert stored
     (done,) = tmp_path.rglob("training")
     assert max(stored.values()) <= done.stat().st_mtime_ns, "the step compiled a kernel that the helpers had not"
     code = "from nmnist_helpers import prepare; prepare.start(); " + STEP.format(wait=False, step=True)
-    assert run(code, **environment) == ("done", "")  # everything is stored: no process is started, nothing is reported
+    assert run(code, **environment) == ("0\ndone", "")  # everything is stored
 
 
 @pytest.mark.slow
 def test_a_helper_process_that_fails_does_no_harm(tmp_path):
     failing = "import nmnist_helpers.prepare as p; p.CODE = 'import sys; sys.exit(3)'\n"
     out, errors = run(failing + STEP.format(wait=True, step=False), NUMBA_CACHE_DIR=str(tmp_path / "numba"))
-    assert out == "done"
+    assert out == "1\ndone"
     assert errors.count("compiling CPU kernels") == 1
 
 
