@@ -107,6 +107,13 @@ def test_no_other_run_may_write_to_the_folder_while_the_network_is_tuned(run_fol
     assert refused == [True]
 
 
+def test_a_run_that_is_refused_leaves_no_folder(tmp_path):
+    folder = Folder(tmp_path / "out")
+    with pytest.raises(ValueError, match="refused"), folder.locked():
+        raise ValueError("refused")
+    assert not folder.path.exists()
+
+
 @pytest.mark.slow
 def test_a_run_can_start_with_the_network_of_another(run_folder):
     options = [*SMALL, "--validation", "30"]

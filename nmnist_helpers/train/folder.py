@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,9 @@ class Folder:
             yield
         finally:
             self._lock.release()
-            if new and os.listdir(self.path) == [".lock"]:  # the run was refused
-                shutil.rmtree(self.path, ignore_errors=True)
+            with suppress(OSError):
+                if new and os.listdir(self.path) == [".lock"]:  # the run was refused
+                    shutil.rmtree(self.path)
 
     @contextmanager
     def hold(self, resume: bool, overwrite: bool, room: int) -> Iterator[None]:
