@@ -871,7 +871,7 @@ options = sys.argv[1:-1]
 try:
     train.main(options)
 finally:
-    os.write(1, f"process {os.environ['RANK']} ends\n".encode())  # at once: both processes write to one pipe
+    os.write(1, f"process {os.environ['RANK']} ends\\n".encode())  # at once: both processes write to one pipe
 """
 
 
