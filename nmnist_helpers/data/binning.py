@@ -48,7 +48,7 @@ def bin_edges(bins: int, sampling_time: float) -> np.ndarray:
     return near[:, 0] + inside.sum(axis=1) - 1
 
 
-@njit(error_model="numpy", no_cpython_wrapper=True)  # called by compiled code only
+@njit(inline="always")
 def _raster_one(
     x, y, p, t, draw, edges, cap, drop_below, jitter_scale, warp_scale, bitmap, filled, target, row_count, channel
 ):
