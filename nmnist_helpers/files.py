@@ -22,7 +22,6 @@ _NEARLY_FULL = 1 << 16
 _FULL_ERRORS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 #: Errors of file systems that have no locks, such as NFS without a lock service.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
-#: This machine in the names of temporary files: ``.<stem>.<machine>-<process>-<random>.tmp<suffix>``.
 _swept: set[Path] = set()
 
 
@@ -39,6 +38,7 @@ def _identify_machine() -> str:
     return f"{zlib.crc32(''.join(parts).encode()):08x}"
 
 
+#: This machine in the names of temporary files: ``.<stem>.<machine>-<process>-<random>.tmp<suffix>``.
 _MACHINE = _identify_machine()
 
 

@@ -29,7 +29,7 @@ NEURON_PARAMS = {
 TRAINING_PARAMS = {name: NEURON_PARAMS[name] for name in ("tau_grad", "scale_grad", "requires_grad")}
 
 
-def _takes_events(b: torch.nn.Module | None) -> bool:
+def _takes_events(b: torch.nn.Module) -> bool:
     """Return whether a block takes `Spikes`: one of ours, without hooks (which expect tensors) or its own forward."""
     ours = block.cuba.Dense.forward, block.cuba.OfPicture.forward, block.cuba.Flatten.forward
     return getattr(type(b), "forward", None) in ours and not hooked(b)
@@ -136,15 +136,16 @@ class Network(NoScript, torch.nn.Module):
         if usual is not None and len(spikes.shape) == 3:
             spikes = self._as_picture(spikes, usual)
         try:
-            for b, following in zip(self.blocks, [*list(self.blocks)[1:], None], strict=True):
-                if getattr(b, "count_log", False) and following is not None:
+            takes = [*map(_takes_events, self.blocks), False]  # nothing follows the last block
+            for i, b in enumerate(self.blocks):
+                if getattr(b, "count_log", False) and i + 1 < len(self.blocks):
                     raise ValueError(
                         "Network: expected count_log=False in all blocks but the last, found a block that also returns"
                         " its rate; use a module with a forward of its own"
                     )
-                sparse = not layers and _takes_events(b) and _takes_events(following)
+                sparse = not layers and takes[i] and takes[i + 1]
                 spikes = b(spikes, dense=False) if sparse and isinstance(b, block.cuba.Block) else b(spikes)
-                if isinstance(spikes, Spikes) and (layers or not _takes_events(following)):
+                if isinstance(spikes, Spikes) and (layers or not takes[i + 1]):
                     spikes = spikes.dense()
                 outputs.append(spikes)
         except Exception:

@@ -38,6 +38,11 @@ def hooked(module: object) -> bool:
     return replaced or any(hooks) or torch.nn.modules.module._has_any_global_hook()
 
 
+def overridden(module: object, kind: type, *methods: str) -> bool:
+    """Return whether a subclass of `kind`, or the user on the instance, has replaced one of the methods."""
+    return any(getattr(type(module), name, None) is not getattr(kind, name) or name in vars(module) for name in methods)
+
+
 def refuse(name: str) -> None:
     """Raise if a tool is active that cannot trace or transform what the layer `name` computes.
 

@@ -19,7 +19,7 @@ from ..neuron import Dropout, cuba
 from ..neuron.norm import MeanOnlyBatchNorm
 from ..spikes import Spikes, attach
 from ..synapse import Synapse
-from ..tools import NoScript, as_array, exact, hooked
+from ..tools import NoScript, as_array, exact, hooked, overridden
 from .spec import LayerSpec
 
 if TYPE_CHECKING:
@@ -129,10 +129,7 @@ class Block(NoScript, torch.nn.Module):
 
     @property
     def _plain_delay(self) -> bool:
-        delay = self.delay
-        if delay is None:
-            return True
-        return getattr(type(delay), "forward", None) is Delay.forward and "forward" not in vars(delay)
+        return self.delay is None or not overridden(self.delay, Delay, "forward")
 
     def _run_fused(
         self, spikes: torch.Tensor | Spikes, events: Spikes | None, channels: int, window: Window | None, dense: bool
@@ -234,7 +231,8 @@ class Block(NoScript, torch.nn.Module):
         name, neuron = f"block.cuba.{type(self).__name__}", self.neuron
         if neuron.w_scale != WEIGHT_SCALE:
             raise ValueError(f"{name}: expected scale={WEIGHT_SCALE} for an export, found {neuron.w_scale}")
-        found = [f"its own neuron.{method}" for method in ("forward", "dynamics", "spike") if neuron.overrides(method)]
+        methods = [method for method in ("forward", "dynamics", "spike") if overridden(neuron, cuba.Neuron, method)]
+        found = [f"its own neuron.{method}" for method in methods]
         if not self.delay_shift:
             found.append("delay_shift=False")
         if type(neuron.norm) not in (type(None), MeanOnlyBatchNorm):

@@ -10,7 +10,7 @@ import torch
 from ..kernels.common import Membrane, State, Surrogate
 from ..kernels.constants import DECAY_SCALE, NEVER, WEIGHT_SCALE
 from ..kernels.functions import NeuronStep, SpikeFunction, retention_of
-from ..tools import as_array, exact, whole_number
+from ..tools import as_array, exact, overridden, whole_number
 from ..utils.quantize import quantize_hook_fx
 from .stored import NeuronStorage
 
@@ -340,17 +340,13 @@ class Neuron(NeuronStorage):
         spikes = SpikeFunction.apply(voltage, self.threshold, self.surrogate)
         return spikes if self.drop is None else self.drop(spikes)
 
-    def overrides(self, method: str) -> bool:
-        """Return whether a method is the user's own, that of a subclass or one that was assigned."""
-        return method in vars(self) or getattr(type(self), method) is not getattr(Neuron, method)
-
     @exact
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Return spikes [B, C, ..., T] for a dendrite input of the same shape.
 
         If `dynamics` or `spike` is overridden, these two are called; otherwise both run as one step.
         """
-        if self.overrides("dynamics") or self.overrides("spike"):
+        if overridden(self, Neuron, "dynamics", "spike"):
             return self.spike(self.dynamics(z)[1])
         spikes, _, _ = self._run(z.float(), need_current=False)
         return spikes if self.drop is None else self.drop(spikes)

@@ -198,8 +198,7 @@ class Spikes:
         if not isinstance(dense, torch.Tensor) or dense.dim() != 3 or dense.is_complex():
             found = f"{dense.dtype} {list(dense.shape)}" if isinstance(dense, torch.Tensor) else type(dense).__name__
             raise ValueError(f"Spikes.from_dense: expected a tensor [B, C, T], found {found}")
-        checked_shape(tuple(dense.shape))
-        batch, channels, steps = dense.shape
+        batch, channels, steps = checked_shape(tuple(dense.shape))
         known = remembered(dense)
         if known is not None:
             return known
