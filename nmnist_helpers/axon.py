@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from .io.event import check_sampling_time
 from .kernels.functions import AxonDelay
 from .lava import absent
 from .tools import exact
@@ -25,8 +26,7 @@ def in_steps(ms, sampling_time: float):
     ValueError
         If `sampling_time` is not positive and finite.
     """
-    if not 0 < sampling_time < float("inf"):
-        raise ValueError(f"sampling_time: expected a positive number of ms, found {sampling_time}")
+    check_sampling_time(sampling_time)
     return ms if sampling_time == 1 else ms * ((1 + 1e-6) / sampling_time)
 
 
@@ -92,7 +92,7 @@ class Delay(torch.nn.Module):
             raise ValueError(f"Delay: expected at least one channel, found num_features={num_features}")
         if max_delay is not None and not max_delay >= 0:
             raise ValueError(f"Delay: expected a max_delay of at least 0 ms, found {max_delay}")
-        in_steps(0, sampling_time)  # raises if it is not positive
+        check_sampling_time(sampling_time)
         self.sampling_time = sampling_time
         self.max_delay = max_delay
         self.grad_scale = grad_scale

@@ -28,7 +28,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 @pytest.fixture(autouse=True)
 def _nothing_is_recorded_on_a_cpu(monkeypatch, request):
     if "device" in request.fixturenames and request.getfixturevalue("device").type == "cpu":
-        monkeypatch.setattr(trainer, "Recording", lambda device: lambda step: step())
+        monkeypatch.setattr(trainer, "CapturedCall", lambda device: lambda step: step())
 
 
 @pytest.fixture(params=DEVICES)
@@ -203,7 +203,7 @@ def test_a_function_is_run_recorded_and_replayed(monkeypatch):
                  "graph": record, "CUDAGraph": Graph}  # fmt: skip
     for name, value in stands_in.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    recording = trainer.Recording(torch.device("cuda"))
+    recording = trainer.CapturedCall(torch.device("cuda"))
     for _ in range(trainer.WARM_UP):
         recording(lambda: events.append("run"))
     with pytest.raises(ZeroDivisionError):  # the next call records anew instead of replaying a broken graph

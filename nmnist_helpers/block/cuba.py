@@ -22,8 +22,7 @@ def from_specs(layers: Iterable[LayerSpec], neuron_params: dict) -> Iterator[tor
     Raises
     ------
     ValueError
-        If no block can represent a layer: an input layer, pooling with a decay or delay per channel, or a bias that is
-        not a quantised mean.
+        If no block can represent a layer: an input layer, pooling with a bias, or a bias that is not a quantised mean.
     """
     before = None
     for index, layer in enumerate(layers):
@@ -43,6 +42,7 @@ def _from_spec(layer: LayerSpec, neuron_params: dict) -> Block:
         "threshold": layer.v_th_mant / WEIGHT_SCALE,
         "current_decay": 0.0,  # placeholders; the integers are copied in below
         "voltage_decay": 0.0,
+        "num_neurons": layer.channels,
         "shared_param": np.ndim(layer.i_decay) == 0 and np.ndim(layer.v_decay) == 0,
     }
     if layer.bias is not None:
@@ -55,7 +55,9 @@ def _from_spec(layer: LayerSpec, neuron_params: dict) -> Block:
     elif layer.type == "conv":
         size = layer.weight.shape[2:]
         block = Conv(params, layer.in_shape[0], layer.channels, size, groups=layer.groups, **pairs, delay=delay)
-    elif layer.type == "pool" and layer.bias is None:
+    elif layer.type == "pool":
+        if layer.bias is not None:
+            raise ValueError("bias: expected none in a pooling layer, found one, and a Pool block has no normalisation")
         block = Pool(params, layer.weight.shape[2:], **pairs, delay=delay)
     else:
         raise ValueError(f"type: expected a layer type that has a block, found {layer.type!r}")

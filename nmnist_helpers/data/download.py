@@ -1,14 +1,13 @@
 """Fetch the official N-MNIST archives, check them, count their recordings, and unpack them on request."""
 
 import argparse
-import contextlib
 import glob
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -245,7 +244,7 @@ def unpack_archive(path: str | os.PathLike, target: str | os.PathLike) -> Path:
         If a member is damaged, is not a recording, or would be unpacked outside `target`.
     """
     path, target = Path(path), Path(target)
-    with contextlib.closing(recordings.Recordings(path, target.name)) as found:
+    with closing(recordings.Recordings(path, target.name)) as found:
         return _unpack(found, path, target)
 
 

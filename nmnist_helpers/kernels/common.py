@@ -103,8 +103,8 @@ class LayerTrace(NamedTuple):
 class LayerGradients(NamedTuple):
     """Gradients of a layer; None for those that are not needed.
 
-    `input` is [B, T, C_in], `weights` has the layout of the twin's weights. The others are [C_out], with respect to
-    the parameters as they are stored (decays x4096, delays in steps).
+    `input` is [B, T, C_in], or [B, T, C_in, H, W] for a convolution. `weights` has the layout of the twin's weights.
+    The others have one number per neuron, for the parameters as they are stored (decays x4096, delays in steps).
     """
 
     input: torch.Tensor | None

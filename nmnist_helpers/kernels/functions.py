@@ -75,7 +75,7 @@ def lag_of(delay: torch.Tensor | None, shift: int, channels: int, steps: int, de
 
 
 def _serves(kernels: ModuleType, parameter: torch.Tensor) -> bool:
-    """Whether a twin converts the parameter to integers itself, with fewer calls than here.
+    """Return whether a twin converts the parameter to integers itself, with fewer calls than here.
 
     It computes in float32, which would round a float64 number.
     """

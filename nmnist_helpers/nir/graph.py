@@ -19,7 +19,7 @@ form               time constant                       exact for simulators that
 
 Neither form reproduces the truncation to integers after each product. A simulator in continuous time also lacks our
 grid of time steps. `run_graph` and `agreement` measure both effects. The package `nir` is optional; install it with
-``pip install nir==1.0.8``.
+``pip install nir``.
 """
 
 import os
@@ -43,7 +43,7 @@ def nir_package():
     try:
         import nir
     except ImportError as error:
-        raise ImportError("nir: expected the package nir, found none; pip install nir==1.0.8") from error
+        raise ImportError("nir: expected the package nir, found none; pip install nir") from error
     return nir
 
 

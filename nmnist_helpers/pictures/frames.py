@@ -16,6 +16,7 @@ PICTURE = 238  # height of a picture in pixels: 34 sensor pixels, drawn as 7 pix
 BAR = 20  # height of the time bar below it, in pixels
 MARGIN = 8
 USUAL_SPAN = 300.0  # ms of a recording that networks take as input
+USUAL_END = 350.0  # ms; N-MNIST's recordings end before it
 CLASS_ROWS = 24  # layers of up to this many neurons get labels and counts
 MAX_SIDE = 10_000  # pixels; a gif could have 65,535
 MAX_PIXELS = 1 << 30  # of all frames together; each takes a byte of memory
@@ -109,11 +110,11 @@ def sensor_size(event: Recording) -> tuple[int, int]:
 
 def film_span(event: Recording, span: float | None) -> float:
     """Return how many ms of the recording the film shows; see `gif_bytes`."""
-    if span is None:
-        last = float(event.t.max()) if len(event) else 0.0
-        span = event.extent[3] if event.extent else max(USUAL_SPAN, last)
-        if USUAL_SPAN < span <= 350 and not event.extent:
-            span = USUAL_SPAN
+    if span is None and event.extent:
+        span = event.extent[3]
+    elif span is None:
+        last = event.t.max(initial=0.0)
+        span = last if last > USUAL_END else USUAL_SPAN
     if not 0 < span < float("inf"):
         raise ValueError(f"gif: expected a positive span in ms, found {span}")
     return float(span)
@@ -258,7 +259,7 @@ def raster_frames(
     born = np.full(canvas.shape, frames, np.int64)
     edge = 2 if row >= 10 else 0
     for n, x, f in zip(rows_of[inside], columns[inside], frame_of[inside], strict=True):
-        cell = born[top + n * row + edge : top + (n + 1) * row - (edge and edge - 1), x : x + (2 if row > 3 else 1)]
+        cell = born[top + n * row + edge : top + (n + 1) * row - edge // 2, x : x + (2 if row > 3 else 1)]
         np.minimum(cell, f, out=cell)
     ticks = np.full(canvas.shape, PALETTE["slate" if label is not None else "ink"], np.uint8)
     if label is not None:

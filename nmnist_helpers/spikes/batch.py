@@ -313,8 +313,7 @@ class DenseSpikes(Spikes):
     @classmethod
     def from_events(cls, spikes: Spikes, width: int | None = None) -> "DenseSpikes":
         """Make bytes from a list of spikes, in rows of `width` bytes (by default C)."""
-        batch, channels, steps = spikes.shape
-        rows = spikes.rows(torch.uint8, 1)
+        channels, rows = spikes.shape[1], spikes.rows(torch.uint8, 1)
         if width is not None and width != channels:
             rows = torch.nn.functional.pad(rows, (0, width - channels))
         return cls(rows, channels, spikes.value)

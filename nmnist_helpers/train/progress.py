@@ -115,7 +115,7 @@ class Progress:
         for part in ("net", "average"):
             _check_same(found[part], expected[part], f"{name}: {part}")
         _check_same(found["best"], expected["net"] if epoch else None, f"{name}: best")
-        if not (isinstance(found["best_epoch"], int) and 0 <= found["best_epoch"] < epoch if epoch else True):
+        if epoch and not (isinstance(found["best_epoch"], int) and 0 <= found["best_epoch"] < epoch):
             raise CheckpointError(f"{name}: expected best_epoch in 0..{epoch - 1}, found {found['best_epoch']!r:.40}")
         _check_same(found["moments"], self._expected_moments() if epoch else {}, f"{name}: moments")
 

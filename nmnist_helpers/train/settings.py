@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..data.augmentation import GRID, MAX_SHEAR, MAX_STRETCH
+from ..data.dataset import SOURCES
 from ..geometry import SIDE
 
 #: Settings that depend on the computer or on how a run was started: not saved with it, nor compared when it resumes.
@@ -128,7 +129,7 @@ class Settings:
     )
     max_shift: int = _option(
         4,
-        ("whole pixels in 0..33", lambda v: isinstance(v, int) and 0 <= v < SIDE),
+        (f"whole pixels in 0..{SIDE - 1}", lambda v: isinstance(v, int) and 0 <= v < SIDE),
         "largest shift of the augmentation, in pixels",
     )
     max_warp: float = _option(
@@ -155,7 +156,7 @@ class Settings:
     seed: int = _option(0, _whole(0), "seed of the initial weights, the order of recordings, augmentation and dropout")
     source: str = _option(
         "auto",
-        _one_of("auto", "recorded", "simulated"),
+        _one_of(*SOURCES),
         "kind of recordings: recorded, simulated, or auto (recorded ones if there are any)",
     )
     takes: int = _option(
@@ -192,7 +193,7 @@ class Settings:
                 fine = False
             if not fine:
                 raise ValueError(f"{flag(f.name)}: expected {words}, found {on_command_line(value)}")
-        if self.network == "cnn" and self.hidden != (512, 512):
+        if self.network == "cnn" and self.hidden != type(self).hidden:
             raise ValueError("--hidden: expected --network dense for this option, found --network cnn")
         if self.validation == 0 and self.keep == "best":
             raise ValueError("--validation: expected recordings to choose the best epoch on, or --keep last, found 0")

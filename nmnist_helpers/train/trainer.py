@@ -29,7 +29,7 @@ class Trainer(Assistant):
         """Bring the statistics of the epoch up to date; call it before `LearningStats.update`. Here: do nothing."""
 
 
-class Recording:
+class CapturedCall:
     """A function's work on a GPU, recorded as a CUDA graph.
 
     The first calls run the function. The next one records it, and this and all later ones replay the graph. The
@@ -83,7 +83,7 @@ class CapturedTrainer(Trainer):
         self._steps = 0  # of all epochs
         self._samples = 0  # in this epoch
         self._reported = 0  # samples of this epoch that `stats` counts already
-        self._record_or_replay = Recording(device)
+        self._record_or_replay = CapturedCall(device)
         self._input: DenseSpikes | None = None
 
     def train(self, input, target: torch.Tensor) -> None:

@@ -218,7 +218,7 @@ def test_training_run_and_its_continuation(cuda, dataset, folder, tmp_path, monk
         step()
         waits_of_steps.append(cuda.waits[before:])
 
-    monkeypatch.setattr("nmnist_helpers.train.trainer.Recording", lambda device: run_step)
+    monkeypatch.setattr("nmnist_helpers.train.trainer.CapturedCall", lambda device: run_step)
     monkeypatch.setattr(
         "nmnist_helpers.train.folder.Folder.write_derived",  # without pictures
         lambda self, best, stats: save_tree(self.path / "network.pt", best),

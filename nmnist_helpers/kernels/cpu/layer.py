@@ -83,7 +83,7 @@ def layer_backward(
 
     The gradients of decays and delays are always computed, at no extra cost.
     """
-    batch, steps, outputs = grad.shape
+    outputs, steps = grad.shape[2], grad.shape[1]
     width = padded(outputs)
     # In one pass, each task sums the gradient of one chunk of weights. With more threads than chunks, some would idle,
     # so a second pass computes the weights' gradient; for a single chunk that is not worthwhile.
