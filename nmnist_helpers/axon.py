@@ -31,7 +31,7 @@ def in_steps(ms, sampling_time: float):
 
 
 def delay(input: torch.Tensor, delay_val: float = 1, sampling_time: float = 1) -> torch.Tensor:
-    """Shift a signal by whole time steps; zeros enter at the start, and values shifted past the end are lost.
+    """Shift a signal by whole time steps, later (or, if negative, earlier); zeros enter, what leaves is lost.
 
     Parameters
     ----------
@@ -46,8 +46,15 @@ def delay(input: torch.Tensor, delay_val: float = 1, sampling_time: float = 1) -
     -------
     float tensor [B, C, ..., T]
         The shifted signal. Its gradient is shifted back.
+
+    Raises
+    ------
+    ValueError
+        If `delay_val` is not finite, or `sampling_time` is not positive and finite.
     """
     steps = in_steps(delay_val, sampling_time)
+    if steps < 0 and sampling_time != 1:
+        steps *= 1 - 2e-6  # `in_steps` moved it away from 0, and `floor` would make that a whole step
     if not math.isfinite(steps):
         raise ValueError(f"delay: expected a finite delay_val, found {delay_val}")
     return _apply_delay(input, None, math.floor(steps))

@@ -104,7 +104,8 @@ def _now(x):
     """Return the present values of a view as a plain tensor, and anything else as it is."""
     if not isinstance(x, InUnits):
         return x
-    with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled()):
+    enabled = torch.is_grad_enabled()  # `inference_mode(False)` enables gradients
+    with torch.inference_mode(False), torch.set_grad_enabled(enabled):
         return x.owner * x.unit  # not an inference tensor, so that it counts its changes
 
 

@@ -194,10 +194,27 @@ class Spikes:
 
     @classmethod
     def from_dense(cls, dense: torch.Tensor) -> "Spikes | None":
-        """Make spikes from a dense tensor [B, C, T], or return None if its non-zero entries differ (graded spikes)."""
+        """Make spikes from a dense tensor [B, C, T], or return None if its non-zero entries differ (graded spikes).
+
+        Gradients flow back to the tensor.
+
+        Raises
+        ------
+        ValueError
+            If `dense` is not a real tensor [B, C, T].
+        """
         if not isinstance(dense, torch.Tensor) or dense.dim() != 3 or dense.is_complex():
             found = f"{dense.dtype} {list(dense.shape)}" if isinstance(dense, torch.Tensor) else type(dense).__name__
             raise ValueError(f"Spikes.from_dense: expected a tensor [B, C, T], found {found}")
+        spikes = cls._find(dense)
+        if spikes is not None and spikes.source is None and dense.requires_grad:
+            spikes = copy(spikes)  # what is remembered must not keep its own tensor alive
+            spikes.source = dense
+        return spikes
+
+    @classmethod
+    def _find(cls, dense: torch.Tensor) -> "Spikes | None":
+        """Return the spikes of a dense tensor without a source."""
         batch, channels, steps = checked_shape(tuple(dense.shape))
         known = remembered(dense)
         if known is not None:

@@ -106,6 +106,19 @@ def test_a_view_can_be_changed_in_place_in_either_mode(mode):
     assert (n.current_decay.item(), n.voltage_decay.item()) == (512, 7)
 
 
+def test_parts_of_a_view_can_be_changed_in_place_without_gradients():
+    n = Neuron(1, (0.25, 0.5), (0.1, 0.2), shared_param=False, num_neurons=4, requires_grad=True)
+    before = n.current_decay.detach().clone()
+    with torch.no_grad():
+        for decay in n.current_decay:
+            decay.mul_(0.5)
+        first, second = n.voltage_decay.split(2)
+        first.fill_(1)
+        second.fill_(3)
+    torch.testing.assert_close(n.current_decay.detach(), before / 2)
+    assert n.voltage_decay.tolist() == [1, 1, 3, 3]
+
+
 def test_changes_that_would_be_lost_raise():
     array = neuron().current_decay.detach().numpy()
     with pytest.raises(ValueError, match="read-only"):

@@ -25,6 +25,14 @@ def spike_positions(spikes: Spikes) -> list[tuple[int, int, int]]:
     return [(int(r) // steps, int(r) % steps, int(c)) for r, c in zip(rows, spikes.channel, strict=True)]
 
 
+def test_gradients_flow_back_from_events_to_the_dense_tensor():
+    dense = random_dense((2, 5, 7), 0.3, 1.0).requires_grad_()
+    scaled = 2 * dense
+    Spikes.from_dense(scaled).dense().sum().backward()
+    assert (dense.grad == 2).all()
+    assert Spikes.from_dense(scaled.detach()).source is None
+
+
 @pairwise(sizes=SIZES, density=[0, 0.05, 0.5, 1], value=[1.0, 1 / 0.95, -2.5])
 def test_dense_to_events_and_back(sizes, density, value):
     dense = random_dense(sizes, density, value)
