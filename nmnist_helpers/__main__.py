@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 #: Command: (module whose `main` runs it, one-line description).
 COMMANDS = {
-    "train": ("train", "train the tutorial's network; validation chooses the best epoch"),
+    "train": ("train", "train the network of lava-dl's tutorial; validation chooses the best epoch"),
     "sim2real": ("sim2real", "train on simulated digits, test on real recordings"),
     "download": ("data.download", "fetch and check the official N-MNIST archives (1.2 GB)"),
     "mnist": ("data.mnist", "fetch MNIST, the digits that the simulated camera records (11 MB)"),
@@ -41,14 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Complete lines are written at once, so that a log file shows them and a kill does not lose them.
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
     name, *options = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if name in ("-h", "--help"):
+    if name in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
         listing = "\n".join(f"  {command:{width}s}  {text}" for command, (_, text) in COMMANDS.items())
         print(f"usage: {PROGRAM} COMMAND [OPTIONS]\n\ncommands:\n{listing}\n")
         print(f"{PROGRAM} COMMAND --help lists the options of a command.")
         return 0
     if name not in COMMANDS:
-        return _fail(f"expected a command, one of {', '.join(COMMANDS)}; found {name!r}", 2)
+        return _fail(f": expected a command, one of {', '.join(COMMANDS)}; found {name!r}", 2)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -58,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt as stop:
-        return _fail(f"{name}: {str(stop) or 'stopped'}", 143 if isinstance(stop, Terminated) else 130)
+        return _fail(f" {name}: {str(stop) or 'stopped'}", 143 if isinstance(stop, Terminated) else 130)
     except (OSError, ValueError, FloatingPointError) as error:
-        return _fail(f"{name}: {error}", 1)
+        return _fail(f" {name}: {error}", 1)
     return 0
 
 
@@ -71,7 +71,7 @@ def _terminate(*_) -> None:
 def _fail(line: str, status: int) -> int:
     rank = os.environ.get("RANK") if os.environ.get("WORLD_SIZE", "1") != "1" else None
     process = f" (process {rank})" if rank else ""
-    print(f"{PROGRAM}{process} {line}", file=sys.stderr)
+    print(f"{PROGRAM}{process}{line}", file=sys.stderr)
     return status
 
 

@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     shown = images[recorded.ids - 1]
     if (labels[recorded.ids - 1] != recorded.labels).any():
         raise ValueError(
-            f"{options.recordings}: expected the digits that MNIST has under the same numbers, found others"
+            f"{options.recordings}: expected the digits that MNIST has under the same numbers, found others; give"
+            " --mnist-test if the recordings show MNIST's test digits, and leave it out if they show training digits"
         )
     print_table(compare(recorded, simulate(shown, options.seed, recorded.ids, recorded.labels), shown))
 

@@ -24,6 +24,7 @@ import llvmlite
 import numba
 import numpy as np
 from numba.core.caching import FunctionCache
+from tqdm import tqdm
 
 from .paths import cache_folder
 
@@ -67,10 +68,12 @@ def dry_run() -> Iterator[dict[tuple[Any, tuple], None]]:
 
 
 def _print_once(line: str) -> None:
-    """Print a line to stderr, once per process."""
+    """Print a line to stderr, above any progress bar, once per process."""
     if line not in _reported:
         _reported.add(line)
-        print(f"nmnist_helpers: {line}", file=sys.stderr, flush=True)
+        if sys.stderr is not None:
+            tqdm.write(f"nmnist_helpers: {line}", file=sys.stderr)
+            sys.stderr.flush()
 
 
 def fingerprint() -> str:
@@ -144,7 +147,7 @@ class _Cache(FunctionCache):
             _local.compiling[-1].enter_context(_hold_lock(filelock.FileLock(lock)))
             found = self._read(sig, target_context)  # another process may have compiled it meanwhile
             if found is None:
-                _print_once("compiling CPU kernels, which are kept for the next time (a few seconds) ...")
+                _print_once("compiling CPU kernels, which are kept for the next time (about 10 s) ...")
         return found
 
     def _read(self, sig, target_context):

@@ -29,10 +29,13 @@ from .train.progress import network_of
 
 DEFAULT_OUT = TRAINED / "real"
 DESCRIPTION = """\
-Train on simulated digits of MNIST and test on all real recordings. Then tune the network on the real training
-recordings and test it on the real test recordings. Training takes the options of the command train and writes into the
-folder --out. Tuning writes into its subfolder tuned. The file reality.json in --out holds the results of both tests.
-With --start, make sure that the initial network has not learned from these recordings or their digits, either."""
+Train on simulated digits of MNIST and test on all real recordings. Then tune
+the network on the real training recordings and test it on the real test
+recordings. MNIST and the recordings must be there (see the commands mnist and
+download). Training takes the options of the command train and writes into the
+folder --out. Tuning writes into its subfolder tuned. The file reality.json in
+--out holds the results of both tests. With --start, make sure that the initial
+network has not learned from these recordings or their digits, either."""
 
 
 def real(

@@ -52,7 +52,7 @@ def test_ms_are_whole_steps_where_their_quotient_is_a_little_smaller():
     assert learned(x).nonzero()[0, 2] == 12
 
 
-@pytest.mark.parametrize("ms, sampling_time, steps", [(-2, 1, -2), (-2, 2, -1), (-2, 0.5, -4), (-1.3, 0.1, -13)])
+@pytest.mark.parametrize(("ms", "sampling_time", "steps"), [(-2, 1, -2), (-2, 2, -1), (-2, 0.5, -4), (-1.3, 0.1, -13)])
 def test_a_negative_shift_moves_a_signal_to_earlier_steps(ms, sampling_time, steps):
     x = torch.zeros(1, 1, 60)
     x[..., 30] = 1

@@ -127,7 +127,7 @@ def test_split_is_fixed_disjoint_and_balanced(validation):
     [([0, 0, 1], 1), ([0, 0, 1, 1], 3), ([0, 0, 1, 1], 0.1), ([], 1), ([0] * 500 + [1] * 2, 5)],
 )
 def test_split_needs_a_recording_of_each_digit_in_both_parts(labels, validation):
-    with pytest.raises(ValueError, match="expected both parts to have a recording of each"):
+    with pytest.raises(ValueError, match="--recordings, --validation: expected both parts to have a recording of each"):
         split(np.array(labels), validation)
 
 
@@ -326,16 +326,26 @@ def test_an_error_is_reported_whatever_the_environment_says(monkeypatch, capsys,
     assert "found 'trian'" in capsys.readouterr().err
 
 
-def test_commands_are_listed_and_an_unknown_one_is_reported(capsys):
+def test_commands_are_listed_and_an_unknown_one_is_reported(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
     assert __main__.main([]) == 0
     listing = capsys.readouterr().out
     assert all(name in listing for name in __main__.COMMANDS)
     assert __main__.main(["trian"]) == 2
-    assert f"expected a command, one of {', '.join(__main__.COMMANDS)}; found 'trian'" in capsys.readouterr().err
+    expected = f"nmnist_helpers: expected a command, one of {', '.join(__main__.COMMANDS)}; found 'trian'"
+    assert expected in capsys.readouterr().err
     for name in ("train", "sim2real"):
         with pytest.raises(SystemExit) as end:
             __main__.main([name, "--help"])
         assert end.value.code == 0
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_a_data_folder_that_is_not_there_is_reported(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert __main__.main(["train", "--data", str(tmp_path / "typo"), "--out", str(out)]) == 1
+    assert f"train: --data: expected a folder or an archive, found no {tmp_path / 'typo'}" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_a_log_file_shows_each_line_at_once(tmp_path):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..camera.digits import read_idx
+from ..files import named
 from ..paths import data_root, expanded
 from .fetch import Downloader, DownloadError, fetch
 
@@ -46,18 +47,28 @@ def download_mnist(
     Raises
     ------
     DownloadError
-        If no mirror delivers a complete file; the message explains how to fetch it by hand.
+        If no mirror delivers a complete file; the message explains how to fetch by hand what is missing.
+    OSError
+        If the folder cannot be made; the message names it.
     """
     folder = data_root() / "mnist" if folder is None else expanded(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder}: expected a folder for MNIST, found a file")
+    with named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for name, (md5, size) in FILES.items():
         urls = [f"{mirror.rstrip('/')}/{name}" for mirror in mirrors]
         try:
             fetch(urls, folder / name, md5, size, read_idx, downloader)
         except DownloadError as error:
+            missing = "\n".join(
+                f"  {MIRRORS[0]}/{other} ({size} bytes, md5 {md5})"
+                for other, (md5, size) in FILES.items()
+                if not (folder / other).exists()
+            )
             raise DownloadError(
-                f"{error}\nTo fetch it by hand: open {MIRRORS[0]}/{name} in a browser (or look for {name} of MNIST "
-                f"elsewhere; {size} bytes, md5 {md5}), save it in {folder} as it is and start again."
+                f"{error}\nTo fetch by hand what is missing: open these addresses in a browser (or look for files of "
+                f"these names elsewhere), save them in {folder} as they are and start again:\n{missing}"
             ) from None
     return folder
 

@@ -22,7 +22,7 @@ from ..data.dataset import NMNISTDataset
 from ..data.loader import EventLoader
 from ..data.recordings import Recordings
 from ..data.simulated import simulated_split
-from ..files import progress_bar
+from ..files import progress_bar, tell
 from ..io import PackedEvents
 from ..loss import SpikeMax, SpikeRate
 from ..network import Network
@@ -76,6 +76,8 @@ def run(settings: Settings, resume: bool = False, overwrite: bool = False, folde
         out = expanded(DEFAULT_OUT if settings.out is None else settings.out)
         folder = Folder(out, resume_with("train", out, **settings.needed_again()))
     folder.check(resume, overwrite)
+    if settings.data is not None and not expanded(settings.data).exists():
+        raise FileNotFoundError(f"--data: expected a folder or an archive, found no {settings.data}")
     with contextlib.redirect_stdout(None if set_by_torchrun("RANK", 0) else sys.stdout):
         dataset = NMNISTDataset(settings.data, train=True, source=settings.source)
     if dataset.source == "recorded":
@@ -296,8 +298,9 @@ class Loop:
         }
         self.folder.report(result)
         chosen = "last epoch" if settings.keep == "last" else "best epoch"
-        validated = "" if self.val_loader is None else f" (validation {result['validation_accuracy']:.4f})"
-        print(f"{chosen} {best_epoch + 1}{validated}: {result['test_accuracy']:.4f} of {len(tested)} test recordings")
+        validated = "" if self.val_loader is None else f" (validation {result['validation_accuracy']:.2%})"
+        tell(f"{chosen} {best_epoch + 1}{validated}: {result['test_accuracy']:.2%} of {len(tested)} test recordings")
+        tell(f"the network is in {self.folder.path}")
         return result
 
 

@@ -35,7 +35,7 @@ def split(labels: np.ndarray, validation: float | int) -> tuple[np.ndarray, np.n
     """
     digits, counts = np.unique(labels, return_counts=True)
     wanted = _count(len(labels), validation)
-    expected = f"validation: expected both parts to have a recording of each of {len(digits)} digits"
+    expected = f"--recordings, --validation: expected both parts to have a recording of each of {len(digits)} digits"
     if not len(counts) or counts.min() < 2 or not len(digits) <= wanted <= len(labels) - len(digits):
         raise ValueError(f"{expected}, found {len(labels)} recordings, {wanted} of them for validation")
     from sklearn.model_selection import train_test_split  # takes a second to import

@@ -16,16 +16,20 @@ from ..geometry import SIDE
 LOCAL = ("out", "data", "device", "start", "timeout")
 
 DESCRIPTION = """\
-Train the tutorial's network or its convolutional sibling. A part of the training recordings is held out for validation
-and chooses the best epoch; the test recordings are used once, at the end. The folder --out receives checkpoint.pt, from
-which the run can be resumed, and the files derived from it: network.pt (the best epoch), loss.txt, accuracy.txt,
-curves.png and result.json. In result.json, best_epoch counts from 0; printed epochs count from 1."""
+Train the network of lava-dl's N-MNIST tutorial, or its convolutional sibling.
+A part of the training recordings is held out for validation and chooses the
+best epoch; the test recordings are used once, at the end. The folder --out
+receives checkpoint.pt, from which the run can be resumed, and the files derived
+from it: network.pt (the best epoch), loss.txt, accuracy.txt, curves.png and
+result.json. In result.json, best_epoch counts from 0; printed epochs count
+from 1."""
 EPILOG = """\
 To train in N processes: torchrun --nproc-per-node N -m nmnist_helpers.train ...
-(On Windows, first set the environment variable USE_LIBUV to 0: torch has no libuv there.)
-Each process works on batches of --batch-size recordings, and the gradients are summed over the processes. A step thus
-equals that of one process with N times the batch size. If the number of batches is not a multiple of N, each epoch
-leaves out the last ones."""
+(On Windows, first set the environment variable USE_LIBUV to 0: torch has no
+libuv there.) Each process works on batches of --batch-size recordings, and the
+gradients are summed over the processes. A step thus equals that of one process
+with N times the batch size. If the number of batches is not a multiple of N,
+each epoch leaves out the last ones."""
 
 
 def _option(default: Any, rule: tuple[str, Callable[[Any], bool]], text: str, **parser: Any) -> Any:
@@ -90,7 +94,7 @@ DEVICE = "auto, cpu, or a cuda device of this computer", _is_device
 class Settings:
     """What a run depends on; ``python -m nmnist_helpers train --help`` explains each setting.
 
-    The defaults are the tutorial's.
+    The defaults are the tutorial's, except for the number of epochs (60, not 100).
 
     Raises
     ------

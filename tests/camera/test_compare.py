@@ -187,7 +187,7 @@ def test_the_command_refuses_recordings_of_other_digits(paired_files):
     header = struct.pack(">II", 0x0801, 20)
     wrong = ((labels + 1) % 10).astype(np.uint8)
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + wrong.tobytes()))
-    with pytest.raises(ValueError, match="expected the digits that MNIST has under the same numbers"):
+    with pytest.raises(ValueError, match="under the same numbers, found others; give --mnist-test if"):
         calibrate.main(["--recordings", str(folder / "Test"), "--mnist", str(folder)])
     (folder / "Test" / "0").mkdir(exist_ok=True)
     (folder / "Test" / "0" / "00021.bin").write_bytes(bytes([1, 1, 0, 0, 1]))

@@ -63,10 +63,19 @@ def test_files_are_fetched_once(mirror, tmp_path):
 def test_wrong_md5_is_refused(mirror, tmp_path):
     url, served, _ = mirror
     (served / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"something else, of about that length"))
-    by_hand = r"(?s)train-labels.*To fetch it by hand: open https.*, save it in .*mnist as it is"
-    with pytest.raises(DownloadError, match=by_hand):
+    by_hand = r"(?s)train-labels.*To fetch by hand what is missing.*save them in .*mnist as they are"
+    with pytest.raises(DownloadError, match=by_hand) as caught:
         mnist.download_mnist(tmp_path / "mnist", [url], QUICK)
-    assert not (tmp_path / "mnist" / "train-labels-idx1-ubyte.gz").exists()
+    present = {file.name for file in (tmp_path / "mnist").iterdir()}
+    assert "train-labels-idx1-ubyte.gz" not in present
+    listed = str(caught.value).partition("what is missing")[2]
+    assert {name for name in mnist.FILES if name in listed} == set(mnist.FILES) - present
+
+
+def test_a_file_where_the_folder_should_be_is_reported(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file: expected a folder for MNIST, found a file"):
+        mnist.download_mnist(tmp_path / "file")
 
 
 def test_the_command_prints_the_folder(mirror, tmp_path, monkeypatch, capsys):
