@@ -49,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if name not in COMMANDS:
         return _fail(f": expected a command, one of {', '.join(COMMANDS)}; found {name!r}", 2)
+    before = None
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
+        before = signal.signal(signal.SIGTERM, _terminate)
     try:
         importlib.import_module(f".{COMMANDS[name][0]}", "nmnist_helpers").main(options)
         sys.stdout.flush()  # a pipe that was closed is noticed here, not after the end
@@ -61,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f" {name}: {str(stop) or 'stopped'}", 143 if isinstance(stop, Terminated) else 130)
     except (OSError, ValueError, FloatingPointError) as error:
         return _fail(f" {name}: {error}", 1)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -316,7 +316,9 @@ def test_commands_run_without_standard_streams(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
     monkeypatch.setattr("nmnist_helpers.lava.main", lambda options: print("a line"))
+    before = signal.getsignal(signal.SIGTERM)
     assert __main__.main(["lava"]) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("size", ["", "2"])

@@ -265,12 +265,8 @@ class Block(NoScript, torch.nn.Module):
         )
 
     def _geometry(self, in_shape: tuple[int, ...] | None) -> dict[str, Any]:
-        """Return the fields of `LayerSpec` that describe the geometry of a convolution or pooling layer."""
-        if in_shape is None:
-            raise ValueError(f"block.cuba.{type(self).__name__}: expected a forward pass before the export, found none")
-        synapses = self.synapse
-        pairs = {name: getattr(synapses, name)[:2] for name in ("stride", "padding", "dilation")}
-        return {"in_shape": in_shape, "groups": getattr(synapses, "groups", 1), **pairs}
+        """Return the fields of `LayerSpec` that describe the geometry of the layer."""
+        raise NotImplementedError
 
     def export_hdf5(self, handle: "h5py.Group") -> None:
         """Write the block into an open HDF5 group in the layout of lava's netx, without changing the block."""

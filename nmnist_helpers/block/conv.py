@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -52,6 +52,13 @@ class OfPicture(Block):
             return super().forward(spikes.dense().unflatten(1, picture) if isinstance(spikes, Spikes) else spikes)
         self.input_shape, self.neuron.shape = picture, torch.Size(window.outputs)
         return self._run_fused(spikes, events, window.outputs[0], window, dense)
+
+    def _geometry(self, in_shape: tuple[int, ...] | None) -> dict[str, Any]:
+        if in_shape is None:
+            raise ValueError(f"block.cuba.{type(self).__name__}: expected a forward pass before the export, found none")
+        synapses = self.synapse
+        pairs = {name: getattr(synapses, name)[:2] for name in ("stride", "padding", "dilation")}
+        return {"in_shape": in_shape, "groups": getattr(synapses, "groups", 1), **pairs}
 
     def _window(self, picture: Picture) -> Window | None:
         """Return the geometry of the fused step for a picture, or None if there is no fused step for it."""

@@ -9,7 +9,8 @@ WEIGHT_SCALE = 64
 #: Quantised weights are multiples of 1/32, so that one byte holds them as ``value x 32``, from -4 to 127/32.
 WEIGHT_STEPS = 32
 LOWEST_STEP, HIGHEST_STEP = -128, 127
-#: Most inputs of a neuron: 2**16 inputs x 128 steps of weight x 128 units of state per step would reach 2**30.
+#: Most inputs of a neuron: 2**16 inputs x 128 steps of weight x 128 units of state per step would reach 2**30. (The
+#: sums of float32 on a GPU would be exact up to 2**17 inputs.)
 MAX_INPUTS = 2**16 - 1
 #: Sums of squares that torch's weight normalisation adds up side by side for a row, on an x86 CPU with AVX2.
 NORM_LANES = 8

@@ -25,7 +25,7 @@ grid of time steps. `run_graph` and `agreement` measure both effects. The packag
 import os
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,6 +40,7 @@ FORMS = ("euler", "exponential")
 
 
 def nir_package():
+    """Return the optional package `nir`; raise ImportError, which says how to install it, if it is missing."""
     try:
         import nir
     except ImportError as error:
@@ -75,7 +76,7 @@ def to_nir(network, dt: float = 1e-3, form: str = "euler", delays: bool = True) 
         If a layer is not dense, or if no time constant can represent a decay: 0, or 4096 in the exponential form.
     """
     nir = nir_package()
-    check_form(form, dt)
+    dt, form = step_and_form(None, dt, form)
     layers = as_specs(network)
     nodes = {"input": nir.Input(input_type={"input": np.array([layers[0].in_features])})}
     for index, layer in enumerate(layers):
@@ -126,8 +127,19 @@ def _time_constant(decay: np.ndarray, dt: float, form: str) -> np.ndarray:
     return -dt / np.log1p(-decay)
 
 
-def check_form(form: str, dt: float, name: str = "form") -> None:
+def step_and_form(graph: Any, dt: float | None, form: str | None, name: str = "form") -> tuple[float, str]:
+    """Return the length of a step in seconds and the integration method: as given, as the graph says, or the default.
+
+    Raises
+    ------
+    ValueError
+        If one of them is not valid; the message calls the integration method `name`.
+    """
+    metadata = getattr(graph, "metadata", None) or {}
+    dt = float(metadata.get("dt", 1e-3) if dt is None else dt)
+    form = str(metadata.get("form", "euler") if form is None else form)
     if form not in FORMS:
         raise ValueError(f"{name}: expected one of {FORMS}, found {form!r}")
     if not (np.isfinite(dt) and dt > 0):
         raise ValueError(f"dt: expected the length of a step in seconds, found {dt!r}")
+    return dt, form

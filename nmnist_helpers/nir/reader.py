@@ -13,7 +13,7 @@ from ..block.spec import BIAS_MAX, BIAS_MIN, WEIGHT_MAX, WEIGHT_MIN
 from ..files import size_of
 from ..kernels.constants import DECAY_SCALE, MAX_DELAY, WEIGHT_SCALE
 from ..netx import LayerSpec, as_specs
-from .graph import check_form, nir_package
+from .graph import nir_package, step_and_form
 
 MAX_FILE = 1 << 30  # bytes
 TRIAL_SECONDS = 30
@@ -55,10 +55,7 @@ def from_nir(graph, dt: float | None = None, form: str | None = None, strict: bo
         the node.
     """
     nir = nir_package()
-    metadata = getattr(graph, "metadata", None) or {}
-    dt = float(metadata.get("dt", 1e-3) if dt is None else dt)
-    form = str(metadata.get("form", "euler") if form is None else form)
-    check_form(form, dt)
+    dt, form = step_and_form(graph, dt, form)
     layers = []
     for (_, linear), (name, neuron), delay in layers_of(graph, nir):
         try:

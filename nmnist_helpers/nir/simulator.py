@@ -7,7 +7,7 @@ import numpy as np
 from ..compiled import njit
 from ..netx.simulator import events_of_rows
 from ..tools import as_array, whole_number
-from .graph import check_form, nir_package
+from .graph import nir_package, step_and_form
 from .reader import layers_of
 
 BATCH = 8  # number of recordings that run at a time; limits the memory for dense inputs with many substeps
@@ -43,10 +43,7 @@ def run_graph(graph, spikes, dt: float | None = None, method: str | None = None,
         If the graph has another structure, or if an argument is not as described.
     """
     nir = nir_package()
-    metadata = getattr(graph, "metadata", None) or {}
-    dt = float(metadata.get("dt", 1e-3) if dt is None else dt)
-    method = str(metadata.get("form", "euler") if method is None else method)
-    check_form(method, dt, "method")
+    dt, method = step_and_form(graph, dt, method, "method")
     substeps = whole_number("substeps", substeps, 1)
     array = as_array(spikes)
     if array.ndim != 3 or not len(array):

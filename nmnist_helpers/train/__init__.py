@@ -13,9 +13,9 @@ from typing import Any
 
 from ..checkpoint import CheckpointError
 from .folder import Folder
-from .loop import DEFAULT_OUT, answers, run
+from .loop import answers, run
 from .parts import split
-from .settings import Settings, parser
+from .settings import DEFAULT_OUT, Settings, parser
 
 
 def main(argv: Sequence[str] | None = None) -> dict:

@@ -26,16 +26,15 @@ from ..files import progress_bar, tell
 from ..io import PackedEvents
 from ..loss import SpikeMax, SpikeRate
 from ..network import Network
-from ..paths import TRAINED, expanded
+from ..paths import expanded
 from ..utils import Assistant
 from .folder import Folder, resume_with
 from .group import Group, set_by_torchrun
 from .parts import evenly_spaced, fingerprint, learn_and_validate
 from .progress import Progress, network_of, step_factor
-from .settings import Settings
+from .settings import DEFAULT_OUT, Settings
 from .trainer import CapturedTrainer, Trainer
 
-DEFAULT_OUT = TRAINED / "long"
 #: Minimum seconds between two updates of the derived files. The checkpoint itself is written after every epoch.
 DERIVE_EVERY = 30
 #: Added to the rates in `SpikeMax`, in spikes per ms. With the loss's own default, the gradient of a true class whose

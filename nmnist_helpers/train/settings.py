@@ -11,10 +11,12 @@ import torch
 from ..data.augmentation import GRID, MAX_SHEAR, MAX_STRETCH
 from ..data.dataset import SOURCES
 from ..geometry import SIDE
+from ..paths import TRAINED
 
 #: Settings that depend on the computer or on how a run was started: not saved with it, nor compared when it resumes.
 LOCAL = ("out", "data", "device", "start", "timeout")
 
+DEFAULT_OUT = TRAINED / "long"
 DESCRIPTION = """\
 Train the network of lava-dl's N-MNIST tutorial, or its convolutional sibling.
 A part of the training recordings is held out for validation and chooses the
@@ -183,7 +185,7 @@ class Settings:
     start: str | None = _option(None, TEXT, "file with the initial weights, such as another run's network.pt")
     data: str | None = _option(None, TEXT, "folder of the recordings (default NMNIST_DATA, else data/)")
     device: str = _option("auto", DEVICE, "auto, cpu, cuda or cuda:N")
-    out: str | None = _option(None, TEXT, "folder of the run (default Trained/long)")
+    out: str | None = _option(None, TEXT, f"folder of the run (default {DEFAULT_OUT.parent.name}/{DEFAULT_OUT.name})")
     timeout: float = _option(300.0, POSITIVE, "seconds that a process waits for the others")
 
     def __post_init__(self):

@@ -1,6 +1,7 @@
 """Test the export, the reader and the integer simulator, the latter against an oracle in exact fractions."""
 
 import os
+from dataclasses import replace
 from fractions import Fraction
 
 import h5py
@@ -188,6 +189,14 @@ def test_spikes_worth_more_than_one_are_refused():
     spikes.value = 2.0
     with pytest.raises(ValueError, match=r"expected spikes of value 1, found 2\.0"):
         netx.Net(small_layers(np.random.default_rng(5)))(spikes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"), [(Spikes.from_dense, r"spikes\.value = 1\.0"), (np.asarray, r"\(spikes > 0\)\.float\(\)")]
+)
+def test_bins_of_another_length_are_named(kind, remedy):
+    with pytest.raises(ValueError, match=f"holds 1 / sampling_time: train and run the network (on|with) {remedy}"):
+        netx.Net(small_layers(np.random.default_rng(5)))(kind(torch.full((1, 12, 3), 0.5)))
 
 
 def test_unknown_engine_raises():
@@ -687,6 +696,20 @@ def test_conv_and_pool_survive_a_round_trip_through_file_and_blocks(tmp_path):
         net(np.zeros((1, 2, 6, 5, 9)))
     with pytest.raises(ValueError, match=r"layer 1: in_shape: expected \(4, 4, 5\).*found \(3, 4, 5\)"):
         netx.Net([spec(rng, 1, 1, type="conv", weight=np.zeros((4, 2, 2, 2)), in_shape=(2, 5, 6), delay=None), pool])
+
+
+def test_a_pool_with_a_decay_per_channel_becomes_a_block_and_one_with_a_bias_does_not():
+    rng = np.random.default_rng(42)
+    size = {"type": "pool", "weight": np.full((1, 1, 2, 2), 70), "in_shape": (3, 4, 6), "stride": (2, 2)}
+    pool = replace(spec(rng, 1, 1, delay=None, **size), i_decay=np.array([100, 1000, 4000]))
+    net = netx.Net([pool, spec(rng, 18, 4)])
+    spikes = random_spikes(rng, (5, 3, 4, 6, 20))
+    with torch.no_grad():
+        out = net.to_blocks().eval()(torch.from_numpy(spikes).float())
+    np.testing.assert_array_equal(out.numpy(), net(spikes))
+    assert out.any()
+    with pytest.raises(ValueError, match="layer 0: bias: expected none in a pooling layer, found one"):
+        netx.Net([replace(pool, bias=np.zeros(3, int)), spec(rng, 18, 4)]).to_blocks()
 
 
 def test_a_normalisation_survives_a_round_trip(tmp_path):

@@ -8,10 +8,9 @@ wait for the length of a list.
 import torch
 
 from ...spikes import DenseSpikes, Spikes
+from ..constants import MAX_INPUTS
 from .matmul import matmul
 from .weight import padded, weight_values
-
-MAX_INPUTS = 1 << 17  # this many weights of 128/32 add up to 2**24 / 32; a larger float32 sum would be rounded
 
 
 def _as_bytes(spikes: Spikes) -> torch.Tensor:

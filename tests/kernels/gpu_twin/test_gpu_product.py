@@ -1,7 +1,5 @@
 """Test quantised weights and products in Triton: exact for spikes, within 1e-5 for gradients and graded rows."""
 
-import importlib
-
 import numpy as np
 import pytest
 import torch
@@ -10,12 +8,12 @@ from support.oracles import assert_close
 
 from nmnist_helpers.kernels import cpu, gpu
 from nmnist_helpers.kernels.common import Axon, Membrane, State, Surrogate
+from nmnist_helpers.kernels.constants import MAX_INPUTS
 from nmnist_helpers.kernels.functions import Normalise, normalise
 from nmnist_helpers.kernels.gpu import matmul as matmul_module
 from nmnist_helpers.kernels.gpu.weight import padded
 from nmnist_helpers.spikes import DenseSpikes, Spikes
 
-product_module = importlib.import_module("nmnist_helpers.kernels.gpu.product")  # `gpu.product` is the function
 FORMS = pytest.mark.parametrize("form", ["list", "bytes", "padded bytes"])
 
 
@@ -153,10 +151,10 @@ def test_product_of_graded_rows(device):
     assert_close(gpu.product(x, table).cpu(), x.double().cpu() @ torch.from_numpy(steps / 32).t())
 
 
-def test_product_refuses_sums_that_would_be_rounded(device):
-    table = torch.zeros(1, product_module.MAX_INPUTS + 1, dtype=torch.bfloat16, device=device)
-    spikes = DenseSpikes(torch.zeros(1, 1, product_module.MAX_INPUTS + 1, dtype=torch.uint8, device=device))
-    with pytest.raises(ValueError, match="at most 131072 inputs, found 131073"):
+def test_product_refuses_more_inputs_than_every_twin_adds_up_exactly(device):
+    table = torch.zeros(1, MAX_INPUTS + 1, dtype=torch.bfloat16, device=device)
+    spikes = DenseSpikes(torch.zeros(1, 1, MAX_INPUTS + 1, dtype=torch.uint8, device=device))
+    with pytest.raises(ValueError, match="at most 65535 inputs, found 65536"):
         gpu.product(spikes, table)
 
 
