@@ -33,6 +33,11 @@ def confidence_of(rate: torch.Tensor, mode: str = "probability", eps: float = EP
     Returns
     -------
     float tensor [B, C, ...]
+
+    Raises
+    ------
+    ValueError
+        If `mode` is none of these.
     """
     if mode == "probability":
         return rate / (rate.sum(1, keepdim=True) + eps)
@@ -86,6 +91,11 @@ class MovingWindow(torch.nn.Module):
         Formula of the confidence; see `confidence_of`.
     eps : float
         See `confidence_of`.
+
+    Raises
+    ------
+    ValueError
+        If `time_window` is not a whole number from 1, or if `mode` is none of these.
     """
 
     time_window: int

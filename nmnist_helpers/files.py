@@ -1,59 +1,26 @@
-"""Write files atomically (complete or not at all), hold locks between processes, and print lines and bars."""
+"""Write files atomically: complete or not at all."""
 
 import errno
 import os
 import secrets
 import shutil
-import socket
-import sys
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-from tqdm import tqdm
+from .processes import identify_machine, is_running
 
 #: A temporary file that is this old (seconds) was left by a killed process, possibly on another machine.
 ABANDONED = 24 * 3600
 #: If a write fails while fewer bytes than this are free, the disk counts as full, whatever error the library raised.
 _NEARLY_FULL = 1 << 16
 _FULL_ERRORS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-#: Errors of file systems that have no locks, such as NFS without a lock service.
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 _swept: set[Path] = set()
 
 
-def _identify_machine() -> str:
-    """Return a mark that two processes share only if they number processes alike, so that one can find the other.
-
-    Two machines may have the same name, and containers on one machine number their processes themselves.
-    """
-    parts = [socket.gethostname()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
-    with suppress(OSError):
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return f"{zlib.crc32(''.join(parts).encode()):08x}"
-
-
 #: This machine in the names of temporary files: ``.<stem>.<machine>-<process>-<random>.tmp<suffix>``.
-_MACHINE = _identify_machine()
-
-
-def tell(line: str, flush: bool = False) -> None:
-    """Print a line; characters that standard output cannot encode become codes, so that no path stops the program."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(line.encode(encoding, "backslashreplace").decode(encoding), flush=flush)
-
-
-def progress_bar(iterable=None, hidden: bool | None = False, **options) -> tqdm:
-    """Return a bar of tqdm on standard error, hidden where there is none (as in a program without a console).
-
-    With ``hidden=None``, it is hidden where standard error is no terminal, too.
-    """
-    return tqdm(iterable, disable=True if sys.stderr is None else hidden, **options)
+_MACHINE = identify_machine()
 
 
 @contextmanager
@@ -216,63 +183,7 @@ def sweep(folder: str | os.PathLike) -> None:
             continue
         try:
             old = time.time() - left.stat().st_mtime > ABANDONED
-            if old or (machine == _MACHINE and not _is_running(int(process))):
+            if old or (machine == _MACHINE and not is_running(int(process))):
                 left.unlink()
         except OSError:
             pass  # removed by another process meanwhile, or not removable by this user
-
-
-def _is_running(process: int) -> bool:
-    if os.name == "nt":  # signal 0 would end the process there
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass
-    return True
-
-
-def acquire(lock: FileLock, timeout: float = -1) -> None:
-    """Acquire a lock. If the file system has none, return: running without a lock is better than not running at all.
-
-    Raises
-    ------
-    filelock.Timeout
-        If another process has held the lock for `timeout` seconds; the default is to wait without limit.
-    """
-    try:
-        lock.acquire(timeout=timeout)
-    except NotImplementedError:
-        pass
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-
-
-@contextmanager
-def locked(path: str | os.PathLike, waiting_for: str = "") -> Iterator[None]:
-    """Hold the lock file `path` during the block; if another process holds it, wait.
-
-    The lock is released even if the process is killed.
-
-    Parameters
-    ----------
-    path : path-like
-        The lock file; its folder is made if it is missing.
-    waiting_for : str
-        End of the line ``waiting for another process <waiting_for>``, which is printed once if the lock is held.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        acquire(lock, timeout=0)
-    except Timeout:
-        tell(f"waiting for another process {waiting_for}", flush=True)
-        acquire(lock)
-    try:
-        yield
-    finally:
-        lock.release()

@@ -38,14 +38,15 @@ _OTHER_NEURON = "use nmnist_helpers.neuron.cuba, the one neuron model here"
 _UNPOOL = "use torch.repeat_interleave over height and width"
 _DETECTION = "use lava-dl itself: this package detects no objects"
 
-#: Name within ``lava.lib.dl.slayer`` (netx: within ``lava.lib.dl``) -> its counterpart here.
+#: Name within ``lava.lib.dl.slayer`` (netx and decolle: within ``lava.lib.dl``) -> its counterpart here.
 NAMES = {
     "block.cuba.Dense": Name(
         _DENSE,
         "works",
         "a block with delay_shift=False cannot be exported: the file has no place for it; with a mask, synapse.weight"
         " keeps the weights that the mask removes, synapse.quantised_weight() has zeros there; with persistent_state,"
-        " delayed spikes arrive in the next call, unless the states are set to 0 or delay_buffer to None",
+        " delayed spikes arrive in the next call, unless neuron.reset_state() is called, the states are set to 0, or"
+        " delay_buffer to None",
     ),
     "block.cuba.Conv": Name(
         _CONV, "works", "as Dense, but without a mask; lava-dl's netx ignores its delays, an export warns about them"
@@ -60,13 +61,17 @@ NAMES = {
     "block.cuba.Input": Name(
         None,
         "out",
-        "use spikes as the input of the first block; nmnist_helpers.netx runs files that have an input layer",
+        "use nmnist_helpers.axon.delay(neuron(neuron.quantize_8bit(x)), 1) with a neuron ="
+        " nmnist_helpers.neuron.cuba.Neuron(**neuron_params) to encode real numbers; spikes can be the input of the"
+        " first block; nmnist_helpers.netx runs files that have an input layer",
     ),
     "block.cuba.Affine": Name(
         None,
         "out",
-        "use nmnist_helpers.synapse.Dense and neuron.dynamics of a neuron that never fires (threshold=1000), which"
-        " returns the voltage",
+        "use neuron.dynamics(synapse(x))[1], the voltage of a neuron that never fires: neuron ="
+        " nmnist_helpers.neuron.cuba.Neuron(**dict(neuron_params, threshold=131072)), synapse ="
+        " nmnist_helpers.synapse.Dense(in_neurons, out_neurons, pre_hook_fx=neuron.quantize_8bit); with dynamics=False,"
+        " use synapse(x)",
     ),
     "block.cuba.Average": Name(None, "out", "use output.unflatten(1, (groups, -1)).mean(2)"),
     "block.cuba.KWTA": Name(None, "out", f"use {_DENSE_HERE}, which has no competition between neurons"),
@@ -74,13 +79,23 @@ NAMES = {
     "block.cuba.TimeDecimation": Name(
         None, "out", "use torch.nn.functional.avg_pool1d over time (it leaves out a remainder)"
     ),
-    "block.cuba.ConvT": Name(None, "out", "use nmnist_helpers.block.cuba.Conv"),
+    "block.cuba.ConvT": Name(None, "out", f"{_UNPOOL}, then nmnist_helpers.block.cuba.Conv"),
     "block.cuba.Unpool": Name(None, "out", _UNPOOL),
+    "block.cuba.AbstractCuba": Name(None, "out", f"use a subclass of {_DENSE_HERE} with a forward of its own"),
+    **{
+        f"block.base.Abstract{kind}": Name(
+            None, "out", f"use a subclass of nmnist_helpers.block.cuba.{kind} with a forward of its own"
+        )
+        for kind in ("Dense", "Conv", "Pool")
+    },
     **{
         f"{room}.{model}": Name(None, "out", _OTHER_NEURON)
         for room in ("block", "neuron")
         for model in ("alif", "rf", "rf_iz", "adrf", "adrf_iz", "sigma_delta")
     },
+    "neuron.base": Name(
+        None, "out", "use a subclass of nmnist_helpers.neuron.cuba.Neuron with its own forward, dynamics or spike"
+    ),
     "neuron.cuba.Neuron": Name(
         _NEURON,
         "differs",
@@ -92,6 +107,7 @@ NAMES = {
     ),
     "neuron.cuba.Neuron.dynamics": Name("input", "differs", "the argument is called z"),
     "neuron.cuba.Neuron.spike": Name("voltage", "works", "an export refuses a neuron with its own spike or dynamics"),
+    "neuron.cuba.Neuron.threshold_eps": Name(None, "works"),
     "neuron.cuba.Neuron.quantize_8bit": Name("weight descale", "works"),
     "neuron.cuba.neuron_params": Name("device_params scale p_scale", "works"),
     "neuron.Dropout": Name("p inplace", "works"),
@@ -113,8 +129,14 @@ NAMES = {
         "works",
     ),
     "synapse.Pool": Name("kernel_size stride padding dilation weight_scale weight_norm pre_hook_fx", "works"),
-    "synapse.ConvTranspose": Name(None, "out", "use nmnist_helpers.synapse.Conv"),
+    "synapse.ConvTranspose": Name(None, "out", f"{_UNPOOL}, then nmnist_helpers.synapse.Conv"),
     "synapse.Unpool": Name(None, "out", _UNPOOL),
+    "synapse.layer": Name(
+        None,
+        "out",
+        "use nmnist_helpers.synapse.Dense, nmnist_helpers.synapse.Conv or nmnist_helpers.synapse.Pool, or a subclass of"
+        " nmnist_helpers.synapse.Synapse",
+    ),
     "synapse.complex": Name(None, "out", "use nmnist_helpers.synapse.Dense: weights here are real numbers"),
     "axon.delay": Name("input delay_val sampling_time", "works"),
     "axon.Delay": Name(
@@ -129,7 +151,11 @@ NAMES = {
         "persistent_state", "differs", "every call starts from zero, for there is no persistent_state"
     ),
     "loss.SpikeTime": Name("time_constant length filter_order reduction", "works"),
-    "loss.SpikeRate": Name("true_rate false_rate moving_window reduction", "works"),
+    "loss.SpikeRate": Name(
+        "true_rate false_rate moving_window reduction",
+        "works",
+        "labels are whole numbers: [B], or [B, T] with a moving window",
+    ),
     "loss.SpikeMax": Name(
         "moving_window mode reduction",
         "differs",
@@ -176,6 +202,15 @@ NAMES = {
     "utils.time.shift": Name("input shift_val sampling_time", "works"),
     "utils.time.replicate": Name("input num_steps", "works"),
     "utils.filter": Name(None, "out", "use nmnist_helpers.loss.SpikeTime(...).filter, or torch.nn.functional.conv1d"),
+    "utils.int_utils": Name(
+        None, "out", "use torch.div(x, 1 << bits, rounding_mode='trunc') instead of right_shift_to_zero(x, bits)"
+    ),
+    "utils.recurrent": Name(
+        None,
+        "out",
+        "use a loop over time: spikes = neuron(z[..., t : t + 1] + synapse(spikes)) with a neuron that has"
+        " persistent_state=True",
+    ),
     "utils.diagonal_mask": Name(
         None, "out", "use torch.ones(n, n).tril(k).triu(-k) with k = num_diagonals // 2, the diagonals on either side"
     ),
@@ -199,6 +234,12 @@ NAMES = {
     "io.encode_np_spikes": Name("filename td_event fmt time_unit", "works"),
     "auto": Name(None, "out", "use nmnist_helpers.Network.from_blocks"),
     "spike": Name(None, "out", "use nmnist_helpers.neuron.cuba.Neuron.spike"),
+    "decolle": Name(
+        None,
+        "out",
+        f"use synapse, neuron.dynamics and neuron.spike of each {_DENSE_HERE}: they give the voltages and spikes for"
+        " losses of single layers",
+    ),
     "obd": Name(None, "out", _DETECTION),
     "object_detection": Name(None, "out", _DETECTION),
     "netx.hdf5": Name(
@@ -229,7 +270,7 @@ def table() -> str:
     words = {"works": "works", "differs": "differs on purpose", "out": "out of scope"}
     rows = ["| lava-dl | here | how it differs, or what to use instead |", "|---|---|---|"]
     for name, (_, status, note) in NAMES.items():
-        full = name if name.startswith("netx.") else f"slayer.{name}"
+        full = name if name.split(".")[0] in ("netx", "decolle") else f"slayer.{name}"
         rows.append(f"| `{full}` | {words[status]} | {note} |")
     return "\n".join(rows)
 

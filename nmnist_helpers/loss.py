@@ -55,6 +55,11 @@ class SpikeTime(torch.nn.Module):
         Number of times that the filter is applied.
     reduction : {'sum', 'mean', 'none'}
         Reduction over batch, channels and time. With 'none', the losses are returned in the trains' own shape.
+
+    Raises
+    ------
+    ValueError
+        If a number is not positive, or if `reduction` is none of these; in a call, if the trains differ in shape.
     """
 
     def __init__(self, time_constant: float = 5, length: int = 100, filter_order: int = 1, reduction: str = "sum"):
@@ -116,6 +121,12 @@ class SpikeRate(torch.nn.Module):
         Reduction over batch and classes (and time steps, with a moving window). With 'none', the losses are returned
         in the shape [B, C] or [B, C, T].
 
+    Raises
+    ------
+    ValueError
+        If a rate lies outside 0..1, or if `moving_window` or `reduction` is invalid; in a call, if the labels do not
+        fit the spikes (their range is checked only on the CPU).
+
     Examples
     --------
     >>> error = SpikeRate(true_rate=0.2, false_rate=0.03, reduction='sum')
@@ -159,6 +170,12 @@ class SpikeMax(torch.nn.Module):
         Small number added to each rate in mode 'probability', in spikes per time step. If the neuron of the true
         class is silent, its gradient is about ``1 / eps``, by default a million. Training from scratch usually fails
         with the default; 0.01 works.
+
+    Raises
+    ------
+    ValueError
+        If `eps` is not positive, or if `moving_window`, `mode` or `reduction` is invalid; in a call, if the labels do
+        not fit the spikes (their range is checked only on the CPU).
     """
 
     def __init__(

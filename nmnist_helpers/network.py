@@ -83,7 +83,13 @@ class Network(NoScript, torch.nn.Module):
 
     @classmethod
     def from_blocks(cls, blocks: Iterable[torch.nn.Module]) -> "Network":
-        """Return a network of the given blocks, ordered from input to output."""
+        """Return a network of the given blocks, ordered from input to output.
+
+        Raises
+        ------
+        ValueError
+            If there are none.
+        """
         net = cls.__new__(cls)
         torch.nn.Module.__init__(net)
         net.blocks = torch.nn.ModuleList(blocks)
@@ -212,7 +218,11 @@ class Network(NoScript, torch.nn.Module):
         return grad
 
     def export_hdf5(self, filename: str | os.PathLike) -> None:
-        """Write the network as a `.net` file; see `nmnist_helpers.block.hdf5.write_network`."""
+        """Write the network as a `.net` file; see `nmnist_helpers.block.hdf5.write_network`.
+
+        The chip knows only input spikes of the value 1: a network that was trained in bins of another length than 1 ms
+        must have been trained on these, too (see `sampling_time` of `NMNISTDataset`).
+        """
         from .block.hdf5 import write_network  # h5py is needed for this alone
 
         write_network(filename, self)

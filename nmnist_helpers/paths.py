@@ -79,3 +79,26 @@ def cache_folder() -> Path:
     if chosen:
         return expanded(chosen).absolute() / "nmnist_helpers"
     return _folder_of_user(user_cache_path)
+
+
+def writable(folder: Path) -> bool:
+    """Return whether files can be made in `folder`, which is made if it does not exist.
+
+    A file is written as a test, because permissions do not reveal a read-only disk. A folder without write permission
+    is left alone, even if the system would allow writing, as it does for root.
+    """
+    try:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        if is_protected(there):
+            return False
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        return False
+    return True
+
+
+def is_protected(folder: Path) -> bool:
+    """Return whether a folder's permissions forbid writing; on Windows, such a mark on a folder has another meaning."""
+    return os.name != "nt" and not folder.stat().st_mode & 0o222

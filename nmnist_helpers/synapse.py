@@ -141,6 +141,11 @@ class Dense(Synapse):
     weight_scale, weight_norm, pre_hook_fx
         See `Synapse`.
 
+    Raises
+    ------
+    ValueError
+        If a size is not a whole number from 1; in a call, if the input does not have `in_neurons` neurons.
+
     Examples
     --------
     >>> fc = Dense(4, 2)
@@ -174,9 +179,10 @@ class Dense(Synapse):
         """Raise unless `shape`, [B, C, T] or [B, C, H, W, T], is a valid input shape."""
         _check_not_empty(shape)
         if len(shape) not in (3, 5) or math.prod(shape[1:-1]) != self.in_neurons:
+            joins = math.prod(shape[1:-1]) == self.in_neurons
             raise ValueError(
                 f"synapse.Dense: expected input [B, C, T] or [B, C, H, W, T] with {self.in_neurons} neurons,"
-                f" found {list(shape)}"
+                f" found {list(shape)}{'; spikes.flatten(1, -2) joins the axes' if joins else ''}"
             )
 
     @exact
@@ -252,6 +258,12 @@ class Conv(Synapse):
         Number of groups; each connects its own input and output channels.
     weight_scale, weight_norm, pre_hook_fx
         See `Synapse`.
+
+    Raises
+    ------
+    ValueError
+        If a size is not a whole number, or if `groups` does not divide the numbers of channels; in a call, if the
+        input has another number of axes or channels, or is smaller than the kernel.
     """
 
     def __init__(

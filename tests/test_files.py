@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nmnist_helpers import files, paths
-from nmnist_helpers.files import atomic, locked
+from nmnist_helpers.files import atomic
 from nmnist_helpers.train.folder import Folder
 
 
@@ -180,23 +180,6 @@ def test_files_left_by_a_killed_process_are_removed_at_the_next_write(tmp_path):
     assert file_names(tmp_path) == sorted([young.name, own.name, ".hidden.tmp", "a.pt"])
 
 
-def test_waiting_for_a_lock_prints_one_line(tmp_path, capsys):
-    order = []
-
-    def wait_for_lock():
-        with locked(tmp_path / "a.lock", "that writes a"):
-            order.append("second")
-
-    with locked(tmp_path / "a.lock"):
-        thread = threading.Thread(target=wait_for_lock)
-        thread.start()
-        time.sleep(0.3)
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second"]
-    assert capsys.readouterr().out == "waiting for another process that writes a\n"
-
-
 @pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EIO])
 def test_a_folder_that_cannot_be_flushed_is_no_error_unless_the_disk_fails(tmp_path, monkeypatch, number):
     fsync = os.fsync
@@ -208,25 +191,6 @@ def test_a_folder_that_cannot_be_flushed_is_no_error_unless_the_disk_fails(tmp_p
 
     monkeypatch.setattr(files.os, "fsync", refuse)
     with pytest.raises(OSError, match="error") if number == errno.EIO else nullcontext(), atomic(tmp_path / "a"):
-        pass
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/sys/kernel/random/boot_id"), reason="this system has no such number")
-def test_two_machines_of_the_same_name_are_told_apart(monkeypatch):
-    assert files._identify_machine() == files._MACHINE
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "another machine")
-    assert files._identify_machine() != files._MACHINE
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has locks of another kind")
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
-@pytest.mark.parametrize("lock", [lambda path: locked(path / "a.lock"), lambda path: Folder(path).locked()])
-def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch, lock, number):
-    def refuse(*_, **__):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr("fcntl.flock", refuse)
-    with lock(tmp_path):
         pass
 
 

@@ -7,7 +7,10 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
+from support import oracles
 
 import nmnist_helpers as slayer
 from nmnist_helpers.__main__ import main
@@ -42,6 +45,35 @@ def test_names_out_of_scope_raise_and_point_to_existing_names(name):
         operator.attrgetter(name)(slayer)
     for path in re.findall(r"nmnist_helpers\.([\w.]*\w)", str(error.value).partition("; use ")[2]):
         operator.attrgetter(path)(slayer)
+
+
+CUBA = {"threshold": 0.3, "current_decay": 0.25, "voltage_decay": 0.03}
+
+
+def test_the_substitute_of_an_affine_block_gives_the_voltage_of_rounded_weights():
+    weight, x = 2 * torch.rand(3, 32), (torch.rand(2, 32, 60) < 0.5).float()
+    names = {"nmnist_helpers": slayer, "neuron_params": CUBA, "in_neurons": 32, "out_neurons": 3, "x": x}
+    voltage, made, without_dynamics = re.fullmatch(
+        r"use (\S+), the voltage .*?: (.*); with dynamics=False, use (\S+)", NAMES["block.cuba.Affine"].note
+    ).groups()
+    exec(made.replace(", synapse", "; synapse"), names)
+    names["synapse"].weight.data.copy_(weight.view(3, 32, 1, 1, 1))
+    z = oracles.product(oracles.steps_of_weight(weight), x)
+    assert np.array_equal(eval(without_dynamics, names).detach(), z)
+    _, expected, *_ = oracles.neuron(z, oracles.keep_of(1024), oracles.keep_of(0.03 * 4096), oracles.NEVER)
+    assert expected.max() > 1000 * 4096, "a lower threshold would do, so the test shows little"
+    assert np.array_equal(eval(voltage, names).detach() * 4096, expected)
+
+
+def test_the_substitute_of_an_input_block_encodes_rounded_numbers():
+    x = torch.randn(4, 7, 30)
+    call, made = re.match(r"use (.*) with a neuron = (\S+) to encode", NAMES["block.cuba.Input"].note).groups()
+    names = {"nmnist_helpers": slayer, "neuron_params": CUBA, "x": x}
+    names["neuron"] = eval(made, names)
+    z = oracles.steps_of_weight(x) / 32
+    _, _, spikes, *_ = oracles.neuron(z, oracles.keep_of(1024), oracles.keep_of(0.03 * 4096), int(0.3 * 64) * 64)
+    assert np.array_equal(eval(call, names).detach(), oracles.shifted(spikes, 1))
+    assert 0.1 < spikes.mean() < 0.9
 
 
 def test_unknown_names_raise_attribute_error():

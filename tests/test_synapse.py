@@ -9,6 +9,7 @@ from support.neurons import DYNAMICS, sample
 from support.oracles import assert_close
 
 from nmnist_helpers import synapse
+from nmnist_helpers.block.cuba import Dense
 from nmnist_helpers.neuron.cuba import Neuron
 from nmnist_helpers.spikes import Spikes
 
@@ -159,8 +160,10 @@ def test_wrong_sizes_raise():
         synapse.Conv(3, 2, 3)(torch.zeros(0, 3, 8, 8, 5))
     with pytest.raises(ValueError, match=r"with 6 neurons, found \[2, 5, 3\]"):
         synapse.Dense(6, 2)(torch.zeros(2, 5, 3))
-    with pytest.raises(ValueError, match=r"with 6 neurons, found \[2, 6\]"):
+    with pytest.raises(ValueError, match=r"with 6 neurons, found \[2, 6\]$"):
         synapse.Dense(6, 2)(torch.zeros(2, 6))
+    with pytest.raises(ValueError, match=r"found \[2, 1, 6, 3\]; spikes\.flatten\(1, -2\) joins the axes"):
+        synapse.Dense(6, 2)(torch.zeros(2, 1, 6, 3))
     with pytest.raises(ValueError, match=r"expected input \[B, 3, H, W, T\], found \[2, 4, 8, 8, 5\]"):
         synapse.Conv(3, 2, 3)(torch.zeros(2, 4, 8, 8, 5))
     with pytest.raises(ValueError, match="expected stride to be one int or two"):
@@ -257,3 +260,10 @@ def test_attributes_of_lava_dls_synapses():
 def test_a_kernel_larger_than_the_picture_is_refused(layer, height):
     with pytest.raises(ValueError, match="expected at least 9 rows, padded, found 8"):
         layer(torch.zeros(1, 2, height, 20, 3))
+
+
+def test_a_row_of_zeros_under_weight_normalisation_is_named():
+    block = Dense(DYNAMICS, 3, 2, weight_norm=True)
+    block.synapse.weight_v.data[0] = 0
+    with pytest.raises(OverflowError, match="weights: .*; or a row of weight_v is all zeros"):
+        block(torch.ones(1, 3, 4))

@@ -15,6 +15,7 @@ from ..kernels.common import Axon, Membrane
 from ..kernels.constants import MAX_DELAY, WEIGHT_SCALE
 from ..kernels.functions import CubaLayer, LayerCall, lag_of, quantise_all, twin
 from ..kernels.window import Window
+from ..lava import absent
 from ..neuron import Dropout, cuba
 from ..neuron.norm import MeanOnlyBatchNorm
 from ..spikes import Spikes, attach
@@ -311,3 +312,6 @@ class Block(NoScript, torch.nn.Module):
         if not self.count_log:
             return spikes
         return spikes, (spikes.detach() > 0).float().mean()
+
+
+__getattr__ = absent(__name__)

@@ -192,8 +192,8 @@ def load_mnist(path: str | os.PathLike | None = None, train: bool = True) -> tup
     folder = mnist_folder() if path is None else expanded(path)
     if folder is None:
         raise FileNotFoundError(
-            "MNIST: expected a folder, found none given; pass path, set NMNIST_MNIST to the folder with "
-            f"{MNIST_FILES[train][0]} and {MNIST_FILES[train][1]}, or fetch them: python -m nmnist_helpers mnist"
+            "MNIST: expected a folder with its files, found none; fetch them (python -m nmnist_helpers mnist), or name"
+            f" the folder with {MNIST_FILES[train][0]} and {MNIST_FILES[train][1]} in NMNIST_MNIST"
         )
     *names, count = MNIST_FILES[bool(train)]
     images, labels = (read_idx(_find_file(folder, name)) for name in names)

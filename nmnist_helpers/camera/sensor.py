@@ -133,17 +133,10 @@ class SensorParams:
                 numbers = np.asarray(given, dtype=np.float64)
             except (TypeError, ValueError):
                 numbers = np.empty(0)  # an array of a shape that no constant has
-            if name == "path":
-                fits, expected = (
-                    len(numbers.shape) == 2 and len(numbers) > 1 and numbers.shape[1:] == (2,),
-                    "two or more knots (right, down)",
-                )
-            elif name.startswith("delay") and name != "delay_link":
-                fits, expected = numbers.shape == (3,), "three numbers, one for each saccade"
-            else:
-                fits, expected = numbers.shape == (), "a number"
-            if not fits:
-                raise ValueError(f"{name}: expected {expected}, found {given!r}")
+            usual = np.shape(getattr(type(self), name))  # of the default
+            if numbers.shape != usual and not (name == "path" and numbers.shape[1:] == (2,) and len(numbers) > 1):
+                words = "a number", "three numbers, one for each saccade", "two or more knots (right, down)"
+                raise ValueError(f"{name}: expected {words[len(usual)]}, found {given!r}")
             wrong = numbers[~((low <= numbers) & (numbers <= high) & np.isfinite(numbers))]
             if wrong.size:
                 raise ValueError(f"{name}: expected {low:g} to {high:g}, found {wrong[0]:g}")

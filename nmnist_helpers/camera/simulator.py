@@ -11,15 +11,15 @@ triangle (Orchard, Jayawant, Cohen, Thakor, Front. Neurosci. 9:437, 2015).
 
 import hashlib
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ..files import progress_bar
+from ..console import progress_bar
 from ..geometry import SIDE
 from ..io import PackedEvents
+from ..processes import count_processors
 from . import pixels
 from .digits import IMAGE_SIDE
 from .sensor import SensorParams
@@ -102,7 +102,7 @@ def simulate_chunks(
     """
     images, ids, labels = _check_inputs(images, ids, labels)
     params = SensorParams() if params is None else params
-    workers = _count_processors() if workers is None else workers
+    workers = count_processors() if workers is None else workers
     for name, value, least in (("seed", seed, -math.inf), ("workers", workers, 1), ("size", size, 1)):
         if not isinstance(value, int | np.integer) or value < least:
             expected = "a whole number" + (f" of at least {least}" if least == 1 else "")
@@ -142,10 +142,6 @@ def _simulate_chunks(images, ids, labels, params, seed, progress, workers, size)
                 parts.append(part)
                 bar.update(len(part))
             yield PackedEvents.concatenate(parts)
-
-
-def _count_processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_inputs(images, ids, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

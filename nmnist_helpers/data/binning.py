@@ -18,7 +18,13 @@ MAX_LENGTH = 2**40
 
 
 def time_bins(sample_length: float, sampling_time: float) -> int:
-    """Return the number of time bins, T = sample_length / sampling_time (both in ms)."""
+    """Return the number of time bins, T = sample_length / sampling_time (both in ms).
+
+    Raises
+    ------
+    ValueError
+        If a bin has no positive length, if there are not 1 to 2^20 bins, or if a sample is longer than `MAX_LENGTH`.
+    """
     check_sampling_time(sampling_time)
     bins = sample_length / sampling_time
     if not np.isfinite(bins) or bins < 1 or bins > 2**20:

@@ -10,7 +10,6 @@ import mmap
 import os
 import shutil
 import struct
-import tempfile
 import traceback
 import zlib
 from collections.abc import Callable
@@ -22,9 +21,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..files import atomic, locked, tell
+from ..console import tell
+from ..files import atomic
 from ..io import EVENT_ARRAYS, RECORDING_ARRAYS, PackedEvents
-from ..paths import cache_folder
+from ..paths import cache_folder, is_protected, writable
+from ..processes import count_processors, locked
 
 MAGIC = b"N-MNIST events\r\n"
 VERSION = 2
@@ -106,7 +107,7 @@ def _map(file: BinaryIO, layout: dict, access: int) -> dict[str, np.ndarray]:
 def _crc(array: np.ndarray) -> int:
     """Return the CRC-32 of the CRC-32s of an array's blocks."""
     data = array.view(np.uint8).data
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, count_processors())) as pool:
         sums = list(pool.map(lambda start: zlib.crc32(data[start : start + _BLOCK]), range(0, len(data), _BLOCK)))
     return zlib.crc32(np.array(sums, "<u4").tobytes())
 
@@ -245,33 +246,10 @@ def _fill(temporary: Path, layout: dict, fill: Callable[..., PackedEvents]) -> d
     return {name: _crc(array) for name, array in arrays.items()}
 
 
-def writable(folder: Path) -> bool:
-    """Return whether files can be made in `folder`, which is made if it does not exist.
-
-    A file is written as a test, because permissions do not reveal a read-only disk. A folder without write permission
-    is left alone, even if the system would allow writing, as it does for root.
-    """
-    try:
-        there = next(place for place in (folder, *folder.parents) if place.exists())
-        if _is_protected(there):
-            return False
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError:
-        return False
-    return True
-
-
-def _is_protected(folder: Path) -> bool:
-    """Return whether a folder's permissions forbid writing; on Windows, such a mark on a folder has another meaning."""
-    return os.name != "nt" and not folder.stat().st_mode & 0o222
-
-
 def _may_write(path: Path) -> bool:
     # The permissions of the data folder count, not those of a `.cache` that somebody left in a read-only data folder.
     folder = path.parent
-    if folder.name == ".cache" and folder.parent.exists() and _is_protected(folder.parent):
+    if folder.name == ".cache" and folder.parent.exists() and is_protected(folder.parent):
         return False
     return writable(folder)
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .. import prepare
-from ..files import tell
+from ..console import tell
 from ..geometry import CHANNELS, EVENT_BYTES, PIXELS, SIDE
 from ..io import Event, PackedEvents
 from ..paths import ROOT, data_root
@@ -23,8 +23,8 @@ from .dense import Batch
 
 SOURCES = ("auto", "recorded", "simulated")
 _HOW_TO_GET_RECORDINGS = (
-    "For the recordings: NMNISTDataset(download=True), or put Train.zip and Test.zip, or the folders Train and "
-    "Test, there (or name their folder in NMNIST_DATA)"
+    "To get real recordings: python -m nmnist_helpers download (in Python: NMNISTDataset(download=True)), or put "
+    "Train.zip and Test.zip, or the folders Train and Test, there, or name their folder in NMNIST_DATA"
 )
 
 
@@ -42,7 +42,9 @@ class NMNISTDataset(Dataset):
     train : bool
         Whether to use the training recordings or the test recordings.
     sampling_time : float
-        Length of a time bin in ms.
+        Length of a time bin in ms. A bin with events holds 1 / sampling_time, as in lava-dl. The chip knows only the
+        value 1: if the network is to be exported and this is not 1, set ``spikes.value = 1.0`` on every batch of an
+        `EventLoader` (or use ``(spikes > 0).float()`` on dense ones), in training and in tests.
     sample_length : float
         Length of a sample in ms; T = sample_length / sampling_time. Events past the end are dropped.
     transform : function Event -> Event, optional
@@ -62,6 +64,11 @@ class NMNISTDataset(Dataset):
         If this split is missing although `source` is 'recorded' or the other split is there, or if it is empty.
     ValueError
         If a file is not a recording; the message names the file.
+
+    Notes
+    -----
+    Real recordings are sorted by digit, simulated ones come in MNIST's order. To split them, use
+    `torch.utils.data.random_split` or every k-th recording, not the first n.
 
     Examples
     --------
@@ -88,7 +95,7 @@ class NMNISTDataset(Dataset):
         if transform is not None and not callable(transform):
             raise TypeError(f"transform: expected a function of an Event, found {type(transform).__name__}")
         split = layout.split_name(train)
-        self.bins = time_bins(sample_length, sampling_time)
+        time_bins(sample_length, sampling_time)  # raises if they are invalid
         self.sampling_time, self.sample_length = sampling_time, sample_length
         self.train, self.transform = bool(train), transform
         self.root = data_root(path)
@@ -120,6 +127,11 @@ class NMNISTDataset(Dataset):
                 self._files = recordings.Recordings(found, split)
             line = f"N-MNIST {split}: {len(self)} real recordings from {found.parent.name}/{found.name}"
         tell(line)
+
+    @property
+    def bins(self) -> int:
+        """Number of time bins of a sample."""
+        return time_bins(self.sample_length, self.sampling_time)
 
     @property
     def is_plain(self) -> bool:
@@ -165,7 +177,13 @@ class NMNISTDataset(Dataset):
         return self._packed
 
     def event(self, index: int) -> Event:
-        """Return recording `index` as an `Event` (x, y in 0..33, polarity c, t in ms), without the transform."""
+        """Return recording `index` as an `Event` (x, y in 0..33, polarity c, t in ms), without the transform.
+
+        Raises
+        ------
+        TypeError, IndexError
+            If `index` is not a whole number, or if there is no such recording.
+        """
         size = len(self)
         try:
             number = operator.index(index)

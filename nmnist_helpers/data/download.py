@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import atomic, locked, progress_bar, replace, tell
-from ..paths import data_root
+from ..console import progress_bar, tell
+from ..files import atomic, replace
+from ..paths import data_root, writable
+from ..processes import locked
 from . import recordings
-from .cache import writable
 from .fetch import Downloader, DownloadError, fetch
 from .layout import find, split_name
 

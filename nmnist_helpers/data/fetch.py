@@ -9,7 +9,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..files import locked, named, progress_bar, replace
+from ..console import progress_bar
+from ..files import named, replace
+from ..processes import locked
 
 #: A browser's name: some hosts answer 403 to the name that `requests` sends.
 USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"

@@ -6,10 +6,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from ..geometry import CHANNELS
 from ..io import Event, PackedEvents
+from ..io.packed import OTHER_EVENTS
 from ..spikes import Spikes
 from ..tools import whole_number
 from .augmentation import IDENTITY, UNIFORMS, Augment, compiled_part
@@ -31,7 +32,7 @@ class EventLoader:
     dataset : NMNISTDataset, torch.utils.data.Subset of one, or PackedEvents
     batch_size : int
     shuffle : bool
-        Shuffle the recordings in every epoch.
+        Shuffle the recordings in every epoch. Training needs it: real recordings are sorted by digit.
     seed : int
         Seed of the shuffling and of the augmentation.
     transform : Augment or function Event -> Event, optional
@@ -43,7 +44,8 @@ class EventLoader:
     drop_last : bool
         Leave out the last batch if it is not full.
     sampling_time, sample_length : float, optional
-        Length of a time bin and of a sample in ms; by default the dataset's own (1 and 300 for PackedEvents).
+        Length of a time bin and of a sample in ms; by default the dataset's own (1 and 300 for PackedEvents). If the
+        network is to be exported, see `NMNISTDataset` for a `sampling_time` other than 1.
     max_events : int, optional
         Maximum number of events that are used of each recording, spread evenly over its events; by default all. If
         events are dropped, one line is printed; the numbers are in `dropped_events` and `capped_recordings`.
@@ -93,7 +95,7 @@ class EventLoader:
         self.transform: Callable[[Event], Event] | None = used
         self.sampling_time = getattr(base, "sampling_time", 1) if sampling_time is None else sampling_time
         self.sample_length = getattr(base, "sample_length", 300) if sample_length is None else sample_length
-        self.bins = time_bins(self.sample_length, self.sampling_time)
+        time_bins(self.sample_length, self.sampling_time)  # raises if they are invalid
         self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
         self.device = torch.device(device)
         if not len(self.index):
@@ -104,17 +106,22 @@ class EventLoader:
             )
         self.epoch, self.position = 0, 0
         self._resume = False
-        self._edges: Any = bin_edges(self.bins, self.sampling_time)
         self._labels = torch.from_numpy(self.packed.labels[self.index])
         on_device = self.device.type != "cpu" if on_device is None else on_device
         self._events: DeviceEvents | None = None
         # A transform that is not compiled takes one Event at a time, on the CPU.
         if on_device and self._slow_transform is None:
             self._events = DeviceEvents.of(self.packed, self.device)
-            self._edges = torch.from_numpy(self._edges).to(self.device)
             self._labels = self._labels.to(self.device)
         self._plan: tuple | None = None
+        self._edges: tuple | None = None
+        self._bin_edges(self.bins, self.sampling_time)  # on a GPU, the first batch then need not wait for them
         self._count_dropped()
+
+    @property
+    def bins(self) -> int:
+        """Number of time bins of a sample."""
+        return time_bins(self.sample_length, self.sampling_time)
 
     @property
     def _slow_transform(self) -> Callable[[Event], Event] | None:
@@ -215,28 +222,35 @@ class EventLoader:
             0 .. len(self) - 1.
         epoch : int, optional
             By default the current one.
+
+        Raises
+        ------
+        IndexError
+            If there is no such batch.
+        ValueError
+            If `epoch` is not a whole number from 0.
         """
         if not 0 <= i < len(self):
             raise IndexError(f"batch: expected one of {len(self)}, found number {i}")
         order, index, draws = self._epoch_plan(self.epoch if epoch is None else whole_number("epoch", epoch, 0))
+        bins, sampling_time = self.bins, self.sampling_time
+        edges = self._bin_edges(bins, sampling_time)
         part = slice(i * self.batch_size, (i + 1) * self.batch_size)
         labels, index, draws = self._labels[order[part]], index[part], draws[part]
         augment = compiled_part(self.transform)
         if self._slow_transform is not None:  # also one that was set later
-            indptr, channel = self._bin_one_by_one(index.cpu().numpy(), self._slow_transform)
+            indptr, channel = self._bin_one_by_one(index.cpu().numpy(), self._slow_transform, bins, sampling_time)
         elif self._events is not None:
-            return self._events.rasterise(
-                index, draws, self._edges, self.sampling_time, augment, self.max_events
-            ), labels
+            return self._events.rasterise(index, draws, edges, sampling_time, augment, self.max_events), labels
         else:
             indptr, channel = rasterise(
-                self.packed, index.numpy(), draws.numpy(), self._edges, augment, self.max_events
+                self.packed, index.numpy(), draws.numpy(), edges.numpy(), augment, self.max_events
             )
         spikes = Spikes(
             torch.from_numpy(indptr),
             torch.from_numpy(channel),
-            (len(index), CHANNELS, self.bins),
-            value=1 / self.sampling_time,
+            (len(index), CHANNELS, bins),
+            value=1 / sampling_time,
         )
         return spikes.to(self.device), labels.to(self.device)
 
@@ -261,18 +275,28 @@ class EventLoader:
             self._plan = plan = (key, *arrays)
         return plan[1:]
 
-    def _bin_one_by_one(self, index: np.ndarray, transform: Callable[[Event], Event]) -> tuple[np.ndarray, np.ndarray]:
+    def _bin_edges(self, bins: int, sampling_time: float) -> torch.Tensor:
+        """Return the last whole microsecond of each bin, int64 [T], on the device if the batches are made there."""
+        known = self._edges  # read only once, like the plan
+        if known is None or known[0] != (bins, sampling_time):
+            edges = torch.from_numpy(bin_edges(bins, sampling_time))
+            self._edges = known = (bins, sampling_time), edges if self._events is None else edges.to(self.device)
+        return known[1]
+
+    def _bin_one_by_one(
+        self, index: np.ndarray, transform: Callable[[Event], Event], bins: int, sampling_time: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         spikes = []
         for b, n in enumerate(index):
             x, y, p, t = self.packed.recording(n)
             if self.max_events and len(t) > self.max_events:
                 kept = np.diff(np.arange(len(t) + 1) * self.max_events // len(t)) > 0
                 x, y, p, t = x[kept], y[kept], p[kept], t[kept]
-            flat = flat_bins(transform(Event(x, y, p, t / 1000)), self.bins, self.sampling_time)
-            channel, k = np.divmod(flat, self.bins)
-            spikes.append((b * self.bins + k) * CHANNELS + channel)
+            flat = flat_bins(transform(Event(x, y, p, t / 1000)), bins, sampling_time)
+            channel, k = np.divmod(flat, bins)
+            spikes.append((b * bins + k) * CHANNELS + channel)
         spike = np.unique(np.concatenate(spikes))
-        indptr = np.searchsorted(spike, CHANNELS * np.arange(len(index) * self.bins + 1))
+        indptr = np.searchsorted(spike, CHANNELS * np.arange(len(index) * bins + 1))
         return indptr.astype(np.int32), (spike % CHANNELS).astype(np.int32)
 
 
@@ -284,8 +308,12 @@ def _unwrap(dataset: Dataset | PackedEvents) -> tuple:
         indices = own if indices is None else own[indices]
         dataset = dataset.dataset
     if not isinstance(dataset, PackedEvents) and not hasattr(dataset, "packed"):
+        hint = OTHER_EVENTS
+        if isinstance(dataset, ConcatDataset):
+            hint = "PackedEvents.concatenate([a.packed, b.packed]) joins datasets"
         raise TypeError(
-            f"dataset: expected an NMNISTDataset, a Subset of one, or PackedEvents, found {type(dataset).__name__}"
+            "dataset: expected an NMNISTDataset, a Subset of one, or PackedEvents, found"
+            f" {type(dataset).__name__}; {hint}"
         )
     if not getattr(dataset, "is_plain", True):
         raise TypeError(

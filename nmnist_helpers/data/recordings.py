@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import atomic, progress_bar
+from ..console import progress_bar
+from ..files import atomic
 from ..geometry import EVENT_BYTES, SIDE
 from ..io import EVENT_ARRAYS, PackedEvents, decode_2d, encode_2d
+from ..processes import count_processors
 from .archive import MAX_MEMBER, ZipFile, kind_of, line_end_damage
 from .layout import EXPECTED, is_litter
 
@@ -235,7 +237,7 @@ class Recordings:
 
         step = 64
         chunks = [range(i, min(i + step, len(self))) for i in range(0, len(self), step)]
-        pool = ThreadPoolExecutor(os.cpu_count() or 1)
+        pool = ThreadPoolExecutor(count_processors())
         name = f"decoding {self.source.name}"
         try:
             with progress_bar(hidden=len(self) <= 1000, total=len(self), desc=name, unit="rec") as bar:

@@ -13,7 +13,7 @@ import numpy as np
 from ..camera import digits, order, path, pixels, sensor, simulator
 from ..camera.sensor import SensorParams
 from ..camera.simulator import simulate, simulate_chunks
-from ..files import tell
+from ..console import tell
 from ..io import EVENT_ARRAYS, PackedEvents
 from ..paths import cache_folder
 from .cache import SUFFIX, cached

@@ -109,8 +109,9 @@ class Event:
         """Write the events into a NumPy array or torch tensor in place, and return it.
 
         Positions are rounded, half to even, and the time bin is ``round(t / sampling_time)``. Events outside the
-        tensor, in space or in time, are left out; a warning says so if channels are lost. A 1-D recording with only
-        one channel fits into a tensor of one channel, whatever the channel's number is.
+        tensor, in space or in time, are left out, and so are those of the last half bin. A warning says so if channels
+        are lost. A 1-D recording with only one channel fits into a tensor of one channel, whatever the channel's number
+        is.
 
         Parameters
         ----------

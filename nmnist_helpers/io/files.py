@@ -269,7 +269,13 @@ def _load_npy(filename: str | os.PathLike) -> np.ndarray:
 
 
 def encode_np_spikes(filename: str | os.PathLike, td_event: Event, fmt: str = "xypt", time_unit: float = 1e-3) -> None:
-    """Write events to a .npy file, the inverse of `read_np_spikes`: float64 columns in the order of `fmt`."""
+    """Write events to a .npy file, the inverse of `read_np_spikes`: float64 columns in the order of `fmt`.
+
+    Raises
+    ------
+    ValueError
+        If `fmt` does not name each column once, or if `time_unit` is not positive.
+    """
     wanted = "xypt" if td_event.dim == 2 else "xpt"
     if td_event.dim == 1 and fmt == "xypt":
         fmt = "xpt"

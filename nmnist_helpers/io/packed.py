@@ -7,6 +7,11 @@ import numpy as np
 
 from ..geometry import MAX_TIME, SIDE
 
+#: Hint of errors about other recordings than N-MNIST's.
+OTHER_EVENTS = (
+    "PackedEvents are N-MNIST's (34 x 34 pixels, digits 0..9); for other recordings, use a torch DataLoader of tensors,"
+    " which Event.to_tensor makes"
+)
 #: Array name -> data type, in the order of the fields of `PackedEvents`.
 EVENT_ARRAYS = {"x": np.uint8, "y": np.uint8, "p": np.uint8, "t": np.int32}
 RECORDING_ARRAYS = {"offsets": np.int64, "labels": np.int64, "ids": np.int64}
@@ -14,7 +19,9 @@ RECORDING_ARRAYS = {"offsets": np.int64, "labels": np.int64, "ids": np.int64}
 
 @dataclass
 class PackedEvents:
-    """Events of N recordings, one recording after another, each sorted by time.
+    """Events of N recordings of N-MNIST (34 x 34 pixels, digits 0..9), one after another, each sorted by time.
+
+    Other recordings need a torch `DataLoader` of tensors; `Event.to_tensor` makes one.
 
     Parameters
     ----------
@@ -49,7 +56,13 @@ class PackedEvents:
         return np.diff(self.offsets)
 
     def recording(self, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return the events of recording `n` as views: x, y, p (uint8) and t (int32, microseconds)."""
+        """Return the events of recording `n` as views: x, y, p (uint8) and t (int32, microseconds).
+
+        Raises
+        ------
+        IndexError
+            If there is no such recording.
+        """
         size = len(self)
         if not -size <= n < size:
             raise IndexError(f"recording: expected one of {size}, found number {n}")
@@ -88,7 +101,13 @@ class PackedEvents:
 
     @staticmethod
     def concatenate(parts: Iterable["PackedEvents"]) -> "PackedEvents":
-        """Return one `PackedEvents` with the recordings of all `parts`, in order."""
+        """Return one `PackedEvents` with the recordings of all `parts`, in order.
+
+        Raises
+        ------
+        ValueError
+            If there are no parts.
+        """
         parts = list(parts)
         if not parts:
             raise ValueError("concatenate: expected at least one PackedEvents, found none")
@@ -125,7 +144,8 @@ class PackedEvents:
                 f"offsets: expected them to rise from 0 to {events}, found {self.offsets[0]} to {self.offsets[-1]}"
             )
         if recordings and not (0 <= self.labels.min() and self.labels.max() <= 9):
-            raise ValueError(f"labels: expected digits 0..9, found {self.labels.min()}..{self.labels.max()}")
+            found = f"{self.labels.min()}..{self.labels.max()}"
+            raise ValueError(f"labels: expected digits 0..9, found {found}; {OTHER_EVENTS}")
         if recordings and self.ids.min() < 0:
             raise ValueError(f"ids: expected 0 or more, found {self.ids.min()}")
         if events:
@@ -137,7 +157,8 @@ class PackedEvents:
             array = getattr(self, name)
             if array.min() < 0 or array.max() >= limit:
                 event = int(np.flatnonzero((array < 0) | (array >= limit))[0])
-                raise ValueError(f"{name}: expected 0..{limit - 1}, found {array[event]} in {self._where(event)}")
+                hint = f"; {OTHER_EVENTS}" if name in "xy" else ""
+                raise ValueError(f"{name}: expected 0..{limit - 1}, found {array[event]} in {self._where(event)}{hint}")
         # Times may decrease only from one recording to the next.
         back = np.flatnonzero(self.t[1:] < self.t[:-1]) + 1
         back = np.setdiff1d(back, self.offsets)

@@ -168,8 +168,9 @@ def check_axon(axon: Axon, batch: int, channels: int, device: torch.device) -> N
 
 def raise_not_a_number(name: str) -> None:
     """Raise the error for a parameter that holds NaN, which a conversion to integers would hide."""
+    zeros = "; or a row of weight_v is all zeros" if name == "weights" else ""
     raise OverflowError(
-        f"{name}: expected finite numbers, found NaN; training has diverged, or a damaged checkpoint was loaded"
+        f"{name}: expected finite numbers, found NaN; training has diverged, or a damaged checkpoint was loaded{zeros}"
     )
 
 

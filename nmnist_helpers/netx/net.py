@@ -19,6 +19,8 @@ ENGINES = {"fast": run_fast, "reference": run_reference}
 BATCH = 32  # number of recordings that run at a time
 MAX_BYTES = 1 << 27  # limit on the dense output of a layer; fewer recordings run at a time if it is large
 
+_OTHER_BINS = "a bin of another length than 1 ms holds 1 / sampling_time: train and run the network"
+
 
 def load(path: str | os.PathLike, in_shape: tuple[int, int, int] | None = None) -> "Net":
     """Read and validate a `.net` file.
@@ -74,10 +76,12 @@ class Net(Table):
 
     @property
     def in_features(self) -> int:
+        """Number of inputs."""
         return self.layers[0].in_features
 
     @property
     def out_features(self) -> int:
+        """Number of output neurons."""
         return self.layers[-1].out_features
 
     def __len__(self) -> int:
@@ -150,7 +154,10 @@ class Net(Table):
         starts = range(0, shape[0], batch)
         if is_spikes:
             if spikes.value != 1:
-                raise ValueError(f"spikes: expected spikes of value 1, found {spikes.value}: the chip has no others")
+                raise ValueError(
+                    f"spikes: expected spikes of value 1, found {spikes.value}: the chip has no others;"
+                    f" {_OTHER_BINS} with spikes.value = 1.0"
+                )
             if first.type == "input":
                 raise ValueError("spikes: expected an array or tensor for an input layer, found Spikes")
             spikes.verify()
@@ -165,7 +172,10 @@ class Net(Table):
             parts = (array[b : b + batch] for b in starts)
         else:
             if not numeric or not (array[array != 0] == 1).all():  # NaN is rejected too
-                raise ValueError(f"spikes: expected 0 and 1 only, found {array.dtype} values other than 0 and 1")
+                raise ValueError(
+                    f"spikes: expected 0 and 1 only, found {array.dtype} values other than 0 and 1;"
+                    f" {_OTHER_BINS} on (spikes > 0).float()"
+                )
             parts = (events_of(array[b : b + batch]) for b in starts)
         if is_tensor:
             return parts, steps, lambda out: torch.from_numpy(out).to(spikes.device, spikes.dtype)

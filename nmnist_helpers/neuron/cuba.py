@@ -82,6 +82,7 @@ class Neuron(NeuronStorage):
         Use one pair of decays for all channels (True), or one pair per channel (False).
     persistent_state : bool
         Start each call from the state in which the previous call ended, as long as the input shape stays the same.
+        A recording is first binned and then cut into pieces: events of a piece's last half bin would be lost.
     requires_grad : bool
         Whether the decays are trained.
     graded_spike : bool
@@ -205,6 +206,11 @@ class Neuron(NeuronStorage):
     @scale_rho.setter
     def scale_rho(self, value: float) -> None:
         self.scale_grad = value
+
+    @property
+    def threshold_eps(self) -> float:
+        """What lava-dl's `spike` adds to the threshold, which fires at equality: a hundredth of a state's unit."""
+        return 0.01 / self.s_scale
 
     @property
     def scale(self) -> int:

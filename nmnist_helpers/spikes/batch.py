@@ -3,7 +3,7 @@
 import math
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
@@ -136,6 +136,22 @@ class Spikes:
     def __len__(self) -> int:
         return self.shape[0]
 
+    if not TYPE_CHECKING:  # type checkers shall report unknown names
+
+        def __getattr__(self, name: str):
+            if not name.startswith("_") and hasattr(torch.Tensor, name):
+                raise AttributeError(self._expected_tensor(name))
+            return object.__getattribute__(self, name)  # raises the usual error
+
+    def __getitem__(self, index) -> NoReturn:
+        raise TypeError(self._expected_tensor("indexing"))
+
+    def __array__(self, dtype=None, copy=None) -> NoReturn:
+        raise TypeError(self._expected_tensor("NumPy"))
+
+    def _expected_tensor(self, use: str) -> str:
+        return f"{use}: expected a tensor [B, C, T], found {type(self).__name__}; dense() makes one"
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Spikes":
         """Return the same spikes on another device (the same object if they are there already)."""
         if self.device == torch.device(device):
@@ -149,6 +165,14 @@ class Spikes:
         )
         moved.source, moved.picture = None if self.source is None else self.source.to(device), self.picture
         return moved
+
+    def cpu(self) -> "Spikes":
+        """Return the same spikes on the CPU; see `to`."""
+        return self.to("cpu")
+
+    def cuda(self, device: torch.device | str | int | None = None, non_blocking: bool = False) -> "Spikes":
+        """Return the same spikes on a GPU; see `to`."""
+        return self.to(torch.device("cuda" if device is None else device), non_blocking)
 
     def rows(self, dtype: torch.dtype = torch.float32, value: float | None = None) -> torch.Tensor:
         """Return the spikes as a dense tensor [B, T, C], in which the channels of a time step are adjacent.

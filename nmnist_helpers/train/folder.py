@@ -15,8 +15,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..checkpoint import load_tree, save_tree
-from ..files import acquire, atomic, named, sweep
+from ..files import atomic, named, sweep
 from ..paths import expanded
+from ..processes import acquire
 from .group import set_by_torchrun
 from .settings import flag
 

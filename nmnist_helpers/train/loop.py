@@ -16,13 +16,13 @@ from .. import kernels
 from ..checkpoint import load_checkpoint
 from ..checkpoint.archive import MAX_FILE
 from ..classifier import Rate
+from ..console import progress_bar, tell
 from ..data import layout
 from ..data.augmentation import Augment
 from ..data.dataset import NMNISTDataset
 from ..data.loader import EventLoader
 from ..data.recordings import Recordings
 from ..data.simulated import simulated_split
-from ..files import progress_bar, tell
 from ..io import PackedEvents
 from ..loss import SpikeMax, SpikeRate
 from ..network import Network

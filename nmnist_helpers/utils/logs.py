@@ -19,6 +19,7 @@ def write_log(file: Path, columns: list[list[float | None]]) -> None:
 
 
 def length_of(columns: dict[str, list]) -> int:
+    """Return the number of epochs in the columns of a log."""
     return len(next(iter(columns.values()), []))
 
 

@@ -28,6 +28,11 @@ class LearningStats:
     ----------
     training, validation, testing : LearningStat
 
+    Raises
+    ------
+    ValueError
+        If the names of loss and accuracy are the same, or if one cannot be a file's name.
+
     Examples
     --------
     >>> stats = LearningStats()

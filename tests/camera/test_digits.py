@@ -125,7 +125,7 @@ def test_errors_name_the_missing_mnist_files(small_mnist, monkeypatch):
     ):
         digits.load_mnist(small_mnist, train=False)
     monkeypatch.delenv("NMNIST_MNIST", raising=False)
-    with pytest.raises(FileNotFoundError, match="set NMNIST_MNIST to the folder with train-images"):
+    with pytest.raises(FileNotFoundError, match="or name the folder with train-images.* in NMNIST_MNIST"):
         digits.load_mnist()
 
 

@@ -18,6 +18,8 @@ from support import fake_nmnist
 from support.fake_nmnist import ARRAYS, same
 
 import nmnist_helpers.data.cache as cache_module
+from nmnist_helpers import paths
+from nmnist_helpers.data import recordings
 from nmnist_helpers.data.cache import CacheError, MappedEvents, cache_files, cached, open_cache, write_cache
 from nmnist_helpers.data.dataset import NMNISTDataset
 from nmnist_helpers.io import PackedEvents
@@ -249,6 +251,19 @@ def test_every_flipped_bit_is_detected(tmp_path, packed):
             open_cache(path, KEY)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system limits no process to processors")
+def test_only_processors_that_the_process_may_use_are_counted(root, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    asked = []
+    for module in (cache_module, recordings):
+        pool = module.ThreadPoolExecutor
+        monkeypatch.setattr(module, "ThreadPoolExecutor", lambda n, pool=pool: asked.append(n) or pool(n))
+    NMNISTDataset(root, cache=False).packed  # noqa: B018
+    cache_module._crc(np.arange(20))
+    assert asked == [2, 2]
+
+
 def test_checksums_are_computed_in_blocks(monkeypatch):
     monkeypatch.setattr(cache_module, "_BLOCK", 7)
     array = np.arange(20, dtype=np.uint8)
@@ -392,9 +407,9 @@ def test_a_folder_that_windows_marks_is_not_protected(tmp_path, monkeypatch):
     folder = tmp_path / "Downloads"
     folder.mkdir()
     folder.chmod(0o555)
-    assert cache_module._is_protected(folder) == (os.name != "nt")
-    monkeypatch.setattr(cache_module, "os", SimpleNamespace(name="nt"))
-    assert not cache_module._is_protected(folder)
+    assert paths.is_protected(folder) == (os.name != "nt")
+    monkeypatch.setattr(paths, "os", SimpleNamespace(name="nt"))
+    assert not paths.is_protected(folder)
     folder.chmod(0o755)
 
 
@@ -490,7 +505,7 @@ def setter(index, value):
         ),
         ("t", lambda a: a.astype(np.int64), "t: expected a flat int32 array, found int64"),
         ("y", lambda a: a[:-1], "y: expected .* events, like x"),
-        ("labels", setter(1, 10), r"labels: expected digits 0\.\.9"),
+        ("labels", setter(1, 10), r"labels: expected digits 0\.\.9.*; PackedEvents are N-MNIST's .*Event\.to_tensor"),
         ("offsets", setter(1, 10_000), "offsets: expected them to rise from 0 to"),
         ("offsets", lambda a: a[:-1], "expected 3 ids and 4 offsets for 3 labels, found 3 and 3"),
         ("ids", setter(0, -1), "ids: expected 0 or more, found -1"),

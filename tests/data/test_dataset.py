@@ -15,13 +15,12 @@ from torch.utils.data import DataLoader
 from nmnist_helpers.camera.digits import load_mnist
 from nmnist_helpers.data.augmentation import Augment, augment
 from nmnist_helpers.data.binning import time_bins
-from nmnist_helpers.data.cache import writable
 from nmnist_helpers.data.dataset import NMNISTDataset
 from nmnist_helpers.data.download import download
 from nmnist_helpers.data.loader import EventLoader
 from nmnist_helpers.data.recordings import Recordings, write_recordings
 from nmnist_helpers.io import Event, PackedEvents
-from nmnist_helpers.paths import ROOT
+from nmnist_helpers.paths import ROOT, writable
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +259,14 @@ def test_an_archive_that_names_no_split_is_not_taken_for_both(tmp_path, name):
     for train in (True, False):
         with pytest.raises(ValueError, match=rf"{name}: expected folders Train and Test inside, or an archive named"):
             NMNISTDataset(root, train=train)
+
+
+def test_a_change_of_the_bins_counts_at_once(root):
+    dataset = NMNISTDataset(root)
+    dataset.sampling_time, dataset.sample_length = 2, 100
+    same = NMNISTDataset(root, sampling_time=2, sample_length=100)
+    assert dataset.bins == 50
+    assert torch.equal(dataset[0][0], same[0][0])
 
 
 def test_numbers_of_recordings_are_whole(root):

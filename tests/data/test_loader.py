@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from support import fake_nmnist
-from torch.utils.data import DataLoader, Subset, random_split
+from torch.utils.data import ConcatDataset, DataLoader, Subset, random_split
 
 from nmnist_helpers.data.augmentation import KEY, Augment, augment
 from nmnist_helpers.data.binning import bin_edges, bin_of, rasterise
@@ -176,6 +176,22 @@ def test_a_change_of_the_augmentation_counts_at_once(packed, on_device):
         loader.transform = transform
         loader.set_epoch(0)
         assert torch.equal(next(iter(loader))[0].dense(), expected)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("transform", [None, lambda event: event], ids=["plain", "slow"])
+def test_a_change_of_the_bins_counts_at_once(packed, on_device, transform):
+    loader = EventLoader(packed, 8, on_device=on_device, transform=transform)
+    for change in ({"sampling_time": 2}, {"sample_length": 100}, {"sampling_time": 0.5, "sample_length": 60}):
+        vars(loader).update(change)
+        same = EventLoader(packed, 8, sampling_time=loader.sampling_time, sample_length=loader.sample_length)
+        found, expected = loader.batch(0)[0], same.batch(0)[0]
+        assert loader.bins == found.shape[2] == int(loader.sample_length / loader.sampling_time)
+        assert found.value == 1 / loader.sampling_time
+        assert torch.equal(found.dense(), expected.dense())
+    loader.sampling_time = 0
+    with pytest.raises(ValueError, match="sampling_time: expected a positive number of ms, found 0"):
+        loader.batch(0)
 
 
 def test_an_unfinished_epoch_counts_as_an_epoch(packed):
@@ -393,6 +409,12 @@ def test_invalid_parameters_raise(packed, options, error, message):
 def test_invalid_datasets_and_batch_numbers_raise(packed):
     with pytest.raises(TypeError, match="expected an NMNISTDataset, a Subset of one, or PackedEvents, found list"):
         EventLoader([1, 2])
+    with pytest.raises(TypeError, match=r"found list; PackedEvents are N-MNIST's .34 x 34 pixels.*Event\.to_tensor"):
+        EventLoader([1, 2])
+    with pytest.raises(
+        TypeError, match=r"found ConcatDataset; PackedEvents.concatenate\(\[a.packed, b.packed\]\) joins"
+    ):
+        EventLoader(ConcatDataset([packed, packed]))
     with pytest.raises(ValueError, match="expected at least one recording, found none"):
         EventLoader(packed.select([]))
     with pytest.raises(IndexError, match="batch: expected one of 3, found number 9"):

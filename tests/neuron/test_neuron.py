@@ -517,3 +517,9 @@ def test_lava_dls_attributes_can_be_read_and_set():
     for bad in (0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="expected a threshold"):
             neuron.threshold = bad
+
+
+def test_a_spike_function_of_lava_dl_may_use_threshold_eps():
+    neuron = Neuron(**FIXED)
+    voltage = neuron.threshold + torch.arange(-2, 3) / 4096
+    assert torch.equal((voltage >= neuron.threshold + neuron.threshold_eps).float(), neuron.spike(voltage))

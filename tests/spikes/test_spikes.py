@@ -2,13 +2,15 @@
 
 import copy
 import io
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from support.pairs import pairwise
 
-from nmnist_helpers.spikes import Spikes, attach, remembered
+import nmnist_helpers as slayer
+from nmnist_helpers.spikes import DenseSpikes, Spikes, attach, remembered
 
 SIZES = [(1, 1, 1), (3, 7, 5), (2, 8, 16), (2, 130, 3), (1, 5, 300)]
 
@@ -99,6 +101,40 @@ def test_to_the_same_device_is_the_same_object():
     spikes = Spikes.from_dense(random_dense((2, 3, 4)))
     assert spikes.to("cpu") is spikes
     assert spikes.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("kind", [lambda spikes: spikes, DenseSpikes.from_events], ids=["list", "bytes"])
+@pytest.mark.parametrize(
+    ("use", "error", "name"),
+    [
+        (lambda x: x[0], TypeError, "indexing"),
+        (list, TypeError, "indexing"),
+        (np.asarray, TypeError, "NumPy"),
+        (lambda x: np.float32(2) * x, TypeError, "NumPy"),
+        (lambda x: x.float(), AttributeError, "float"),
+        (lambda x: x.mean(), AttributeError, "mean"),
+        (slayer.utils.event_rate, TypeError, "indexing"),
+        (slayer.io.tensor_to_event, TypeError, "NumPy"),
+        (lambda x: slayer.axon.delay(x, 2), AttributeError, "reshape"),
+        (slayer.neuron.cuba.Neuron(1.25, 0.25, 0.03), AttributeError, "float"),
+    ],
+)
+def test_operations_of_tensors_point_to_dense(kind, use, error, name):
+    spikes = kind(Spikes.from_dense(random_dense((2, 3, 4))))
+    message = rf"^{name}: expected a tensor \[B, C, T\], found {type(spikes).__name__}; dense\(\) makes one$"
+    with pytest.raises(error, match=message):
+        use(spikes)
+
+
+@pytest.mark.parametrize("kind", [lambda spikes: spikes, DenseSpikes.from_events], ids=["list", "bytes"])
+def test_other_unknown_names_are_the_usual_errors(kind):
+    spikes = kind(Spikes.from_dense(random_dense((2, 3, 4))))
+    for name in ("nothing", "_version", "__array_interface__", "__torch_function__"):
+        with pytest.raises(AttributeError, match=f"object has no attribute '{name}'"):
+            getattr(spikes, name)
+    for same in (copy.copy(spikes), copy.deepcopy(spikes), pickle.loads(pickle.dumps(spikes)), spikes.cpu()):
+        assert type(same) is type(spikes)
+        assert torch.equal(same.dense(), spikes.dense())
 
 
 def test_a_dense_tensor_remembers_its_events():
