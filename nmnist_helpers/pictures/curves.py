@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..files import atomic
 from ..paths import expanded
@@ -117,17 +117,17 @@ def _draw_panels(axes, stats) -> None:
 
 def _draw_panel(ax, stats, kind: str) -> None:
     """Draw the loss or the accuracy of all parts of the data, each with a dot at its best epoch."""
-    form = ".4f" if kind == "loss" else ".2%"
+    write = "{:.4f}".format if kind == "loss" else lambda share: f"{100 * share:.2f} %"
     for part, style in STYLE.items():
         stat = getattr(stats, part)
         best = stat.min_loss if kind == "loss" else stat.max_accuracy
         if best is None:  # no epoch has a value
             continue
         values = [float("nan") if value is None else value for value in getattr(stat, f"{kind}_log")]
-        ax.plot(values, label=f"{part} (best {best:{form}})", marker="." if len(values) < 3 else None, **style)
+        ax.plot(values, label=f"{part} (best {write(best)})", marker="." if len(values) < 3 else None, **style)
         ax.plot(values.index(best), best, "o", ms=5, color=style["color"], label="_best")
     if kind == "accuracy":
-        ax.yaxis.set_major_formatter(PercentFormatter(1))  # as many decimals as the ticks need
+        ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")  # 99.4 %, 100 %: no decimal that is 0
     elif ax.lines and all(value > 0 for line in ax.lines for value in line.get_ydata() if value == value):
         ax.set_yscale("log")
         label_log_axis(ax.yaxis)

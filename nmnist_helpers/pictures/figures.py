@@ -32,7 +32,7 @@ def event_rows(events: Sequence[Recording], titles: Sequence[str], columns: int 
     if len(titles) != len(events):
         raise ValueError(f"event_rows: expected a title for each of {len(events)} recordings, found {len(titles)}")
     rows = max(1, -(-len(events) // columns))
-    fig, axes = plt.subplots(rows, columns, figsize=(1.15 * columns, 1.45 * rows), squeeze=False)
+    fig, axes = plt.subplots(rows, columns, figsize=(1.1 * columns, 1.45 * rows), squeeze=False)
     picture_axes(axes)
     for ax, event, title in zip(axes.flat, events, titles, strict=False):
         off, on = event_map(event, 0, SACCADES[1])

@@ -26,6 +26,12 @@ def test_rows_of_recordings_show_the_first_saccade():
     plt.close(fig)
 
 
+def test_ten_recordings_side_by_side_fit_into_a_notebook():
+    fig = event_rows([event()] * 10, ["3 read as 5"] * 10)
+    assert fig.get_figwidth() <= 11  # wider pictures are shrunk on a screen of 1366 pixels
+    plt.close(fig)
+
+
 def test_saccades_are_marked_where_their_events_begin():
     fig, ax = plt.subplots()
     mark_saccades(ax)
