@@ -16,6 +16,7 @@ from support import notebooks  # noqa: E402
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 EACH_NOTEBOOK = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 MAX_BYTES = 10_000_000  # of all notebooks together
+MAX_CHARACTERS = 118  # in a line of code; JupyterLab gives longer ones a scroll bar on a small screen
 #: Folders in Trained/ with a reader's own runs, which are not part of the project.
 OWN_RUNS = shutil.ignore_patterns("long", "mine", "real")
 
@@ -104,6 +105,13 @@ def test_committed_notebooks_have_no_faults(notebook):
     assert not found, "\n".join([notebook.name, *found])
 
 
+@EACH_NOTEBOOK
+def test_code_needs_no_scroll_bar(notebook):
+    cells = enumerate(nbformat.read(notebook, as_version=4).cells)
+    lines = [(number, line) for number, cell in cells if cell.cell_type == "code" for line in cell.source.splitlines()]
+    assert not [(number, line) for number, line in lines if len(line) > MAX_CHARACTERS]
+
+
 def test_notebooks_are_small_files():
     assert sum(path.stat().st_size for path in NOTEBOOKS) < MAX_BYTES
 
@@ -151,6 +159,34 @@ def test_committed_widgets_are_found_and_mark_removes_them():
     notebooks.mark(notebook)
     assert notebooks.faults(notebook) == []
     assert cell.outputs == [stream("before")]
+
+
+@pytest.mark.parametrize("jupyter", [{}, {"source_hidden": True}, {"outputs_hidden": True}])
+def test_a_solution_in_sight_is_found_and_mark_folds_it(jupyter):
+    cell = v4.new_code_cell("a", execution_count=1, outputs=[stream("42")])
+    cell.metadata.update({"tags": ["solution"], "jupyter": jupyter})
+    notebook = v4.new_notebook(cells=[cell])
+    notebook.metadata["nmnist"] = {"source_hash": notebooks.source_hash(notebook)}
+    (fault,) = notebooks.faults(notebook)
+    assert fault == "cell 1: expected a solution with its code and its outputs folded, found one in sight"
+    notebooks.mark(notebook)
+    assert notebooks.faults(notebook) == []
+    assert cell.metadata.jupyter == {"source_hidden": True, "outputs_hidden": True}
+
+
+@pytest.mark.slow
+def test_solutions_are_still_folded_after_a_run(tmp_path, monkeypatch):
+    pytest.importorskip("nbclient")
+    folded = {"tags": ["solution"], "jupyter": {"source_hidden": True, "outputs_hidden": True}}
+    cells = [v4.new_code_cell("6 * 7"), v4.new_code_cell("print(6 * 7)", metadata=folded)]
+    path = tmp_path / "a.ipynb"
+    nbformat.write(v4.new_notebook(cells=cells), path)
+    monkeypatch.setattr(sys, "argv", ["notebooks.py", str(path)])
+    notebooks.main()
+    lesson, solution = nbformat.read(path, as_version=4).cells
+    assert solution.metadata == folded
+    assert solution.outputs == [stream("42\n")]
+    assert not lesson.metadata
 
 
 def test_outputs_of_another_source_are_found():

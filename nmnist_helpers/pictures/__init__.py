@@ -1,7 +1,8 @@
 """Pictures of events and results: gifs, animations, and the figures that several notebooks share."""
 
 from . import palette
-from .gif import gif_bytes, gif_table, ink_png, save_gif
+from .gif import gif_bytes, ink_png, save_gif
+from .html import gif_table
 from .live import draw_digit, explore, show
 
 __all__ = [

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from ..files import atomic
 from .film import film
 from .frames import Recording
-from .gif import gif_bytes, gif_table
+from .gif import gif_bytes
+from .html import gif_table
 from .scenes import Camera, Raster, Scene
 
 NOTEBOOK_PACE = 40.0  # least time in ms for which a notebook shows a frame
@@ -71,7 +72,8 @@ def anim(
     Parameters
     ----------
     event : Event
-        If it is 2-D, its pixels are shown in the colour of their channel; if it is 1-D, as a growing raster of spikes.
+        If it is 2-D, its pixels are shown in the colour of their channel; if it is 1-D, as a growing raster of spikes,
+        whose last frame stays for another fifth of the film.
     fig : matplotlib Figure, optional
         Figure to draw on. It is closed in pyplot, so that a notebook does not also show it as a still picture.
     frame_rate : float
@@ -120,7 +122,8 @@ def show(
         interval = _interval(frame_rate)
         if fig is not None:
             plt.close(fig)
-        display(gif_table([[gif_bytes(event, frame_ms=interval, slowdown=max(1.0, NOTEBOOK_PACE / interval))]]))
+        data = gif_bytes(event, frame_ms=interval, slowdown=max(1.0, NOTEBOOK_PACE / interval))
+        display(gif_table([data], alts=["film: the events of a recording"]))
         return
     made = _animation(event, fig, frame_rate, pre_compute_frames, repeat)
     made.scene.fig.nmnist_film = made  # type: ignore[attr-defined]  # an animation stops if nothing refers to it

@@ -13,8 +13,8 @@ try:
 except ImportError as error:
     raise ImportError("DigitCanvas: expected the package anywidget, found none; pip install anywidget") from error
 
-#: Side of the canvas in pixels.
-SIDE = 280
+#: Side of the canvas in pixels. In JupyterLab on a small screen, the films above a canvas of this size stay in sight.
+CANVAS = 200
 
 _ESM = """
 function render({ model, el }) {
@@ -48,7 +48,7 @@ function render({ model, el }) {
   function line(event) {
     const next = place(event);
     pen.strokeStyle = "white";
-    pen.lineWidth = 22;
+    pen.lineWidth = side / 13;
     pen.beginPath();
     pen.moveTo(...last);
     pen.lineTo(...next);
@@ -83,9 +83,11 @@ function render({ model, el }) {
 export default { render };
 """
 
-_CSS = """
-.digit-canvas { display: inline-flex; flex-direction: column; gap: 6px; }
-.digit-canvas canvas { width: 280px; height: 280px; border-radius: 4px; cursor: crosshair; touch-action: none; }
+_CSS = f"""
+.digit-canvas {{ display: inline-flex; align-items: flex-start; gap: 6px; }}
+.digit-canvas canvas {{
+  width: {CANVAS}px; height: {CANVAS}px; border-radius: 4px; cursor: crosshair; touch-action: none;
+}}
 """
 
 
@@ -113,7 +115,7 @@ class DigitCanvas(anywidget.AnyWidget):
 
     _esm = _ESM
     _css = _CSS
-    side = traitlets.Int(SIDE, read_only=True).tag(sync=True)
+    side = traitlets.Int(CANVAS, read_only=True).tag(sync=True)
     data = traitlets.CBytes(b"").tag(sync=True)  # the browser's bytes arrive as a memoryview
     strokes = traitlets.Int(0).tag(sync=True)
 
@@ -125,8 +127,8 @@ class DigitCanvas(anywidget.AnyWidget):
     @traitlets.validate("data")
     def _check_size(self, proposal) -> bytes:
         data = proposal["value"]
-        if len(data) not in (0, SIDE * SIDE):
-            raise traitlets.TraitError(f"data: expected {SIDE * SIDE} bytes or none, found {len(data)}")
+        if len(data) not in (0, CANVAS * CANVAS):
+            raise traitlets.TraitError(f"data: expected {CANVAS * CANVAS} bytes or none, found {len(data)}")
         return data
 
     def _stroke_ended(self, change) -> None:
@@ -134,7 +136,7 @@ class DigitCanvas(anywidget.AnyWidget):
             self._on_stroke(self)
 
     def image(self) -> np.ndarray:
-        """Return the picture, uint8 [280, 280], with bright ink on black."""
+        """Return the picture, uint8 [200, 200], with bright ink on black."""
         if not self.data:
-            return np.zeros((SIDE, SIDE), np.uint8)
-        return np.frombuffer(self.data, np.uint8).reshape(SIDE, SIDE).copy()
+            return np.zeros((CANVAS, CANVAS), np.uint8)
+        return np.frombuffer(self.data, np.uint8).reshape(CANVAS, CANVAS).copy()

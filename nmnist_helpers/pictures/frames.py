@@ -1,4 +1,4 @@
-"""Frames of small gifs with few colours: the events of a camera, or the spikes of a layer."""
+"""Frames of small gifs with few colours: the palette, smooth text, and the events of a camera."""
 
 from functools import lru_cache
 from typing import Any, Protocol
@@ -13,8 +13,7 @@ from .palette import CHANNELS, INK, LINE, PANEL, PAPER, SLATE, TRUE
 AGES = (1.0, 0.45, 0.18)  # strength of an event in its frame and the two after it
 GREYS = 6  # steps from paper to ink, for smooth text
 PICTURE = 238  # height of a picture in pixels: 34 sensor pixels, drawn as 7 pixels each
-BAR = 20  # height of the time bar below it, in pixels
-MARGIN = 8
+BAR = 20  # height of the time bar or the axis below it, in pixels
 USUAL_SPAN = 300.0  # ms of a recording that networks take as input
 USUAL_END = 350.0  # ms; N-MNIST's recordings end before it
 CLASS_ROWS = 24  # layers of up to this many neurons get labels and counts
@@ -60,8 +59,11 @@ def _glyphs(text: str, size: int) -> np.ndarray:
     return (PALETTE.text + np.rint(np.asarray(image) / 255 * (GREYS - 1))).astype(np.uint8)
 
 
-def draw_text(canvas: np.ndarray, text: str, x: float, y: float, size: int = 12, align: str = "left") -> None:
-    """Write text on a canvas of palette numbers, with the middle of its digits at row `y`."""
+def draw_text(canvas: np.ndarray, text: str, x: float, y: float, size: int = 12, align: str = "left") -> int:
+    """Write text on a canvas of palette numbers, with the middle of its digits at row `y`.
+
+    Return the column after its end.
+    """
     glyphs = _glyphs(text, size)
     height, width = glyphs.shape
     x = round(x - {"left": 0, "center": width / 2, "right": width}[align])
@@ -70,6 +72,7 @@ def draw_text(canvas: np.ndarray, text: str, x: float, y: float, size: int = 12,
     part = canvas[y : y + height, x : x + width]
     glyphs = glyphs[: part.shape[0], : part.shape[1]]  # on a canvas smaller than the text
     np.copyto(part, glyphs, where=glyphs > PALETTE.text)
+    return x + width
 
 
 class Recording(Protocol):
@@ -120,7 +123,7 @@ def film_span(event: Recording, span: float | None) -> float:
     return float(span)
 
 
-def _frame_numbers(event: Recording, span: float, frame_ms: float) -> tuple[np.ndarray, int]:
+def frame_numbers(event: Recording, span: float, frame_ms: float) -> tuple[np.ndarray, int]:
     """Return the frame that each event falls into, and the number of frames."""
     frames = max(1, int(np.ceil(span / frame_ms - 1e-9)))
     frame_of = np.floor(np.asarray(event.t, np.float64) / frame_ms + 1e-9).astype(np.int64)
@@ -128,7 +131,7 @@ def _frame_numbers(event: Recording, span: float, frame_ms: float) -> tuple[np.n
     return np.where(event.t <= span, np.minimum(frame_of, frames - 1), frames), frames
 
 
-def _check_pixels(frames: int, height: int, width: int) -> None:
+def check_pixels(frames: int, height: int, width: int) -> None:
     """Raise ValueError if the frames are too large for a gif, or for memory."""
     if max(height, width) > MAX_SIDE or frames * height * width > MAX_PIXELS:
         raise ValueError(
@@ -158,8 +161,8 @@ def camera_frames(event: Recording, span: float, frame_ms: float, scale: int | N
     """
     height, width = sensor_size(event)
     scale = max(1, round(PICTURE / max(height, width))) if scale is None else whole_number("gif: scale", scale, 1)
-    frame_of, frames = _frame_numbers(event, span, frame_ms)
-    _check_pixels(frames, height * scale + BAR, width * scale)
+    frame_of, frames = frame_numbers(event, span, frame_ms)
+    check_pixels(frames, height * scale + BAR, width * scale)
     order = np.argsort(event.t, kind="stable")
     bounds = np.searchsorted(frame_of[order], np.arange(frames + 1))
 
@@ -184,121 +187,3 @@ def camera_frames(event: Recording, span: float, frame_ms: float, scale: int | N
         picture[middle - 2 : middle + 2, : round(track.stop * end / span)] = PALETTE["slate"]
         draw_text(picture, f"{end:.0f} ms", width * scale - 1, middle, 12, "right")
     return film
-
-
-def raster_frames(
-    event: Recording,
-    span: float,
-    frame_ms: float,
-    scale: int | None = None,
-    label: int | None = None,
-    width: int = 420,
-) -> np.ndarray:
-    """Draw a layer's spikes: a tick for every spike, a moving time cursor and growing counts.
-
-    Parameters
-    ----------
-    event : Event
-        1-D. The neurons of its channels are drawn one below the other; without an extent, at least 10 per channel.
-    span, frame_ms : float
-        As in `camera_frames`.
-    scale : int, optional
-        Height of a neuron's row in pixels.
-    label : int, optional
-        The true class, whose spikes are drawn in a colour of their own.
-    width : int
-        Width of the picture in pixels.
-
-    Returns
-    -------
-    uint8 array [F, H, W]
-        Frames of palette numbers; see `PALETTE`.
-    """
-    per_channel = event.extent[2] if event.extent else max(10, int(event.x.max(initial=-1)) + 1)
-    channels = event.extent[0] if event.extent else max(1, int(event.c.max(initial=-1)) + 1)
-    if event.x.max(initial=-1) >= per_channel or event.c.max(initial=-1) >= channels:
-        raise ValueError(
-            f"gif: expected events of {channels} x {per_channel} neurons, found one of channel {event.c.max()} or"
-            f" neuron {event.x.max()}"
-        )
-    rows_of = event.c * per_channel + event.x
-    size = per_channel * channels
-    if label is not None and whole_number("gif: label", label, 0) >= size:
-        raise ValueError(f"gif: expected a label in 0..{size - 1}, found {label}")
-    small = size <= CLASS_ROWS
-    row = max(1, (PICTURE - MARGIN) // size) if scale is None else whole_number("gif: scale", scale, 1)
-    top, left, foot = MARGIN, (22 if small else 34), 20
-    right = 78 if small else 12
-    plot = whole_number("gif: width", width, 1) - left - right
-    if plot < 50:
-        raise ValueError(f"gif: expected a width of at least {left + right + 50} pixels, found {width}")
-    frame_of, frames = _frame_numbers(event, span, frame_ms)
-    _check_pixels(frames, top + row * size + foot, width)
-
-    canvas = np.full((top + row * size + foot, width), PALETTE["paper"], np.uint8)
-    bottom = top + row * size
-    canvas[top:bottom, left : left + plot] = PALETTE["panel"]
-    if small:
-        for n in range(size):
-            canvas[top + n * row, left : left + plot] = PALETTE["paper"]
-            if n == label:
-                canvas[top + n * row + 1 : top + (n + 1) * row, left : left + plot] = PALETTE.tint
-            draw_text(canvas, str(n), left - 8, top + (n + 0.5) * row, 13, "right")
-    else:
-        draw_text(canvas, "0", left - 5, top + 5, 11, "right")
-        draw_text(canvas, str(size - 1), left - 5, bottom - 5, 11, "right")
-    for tick in _time_ticks(span):
-        x = left + round((plot - 1) * tick / span)
-        canvas[bottom : bottom + 4, x] = PALETTE["slate"]
-        if x < left + plot - 24:  # leaves room for the clock
-            draw_text(canvas, f"{tick:g}", x, bottom + 12, 11, "center")
-
-    # The ticks of all spikes are drawn once; `born` holds the first frame that shows each pixel of a tick.
-    columns = left + np.rint((plot - 1) * np.asarray(event.t, np.float64) / span).astype(np.int64)
-    inside = (event.t >= 0) & (event.t <= span)
-    born = np.full(canvas.shape, frames, np.int64)
-    edge = 2 if row >= 10 else 0
-    for n, x, f in zip(rows_of[inside], columns[inside], frame_of[inside], strict=True):
-        cell = born[top + n * row + edge : top + (n + 1) * row - edge // 2, x : x + (2 if row > 3 else 1)]
-        np.minimum(cell, f, out=cell)
-    ticks = np.full(canvas.shape, PALETTE["slate" if label is not None else "ink"], np.uint8)
-    if label is not None:
-        ticks[top + label * row : top + (label + 1) * row] = PALETTE["true"]
-
-    counts = np.zeros((frames, size), np.int64)
-    np.add.at(counts, (frame_of[inside], rows_of[inside]), 1)
-    counts = counts.cumsum(0)
-    most = max(1, counts.max(initial=0))
-
-    film = np.repeat(canvas[None], frames, 0)
-    for f, picture in enumerate(film):
-        end = min(span, (f + 1) * frame_ms)
-        cursor = left + round((plot - 1) * end / span)
-        picture[top:bottom, cursor] = PALETTE["slate"]
-        np.copyto(picture, ticks, where=born <= f)  # over the cursor, which would hide a spike at the end of the film
-        draw_text(picture, f"{end:.0f} ms", width - 2, bottom + 12, 12, "right")
-        if small:
-            _draw_counts(picture, counts[f], most, left + plot + 8, top, row, label)
-    return film
-
-
-def _draw_counts(picture, counts, most, x: int, top: int, row: int, label: int | None) -> None:
-    """Draw the spike counts as bars beside the rows: the longest bar is dark, the true class has its own colour."""
-    longest = picture.shape[1] - x - 26
-    leader = int(counts.argmax()) if counts.any() else -1
-    pad = max(1, row // 4)
-    for n, count in enumerate(counts):
-        if not count:
-            continue
-        color = PALETTE["true"] if n == label else PALETTE["ink" if n == leader else "line"]
-        length = max(1, round(longest * count / most))
-        picture[top + n * row + pad + 1 : top + (n + 1) * row - pad + 1, x : x + length] = color
-        if n in (leader, label):
-            draw_text(picture, str(count), x + length + 4, top + (n + 0.5) * row + 1, 11)
-
-
-def _time_ticks(span: float) -> np.ndarray:
-    """Return three to seven times in ms to mark on an axis, in steps of 1, 2 or 5 times a power of ten."""
-    step = 10 ** np.floor(np.log10(span / 2))
-    step *= max(k for k in (1, 2, 5) if span / (step * k) >= 2)
-    return np.arange(0, span + 1e-9, step)

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .gif import image_tag
+from .html import image_tag
 
 #: Number of steps of a slider from its lowest to its highest value.
 STEPS = 100
@@ -90,12 +90,14 @@ def explore(draw: Callable[..., Figure], alt: str, **sliders: tuple[float, float
     alt : str
         Alternative text; see `picture`.
     **sliders : (float, float, float)
-        First value, lowest value, highest value. Without the package ipywidgets, the figure has no sliders.
+        First value, lowest value, highest value. A slider has 100 steps, and the first value must lie on one of them;
+        elsewhere a browser would move it, away from the figure. The figure is drawn again when a slider is let go.
+        Without the package ipywidgets, it has no sliders.
 
     Raises
     ------
     ValueError
-        If a first value is not within its limits, or if the limits are equal.
+        If a first value is not within its limits or not on a step of its slider, or if the limits are equal.
 
     Examples
     --------
@@ -108,6 +110,11 @@ def explore(draw: Callable[..., Figure], alt: str, **sliders: tuple[float, float
             raise ValueError(
                 f"{name}: expected lowest <= first <= highest and lowest < highest, found {(first, lowest, highest)}"
             )
+        steps = (first - lowest) / (highest - lowest) * STEPS
+        if abs(steps - round(steps)) > 1e-6:
+            raise ValueError(
+                f"{name}: expected a first value on one of the {STEPS} steps from {lowest} to {highest}, found {first}"
+            )
     shown = display(picture(draw(**{name: first for name, (first, *_) in sliders.items()}), alt), display_id=True)
     try:
         import ipywidgets
@@ -116,6 +123,7 @@ def explore(draw: Callable[..., Figure], alt: str, **sliders: tuple[float, float
     controls = {
         name: ipywidgets.FloatSlider(
             first, min=lowest, max=highest, step=(highest - lowest) / STEPS, description=name, readout_format=".3g",
+            continuous_update=False,  # a drag would queue one redraw for each value on the way
             style={"description_width": "8em"}, layout={"width": "32em"},
         )
         for name, (first, lowest, highest) in sliders.items()

@@ -5,7 +5,7 @@ figure. `film` uses the second, which is faster: `states` puts the figure into a
 `changes` returns which rectangles of a frame come from which state.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -33,7 +33,7 @@ class Scene:
             raise ValueError(
                 f"frame_rate: expected at most {MAX_FRAMES} frames, found {(last - first) / interval:.3g}; lower it"
             )
-        self.frames = range(self._number(first), self._number(last) + 1)
+        self.frames: Sequence[int] = range(self._number(first), self._number(last) + 1)
         self.order = np.argsort(event.t, kind="stable")
         self.number = self._number(np.asarray(event.t, np.float64)[self.order])  # frame of each event
         self.clock = self.ax.set_title(" ", fontsize=10, loc="right", color="0.4", family="monospace")
@@ -117,10 +117,14 @@ class Camera(Scene):
 
 
 class Raster(Scene):
-    """A 1-D recording: the spikes so far, and a line at the current time."""
+    """A 1-D recording: the spikes so far, and a line at the current time.
+
+    The last frame, which shows all spikes, is repeated for another fifth of the film.
+    """
 
     def __init__(self, fig: Figure, event: Recording, interval: float):
         super().__init__(fig, event, interval)
+        self.frames = [*self.frames, *[self.frames[-1]] * (len(self.frames) // 5)]
         per_channel = event.extent[2] if event.extent else int(event.x.max(initial=0)) + 1
         channels = event.extent[0] if event.extent else int(event.c.max(initial=0)) + 1
         neurons = channels * per_channel

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..io import Event
-from .frames import AGES, BAR, GREYS, MARGIN, PALETTE, Recording, camera_frames, draw_text, film_span, raster_frames
+from .frames import AGES, GREYS, PALETTE, Recording, camera_frames, draw_text, film_span
 from .gif import check_pace, loop
+from .raster import raster_frames
 
 GAP, HEAD, FOOT = 14, 22, 24  # space between, above and below the panels, in pixels
 COLUMNS = 16  # of the grid that shows a hidden layer
@@ -58,8 +59,7 @@ def network_gif(
     check_pace(span, frame_ms, slowdown, hold)
     camera = camera_frames(recording, span, frame_ms)
     panels = [camera, *(grid_frames(layer, span, frame_ms) for layer in hidden)]
-    row = (camera.shape[1] - BAR - MARGIN) // 10
-    panels.append(raster_frames(output, span, frame_ms, scale=row, label=label, width=320))
+    panels.append(raster_frames(output, span, frame_ms, label=label, width=320))
     heads = [
         "the camera's events",
         *(f"block {n}" for n in range(1, len(hidden) + 1)),

@@ -173,12 +173,12 @@ def test_a_digit_drawn_with_the_mouse_is_classified(open_notebook):
         text = "document.querySelector('.jp-OutputArea').innerText"
         return page.wait(f"/stroke 1: read as {pattern}/.exec({text})?.[0]", TIME_LIMIT)
 
-    draw((70, 60), (140, 60), (200, 60), (170, 120), (140, 180), (120, 230))
+    draw((50, 43), (100, 43), (143, 43), (121, 86), (100, 129), (86, 164))
     seven = wait_for_answer("[0-9], ink .*")
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     (SCREENSHOTS / "drawn.png").write_bytes(page.screenshot())
     page.evaluate("document.querySelector('.digit-canvas button').click()")
-    draw((140, 50), (140, 110), (140, 170), (140, 230))
+    draw((100, 36), (100, 79), (100, 121), (100, 164))
     one = wait_for_answer("[0-9], ink 0.0[1-6].*")  # the ink of one line: the 7 has been cleared
     assert (seven[:19], one[:19]) == ("stroke 1: read as 7", "stroke 1: read as 1")
     assert not page.errors
@@ -198,7 +198,7 @@ def test_a_slider_and_a_stroke_change_the_output(open_notebook):
     ink = "/ink ([0-9]+) end/.exec(document.querySelector('.jp-OutputArea').innerText)?.[1]"
     assert page.evaluate(ink) == "4"
     box = page.evaluate("document.querySelector('.digit-canvas canvas').getBoundingClientRect().toJSON()")
-    page.draw_line(*((box["x"] + x, box["y"] + 100) for x in (60, 120, 180)))
+    page.draw_line(*((box["x"] + x, box["y"] + 100) for x in (40, 90, 140)))
     assert int(page.wait(f"{ink} !== '4' && {ink}", TIME_LIMIT)) > 1000
     assert not page.errors
     lab.close()

@@ -11,7 +11,7 @@ from nmnist_helpers.camera import to_mnist_look
 traitlets = pytest.importorskip("traitlets")
 pytest.importorskip("anywidget")
 
-from nmnist_helpers.pictures.canvas import SIDE, DigitCanvas  # noqa: E402
+from nmnist_helpers.pictures.canvas import CANVAS, DigitCanvas  # noqa: E402
 
 
 def send_stroke(canvas, rows, columns):
@@ -23,14 +23,14 @@ def send_stroke(canvas, rows, columns):
 
 def test_strokes_arrive_as_an_image():
     canvas = DigitCanvas()
-    assert canvas.image().shape == (SIDE, SIDE)
+    assert canvas.image().shape == (CANVAS, CANVAS)
     assert not canvas.image().any()
-    send_stroke(canvas, slice(40, 240), slice(100, 120))
+    send_stroke(canvas, slice(40, 190), slice(100, 120))
     send_stroke(canvas, slice(40, 60), slice(30, 120))
     image = canvas.image()
     assert (image.dtype, canvas.strokes) == (np.uint8, 2)
-    assert (image[40:240, 100:120] == 255).all()
-    assert image.sum() == 255 * (200 * 20 + 20 * 70)
+    assert (image[40:190, 100:120] == 255).all()
+    assert image.sum() == 255 * (150 * 20 + 20 * 70)
     image[:] = 0  # a copy
     assert canvas.image().any()
     assert to_mnist_look(canvas.image()).shape == (28, 28)
@@ -50,7 +50,7 @@ def test_the_callback_receives_the_complete_image_after_every_stroke():
 
 def test_data_of_a_wrong_size_raises_an_error():
     canvas = DigitCanvas()
-    with pytest.raises(traitlets.TraitError, match="data: expected 78400 bytes or none, found 3"):
+    with pytest.raises(traitlets.TraitError, match="data: expected 40000 bytes or none, found 3"):
         canvas.data = b"abc"
     assert canvas.data == b""
 
@@ -61,6 +61,11 @@ def test_without_anywidget_only_the_canvas_raises_an_error(monkeypatch):
     with pytest.raises(ImportError, match="expected the package anywidget, found none; pip install anywidget"):
         importlib.import_module("nmnist_helpers.pictures.canvas")
     importlib.import_module("nmnist_helpers.pictures")
+
+
+def test_the_canvas_is_drawn_at_its_own_size():
+    assert f"  width: {CANVAS}px; height: {CANVAS}px;" in str(DigitCanvas._css)
+    assert DigitCanvas().side == CANVAS
 
 
 def test_the_script_loads_nothing_from_the_internet():

@@ -29,6 +29,7 @@ from nmnist_helpers.pictures import (  # noqa: E402
     save_gif,
 )
 from nmnist_helpers.pictures.palette import INK, OFF, ON, SLATE  # noqa: E402
+from nmnist_helpers.pictures.raster import CLOCK, raster_frames  # noqa: E402
 
 
 def rgb(color):
@@ -97,7 +98,7 @@ def test_a_frame_shows_the_last_event_of_each_pixel():
 
 def test_a_film_shows_no_event_after_its_end():
     for event in (Event([5], [5], [1], [14.0]), Event([5], None, [0], [14.0])):
-        draw = drawing.raster_frames if event.y is None else drawing.camera_frames
+        draw = raster_frames if event.y is None else drawing.camera_frames
         shown, empty = (draw(e, 12.0, 5.0) for e in (event, Event(event.x, event.y, event.c, [100.0])))
         assert np.array_equal(shown, empty)
 
@@ -108,8 +109,8 @@ def test_the_last_frame_shows_events_at_the_end_of_the_span(span):
     camera, spikes = Event([0, 3], [1, 4], [0, 1], [0, end]), Event([0, 3], None, [0, 0], [0, end])
     span = drawing.film_span(camera, span)
     assert drawing.camera_frames(camera, span, 5)[-1, 4 * 7, 3 * 7] == drawing.PALETTE.event + len(drawing.AGES)
-    with_last, without = (drawing.raster_frames(event, span, 5) for event in (spikes, Event([0], None, [0], [0])))
-    row = slice(drawing.MARGIN + 3 * 23, drawing.MARGIN + 4 * 23)  # of neuron 3
+    with_last, without = (raster_frames(event, span, 5) for event in (spikes, Event([0], None, [0], [0])))
+    row = slice(CLOCK + 3 * 22, CLOCK + 4 * 22)  # of neuron 3
     ticks = (with_last[:, row, :342] != without[:, row, :342]).any((1, 2))  # the panel, without the counts
     assert ticks.nonzero()[0].tolist() == [79]
 
@@ -154,7 +155,7 @@ def test_ticks_appear_in_the_row_and_at_the_time_of_their_spike():
     spikes[0, 2, 20] = spikes[0, 7, 60] = 1
     frames, _, _ = decode_gif(gif_bytes(tensor_to_event(spikes), frame_ms=10, width=300))
     ink = (frames == rgb(INK)).all(-1)
-    top, row, left, plot = 8, 23, 22, 300 - 22 - 78
+    top, row, left, plot = CLOCK, 22, 22, 300 - 22 - 78
     cells = ink[:, top : top + 10 * row, left : left + plot].reshape(10, 10, row, plot).any(2)  # frame, neuron, column
     visible = {n: np.flatnonzero(cells[:, n].any(1)).tolist() for n in range(10)}
     assert visible == {n: {2: list(range(2, 10)), 7: list(range(6, 10))}.get(n, []) for n in range(10)}
@@ -166,21 +167,21 @@ def test_ticks_appear_in_the_row_and_at_the_time_of_their_spike():
 
 def test_the_cursor_moves_at_a_constant_speed():
     event = tensor_to_event(np.zeros((1, 10, 100)))
-    frames = drawing.raster_frames(event, 100, 10, width=300)
-    cursor = [np.flatnonzero((frame[8 : 8 + 230, 22:222] == drawing.PALETTE["slate"]).all(0)) for frame in frames]
+    frames = raster_frames(event, 100, 10, width=300)
+    cursor = [np.flatnonzero((frame[18 : 18 + 220, 22:222] == drawing.PALETTE["slate"]).all(0)) for frame in frames]
     assert [len(columns) for columns in cursor] == [1] * 10
     assert np.diff([columns[0] for columns in cursor]).tolist() == pytest.approx([20] * 9, abs=1)
 
 
 def test_bars_of_spike_counts_grow_and_the_true_class_has_its_own_colour():
     event, spikes = output()
-    frames = drawing.raster_frames(event, 300, 5, label=3)
-    bars = frames[:, 8 : 8 + 230, 420 - 78 + 8 :].reshape(60, 10, 23, -1)
+    frames = raster_frames(event, 300, 5, label=3)
+    bars = frames[:, 18 : 18 + 220, 420 - 78 + 8 :].reshape(60, 10, 22, -1)
     accent = (bars == drawing.PALETTE["true"]).sum((2, 3))
     assert (np.delete(accent, 3, 1) == 0).all()
     assert (np.diff(accent[:, 3]) >= 0).all()
     assert accent[-1, 3] > 0
-    lengths = (bars[-1, :, 12] != drawing.PALETTE["paper"]).sum(1)
+    lengths = (bars[-1, :, 11] != drawing.PALETTE["paper"]).sum(1)
     counts = spikes.sum(1)
     others = np.delete(np.arange(10), 3)
     per_spike = lengths[others] / counts[others]  # pixels per spike: equal for all classes, except for rounding
@@ -197,10 +198,31 @@ def test_silent_outputs_make_a_gif():
 
 def test_heights_of_rasters_of_hidden_layers_and_several_channels():
     hidden = tensor_to_event(np.random.default_rng(0).random((1, 512, 50)) < 0.01)
-    assert drawing.raster_frames(hidden, 50, 10).shape[1] == 512 + 28
+    assert raster_frames(hidden, 50, 10).shape[1] == 18 + 512 + 20
     two = tensor_to_event(np.ones((2, 3, 4)))
-    frames = drawing.raster_frames(two, 4, 4)
-    assert frames.shape[1] == 8 + 6 * (230 // 6) + 20
+    frames = raster_frames(two, 4, 4)
+    assert frames.shape[1] == 18 + 6 * (220 // 6) + 20
+    assert raster_frames(output()[0], 300, 5).shape[1] == drawing.camera_frames(recording(), 10, 5).shape[1]
+
+
+@pytest.mark.parametrize("neurons", [10, 512])
+@pytest.mark.parametrize("label", [None, 3])
+@pytest.mark.parametrize("span", [300.0, 310.0])
+def test_the_clock_of_a_raster_stands_above_it_and_every_tick_has_its_number(neurons, label, span):
+    event = tensor_to_event(np.zeros((1, neurons, 300)))
+    frames = raster_frames(event, span, 10, label=label)
+    right = 78 if neurons == 10 else 38
+    above, below = frames[:, :CLOCK], frames[:, -drawing.BAR :]
+    assert (above[1:] != above[:-1]).any((1, 2)).all(), "the clock changes in every frame"
+    assert not above[..., -right:].any(), "it ends where the plot ends"
+    assert (below == below[0]).all(), "the axis does not change"
+    marks = np.flatnonzero(below[0, 0] == drawing.PALETTE["slate"])
+    assert len(marks) == 4  # 0, 100, 200 and 300 ms
+    for mark in marks:
+        assert below[0, 5:, mark - 3 : mark + 4].any()
+    unit = drawing._glyphs("ms", 11)
+    after = below[0, :, marks[-1] + 12 : marks[-1] + 16 + unit.shape[1]]
+    assert (after > drawing.PALETTE.text).sum() == (unit > drawing.PALETTE.text).sum()
 
 
 # ---- size and speed
@@ -396,6 +418,7 @@ def test_anim_of_a_raster_adds_spikes_over_time(tmp_path):
     for f in (0, 2, 4):
         anim._func(f)
         assert len(marks.get_offsets()) == spikes[:, : 10 * (f + 1)].sum()
+    assert decode_gif((tmp_path / "a.gif").read_bytes())[1][-1] == 80  # the last of five frames is shown twice
     low, high = sorted(anim._fig.axes[0].get_ylim())
     assert low < 0
     assert high > 9
@@ -487,7 +510,8 @@ def test_composed_gifs_look_like_those_of_matplotlib(tmp_path, event, make):
     difference = np.abs(found.astype(int) - expected)
     assert difference.mean((1, 2, 3)).max() < 0.5
     assert (difference.max(-1) > 32).mean((1, 2)).max() < 1e-3
-    assert calls == [(n, 10) for n in range(10)]  # frames of 10 ms; the gif has fewer, because equal ones are merged
+    drawn = 10 + 2 * (event.dim == 1)  # frames of 10 ms; a raster shows its last one twice more
+    assert calls == [(n, drawn) for n in range(drawn)]  # the gif has fewer, because equal ones are merged
     assert (tmp_path / "a.gif").stat().st_size < 0.7 * (tmp_path / "slow.gif").stat().st_size
     # Successive frames differ by far more than that, so the comparison would detect missing events.
     assert np.abs(np.diff(expected.astype(int), axis=0)).mean((1, 2, 3)).max() > 3 * difference.mean()
@@ -593,7 +617,8 @@ def test_show_in_a_notebook_displays_a_gif(monkeypatch):
     monkeypatch.setattr("IPython.display.display", shown.append)
     recording(100).show(plt.figure(), frame_rate=240)
     assert not plt.get_fignums()
-    ((source, _),) = images(shown[0])
+    ((source, alt),) = images(shown[0])
+    assert alt == "film: the events of a recording"
     frames, times, loop = decode_gif(base64.b64decode(source.split(",")[1]))
     assert len(frames) == 72  # 1000 / 240 ms each
     assert times[0] == 40

@@ -20,6 +20,7 @@ DESCRIBE_CELL = """
   const cell = notebook.widgets[number];
   await notebook.scrollToItem(number);
   await cell.ready;
+  if (cell.outputHidden) cell.outputHidden = false;  // of a folded solution
   const dollars = () => [...cell.node.querySelectorAll(".jp-RenderedMarkdown")].some(text => {
     const copy = text.cloneNode(true);
     copy.querySelectorAll("code, mjx-container").forEach(part => part.remove());

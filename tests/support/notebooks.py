@@ -1,7 +1,7 @@
 """Run notebooks, mark them with the hash of the code that made their outputs, and find faults in the outputs.
 
 ``python tests/support/notebooks.py notebooks/*.ipynb`` runs notebooks in place, each in a clean kernel, and marks them.
-With ``--mark``, it only marks them, for example after a run in JupyterLab.
+With ``--mark``, it only marks them, for example after a run in JupyterLab. Marking also folds the solutions.
 """
 
 import argparse
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import nbformat
 
+#: Metadata of a solution, with which JupyterLab folds its code and its outputs. Running the cell unfolds the outputs.
+FOLDED = {"source_hidden": True, "outputs_hidden": True}
 MAX_LINES = 50  # in a text output
 LOCAL_PATH = re.compile(r"(?<![\w.:/])(/(?:home|root|Users|tmp|work|mnt|opt|var)/\w[^\s'\"<]*|[A-Z]:\\Users\\\S*)")
 REPR = re.compile(r"<[^<>\n]*(?: at 0x[0-9a-f]+|\bobject\b)[^<>\n]*>")
@@ -31,12 +33,21 @@ def source_hash(notebook) -> str:
     return digest.hexdigest()[:16]
 
 
+def is_solution(cell) -> bool:
+    return "solution" in cell.metadata.get("tags", [])
+
+
 def mark(notebook) -> None:
-    """Store the hash of the source with the outputs; remove execution times, and widgets, which need a kernel."""
+    """Store the hash of the source with the outputs, remove execution times and widgets, and fold the solutions.
+
+    A widget shows nothing without a kernel.
+    """
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
+            if is_solution(cell):
+                cell.metadata["jupyter"] = dict(FOLDED)
             cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     notebook.metadata["nmnist"] = {"source_hash": source_hash(notebook)}
 
@@ -72,6 +83,8 @@ def faults(notebook) -> list[str]:
     if counts != list(range(1, len(cells) + 1)):
         found.append(f"expected every cell run once, in order, in a clean kernel; found the counts {counts}")
     for number, cell in enumerate(cells, 1):
+        if is_solution(cell) and cell.metadata.get("jupyter") != FOLDED:
+            found.append(f"cell {number}: expected a solution with its code and its outputs folded, found one in sight")
         for output in cell.outputs:
             if output.output_type == "error" or output.get("name") == "stderr":
                 found.append(f"cell {number}: expected no errors, found {output.get('ename') or output.text[:200]!r}")
