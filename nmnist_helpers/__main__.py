@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM} COMMAND --help lists the options of a command.")
         return 0
     if name not in COMMANDS:
-        return _fail(f": expected a command, one of {', '.join(COMMANDS)}; found {name!r}", 2)
+        return _fail(f"expected a command, one of {', '.join(COMMANDS)}; found {name!r}", 2)
     before = None
     if threading.current_thread() is threading.main_thread():
         before = signal.signal(signal.SIGTERM, _terminate)
@@ -59,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt as stop:
-        return _fail(f" {name}: {str(stop) or 'stopped'}", 143 if isinstance(stop, Terminated) else 130)
+        return _fail(str(stop) or "stopped", 143 if isinstance(stop, Terminated) else 130, name)
     except (OSError, ValueError, FloatingPointError) as error:
-        return _fail(f" {name}: {error}", 1)
+        return _fail(str(error), 1, name)
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
@@ -72,10 +72,10 @@ def _terminate(*_) -> None:
     raise Terminated
 
 
-def _fail(line: str, status: int) -> int:
+def _fail(line: str, status: int, command: str = "") -> int:
     rank = os.environ.get("RANK") if os.environ.get("WORLD_SIZE", "1") != "1" else None
     process = f" (process {rank})" if rank else ""
-    print(f"{PROGRAM}{process}{line}", file=sys.stderr)
+    print(f"{PROGRAM}{process}{command and ' ' + command}: {line}", file=sys.stderr)
     return status
 
 

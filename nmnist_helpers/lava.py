@@ -107,7 +107,6 @@ NAMES = {
     ),
     "neuron.cuba.Neuron.dynamics": Name("input", "differs", "the argument is called z"),
     "neuron.cuba.Neuron.spike": Name("voltage", "works", "an export refuses a neuron with its own spike or dynamics"),
-    "neuron.cuba.Neuron.threshold_eps": Name(None, "works"),
     "neuron.cuba.Neuron.quantize_8bit": Name("weight descale", "works"),
     "neuron.cuba.neuron_params": Name("device_params scale p_scale", "works"),
     "neuron.Dropout": Name("p inplace", "works"),

@@ -220,7 +220,7 @@ class Network(NoScript, torch.nn.Module):
     def export_hdf5(self, filename: str | os.PathLike) -> None:
         """Write the network as a `.net` file; see `nmnist_helpers.block.hdf5.write_network`.
 
-        The chip knows only input spikes of the value 1: a network that was trained in bins of another length than 1 ms
+        In the file every input spike has the value 1: a network that was trained in bins of another length than 1 ms
         must have been trained on these, too (see `sampling_time` of `NMNISTDataset`).
         """
         from .block.hdf5 import write_network  # h5py is needed for this alone

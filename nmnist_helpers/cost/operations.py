@@ -174,7 +174,7 @@ def plot_operations(operations: Operations, ax=None):
         bars = ax.bar(place + shift, heights, 0.4, label=label, color=color)
         ax.bar_label(bars, [f"{bar.get_height():,.0f}" for bar in bars], fontsize=8)
     ax.set_yscale("log")
-    ax.set_xticks(place, [f"block {layer.name}\n{layer.inputs} × {layer.neurons}" for layer in operations.layers])
+    ax.set_xticks(place, [f"block {layer.name}\n{layer.inputs} \u00d7 {layer.neurons}" for layer in operations.layers])
     ax.set_ylabel("operations per inference")
     ax.legend()
     return ax

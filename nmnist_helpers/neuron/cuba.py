@@ -82,7 +82,8 @@ class Neuron(NeuronStorage):
         Use one pair of decays for all channels (True), or one pair per channel (False).
     persistent_state : bool
         Start each call from the state in which the previous call ended, as long as the input shape stays the same.
-        A recording is first binned and then cut into pieces: events of a piece's last half bin would be lost.
+        Bin a whole recording first, then cut it: if pieces were binned one by one, the events of each last half bin
+        would be lost.
     requires_grad : bool
         Whether the decays are trained.
     graded_spike : bool
@@ -143,6 +144,8 @@ class Neuron(NeuronStorage):
         self.p_scale = DECAY_SCALE
         self.w_scale = int(scale)
         self.s_scale = int(scale) << 6
+        #: What lava-dl's own `spike`, which fires at equality, adds to the threshold: a hundredth of a state's unit.
+        self.threshold_eps = 0.01 / self.s_scale
         self.tau_grad, self.scale_grad = tau_grad, scale_grad
         self.threshold = threshold
         self.shared_param, self.persistent_state, self.requires_grad = shared_param, persistent_state, requires_grad
@@ -206,11 +209,6 @@ class Neuron(NeuronStorage):
     @scale_rho.setter
     def scale_rho(self, value: float) -> None:
         self.scale_grad = value
-
-    @property
-    def threshold_eps(self) -> float:
-        """What lava-dl's `spike` adds to the threshold, which fires at equality: a hundredth of a state's unit."""
-        return 0.01 / self.s_scale
 
     @property
     def scale(self) -> int:

@@ -80,6 +80,12 @@ def show(fig: Figure, alt: str) -> None:
     display(picture(fig, alt))
 
 
+def _step(first: float, lowest: float, highest: float) -> float:
+    """Return the step of a slider, such that the first value lies on one; a browser would move it there."""
+    step = (highest - lowest) / STEPS
+    return (first - lowest) / max(1, round((first - lowest) / step)) if first > lowest else step
+
+
 def explore(draw: Callable[..., Figure], alt: str, **sliders: tuple[float, float, float]) -> None:
     """Show a figure with a slider for each of its parameters.
 
@@ -90,14 +96,13 @@ def explore(draw: Callable[..., Figure], alt: str, **sliders: tuple[float, float
     alt : str
         Alternative text; see `picture`.
     **sliders : (float, float, float)
-        First value, lowest value, highest value. A slider has 100 steps, and the first value must lie on one of them;
-        elsewhere a browser would move it, away from the figure. The figure is drawn again when a slider is let go.
-        Without the package ipywidgets, it has no sliders.
+        First value, lowest value, highest value (missed by less than a step of about a hundredth of the range). The
+        figure is drawn again when a slider is let go. Without the package ipywidgets, it has no sliders.
 
     Raises
     ------
     ValueError
-        If a first value is not within its limits or not on a step of its slider, or if the limits are equal.
+        If a first value is not within its limits, or if the limits are equal.
 
     Examples
     --------
@@ -110,11 +115,6 @@ def explore(draw: Callable[..., Figure], alt: str, **sliders: tuple[float, float
             raise ValueError(
                 f"{name}: expected lowest <= first <= highest and lowest < highest, found {(first, lowest, highest)}"
             )
-        steps = (first - lowest) / (highest - lowest) * STEPS
-        if abs(steps - round(steps)) > 1e-6:
-            raise ValueError(
-                f"{name}: expected a first value on one of the {STEPS} steps from {lowest} to {highest}, found {first}"
-            )
     shown = display(picture(draw(**{name: first for name, (first, *_) in sliders.items()}), alt), display_id=True)
     try:
         import ipywidgets
@@ -122,7 +122,7 @@ def explore(draw: Callable[..., Figure], alt: str, **sliders: tuple[float, float
         return
     controls = {
         name: ipywidgets.FloatSlider(
-            first, min=lowest, max=highest, step=(highest - lowest) / STEPS, description=name, readout_format=".3g",
+            first, min=lowest, max=highest, step=_step(first, lowest, highest), description=name, readout_format=".3g",
             continuous_update=False,  # a drag would queue one redraw for each value on the way
             style={"description_width": "8em"}, layout={"width": "32em"},
         )

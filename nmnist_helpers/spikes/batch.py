@@ -5,6 +5,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+import numpy as np
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -146,8 +147,12 @@ class Spikes:
     def __getitem__(self, index) -> NoReturn:
         raise TypeError(self._expected_tensor("indexing"))
 
-    def __array__(self, dtype=None, copy=None) -> NoReturn:
-        raise TypeError(self._expected_tensor("NumPy"))
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        if dtype is None or np.dtype(dtype) != object:
+            raise TypeError(self._expected_tensor("NumPy"))
+        alone = np.empty((), object)  # in an array of objects
+        alone[()] = self
+        return alone
 
     def _expected_tensor(self, use: str) -> str:
         return f"{use}: expected a tensor [B, C, T], found {type(self).__name__}; dense() makes one"
@@ -220,7 +225,8 @@ class Spikes:
     def from_dense(cls, dense: torch.Tensor) -> "Spikes | None":
         """Make spikes from a dense tensor [B, C, T], or return None if its non-zero entries differ (graded spikes).
 
-        Gradients flow back to the tensor.
+        Gradients flow back to the tensor, unless they are switched off (`torch.no_grad`). To send the spikes to another
+        process or to deep-copy them, give ``dense.detach()``.
 
         Raises
         ------
@@ -231,7 +237,7 @@ class Spikes:
             found = f"{dense.dtype} {list(dense.shape)}" if isinstance(dense, torch.Tensor) else type(dense).__name__
             raise ValueError(f"Spikes.from_dense: expected a tensor [B, C, T], found {found}")
         spikes = cls._find(dense)
-        if spikes is not None and spikes.source is None and dense.requires_grad:
+        if spikes is not None and spikes.source is None and dense.requires_grad and torch.is_grad_enabled():
             spikes = copy(spikes)  # what is remembered must not keep its own tensor alive
             spikes.source = dense
         return spikes
@@ -357,7 +363,9 @@ class DenseSpikes(Spikes):
         channels, rows = spikes.shape[1], spikes.rows(torch.uint8, 1)
         if width is not None and width != channels:
             rows = torch.nn.functional.pad(rows, (0, width - channels))
-        return cls(rows, channels, spikes.value)
+        made = cls(rows, channels, spikes.value)
+        made.source, made.picture = spikes.source, spikes.picture
+        return made
 
     @classmethod
     def from_rows(cls, rows: torch.Tensor, value: float = 1.0) -> "DenseSpikes":

@@ -523,3 +523,5 @@ def test_a_spike_function_of_lava_dl_may_use_threshold_eps():
     neuron = Neuron(**FIXED)
     voltage = neuron.threshold + torch.arange(-2, 3) / 4096
     assert torch.equal((voltage >= neuron.threshold + neuron.threshold_eps).float(), neuron.spike(voltage))
+    neuron.threshold_eps = 0.02 / neuron.s_scale  # as in programs that define it themselves
+    assert neuron.threshold_eps == 0.02 / 4096

@@ -33,6 +33,9 @@ def test_gradients_flow_back_from_events_to_the_dense_tensor():
     Spikes.from_dense(scaled).dense().sum().backward()
     assert (dense.grad == 2).all()
     assert Spikes.from_dense(scaled.detach()).source is None
+    assert DenseSpikes.from_events(Spikes.from_dense(scaled)).dense().requires_grad
+    with torch.no_grad():
+        assert Spikes.from_dense(scaled).source is None
 
 
 @pairwise(sizes=SIZES, density=[0, 0.05, 0.5, 1], value=[1.0, 1 / 0.95, -2.5])
