@@ -127,7 +127,7 @@ def _draw_panel(ax, stats, kind: str) -> None:
         ax.plot(values, label=f"{part} (best {write(best)})", marker="." if len(values) < 3 else None, **style)
         ax.plot(values.index(best), best, "o", ms=5, color=style["color"], label="_best")
     if kind == "accuracy":
-        ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")  # 99.4 %, 100 %: no decimal that is 0
+        ax.yaxis.set_major_formatter(_per_cent)
     elif ax.lines and all(value > 0 for line in ax.lines for value in line.get_ydata() if value == value):
         ax.set_yscale("log")
         label_log_axis(ax.yaxis)
@@ -139,6 +139,11 @@ def _draw_panel(ax, stats, kind: str) -> None:
     ax.xaxis.get_major_locator().set_params(integer=True)
     if ax.lines:
         ax.legend(frameon=False)
+
+
+def _per_cent(share: float, _=None) -> str:
+    """Return a share in per cent without decimals that are 0. (A figure can be pickled, unlike one with a lambda.)"""
+    return f"{100 * share:g} %"
 
 
 def _describe(ax) -> str:

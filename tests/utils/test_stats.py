@@ -2,6 +2,7 @@
 
 import math
 import os
+import pickle
 import re
 
 import matplotlib
@@ -262,6 +263,7 @@ def test_the_labels_of_an_axis_are_not_rounded():
     assert labels == [f"{round(100 * tick, 6):g} %" for tick in axis.get_ticklocs()]
     assert {"82.5 %", "95 %", "100 %"} <= set(labels)  # no decimal that is 0
     assert fig.axes[1].lines[0].get_label() == "training (best 100.00 %)"
+    assert pickle.dumps(fig)
     plt.close(fig)
 
 
