@@ -37,7 +37,7 @@ function render({ model, el }) {
     const data = model.get("data"), image = pen.createImageData(side, side);
     for (let i = 0; i < side * side; i++) {
       const ink = data.byteLength ? data.getUint8(i) : 0;
-      image.data.set([ink, ink, ink, 255], 4 * i);
+      image.data.set([255 - ink, 255 - ink, 255 - ink, 255], 4 * i);
     }
     pen.putImageData(image, 0, 0);
   }
@@ -47,7 +47,7 @@ function render({ model, el }) {
   }
   function line(event) {
     const next = place(event);
-    pen.strokeStyle = "white";
+    pen.strokeStyle = "black";
     pen.lineWidth = side / 13;
     pen.beginPath();
     pen.moveTo(...last);
@@ -57,7 +57,7 @@ function render({ model, el }) {
   }
   function send() {
     const rgba = pen.getImageData(0, 0, side, side).data, ink = new Uint8Array(side * side);
-    for (let i = 0; i < ink.length; i++) ink[i] = rgba[4 * i];
+    for (let i = 0; i < ink.length; i++) ink[i] = 255 - rgba[4 * i];
     model.set("data", new DataView(ink.buffer));
     model.set("strokes", model.get("strokes") + 1);
     model.save_changes();
@@ -86,13 +86,14 @@ export default { render };
 _CSS = f"""
 .digit-canvas {{ display: inline-flex; align-items: flex-start; gap: 6px; }}
 .digit-canvas canvas {{
-  width: {CANVAS}px; height: {CANVAS}px; border-radius: 4px; cursor: crosshair; touch-action: none;
+  width: {CANVAS}px; height: {CANVAS}px; border-radius: 4px; box-shadow: 0 0 0 1px #9aa1ab;
+  cursor: crosshair; touch-action: none;
 }}
 """
 
 
 class DigitCanvas(anywidget.AnyWidget):
-    """A canvas to draw on, white on black, with a button that clears it.
+    """A canvas to draw on, with dark ink on white, and a button that clears it.
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ class DigitCanvas(anywidget.AnyWidget):
     Attributes
     ----------
     data : bytes
-        The picture row by row, one byte per pixel; empty before the first stroke.
+        The ink row by row, a byte per pixel from 0 (paper) to 255; empty before the first stroke.
     strokes : int
         Number of strokes in the picture.
 
@@ -136,7 +137,7 @@ class DigitCanvas(anywidget.AnyWidget):
             self._on_stroke(self)
 
     def image(self) -> np.ndarray:
-        """Return the picture, uint8 [200, 200], with bright ink on black."""
+        """Return the ink, uint8 [200, 200], from 0 (paper) to 255, as in MNIST's images."""
         if not self.data:
             return np.zeros((CANVAS, CANVAS), np.uint8)
         return np.frombuffer(self.data, np.uint8).reshape(CANVAS, CANVAS).copy()
