@@ -86,7 +86,7 @@ export default { render };
 _CSS = f"""
 .digit-canvas {{ display: inline-flex; align-items: flex-start; gap: 6px; }}
 .digit-canvas canvas {{
-  width: {CANVAS}px; height: {CANVAS}px; border-radius: 4px; box-shadow: 0 0 0 1px #9aa1ab;
+  width: {CANVAS}px; height: {CANVAS}px; border-radius: 4px; outline: 1px solid #9aa1ab; outline-offset: -1px;
   cursor: crosshair; touch-action: none;
 }}
 """
