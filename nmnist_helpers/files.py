@@ -16,11 +16,9 @@ ABANDONED = 24 * 3600
 #: If a write fails while fewer bytes than this are free, the disk counts as full, whatever error the library raised.
 _NEARLY_FULL = 1 << 16
 _FULL_ERRORS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_swept: set[Path] = set()
-
-
 #: This machine in the names of temporary files: ``.<stem>.<machine>-<process>-<random>.tmp<suffix>``.
 _MACHINE = identify_machine()
+_swept: set[Path] = set()
 
 
 @contextmanager

@@ -193,7 +193,7 @@ class Dense(Synapse):
             spikes = spikes.dense()
         weight = self.hooked_weight().reshape(self.out_channels, -1)
         flat = spikes.flatten(1, -2).to(weight.dtype)
-        events = Spikes.from_dense(flat)
+        events = Spikes.search(flat)
         value = 1.0 if events is None else events.value
         # Spikes of value 1/(1-p) enter the sum as ones, and the factor is applied afterwards: this keeps the sum exact.
         rows = (flat if value == 1.0 else flat / value).transpose(1, 2)

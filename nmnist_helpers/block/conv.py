@@ -47,7 +47,7 @@ class OfPicture(Block):
         window = self._window(picture) if self.fused else None
         if window is not None and not isinstance(spikes, Spikes):
             spikes = spikes.float()
-            events = Spikes.from_dense(spikes.flatten(1, 3))
+            events = Spikes.search(spikes.flatten(1, 3))
         if window is None or events is None:
             return super().forward(spikes.dense().unflatten(1, picture) if isinstance(spikes, Spikes) else spikes)
         self.input_shape, self.neuron.shape = picture, torch.Size(window.outputs)

@@ -106,9 +106,10 @@ class Dense(Block):
         self.synapse.check(spikes.shape)
         if not self.fused or len(spikes.shape) == 5:
             return super().forward(spikes)
-        spikes = spikes if isinstance(spikes, Spikes) else spikes.float()
-        events = spikes if isinstance(spikes, Spikes) else Spikes.from_dense(spikes)
-        return self._run_fused(spikes, events, self.synapse.out_channels, None, dense)
+        if isinstance(spikes, Spikes):
+            return self._run_fused(spikes, spikes, self.synapse.out_channels, None, dense)
+        spikes = spikes.float()
+        return self._run_fused(spikes, Spikes.search(spikes), self.synapse.out_channels, None, dense)
 
     def _geometry(self, in_shape: tuple[int, ...] | None) -> dict:
         return {"weight_shape": (self.synapse.out_channels, -1)}

@@ -233,18 +233,21 @@ class Spikes:
         ValueError
             If `dense` is not a real tensor [B, C, T].
         """
-        if not isinstance(dense, torch.Tensor) or dense.dim() != 3 or dense.is_complex():
-            found = f"{dense.dtype} {list(dense.shape)}" if isinstance(dense, torch.Tensor) else type(dense).__name__
-            raise ValueError(f"Spikes.from_dense: expected a tensor [B, C, T], found {found}")
-        spikes = cls._find(dense)
+        spikes = cls.search(dense)
         if spikes is not None and spikes.source is None and dense.requires_grad and torch.is_grad_enabled():
             spikes = copy(spikes)  # what is remembered must not keep its own tensor alive
             spikes.source = dense
         return spikes
 
     @classmethod
-    def _find(cls, dense: torch.Tensor) -> "Spikes | None":
-        """Return the spikes of a dense tensor without a source."""
+    def search(cls, dense: torch.Tensor) -> "Spikes | None":
+        """Do as `from_dense`, but without a gradient, so that the spikes do not keep the tensor alive.
+
+        Blocks use it, which propagate the gradient to the tensor themselves.
+        """
+        if not isinstance(dense, torch.Tensor) or dense.dim() != 3 or dense.is_complex():
+            found = f"{dense.dtype} {list(dense.shape)}" if isinstance(dense, torch.Tensor) else type(dense).__name__
+            raise ValueError(f"Spikes.from_dense: expected a tensor [B, C, T], found {found}")
         batch, channels, steps = checked_shape(tuple(dense.shape))
         known = remembered(dense)
         if known is not None:

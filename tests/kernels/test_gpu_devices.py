@@ -39,7 +39,7 @@ from nmnist_helpers.utils import Assistant, LearningStats, parameter_groups  # n
 DEVICE = torch.device("cuda:1")
 BATCH, STEPS = 3, 20
 LOG = "utils.assistant:Assistant._log"  # reads loss and correct answers of a batch
-SEARCH = "spikes.batch:Spikes._find"  # finds the value of the spikes of a dense tensor
+SEARCH = "spikes.batch:Spikes.search"  # finds the value of the spikes of a dense tensor
 CHECK = "kernels.gpu.launch:check"  # reads the flag for states that left their range
 COMPARE = "spikes.batch:_holds"  # compares a dense tensor with the spikes that a block has attached to it
 
