@@ -64,6 +64,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument. Written out they are unreadable, and they may differ between workers."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the notebooks first: a long one at the end would keep one worker busy while the others wait."""
     items.sort(key=lambda item: "situation" not in getattr(item, "fixturenames", ()))
