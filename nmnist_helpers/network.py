@@ -14,8 +14,7 @@ from .block.spec import LayerSpec
 from .geometry import CHANNELS, SIDE
 from .neuron import Dropout
 from .spikes import Spikes
-from .synapse import is_number
-from .tools import NoScript, hooked
+from .tools import NoScript, hooked, is_number
 
 NEURON_PARAMS = {
     "threshold": 1.25,

@@ -17,6 +17,11 @@ def as_array(values) -> np.ndarray:
     return (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # NumPy has no bfloat16
 
 
+def is_number(value: Any) -> bool:
+    """Return whether a value is a single number, whatever its type."""
+    return np.ndim(value) == 0
+
+
 def whole_number(name: str, value: Any, least: int) -> int:
     """Return a whole number of any integer type as an int; raise ValueError unless it is at least `least`."""
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from .. import synapse
-from ..kernels.window import Picture, Window
+from ..kernels.window import Picture
 from ..spikes import Spikes
 from ..tools import exact
 from .base import EIGHT_BIT, Block
@@ -44,7 +44,7 @@ class OfPicture(Block):
             shape, events = spikes.picture or shape, spikes
         self.synapse.check((spikes.shape[0], *shape, spikes.shape[-1]))
         picture = cast(Picture, shape)  # `check` has made sure of three axes
-        window = self._window(picture) if self.fused else None
+        window = self.synapse.window(picture) if self.fused else None
         if window is not None and not isinstance(spikes, Spikes):
             spikes = spikes.float()
             events = Spikes.search(spikes.flatten(1, 3))
@@ -58,24 +58,7 @@ class OfPicture(Block):
             raise ValueError(f"block.cuba.{type(self).__name__}: expected a forward pass before the export, found none")
         synapses = self.synapse
         pairs = {name: getattr(synapses, name)[:2] for name in ("stride", "padding", "dilation")}
-        return {"in_shape": in_shape, "groups": getattr(synapses, "groups", 1), **pairs}
-
-    def _window(self, picture: Picture) -> Window | None:
-        """Return the geometry of the fused step for a picture, or None if there is no fused step for it."""
-        synapses = self.synapse
-        stride, padding, dilation, kernel = (
-            getattr(synapses, name)[:2] for name in ("stride", "padding", "dilation", "kernel_size")
-        )
-        if dilation != (1, 1):
-            return None
-        sides = [side + extra for side, extra in zip(picture[1:], synapses.edge(picture[1:]), strict=True)]
-        height, width = (
-            (side + 2 * around - size) // step + 1
-            for side, around, size, step in zip(sides, padding, kernel, stride, strict=True)
-        )
-        pool = isinstance(synapses, synapse.Pool)
-        channels, groups = (picture[0],) * 2 if pool else (synapses.out_channels, synapses.groups)
-        return Window(picture, (channels, height, width), kernel, stride, padding, groups)
+        return {"in_shape": in_shape, "groups": synapses.groups, **pairs}
 
 
 class Conv(OfPicture):

@@ -9,8 +9,9 @@ from support.neurons import PARAMS, THRESHOLD, gradient_like, sample
 from support.oracles import assert_close
 
 from nmnist_helpers import ConvNetwork, Spikes, axon, kernels, netx
-from nmnist_helpers.block import conv, cuba
+from nmnist_helpers.block import cuba
 from nmnist_helpers.neuron import Dropout
+from nmnist_helpers.synapse.picture import OfPicture
 
 
 def oracle_spikes(z, threshold=THRESHOLD):
@@ -140,7 +141,7 @@ def test_fused_step_equals_its_parts(monkeypatch):
         net[2].delay.draw(10)
     nets[1].load_state_dict(nets[0].state_dict())
     found = run(nets[0], x.clone().requires_grad_())
-    monkeypatch.setattr(conv.OfPicture, "_window", lambda *_: None)
+    monkeypatch.setattr(OfPicture, "window", lambda *_: None)
     expected = run(nets[1], x.clone().requires_grad_())
     assert torch.equal(found[0], expected[0])
     assert expected[0].any()
