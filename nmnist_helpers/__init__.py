@@ -12,6 +12,7 @@ operations. `pictures` draws the figures. `kernels` contains the arithmetic of a
 import importlib
 import os
 import sys
+from typing import TYPE_CHECKING
 
 # How long torch's idle threads spin before they sleep. While they spin, they block cores for other programs and for the
 # kernels' threads (`crew`). Threads that sleep at once slow down a single training run by 5 %. Hence they spin for some
@@ -24,7 +25,7 @@ from . import axon, block, classifier, dendrite, io, kernels, loss, neuron, syna
 from .data.augmentation import Augment, augment
 from .data.dataset import NMNISTDataset
 from .data.loader import EventLoader
-from .lava import absent
+from .lava import absent, public
 from .network import ConvNetwork, Network
 from .paths import GIFS, ROOT, TRAINED, data_root
 from .spikes import Spikes
@@ -36,12 +37,19 @@ __version__ = "1.1.0"
 
 _LAZY_MODULES = ("camera", "checkpoint", "cost", "data", "lava", "netx", "nir", "pictures", "sim2real", "train")
 
+if TYPE_CHECKING:
+    from . import camera, checkpoint, cost, data, lava, netx, nir, pictures, sim2real, train  # noqa: F401
+else:  # type checkers would accept any name
 
-def __getattr__(name: str):
-    """Import optional modules at first use, such as ``slayer.netx``."""
-    if name in _LAZY_MODULES:
-        return importlib.import_module(f".{name}", __name__)
-    return absent(__name__)(name)
+    def __getattr__(name: str):
+        """Import optional modules at first use, such as ``slayer.netx``."""
+        if name in _LAZY_MODULES:
+            return importlib.import_module(f".{name}", __name__)
+        return absent(__name__)(name)
+
+    def __dir__() -> list[str]:
+        """List the public names, with optional modules that are not imported yet: tab completion offers these."""
+        return sorted({*public(__name__)(), *_LAZY_MODULES})
 
 
 __all__ = [

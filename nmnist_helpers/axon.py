@@ -1,13 +1,15 @@
 """Axons: the one-step shift between layers, and learned delays."""
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 
+from .checks import as_number
 from .io.event import check_sampling_time
 from .kernels.functions import AxonDelay
-from .lava import absent
-from .tools import exact
+from .lava import absent, public
+from .tools import exact, is_number, whole_number
 
 
 def _apply_delay(spikes: torch.Tensor, delay: torch.Tensor | None, shift: int) -> torch.Tensor:
@@ -50,13 +52,15 @@ def delay(input: torch.Tensor, delay_val: float = 1, sampling_time: float = 1) -
     Raises
     ------
     ValueError
-        If `delay_val` is not finite, or `sampling_time` is not positive and finite.
+        If `delay_val` is not one finite number, or if `sampling_time` is not positive and finite.
     """
-    steps = in_steps(delay_val, sampling_time)
+    if not is_number(delay_val) and (found := torch.as_tensor(delay_val).numel()) != 1:
+        raise ValueError(f"delay: expected one number, found {found}; utils.time.shift takes several")
+    steps = in_steps(as_number(delay_val), sampling_time)
     if steps < 0 and sampling_time != 1:
         steps *= 1 - 2e-6  # `in_steps` moved it away from 0, and `floor` would make that a whole step
     if not math.isfinite(steps):
-        raise ValueError(f"delay: expected a finite delay_val, found {delay_val}")
+        raise ValueError(f"delay: expected a finite delay_val, found {delay_val!r}")
     return _apply_delay(input, None, math.floor(steps))
 
 
@@ -81,6 +85,11 @@ class Delay(torch.nn.Module):
     sized : bool
         Whether the number of channels is known.
 
+    Raises
+    ------
+    ValueError
+        If an argument is out of range; in a call, if the input has no axis of channels or another number of them.
+
     Notes
     -----
     The gradient is ``dL/dd[c] = sum_bt g[b, c, t] (y[b, c, t-1] - y[b, c, t])`` with y the delayed signal
@@ -95,10 +104,12 @@ class Delay(torch.nn.Module):
         grad_scale: float = 1,
     ):
         super().__init__()
-        if num_features is not None and num_features < 1:
-            raise ValueError(f"Delay: expected at least one channel, found num_features={num_features}")
-        if max_delay is not None and not max_delay >= 0:
-            raise ValueError(f"Delay: expected a max_delay of at least 0 ms, found {max_delay}")
+        if num_features is not None:
+            num_features = whole_number("Delay: num_features", num_features, 1)
+        if max_delay is not None and not as_number(max_delay) >= 0:
+            raise ValueError(f"Delay: expected a max_delay of at least 0 ms, found {max_delay!r}")
+        if not 0 <= as_number(grad_scale) < math.inf:
+            raise ValueError(f"Delay: expected a grad_scale of at least 0, found {grad_scale!r}")
         check_sampling_time(sampling_time)
         self.sampling_time = sampling_time
         self.max_delay = max_delay
@@ -169,7 +180,11 @@ class Delay(torch.nn.Module):
         return _apply_delay(spikes, steps if inner == 1 else steps.repeat_interleave(inner), 0)
 
     def extra_repr(self) -> str:
+        """Return the arguments that `print` shows."""
         return f"num_features={len(self.delay) if self.sized else None}, max_delay={self.max_delay}"
 
 
-__getattr__ = absent(__name__)
+if not TYPE_CHECKING:  # else type checkers would accept any name
+    __getattr__, __dir__ = absent(__name__), public(__name__)
+
+__all__ = ["Delay", "delay", "in_steps"]

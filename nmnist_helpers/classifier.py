@@ -1,8 +1,11 @@
 """Classifiers: from output spikes to a class, by rate over the whole sample or over a moving window."""
 
-import numbers
+import math
 
 import torch
+
+from .checks import as_number
+from .lava import public
 
 MODES = ("probability", "softmax", "logsoftmax")
 EPSILON = 1e-6  # avoids a division by zero if all outputs are silent
@@ -37,8 +40,9 @@ def confidence_of(rate: torch.Tensor, mode: str = "probability", eps: float = EP
     Raises
     ------
     ValueError
-        If `mode` is none of these.
+        If `mode` is none of these, or if `eps` is negative or not finite.
     """
+    _check_eps("confidence", eps)
     if mode == "probability":
         return rate / (rate.sum(1, keepdim=True) + eps)
     if mode == "softmax":
@@ -48,8 +52,27 @@ def confidence_of(rate: torch.Tensor, mode: str = "probability", eps: float = EP
     raise ValueError(f"confidence: expected a mode of {', '.join(MODES)}, found {mode!r}")
 
 
+def _check_eps(name: str, eps: float) -> None:
+    if not 0 <= as_number(eps) < math.inf:
+        raise ValueError(f"{name}: expected an eps of at least 0, found {eps!r}")
+
+
+def _highest(name: str, rate: torch.Tensor) -> torch.Tensor:
+    """Return the class with the highest rate."""
+    # Spikes on a GPU are not checked, because reading them would synchronise host and device.
+    if rate.device.type == "cpu" and not torch.isfinite(rate).all():
+        raise ValueError(f"{name}: expected finite spikes, found {rate[~torch.isfinite(rate)][0]:g}")
+    return rate.argmax(1)
+
+
 class Rate(torch.nn.Module):
     """Classifier that chooses the class whose neuron spikes most often.
+
+    Raises
+    ------
+    TypeError, ValueError
+        In all methods, if the spikes are not a tensor, or have fewer than three axes or no time steps; in a prediction,
+        if they are not finite (checked only on the CPU); in `confidence`, as in `confidence_of`.
 
     Examples
     --------
@@ -73,7 +96,7 @@ class Rate(torch.nn.Module):
     @staticmethod
     def predict(spike: torch.Tensor) -> torch.Tensor:
         """Return the class [B] of spikes [B, C, T]; among equal rates, the first class."""
-        return Rate.rate(spike).argmax(1)
+        return _highest("Rate", Rate.rate(spike))
 
     def forward(self, spike: torch.Tensor) -> torch.Tensor:
         """Return the same as `predict`."""
@@ -95,7 +118,8 @@ class MovingWindow(torch.nn.Module):
     Raises
     ------
     ValueError
-        If `time_window` is not a whole number from 1, or if `mode` is none of these.
+        If `time_window` is not a whole number from 1, if `mode` is none of these, or if `eps` is negative or not
+        finite; in a call, as in `Rate`.
     """
 
     time_window: int
@@ -104,11 +128,12 @@ class MovingWindow(torch.nn.Module):
 
     def __init__(self, time_window: int, mode: str = "probability", eps: float = EPSILON):
         super().__init__()
-        if not isinstance(time_window, numbers.Real) or not 1 <= time_window < 2**31 or time_window != int(time_window):
-            raise ValueError(f"MovingWindow: expected a window of at least one step, found {time_window}")
+        if not 1 <= (window := as_number(time_window)) < 2**31 or window != int(window):
+            raise ValueError(f"MovingWindow: expected a window of at least one step, found {time_window!r}")
         if mode not in MODES:
             raise ValueError(f"MovingWindow: expected a mode of {', '.join(MODES)}, found {mode!r}")
-        self.time_window, self.mode, self.eps = int(time_window), mode, eps
+        _check_eps("MovingWindow", eps)
+        self.time_window, self.mode, self.eps = int(window), mode, eps
 
     def rate(self, spike: torch.Tensor) -> torch.Tensor:
         """Return the mean of spikes [B, C, T] over the last `time_window` steps, at every step: [B, C, T]."""
@@ -124,11 +149,13 @@ class MovingWindow(torch.nn.Module):
 
     def predict(self, spike: torch.Tensor) -> torch.Tensor:
         """Return the class [B, T] at every step."""
-        return self.rate(spike).argmax(1)
+        return _highest("MovingWindow", self.rate(spike))
 
     def forward(self, spike: torch.Tensor) -> torch.Tensor:
         """Return the same as `predict`."""
         return self.predict(spike)
 
+
+__dir__ = public(__name__)
 
 __all__ = ["MovingWindow", "Rate", "confidence_of"]

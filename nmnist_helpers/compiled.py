@@ -117,9 +117,10 @@ def storage() -> Path | None:
 def _warn_not_stored(place: Path, error: Exception) -> None:
     if "not stored" not in _reported:
         _reported.add("not stored")
+        variable = "NUMBA_CACHE_DIR" if _config.CACHE_DIR else "XDG_CACHE_HOME"
         warnings.warn(
             f"{place}: expected a writable folder for compiled kernels, found {error};"
-            " every process will compile them anew",
+            f" every process will compile them anew; set {variable} to a folder that can be written",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -6,6 +6,8 @@ the running sum over time is defined here.
 
 import torch
 
+from .lava import public
+
 
 class Sigma(torch.nn.Module):
     """Running sum over time, for inputs that encode changes instead of values.
@@ -19,3 +21,8 @@ class Sigma(torch.nn.Module):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Return the cumulative sum of z [B, C, ..., T] over its last axis."""
         return torch.cumsum(z, dim=-1)
+
+
+__dir__ = public(__name__)
+
+__all__ = ["Sigma"]

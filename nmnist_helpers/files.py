@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .paths import hint_for
 from .processes import identify_machine, is_running
 
 #: A temporary file that is this old (seconds) was left by a killed process, possibly on another machine.
@@ -36,7 +37,8 @@ def named(path: Path) -> Iterator[None]:
             if other not in (path, *path.parents) and not other.name.startswith(f".{path.stem[:40]}."):
                 raise
         if number in _FULL_ERRORS or (number is None and _free(path.parent) < _NEARLY_FULL):
-            refusal: OSError = OSError(f"{path}: disk full ({_free(path.parent) / 1e6:.1f} MB free in {path.parent})")
+            free = f"{_free(path.parent) / 1e6:.1f} MB free in {path.parent}"
+            refusal: OSError = OSError(f"{path}: disk full: the file needs more than the {free}")
             refusal.errno = errno.ENOSPC
         elif number == errno.EFBIG:
             refusal = OSError(f"{path}: expected room for the file, found a limit on the size of files")
@@ -69,7 +71,7 @@ def size_of(path: Path, kind: str, most: int, error: type[ValueError] = ValueErr
     (Reading a pipe would block.) A missing file raises FileNotFoundError. `kind`, such as ``.pt``, is for the messages.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path}: expected a {kind} file, found none")
+        raise FileNotFoundError(f"{path}: expected a {kind} file, found none{hint_for(path)}")
     if not path.is_file():
         raise error(f"{path}: expected a {kind} file, found something that is no regular file")
     size = path.stat().st_size

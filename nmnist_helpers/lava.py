@@ -4,6 +4,7 @@
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -262,6 +263,16 @@ def absent(module: str):
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
     return __getattr__
+
+
+def public(module: str):
+    """Return a module's ``__dir__``, which lists its public names alone: tab completion then offers no others."""
+
+    def __dir__() -> list[str]:
+        names = vars(sys.modules[module])
+        return sorted({*names["__all__"], *(name for name in names if name.startswith("__"))})
+
+    return __dir__
 
 
 def table() -> str:

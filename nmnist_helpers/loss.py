@@ -1,10 +1,15 @@
 """Losses on spike trains: by spike times, by spike rates, and by the likelihood of the true class."""
 
+import math
+import warnings
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 
+from .checks import as_number
 from .classifier import EPSILON, MODES, MovingWindow, Rate, confidence_of, flatten_channels
-from .lava import absent
+from .lava import absent, public
 from .tools import whole_number
 
 REDUCTIONS = ("sum", "mean", "none")
@@ -65,10 +70,10 @@ class SpikeTime(torch.nn.Module):
     def __init__(self, time_constant: float = 5, length: int = 100, filter_order: int = 1, reduction: str = "sum"):
         super().__init__()
         _check_reduction("SpikeTime", reduction)
-        if not time_constant > 0 or length < 1 or filter_order < 1:
+        if not (as_number(time_constant) > 0 and as_number(length) >= 1 and as_number(filter_order) >= 1):
             raise ValueError(
                 "SpikeTime: expected a positive time_constant, length and filter_order,"
-                f" found {time_constant}, {length}, {filter_order}"
+                f" found {time_constant!r}, {length!r}, {filter_order!r}"
             )
         length, filter_order = (
             whole_number(f"SpikeTime: {name}", n, 1) for name, n in (("length", length), ("filter_order", filter_order))
@@ -127,6 +132,11 @@ class SpikeRate(torch.nn.Module):
         If a rate lies outside 0..1, or if `moving_window` or `reduction` is invalid; in a call, if the labels do not
         fit the spikes (their range is checked only on the CPU).
 
+    Warns
+    -----
+    UserWarning
+        If `true_rate` is not above `false_rate`: a classifier would choose wrong classes.
+
     Examples
     --------
     >>> error = SpikeRate(true_rate=0.2, false_rate=0.03, reduction='sum')
@@ -138,9 +148,15 @@ class SpikeRate(torch.nn.Module):
         super().__init__()
         _check_reduction("SpikeRate", reduction)
         for name, rate in (("true_rate", true_rate), ("false_rate", false_rate)):
-            if not 0 <= rate <= 1:
-                raise ValueError(f"SpikeRate: expected {name} in 0..1 spikes per step, found {rate}")
-        self.true_rate, self.false_rate, self.reduction = true_rate, false_rate, reduction
+            if not 0 <= as_number(rate) <= 1:
+                raise ValueError(f"SpikeRate: expected {name} in 0..1 spikes per step, found {rate!r}")
+        self.true_rate, self.false_rate, self.reduction = float(true_rate), float(false_rate), reduction
+        if not self.true_rate > self.false_rate:
+            warnings.warn(
+                f"SpikeRate: expected true_rate above false_rate, found {self.true_rate:g} and {self.false_rate:g}: the"
+                " true class would not spike most often",
+                stacklevel=2,
+            )
         self.window = None if moving_window is None else MovingWindow(moving_window)
 
     def forward(self, input: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -189,8 +205,8 @@ class SpikeMax(torch.nn.Module):
         _check_reduction("SpikeMax", reduction)
         if mode not in MODES:
             raise ValueError(f"SpikeMax: expected a mode of {', '.join(MODES)}, found {mode!r}")
-        if not 0 < eps < float("inf"):
-            raise ValueError(f"SpikeMax: expected a positive eps, found {eps}")
+        if not 0 < as_number(eps) < math.inf:
+            raise ValueError(f"SpikeMax: expected a positive eps, found {eps!r}")
         self.mode, self.reduction, self.eps = mode, reduction, eps
         self.window = None if moving_window is None else MovingWindow(moving_window)
 
@@ -204,6 +220,7 @@ class SpikeMax(torch.nn.Module):
         return F.nll_loss(likelihood, label.expand(len(label), *rate.shape[2:]), reduction=self.reduction)
 
 
-__getattr__ = absent(__name__)
+if not TYPE_CHECKING:  # else type checkers would accept any name
+    __getattr__, __dir__ = absent(__name__), public(__name__)
 
 __all__ = ["SpikeMax", "SpikeRate", "SpikeTime"]

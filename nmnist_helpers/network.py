@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from . import block
@@ -14,7 +15,7 @@ from .block.spec import LayerSpec
 from .geometry import CHANNELS, SIDE
 from .neuron import Dropout
 from .spikes import Spikes
-from .tools import NoScript, hooked, is_number
+from .tools import NoScript, hooked, is_number, whole_number
 
 NEURON_PARAMS = {
     "threshold": 1.25,
@@ -52,6 +53,14 @@ class Network(NoScript, torch.nn.Module):
     neuron_params : dict, optional
         Values that override those of `NEURON_PARAMS`.
 
+    Raises
+    ------
+    ValueError
+        If a number of neurons is not a whole number from 1, or if `dropout` or one of `neuron_params` is out of range;
+        in a call, if the input does not fit.
+    OverflowError
+        In a call, if input or weights are not finite, or if a state leaves +-262144.
+
     Examples
     --------
     >>> net = Network()
@@ -73,11 +82,14 @@ class Network(NoScript, torch.nn.Module):
         super().__init__()
         params = {**NEURON_PARAMS, **(neuron_params or {})}
         with_dropout = {**params, "dropout": Dropout(p=dropout)}
-        sizes: list[Any] = [inputs, *([hidden] if is_number(hidden) else cast(Sequence, hidden))]
+        layers = [hidden] if is_number(hidden) else cast(Sequence, hidden)
+        sizes = [whole_number("Network: inputs", inputs, 1)]
+        sizes += [whole_number("Network: hidden", size, 1) for size in layers]
         self.blocks = torch.nn.ModuleList(
             block.cuba.Dense(with_dropout, before, after, weight_norm=True, delay=True)
             for before, after in pairwise(sizes)
         )
+        outputs = whole_number("Network: outputs", outputs, 1)
         self.blocks.append(block.cuba.Dense(params, sizes[-1], outputs, weight_norm=True))
 
     @classmethod
@@ -113,6 +125,11 @@ class Network(NoScript, torch.nn.Module):
         Network
             A network without weight normalisation, because layers do not store g and v separately. Half a time step is
             added to each delay, which ``floor`` removes again, so that a first small update moves no spike.
+
+        Raises
+        ------
+        ValueError
+            If an argument is one that layers contain (such as ``threshold`` or a decay), or if a layer has no block.
         """
         specs = list(layers)
         net = cls.from_blocks(block.cuba.from_specs(specs, {**TRAINING_PARAMS, **neuron_params}))
@@ -247,6 +264,11 @@ class ConvNetwork(Network):
     neuron_params : dict, optional
         Values that override those of `NEURON_PARAMS`.
 
+    Raises
+    ------
+    ValueError, OverflowError
+        As for `Network`.
+
     Examples
     --------
     >>> net = ConvNetwork()
@@ -267,7 +289,11 @@ class ConvNetwork(Network):
         torch.nn.Module.__init__(self)
         params = {**NEURON_PARAMS, **(neuron_params or {})}
         with_dropout = {**params, "dropout": Dropout(p=dropout)}
-        first, second = channels
+        if np.shape(channels) != (2,):
+            raise ValueError(f"ConvNetwork: expected two numbers of channels, found {channels!r}")
+        first, second = (whole_number("ConvNetwork: channels", number, 1) for number in channels)
+        hidden = whole_number("ConvNetwork: hidden", hidden, 1)
+        outputs = whole_number("ConvNetwork: outputs", outputs, 1)
         # Neurons of a convolution have few synapses; twice the usual weights make them fire about as often as others.
         # They have no delays, because lava-dl's netx ignores those of convolutions: the chip would give other spikes.
         options: dict[str, Any] = {"weight_norm": True, "weight_scale": 2}

@@ -52,6 +52,13 @@ GIFS = ROOT / "gifs"
 TRAINED = ROOT / "Trained"
 
 
+def hint_for(path: str | os.PathLike) -> str:
+    """Return what the message about a missing file should add: where trained networks come from, or nothing."""
+    if TRAINED.exists() or not expanded(path).absolute().is_relative_to(TRAINED):
+        return ""
+    return "; the trained networks come with the repository, not with pip: clone it and name its folder in NMNIST_HOME"
+
+
 def data_root(path: str | os.PathLike | None = None) -> Path:
     """Return the folder of the recordings, which need not exist.
 
@@ -78,7 +85,14 @@ def cache_folder() -> Path:
     chosen = os.environ.get("XDG_CACHE_HOME", "").strip()
     if chosen:
         return expanded(chosen).absolute() / "nmnist_helpers"
-    return _folder_of_user(user_cache_path)
+    folder = _folder_of_user(user_cache_path)
+    # Some containers have a home folder in which nobody may write.
+    return folder if folder.exists() or os.access(_nearest(folder), os.W_OK) else _temporary_folder()
+
+
+def _nearest(folder: Path) -> Path:
+    """Return `folder`, or the folder nearest to it that exists."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def writable(folder: Path) -> bool:
@@ -88,8 +102,7 @@ def writable(folder: Path) -> bool:
     is left alone, even if the system would allow writing, as it does for root.
     """
     try:
-        there = next(place for place in (folder, *folder.parents) if place.exists())
-        if is_protected(there):
+        if is_protected(_nearest(folder)):
             return False
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -102,3 +115,6 @@ def writable(folder: Path) -> bool:
 def is_protected(folder: Path) -> bool:
     """Return whether a folder's permissions forbid writing; on Windows, such a mark on a folder has another meaning."""
     return os.name != "nt" and not folder.stat().st_mode & 0o222
+
+
+__all__ = ["GIFS", "ROOT", "TRAINED", "cache_folder", "data_root"]

@@ -12,6 +12,8 @@ from filelock import FileLock, Timeout
 
 from .console import tell
 
+#: Where the system tells the control groups of this process, and their quotas of processors.
+GROUPS, CGROUP = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 #: Errors of file systems that have no locks, such as NFS without a lock service.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -19,6 +21,36 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 def count_processors() -> int:
     """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def quota_of_processors() -> int | None:
+    """Return the number of processors that the quotas of a container or of systemd allow, or None without a quota.
+
+    A quota may be that of any control group around this process. In a container, the groups seen from outside may not
+    exist; its own is then the root.
+    """
+    try:
+        groups = [line.split(":", 2)[1:] for line in GROUPS.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        groups = [["", "/"]]
+    allowed = []
+    for controllers, path in groups:
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = CGROUP / ("cpu" if controllers else "")  # version 1 has a folder for each controller
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            with suppress(OSError, ValueError):  # no such file; "max 100000"
+                if controllers:
+                    names = "cpu.cfs_quota_us", "cpu.cfs_period_us"  # the quota is -1 if there is none
+                    quota, period = (int((folder / name).read_text(encoding="ascii")) for name in names)
+                else:
+                    quota, period = map(int, (folder / "cpu.max").read_text(encoding="ascii").split())
+                if quota > 0:
+                    allowed.append(max(1, -(-quota // period)))
+            if folder == root:
+                break
+    return min(allowed, default=None)
 
 
 def identify_machine() -> str:

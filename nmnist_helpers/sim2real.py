@@ -19,6 +19,7 @@ from .__main__ import main as run_command
 from .checkpoint import load_checkpoint
 from .data.dataset import NMNISTDataset
 from .io import PackedEvents
+from .lava import public
 from .paths import TRAINED, expanded
 from .tools import whole_number
 from .train import Settings, answers, given_settings, parser, run
@@ -167,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     p = parser("python -m nmnist_helpers sim2real", without=("source", "out"))
     p.description, p.epilog = DESCRIPTION, None
     p.add_argument("--mnist", help="folder of MNIST's files (default NMNIST_MNIST, else mnist/ in the data folder)")
-    p.add_argument("--out", help=f"folder of the run (default {DEFAULT_OUT.parent.name}/{DEFAULT_OUT.name})")
+    p.add_argument("--out", help=f"folder of the run (default {str(DEFAULT_OUT).replace('%', '%%')})")
     p.add_argument("--tune", type=int, default=10, help="epochs of tuning on all real training recordings (default 10)")
     given = vars(p.parse_args(argv))
     tune, mnist = given.pop("tune"), given.pop("mnist", None)
@@ -175,6 +176,10 @@ def main(argv: Sequence[str] | None = None) -> dict:
     settings, resume, overwrite = given_settings(given)
     return real(settings, tune, resume, overwrite, mnist)
 
+
+__dir__ = public(__name__)
+
+__all__ = ["main", "real"]
 
 if __name__ == "__main__":
     sys.exit(run_command(["sim2real", *sys.argv[1:]]))

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -22,16 +21,16 @@ from numba.extending import intrinsic
 
 from .compiled import NotRun, begin_launch, njit
 from .crew import CREW, FUTEX, LONG, ON_THREAD, POINTER, lead
+from .processes import quota_of_processors
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"  # environment variable that is set in torchrun's processes
-CGROUP = Path("/sys/fs/cgroup")
 PARALLEL_FOR = ir.FunctionType(ir.VoidType(), [POINTER] * 5 + [LONG] * 3)
 _config: Any = numba.config  # Numba defines its settings at run time
 _numba_lock = threading.RLock()
 
 
 def respect_quota() -> None:
-    """Limit the threads to ``OMP_NUM_THREADS`` and to a container's quota of processors.
+    """Limit the threads to ``OMP_NUM_THREADS`` and to a quota of processors, such as that of a container.
 
     The kernels' threads are not limited if ``NUMBA_NUM_THREADS`` sets their number, and torch's not by the quota if
     ``OMP_NUM_THREADS`` does. A number of 1 that torchrun has set for its processes means nothing.
@@ -40,10 +39,8 @@ def respect_quota() -> None:
     by_torchrun = chosen == "1" and TORCHRUN in os.environ
     if chosen is not None and not by_torchrun and "NUMBA_NUM_THREADS" not in os.environ:
         CREW.quota = torch.get_num_threads()
-    try:
-        quota, period = (CGROUP / "cpu.max").read_text(encoding="ascii").split()
-        processors = max(1, -(-int(quota) // int(period)))
-    except (OSError, ValueError):  # no quota: no such file, or "max 100000"
+    processors = quota_of_processors()
+    if processors is None:
         return
     if processors < torch.get_num_threads() and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(processors)

@@ -86,6 +86,8 @@ def exact(forward: Callable) -> Callable:
         devices = [device for value in given if isinstance(device := getattr(value, "device", None), torch.device)]
         if not devices:
             raise TypeError(f"{type(self).__name__}: expected a tensor or Spikes, found {type(given[0]).__name__}")
+        if getattr(given[0], "is_sparse", False):
+            raise TypeError(f"{type(self).__name__}: expected a dense tensor, found a sparse one; to_dense() makes one")
         device = devices[0]
         if not torch.is_autocast_enabled(device.type):
             return forward(self, *args, **kwargs)

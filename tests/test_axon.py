@@ -66,9 +66,17 @@ def test_impossible_times_raise():
         for use in (axon.delay, shift, lambda x, _, time: axon.Delay(1, sampling_time=time)):
             with pytest.raises(ValueError, match="sampling_time: expected a positive number of ms"):
                 use(x, 1, sampling_time)
-    for ms in (float("nan"), float("inf")):
+    for ms in (float("nan"), float("inf"), "1", None):
         with pytest.raises(ValueError, match="expected a finite delay_val"):
             axon.delay(x, ms)
+    for scale in (-1, float("nan"), "1"):
+        with pytest.raises(ValueError, match="Delay: expected a grad_scale of at least 0, found"):
+            axon.Delay(2, grad_scale=scale)
+    with pytest.raises(ValueError, match=r"num_features: expected a whole number from 1, found 3\.0"):
+        axon.Delay(3.0)
+    with pytest.raises(ValueError, match=r"delay: expected one number, found 3; utils\.time\.shift takes several"):
+        axon.delay(torch.zeros(1, 3, 5), torch.tensor([1.0, 2, 3]))
+    assert torch.equal(axon.delay(torch.ones(1, 1, 3), torch.tensor([1.0])), torch.tensor([[[0.0, 1, 1]]]))
     with pytest.raises(ValueError, match="expected a max_delay of at least 0 ms, found -1"):
         axon.Delay(1, max_delay=-1)
     with pytest.raises(ValueError, match="shift: expected finite shifts, found nan"):
@@ -118,7 +126,7 @@ def test_initial_delays_are_uniform_between_0_and_1():
     assert d.min() >= 0
     assert d.max() < 1
     assert d.mean().item() == pytest.approx(0.5, abs=0.02)
-    with pytest.raises(ValueError, match="expected at least one channel, found num_features=0"):
+    with pytest.raises(ValueError, match="Delay: num_features: expected a whole number from 1, found 0"):
         axon.Delay(0)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.neurons import PARAMS, Blocks
 
-from nmnist_helpers import netx
+from nmnist_helpers import netx, paths
 from nmnist_helpers.block import cuba
 from nmnist_helpers.checkpoint import CheckpointError, archive, load_checkpoint, load_tree, save_tree
 from nmnist_helpers.network import Network
@@ -490,3 +490,15 @@ def test_a_network_among_other_things_is_found(tmp_path):
     torch.save({"net": net.state_dict(), "mean": net.state_dict()}, path)
     with pytest.raises(CheckpointError, match=r"expected one network, found \['net', 'mean'\]"):
         load_checkpoint(path, network())
+
+
+def test_a_package_without_the_repository_says_where_trained_networks_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "TRAINED", tmp_path / "Trained")
+    for load, name in ((load_checkpoint, "network.pt"), (netx.load, "network.net")):
+        with pytest.raises(FileNotFoundError, match="found none; the trained networks come with the repository"):
+            load(paths.TRAINED / "best" / name)
+        with pytest.raises(FileNotFoundError, match="found none$"):
+            load(tmp_path / name)
+    paths.TRAINED.mkdir()
+    with pytest.raises(FileNotFoundError, match="found none$"):
+        load_checkpoint(paths.TRAINED / "network.pt")

@@ -124,3 +124,20 @@ def test_other_values_than_tensors_and_numbers_raise():
     for window in (float("inf"), float("nan"), 1.5, 0):
         with pytest.raises(ValueError, match="MovingWindow: expected a window of at least one step"):
             MovingWindow(window)
+
+
+@pytest.mark.parametrize("eps", [-1, float("nan"), "1", None])
+def test_eps_is_not_negative(eps):
+    with pytest.raises(ValueError, match="confidence: expected an eps of at least 0, found"):
+        Rate.confidence(torch.ones(1, 2, 3), eps=eps)
+    with pytest.raises(ValueError, match="MovingWindow: expected an eps of at least 0, found"):
+        MovingWindow(3, eps=eps)
+
+
+@pytest.mark.parametrize("classifier", [Rate(), MovingWindow(2)])
+def test_spikes_that_are_not_finite_have_no_class(classifier):
+    spikes = torch.zeros(2, 3, 4)
+    for value in (math.nan, math.inf):
+        spikes[1, 2, 3] = value
+        with pytest.raises(ValueError, match=f"expected finite spikes, found {value}"):
+            classifier(spikes)

@@ -81,7 +81,7 @@ def test_a_full_disk_raises_an_error_that_names_the_file(tmp_path, number, monke
         with atomic(tmp_path / "a.bin"):
             raise OSError(number, os.strerror(number))
 
-    with pytest.raises(OSError, match=r"a\.bin: disk full \(.* MB free in ") as caught:
+    with pytest.raises(OSError, match=r"a\.bin: disk full: the file needs more than the .* MB free in ") as caught:
         fail()
     assert caught.value.errno == errno.ENOSPC
     monkeypatch.setattr(files, "_free", lambda folder: 100)
@@ -192,6 +192,19 @@ def test_a_folder_that_cannot_be_flushed_is_no_error_unless_the_disk_fails(tmp_p
     monkeypatch.setattr(files.os, "fsync", refuse)
     with pytest.raises(OSError, match="error") if number == errno.EIO else nullcontext(), atomic(tmp_path / "a"):
         pass
+
+
+def test_a_home_folder_in_which_nobody_may_write_holds_no_cache(tmp_path, monkeypatch):
+    usual, temporary = tmp_path / "home" / ".cache" / "a", tmp_path / "temporary"
+    (tmp_path / "home").mkdir()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(paths, "user_cache_path", lambda *_, **__: usual)
+    monkeypatch.setattr(paths, "_temporary_folder", lambda: temporary)
+    assert paths.cache_folder() == usual
+    monkeypatch.setattr(paths.os, "access", lambda place, mode: place != tmp_path / "home")
+    assert paths.cache_folder() == temporary
+    usual.mkdir(parents=True)  # filled by somebody else, to be read
+    assert paths.cache_folder() == usual
 
 
 def test_a_user_without_a_home_folder_has_a_private_temporary_one(tmp_path, monkeypatch):

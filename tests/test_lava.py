@@ -102,3 +102,20 @@ def test_a_command_whose_output_is_not_read_to_the_end_reports_no_error():
     assert command.stderr.read() == ""
     assert command.wait() == 141
     command.stderr.close()
+
+
+DIR = """
+import nmnist_helpers as slayer
+
+names = set(dir(slayer))
+assert {"Network", "camera", "checkpoint", "cost", "netx", "nir", "pictures", "sim2real", "train"} <= names, names
+assert {"__version__", "__doc__", "__path__", "__all__"} <= names, names
+assert not {"absent", "public", "bits", "compiled", "importlib", "os", "sys", "respect_quota"} & names, names
+for module in (slayer.axon, slayer.classifier, slayer.dendrite, slayer.loss, slayer.utils, slayer.utils.time,
+               slayer.netx, slayer.sim2real, slayer.train):
+    assert {name for name in dir(module) if not name.startswith("__")} == set(module.__all__), module
+"""
+
+
+def test_tab_completion_offers_public_names():
+    subprocess.run([sys.executable, "-c", DIR], check=True, timeout=300)

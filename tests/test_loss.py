@@ -196,12 +196,23 @@ def test_wrong_settings_raise():
             make("max")
     with pytest.raises(ValueError, match="a mode of probability, softmax, logsoftmax, found 'likelihood'"):
         SpikeMax(mode="likelihood")
-    with pytest.raises(ValueError, match="a window of at least one step, found softmax"):
+    with pytest.raises(ValueError, match="a window of at least one step, found 'softmax'"):
         SpikeMax("softmax")
     with pytest.raises(ValueError, match="positive time_constant, length and filter_order, found 0, 100, 1"):
         SpikeTime(time_constant=0)
     with pytest.raises(ValueError, match=r"trains of one shape, found \[1, 2, 3\] and \[1, 2, 4\]"):
         SpikeTime()(torch.zeros(1, 2, 3), torch.zeros(1, 2, 4))
+
+
+def test_swapped_target_rates_are_reported():
+    for true, false in ((0, 1), (0.2, 0.2)):
+        with pytest.warns(UserWarning, match=f"expected true_rate above false_rate, found {true:g} and {false:g}"):
+            SpikeRate(true, false)
+
+
+def test_target_rates_may_be_tensors_of_one_number():
+    found = SpikeRate(torch.tensor(0.25), torch.tensor(0.125))(torch.from_numpy(spikes()), LABEL)
+    assert found == SpikeRate(0.25, 0.125)(torch.from_numpy(spikes()), LABEL)
 
 
 def test_losses_have_an_empty_state_dict():

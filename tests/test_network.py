@@ -230,3 +230,18 @@ def test_blocks_with_a_forward_of_their_own():
 def test_the_spikes_of_all_layers_are_dense():
     net = Network.from_blocks([cuba.Flatten(), cuba.Dense(PARAMS, 20, 12)])
     assert all(isinstance(out, torch.Tensor) for out in net(Spikes.from_dense(sample((2, 20, 40))), layers=True))
+
+
+def test_invalid_sizes_are_named():
+    for make, message in (
+        (lambda: Network(0), "Network: hidden: expected a whole number from 1, found 0"),
+        (lambda: Network((8, 2.5)), r"Network: hidden: expected a whole number from 1, found 2\.5"),
+        (lambda: Network(8, inputs=0), "Network: inputs: expected a whole number from 1, found 0"),
+        (lambda: Network(8, outputs=0), "Network: outputs: expected a whole number from 1, found 0"),
+        (lambda: ConvNetwork((16, 32, 64)), r"ConvNetwork: expected two numbers of channels, found \(16, 32, 64\)"),
+        (lambda: ConvNetwork(16), "ConvNetwork: expected two numbers of channels, found 16"),
+        (lambda: ConvNetwork((16, 0)), "ConvNetwork: channels: expected a whole number from 1, found 0"),
+        (lambda: ConvNetwork(hidden=0), "ConvNetwork: hidden: expected a whole number from 1, found 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()

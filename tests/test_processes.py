@@ -32,6 +32,33 @@ def test_waiting_for_a_lock_prints_one_line(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/sys/kernel/random/boot_id"), reason="this system has no such number")
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        (None, {"cpu.max": "150000 100000"}, 2),  # not Linux's /proc
+        ("0::/", {"cpu.max": "max 100000"}, None),
+        ("0::/", {"cpu.max": "50000 100000"}, 1),
+        ("0::/", {"cpu.max": ""}, None),
+        ("0::/", {}, None),
+        ("0::/user/kernel", {"user/kernel/cpu.max": "max 100000", "user/cpu.max": "300000 100000"}, 3),
+        ("0::/user/kernel", {"user/kernel/cpu.max": "100000 100000", "user/cpu.max": "300000 100000"}, 1),
+        ("0::/outside/a:b", {"cpu.max": "200000 100000"}, 2),
+        ("4:pids:/\n3:cpu,cpuacct:/a\n0::/", {"cpu/a/cpu.cfs_quota_us": "4000", "cpu/a/cpu.cfs_period_us": "1000"}, 4),
+        ("3:cpu:/a", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+    ],
+)  # fmt: skip
+def test_a_quota_of_processors_is_that_of_any_control_group(groups, files, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(processes, "GROUPS", tmp_path / "groups")
+    if groups is not None:
+        (tmp_path / "groups").write_text(groups + "\n")
+    for name, content in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    assert processes.quota_of_processors() == expected
+
+
 def test_two_machines_of_the_same_name_are_told_apart(monkeypatch):
     assert processes.identify_machine() == _MACHINE
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: "another machine")

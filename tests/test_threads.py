@@ -227,12 +227,9 @@ def test_many_short_jobs_of_several_threads_are_complete(helpers):
     assert helpers.words[crew.INSIDE] == crew.CLOSED
 
 
-@pytest.mark.parametrize(
-    ("written", "expected"), [("150000 100000", 2), ("max 100000", None), ("50000 100000", 1), ("", None)]
-)
-def test_threads_follow_the_quota_of_a_container(written, expected, monkeypatch, tmp_path):
-    (tmp_path / "cpu.max").write_text(written)
-    monkeypatch.setattr(tasks, "CGROUP", tmp_path)
+@pytest.mark.parametrize("expected", [None, 2])
+def test_threads_follow_the_quota_of_a_container(expected, monkeypatch):
+    monkeypatch.setattr(tasks, "quota_of_processors", lambda: expected)
     monkeypatch.setattr(tasks, "CREW", crew.Crew())
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
@@ -256,8 +253,8 @@ def test_threads_follow_the_quota_of_a_container(written, expected, monkeypatch,
         ({}, None),
     ],
 )
-def test_torchs_number_of_threads_is_that_of_the_kernels_too(variables, expected, monkeypatch, tmp_path):
-    monkeypatch.setattr(tasks, "CGROUP", tmp_path)  # no quota
+def test_torchs_number_of_threads_is_that_of_the_kernels_too(variables, expected, monkeypatch):
+    monkeypatch.setattr(tasks, "quota_of_processors", lambda: None)
     monkeypatch.setattr(tasks, "CREW", crew.Crew())
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", tasks.TORCHRUN):

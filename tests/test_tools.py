@@ -4,6 +4,7 @@ import copy
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.utils.prune as prune
@@ -102,6 +103,29 @@ def test_pruned_weights_stay_zero_and_the_others_learn():
     assert not block.synapse.quantised_weight()[removed].any()
 
 
+@pytest.mark.parametrize(("tool", "name", "weight_norm"), [
+    (lambda part, name: prune.random_unstructured(part, name, amount=0.5), "weight_v", True),
+    (lambda part, name: prune.random_unstructured(part, name, amount=0.5), "weight", False),
+    (torch.nn.utils.weight_norm, "weight", False),
+    (torch.nn.utils.spectral_norm, "weight", False),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_an_export_has_the_weights_that_the_next_call_would_use(tool, name, weight_norm):
+    """torch's tools make the weights in a call; the attributes are those of the last one."""
+    block = slayer.block.cuba.Dense(DYNAMICS, 30, 10, weight_scale=9, weight_norm=weight_norm)
+    tool(block.synapse, name)
+    state = {key: value.clone() for key, value in block.state_dict().items()}
+    with torch.no_grad():
+        getattr(block.synapse, f"{name}_orig" if f"synapse.{name}_orig" in state else f"{name}_v").neg_()
+    state = {key: value.clone() for key, value in block.state_dict().items()}
+    exported = block.layer_spec().weight
+    after = block.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in state.items() if not key.endswith(f".{name}"))
+    block.eval()(torch.zeros(1, 30, 2))
+    assert np.array_equal(exported, block.layer_spec().weight)
+    assert exported.any()
+
+
 @pytest.mark.parametrize("change", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net)),
                                     lambda net: copy.deepcopy(net).double()])  # fmt: skip
 def test_copies_give_the_same_spikes_and_gradients(net, x, change):
@@ -133,6 +157,11 @@ def test_parameters_of_half_precision_compute_in_float32(net, x, kind):
 def test_unsupported_tools_raise_a_clear_error(net, x, use, message):
     with pytest.raises(RuntimeError, match=message):
         use(net, x)
+
+
+def test_a_sparse_tensor_is_refused(net, x):
+    with pytest.raises(TypeError, match=r"expected a dense tensor, found a sparse one; to_dense\(\) makes one"):
+        net(x.to_sparse())
 
 
 def test_weights_that_all_round_to_zero_give_a_single_warning():

@@ -91,6 +91,15 @@ class Block(NoScript, torch.nn.Module):
         self.count_log = count_log
         self.weights_seen = False
 
+    def __setattr__(self, name: str, value) -> None:
+        replaced = name in ("synapse", "neuron") and name in self.__dict__.get("_modules", {})
+        quantised = replaced and self.quantised
+        if replaced and name == "synapse" and not isinstance(value, Synapse):
+            raise TypeError(f"{type(self).__name__}: expected a synapse.Synapse, found {type(value).__name__}")
+        super().__setattr__(name, value)
+        if quantised and (name == "neuron" or value.pre_hook_fx is None):
+            self.synapse.pre_hook_fx = self.neuron.quantize_8bit  # the 8 bits are the block's choice
+
     def __getstate__(self) -> dict:
         # A copy is not frozen: leaving `Network.frozen` clears only the original's constants.
         return {name: value for name, value in self.__dict__.items() if name not in ("freezers", "frozen")}

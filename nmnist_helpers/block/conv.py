@@ -9,6 +9,7 @@ import torch
 from .. import synapse
 from ..kernels.window import Picture
 from ..spikes import Spikes
+from ..spikes.checks import check_picture
 from ..tools import exact
 from .base import EIGHT_BIT, Block
 
@@ -42,6 +43,8 @@ class OfPicture(Block):
         events: Spikes | None = None
         if isinstance(spikes, Spikes):
             shape, events = spikes.picture or shape, spikes
+            if spikes.picture is not None:
+                check_picture(spikes.picture, spikes.shape[1])
         self.synapse.check((spikes.shape[0], *shape, spikes.shape[-1]))
         picture = cast(Picture, shape)  # `check` has made sure of three axes
         window = self.synapse.window(picture) if self.fused else None

@@ -1,12 +1,13 @@
 """The CUBA blocks under lava-dl's names, and the conversion of integer layers into blocks."""
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ..kernels.constants import WEIGHT_SCALE
-from ..lava import absent
+from ..lava import absent, public
 from ..neuron.norm import MeanOnlyBatchNorm
 from .base import Block
 from .conv import Conv, Flatten, OfPicture, Pool
@@ -23,6 +24,7 @@ def from_specs(layers: Iterable[LayerSpec], neuron_params: dict) -> Iterator[tor
     ------
     ValueError
         If no block can represent a layer: an input layer, pooling with a bias, or a bias that is not a quantised mean.
+        If `neuron_params` supplies an argument that a layer contains, such as the threshold.
     """
     before = None
     for index, layer in enumerate(layers):
@@ -37,8 +39,8 @@ def from_specs(layers: Iterable[LayerSpec], neuron_params: dict) -> Iterator[tor
 
 @torch.no_grad()
 def _from_spec(layer: LayerSpec, neuron_params: dict) -> Block:
-    params = {
-        **neuron_params,
+    params: dict[str, Any] = {
+        "scale": WEIGHT_SCALE,
         "threshold": layer.v_th_mant / WEIGHT_SCALE,
         "current_decay": 0.0,  # placeholders; the integers are copied in below
         "voltage_decay": 0.0,
@@ -47,6 +49,9 @@ def _from_spec(layer: LayerSpec, neuron_params: dict) -> Block:
     }
     if layer.bias is not None:
         params["norm"] = MeanOnlyBatchNorm
+    if both := [name for name in neuron_params if name in params]:
+        raise ValueError(f"expected arguments that the layers do not contain, found {', '.join(both)}")
+    params |= neuron_params
     pairs = {name: getattr(layer, name) for name in ("stride", "padding", "dilation")}
     delay = layer.delay is not None
     block: Block
@@ -78,6 +83,7 @@ def _from_spec(layer: LayerSpec, neuron_params: dict) -> Block:
     return block
 
 
-__getattr__ = absent(__name__)
+if not TYPE_CHECKING:  # else type checkers would accept any name
+    __getattr__, __dir__ = absent(__name__), public(__name__)
 
 __all__ = ["Block", "Conv", "Dense", "Flatten", "OfPicture", "Pool", "from_specs"]

@@ -1,7 +1,7 @@
 """The contents of a `.net` file: a layer as plain integers, and the validation of these integers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -123,6 +123,9 @@ class LayerSpec:
             setattr(self, name, tuple(pair.tolist()))
         self.groups = _one_integer("groups", self.groups, 1, MAX_FEATURES)
         if self.type == "dense":
+            geometry = self.stride, self.padding, self.dilation, self.groups
+            if geometry != ((1, 1), (0, 0), (1, 1), 1):
+                raise ValueError(f"type: expected no stride, padding, dilation or groups, found {geometry} for 'dense'")
             self.in_shape = (self.weight.shape[1], 1, 1)
             return
         if self.in_shape is None:
@@ -246,14 +249,18 @@ def as_specs(network) -> list[LayerSpec]:
     specs: list[LayerSpec] = []
     while not hasattr(network, "blocks") and hasattr(network, "module"):  # DataParallel, AveragedModel
         network = network.module
-    for index, item in enumerate(getattr(network, "blocks", network)):
+    layers = getattr(network, "blocks", network)
+    if not isinstance(layers, Iterable):
+        hint = "; a single block goes into a list" if hasattr(network, "layer_spec") else ""
+        raise ValueError(f"expected a network with .blocks or a list of layers, found {type(network).__name__}{hint}")
+    for index, item in enumerate(layers):
         try:
             if hasattr(item, "layer_spec"):
                 item = item.layer_spec(specs[-1].out_shape if specs else None)
                 if item is None:  # the block only changes the shape
                     continue
             if not isinstance(item, LayerSpec | Mapping):
-                raise ValueError(f"expected a block (one with layer_spec()), found a {type(item).__name__}")
+                raise ValueError(f"expected a block (one with layer_spec()), found {type(item).__name__}")
             spec = item if isinstance(item, LayerSpec) else LayerSpec(**{"type": "dense", **item})
             spec.check()
             if specs:

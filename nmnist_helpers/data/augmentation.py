@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numba.extending import register_jitable
 
+from ..checks import as_number
 from ..geometry import SIDE
 from ..io import Event
 
@@ -99,15 +100,15 @@ class Augment:
     Parameters
     ----------
     max_angle : float
-        Rotation about the image centre (16.5, 16.5), uniform in -max_angle..+max_angle degrees. Positive angles are
-        clockwise, because rows are numbered from the top.
+        Rotation about the image centre (16.5, 16.5), 0..180 degrees: uniform in -max_angle..+max_angle. Positive angles
+        are clockwise, because rows are numbered from the top.
     max_shift : int
-        Shift in x and in y, each a whole number of pixels, uniform in -max_shift..+max_shift.
+        Shift in x and in y, 0..33 pixels: each a whole number, uniform in -max_shift..+max_shift.
     event_dropout : float
         Probability of dropping an event, 0..1.
     time_jitter : float
-        Standard deviation (ms) of a nearly normal offset that is added to each event's time. The offset is a sum of
-        four uniform numbers, so it never exceeds 3.46 standard deviations.
+        Standard deviation, 0..1000 ms, of a nearly normal offset that is added to each event's time. The offset is a
+        sum of four uniform numbers, so it never exceeds 3.46 standard deviations.
     polarity_flip : float
         Probability that ON and OFF are swapped in a whole recording, 0..1.
     rng : numpy.random.Generator, optional
@@ -115,8 +116,8 @@ class Augment:
         makes a run repeatable, and the workers of a DataLoader differ from each other. With `rng`, each worker uses a
         generator of its own, seeded from `rng` and from the worker's seed. `EventLoader` uses its own seed instead.
     max_warp : float
-        Elastic distortion (Simard, Steinkraus and Platt, 2003): sixteen points, 11 pixels apart, each move in x and in
-        y by a distance uniform in -max_warp..+max_warp pixels. The pixels between them follow, by bilinear
+        Elastic distortion (Simard, Steinkraus and Platt, 2003), 0..11 pixels: sixteen points, 11 pixels apart, each
+        move in x and in y by a distance uniform in -max_warp..+max_warp. The pixels between them follow, by bilinear
         interpolation.
     max_stretch : float
         Change of size, 0..0.5: width and height are each multiplied by a factor uniform in 1 - max_stretch..1 +
@@ -124,6 +125,13 @@ class Augment:
     max_shear : float
         Slant, 0..45 degrees: upright lines lean to the left or the right by up to this angle, uniform in its tangent.
         Digits are first stretched, then sheared, then rotated.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range; in a call, if the event has no rows or a pixel outside the sensor.
+    TypeError
+        If `rng` is no generator of NumPy.
 
     Examples
     --------
@@ -142,21 +150,18 @@ class Augment:
         max_stretch: float = 0.0,
         max_shear: float = 0.0,
     ):
-        if not 0 <= max_angle <= 180:
-            raise ValueError(f"max_angle: expected 0..180 degrees, found {max_angle}")
-        if not 0 <= max_shift < SIDE or max_shift != int(max_shift):
-            raise ValueError(f"max_shift: expected whole pixels in 0..{SIDE - 1}, found {max_shift}")
-        for name, value in (("event_dropout", event_dropout), ("polarity_flip", polarity_flip)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}: expected a probability 0..1, found {value}")
-        if not 0 <= time_jitter <= 1000:
-            raise ValueError(f"time_jitter: expected 0..1000 ms, found {time_jitter}")
-        if not 0 <= max_warp <= GRID:
-            raise ValueError(f"max_warp: expected 0..{GRID} pixels, found {max_warp}")
-        if not 0 <= max_stretch <= MAX_STRETCH:
-            raise ValueError(f"max_stretch: expected 0..{MAX_STRETCH}, found {max_stretch}")
-        if not 0 <= max_shear <= MAX_SHEAR:
-            raise ValueError(f"max_shear: expected 0..{MAX_SHEAR} degrees, found {max_shear}")
+        for name, value, most, words in (
+            ("max_angle", max_angle, 180, "0..180 degrees"),
+            ("max_shift", max_shift, SIDE - 1, f"whole pixels in 0..{SIDE - 1}"),
+            ("event_dropout", event_dropout, 1, "a probability 0..1"),
+            ("polarity_flip", polarity_flip, 1, "a probability 0..1"),
+            ("time_jitter", time_jitter, 1000, "0..1000 ms"),
+            ("max_warp", max_warp, GRID, f"0..{GRID} pixels"),
+            ("max_stretch", max_stretch, MAX_STRETCH, f"0..{MAX_STRETCH}"),
+            ("max_shear", max_shear, MAX_SHEAR, f"0..{MAX_SHEAR} degrees"),
+        ):
+            if not 0 <= as_number(value) <= most or (name == "max_shift" and value != int(value)):
+                raise ValueError(f"{name}: expected {words}, found {value!r}")
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng: expected a numpy.random.Generator, found {type(rng).__name__}")
         self.max_angle, self.max_shift = float(max_angle), int(max_shift)
@@ -244,8 +249,8 @@ class Augment:
         Raises
         ------
         ValueError
-            If a pixel lies outside the sensor, if polarities are swapped and one is neither 0 nor 1, or if the draw has
-            another shape.
+            If a pixel lies outside the sensor, if polarities are swapped and one is neither 0 nor 1, if the arrays
+            differ in length, or if the draw has another shape.
         """
         check_draws(np.asarray(draw)[None], 1)
         new_x, new_y, p, t, keep = self._moved(draw, x, y, p, t)
@@ -256,6 +261,11 @@ class Augment:
         flip, key = int(draw[FLIP]), int(draw[KEY])
         x, y, p = (np.rint(np.asarray(a)).astype(np.int64) for a in (x, y, p))  # as `Event.to_tensor` rounds
         t = np.asarray(t, dtype=np.float64)
+        for name, values in (("y", y), ("polarities", p), ("t", t)):
+            if values.shape != x.shape:
+                raise ValueError(
+                    f"augment: expected {name} of shape {list(x.shape)}, like x, found {list(values.shape)}"
+                )
         if x.size and (min(x.min(), y.min()) < 0 or max(x.max(), y.max()) >= SIDE):
             raise ValueError(
                 f"augment: expected pixels 0..{SIDE - 1}, found x {x.min()}..{x.max()}, y {y.min()}..{y.max()}"

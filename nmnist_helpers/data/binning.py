@@ -6,6 +6,7 @@ Both give exactly the same spikes. In a list of spikes, row ``b * T + t`` has it
 import numpy as np
 
 from ..bits import count_bits, lowest_bit
+from ..checks import as_number
 from ..compiled import njit
 from ..geometry import CHANNELS, PIXELS, SIDE
 from ..io import PackedEvents
@@ -26,10 +27,10 @@ def time_bins(sample_length: float, sampling_time: float) -> int:
         If a bin has no positive length, if there are not 1 to 2^20 bins, or if a sample is longer than `MAX_LENGTH`.
     """
     check_sampling_time(sampling_time)
-    bins = sample_length / sampling_time
-    if not np.isfinite(bins) or bins < 1 or bins > 2**20:
+    bins = as_number(sample_length) / as_number(sampling_time)
+    if not 1 <= bins <= 2**20:
         raise ValueError(
-            f"sample_length / sampling_time: expected 1 to 2^20 bins, found {sample_length} ms / "
+            f"sample_length / sampling_time: expected 1 to 2^20 bins, found {sample_length!r} ms / "
             f"{sampling_time} ms = {bins:g}"
         )
     if sample_length > MAX_LENGTH:

@@ -72,9 +72,9 @@ class NMNISTDataset(Dataset):
 
     Examples
     --------
-    >>> spike, label = NMNISTDataset(train=False)[0]
-    >>> spike.shape, label
-    (torch.Size([2312, 300]), 0)
+    >>> spike, label = NMNISTDataset(train=False)[0]  # prints which recordings it uses
+    >>> spike.shape
+    torch.Size([2312, 300])
     """
 
     _files: recordings.Recordings  # set only without a cache
@@ -188,9 +188,9 @@ class NMNISTDataset(Dataset):
         try:
             number = operator.index(index)
         except TypeError:
-            raise TypeError(
-                f"recording: expected a whole number, found {index!r}; torch's Subset takes several"
-            ) from None
+            number = None
+        if number is None or isinstance(index, bool | np.bool_):
+            raise TypeError(f"recording: expected a whole number, found {index!r}; torch's Subset takes several")
         if not -size <= number < size:
             raise IndexError(f"recording: expected one of {size}, found number {number}")
         load = self._files.decode if self._packed is None else self._packed.recording

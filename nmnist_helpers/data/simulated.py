@@ -71,7 +71,10 @@ def simulated_split(train: bool, seed: int = 0, take: int = 0, root: str | os.Pa
     except FileNotFoundError:
         raise  # there are no digits
     except OSError as error:
-        tell(f"{folder / name}: no cache ({error}); the recordings are simulated into memory")
+        tell(
+            f"{folder / name}: no cache ({error}); the recordings are simulated into memory, in every process; set"
+            " XDG_CACHE_HOME to a folder that can be written"
+        )
     images, labels, ids = load()
     events = simulate(images, seed, ids + take * _PER_TAKE, labels, progress=len(images) > _CHUNK)
     return replace(events, ids=ids)

@@ -2,13 +2,16 @@
 
 import math
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ..checks import as_number
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
     from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
 
 BINNING_MODES = ("OR", "SUM")
 
@@ -50,12 +53,19 @@ class Event:
 
     extent: tuple[int, int, int, float] | None
 
-    def __init__(self, x_event, y_event, c_event, t_event, payload=None):
+    def __init__(
+        self,
+        x_event: "ArrayLike",
+        y_event: "ArrayLike | None",
+        c_event: "ArrayLike",
+        t_event: "ArrayLike",
+        payload: "ArrayLike | None" = None,
+    ) -> None:
         self.x = _numbers("x", x_event)
-        self.y = None if y_event is None else _numbers("y", y_event)
+        self.y: Any = None if y_event is None else _numbers("y", y_event)
         self.c = _numbers("c", c_event)
         self.t = _numbers("t", t_event, whole=False)
-        self.p = None if payload is None else _numbers("payload", payload, whole=False)
+        self.p: Any = None if payload is None else _numbers("payload", payload, whole=False)
         self.dim = 1 if y_event is None else 2
         self.extent = None
         for name, values in (("x", self.x), ("y", self.y), ("c", self.c), ("t", self.t), ("payload", self.p)):
@@ -132,9 +142,9 @@ class Event:
             If a position or a time is NaN, if the mode or the shape of the tensor is not allowed, or if a tensor of
             whole numbers cannot hold the value of an event (sums are not checked).
         """
-        binning_mode = str(binning_mode).upper()
+        given, binning_mode = binning_mode, str(binning_mode).upper()
         if binning_mode not in BINNING_MODES:
-            raise ValueError(f"fill_tensor: expected binning_mode 'OR' or 'SUM', found {binning_mode!r}")
+            raise ValueError(f"fill_tensor: expected binning_mode 'OR' or 'SUM', found {given!r}")
         if self.dim == 1 and len(tensor.shape) == 3:
             self.fill_tensor(tensor[:, None], sampling_time, random_shift, binning_mode)  # a view
             return tensor
@@ -249,8 +259,8 @@ def _bins(t: np.ndarray, sampling_time: float) -> np.ndarray:
 
 def check_sampling_time(sampling_time: float) -> None:
     """Raise ValueError unless a time bin has a positive length (in ms)."""
-    if not 0 < sampling_time < float("inf"):
-        raise ValueError(f"sampling_time: expected a positive number of ms, found {sampling_time}")
+    if not 0 < as_number(sampling_time) < math.inf:
+        raise ValueError(f"sampling_time: expected a positive number of ms, found {sampling_time!r}")
 
 
 def tensor_to_event(spike_tensor, sampling_time: float = 1) -> Event:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checks import as_number
 from ..files import atomic
 from ..geometry import EVENT_BYTES, MAX_TIME
 from .event import Event
@@ -86,10 +87,13 @@ def encode_2d(x: np.ndarray, y: np.ndarray, p: np.ndarray, t: np.ndarray) -> byt
     Raises
     ------
     ValueError
-        If a value is not a whole number or does not fit into its bits.
+        If the arrays differ in length, or if a value is not a whole number or does not fit into its bits.
     """
+    shape = np.shape(t)
     for name, values, most in (("x", x, 255), ("y", y, 255), ("polarity", p, 1), ("t", t, MAX_TIME - 1)):
         values = np.asarray(values)
+        if values.ndim != 1 or values.shape != shape:
+            raise ValueError(f"{name}: expected shape [{math.prod(shape)}], like t, found {list(values.shape)}")
         if len(values) and not (values.min() >= 0 and values.max() <= most):
             raise ValueError(f"{name}: expected 0..{most}, found {values.min():.15g}..{values.max():.15g}")
         if values.dtype.kind == "f" and (values != np.rint(values)).any():
@@ -142,6 +146,8 @@ def read_2d_spikes(filename: str | os.PathLike) -> Event:
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such file.
     ValueError
         If the file is empty, longer than `MAX_BYTES`, or of another kind, or if its length is not a multiple of 5.
     """
@@ -155,8 +161,8 @@ def encode_2d_spikes(filename: str | os.PathLike, td_event: Event) -> None:
     Raises
     ------
     ValueError
-        If there are no events, or if a value is outside the format's range: x and y 0..255, polarity 0 or 1, times
-        below 8388.608 ms.
+        If there are no events, if their arrays differ in length, or if a value is outside the format's range: x and y
+        0..255, polarity 0 or 1, times below 8388.608 ms.
     """
     _write(filename, td_event, 2, td_event.x, td_event.y)
 
@@ -166,7 +172,7 @@ def read_1d_spikes(filename: str | os.PathLike) -> Event:
 
     Raises
     ------
-    ValueError
+    FileNotFoundError, ValueError
         Under the same conditions as `read_2d_spikes`.
     """
     high, low, p, t = decode_2d(_read(filename, _OTHER_1D))
@@ -179,8 +185,8 @@ def encode_1d_spikes(filename: str | os.PathLike, td_event: Event) -> None:
     Raises
     ------
     ValueError
-        If there are no events, or if a value is outside the format's range: neurons 0..65535 (whole numbers), channel
-        0 or 1, times below 8388.608 ms.
+        If there are no events, if their arrays differ in length, or if a value is outside the format's range: neurons
+        0..65535 (whole numbers), channel 0 or 1, times below 8388.608 ms.
     """
     x = np.asarray(td_event.x)
     if x.dtype.kind not in "biuf":
@@ -209,6 +215,8 @@ def read_np_spikes(filename: str | os.PathLike, fmt: str = "xypt", time_unit: fl
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such file.
     ValueError
         If the file is not a .npy file of numbers, or if its shape or fields do not match `fmt`.
     """
@@ -242,8 +250,8 @@ def read_np_spikes(filename: str | os.PathLike, fmt: str = "xypt", time_unit: fl
 
 
 def _check_unit(time_unit: float) -> None:
-    if not 0 < time_unit < math.inf:
-        raise ValueError(f"time_unit: expected a positive number of seconds, found {time_unit}")
+    if not 0 < as_number(time_unit) < math.inf:
+        raise ValueError(f"time_unit: expected a positive number of seconds, found {time_unit!r}")
 
 
 def _load_npy(filename: str | os.PathLike) -> np.ndarray:

@@ -17,7 +17,7 @@ EVENT_ARRAYS = {"x": np.uint8, "y": np.uint8, "p": np.uint8, "t": np.int32}
 RECORDING_ARRAYS = {"offsets": np.int64, "labels": np.int64, "ids": np.int64}
 
 
-@dataclass
+@dataclass(eq=False)  # == of two arrays is an array, not an answer
 class PackedEvents:
     """Events of N recordings of N-MNIST (34 x 34 pixels, digits 0..9), one after another, each sorted by time.
 

@@ -36,6 +36,11 @@ def use(name: str | None) -> None:
     ------
     ValueError
         If `name` is anything else.
+
+    Notes
+    -----
+    Whether the back end can run is checked at the next call of a layer: without a GPU, it raises RuntimeError after
+    ``use("gpu")``.
     """
     global _process_choice
     _process_choice = None if name is None else _check_name(name, "kernels.use")
@@ -43,7 +48,13 @@ def use(name: str | None) -> None:
 
 @contextmanager
 def using(name: str) -> Iterator[None]:
-    """Choose the back end within a ``with`` block, for this thread only."""
+    """Choose the back end within a ``with`` block, for this thread only; see `use`.
+
+    Raises
+    ------
+    ValueError
+        If `name` is none of the back ends.
+    """
     token = _block_choice.set(_check_name(name, "kernels.using"))
     try:
         yield

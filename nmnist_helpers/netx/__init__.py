@@ -11,11 +11,14 @@ The supported layer types are those that lava-dl exports from CUBA networks: inp
 (lava-dl also has an ``average`` layer, but cannot export it.)
 """
 
+from typing import TYPE_CHECKING
+
 from ..block.hdf5 import write_layer, write_network
 from ..block.spec import LayerSpec, NetFileError, as_specs
-from ..lava import absent
+from ..lava import absent, public
 from .net import Net, load
 
-__getattr__ = absent(__name__)
+if not TYPE_CHECKING:  # else type checkers would accept any name
+    __getattr__, __dir__ = absent(__name__), public(__name__)
 
 __all__ = ["LayerSpec", "Net", "NetFileError", "as_specs", "load", "write_layer", "write_network"]

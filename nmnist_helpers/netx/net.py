@@ -41,7 +41,10 @@ def load(path: str | os.PathLike, in_shape: tuple[int, int, int] | None = None) 
     FileNotFoundError
         If there is no such file.
     NetFileError
-        If the file is not a valid network. The message states the file, the layer and the field.
+        If the file is not a valid network, or if its input has another shape than `in_shape`. The message states the
+        file, the layer and the field.
+    ValueError
+        If `in_shape` is not three whole numbers from 1.
 
     Examples
     --------
@@ -216,7 +219,13 @@ class Net(Table):
     # -- train further
 
     def to_blocks(self, **neuron_params) -> Network:
-        """Return the network as trainable blocks; see `Network.from_layers`."""
+        """Return the network as trainable blocks; see `Network.from_layers`.
+
+        Raises
+        ------
+        ValueError
+            If an argument is one that the layers contain (such as ``threshold``), or if a layer has no block.
+        """
         return Network.from_layers(self.layers, **neuron_params)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from ..block.spec import KINDS, MAX_FEATURES, MAX_LAYERS, MAX_WEIGHTS, LayerSpec, NetFileError, as_specs
 from ..files import size_of
 from ..kernels.constants import WEIGHT_SCALE
+from ..tools import whole_number
 
 AFFINE_THRESHOLD = (1 << 18) - 1  # lava-dl's Affine layer writes it
 MAX_FILE = 1 << 30  # bytes
@@ -48,13 +49,25 @@ def read_network(path: str | os.PathLike, in_shape: tuple[int, int, int] | None 
     FileNotFoundError
         If there is no such file.
     NetFileError
-        If the file is not a valid network. The message states the file, the layer and the field.
+        If the file is not a valid network, or if its input has another shape than `in_shape`. The message states the
+        file, the layer and the field.
+    ValueError
+        If `in_shape` is not three whole numbers from 1.
     """
+    if in_shape is not None:
+        if np.shape(in_shape) != (3,):
+            raise ValueError(f"in_shape: expected (channels, height, width), found {in_shape!r}")
+        channels, height, width = (whole_number("in_shape", size, 1) for size in in_shape)
+        in_shape = channels, height, width
     path = Path(path)
     size = size_of(path, ".net", MAX_FILE, NetFileError)
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
-            return as_specs(_layers(file, size, in_shape))
+            specs = as_specs(_layers(file, size, in_shape))
+            if in_shape is not None and in_shape != specs[0].in_shape:
+                if specs[0].type != "dense" or math.prod(in_shape) != specs[0].in_features:
+                    raise NetFileError(f"in_shape: expected {specs[0].in_shape}, found {in_shape}")
+            return specs
     except NetFileError as error:
         raise NetFileError(f"{path}: {error}") from None
     # For a damaged file, the HDF5 library may raise almost any exception (OSError, RuntimeError, KeyError, TypeError,

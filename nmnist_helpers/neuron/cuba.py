@@ -10,6 +10,7 @@ import torch
 from ..kernels.common import Membrane, State, Surrogate
 from ..kernels.constants import DECAY_SCALE, NEVER, WEIGHT_SCALE
 from ..kernels.functions import NeuronStep, SpikeFunction, retention_of
+from ..lava import public
 from ..tools import as_array, exact, overridden, whole_number
 from ..utils.quantize import quantize_hook_fx
 from .stored import NeuronStorage
@@ -44,6 +45,8 @@ def neuron_params(device_params: dict, scale: int = WEIGHT_SCALE, p_scale: int =
 
 
 def _make_norm(norm: Callable, channels: int | None) -> Any:
+    if isinstance(norm, torch.nn.Module):
+        raise TypeError(f"Neuron: expected a class or a function as norm, found a {type(norm).__name__}")
     parameters = inspect.signature(norm).parameters
     if "num_features" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return norm()
@@ -63,7 +66,7 @@ class Neuron(NeuronStorage):
     Parameters
     ----------
     threshold : float
-        Firing threshold; ``trunc(64 * threshold) / 64`` is used. A voltage equal to the threshold does not fire.
+        Firing threshold; ``trunc(scale * threshold) / scale`` is used. A voltage equal to the threshold does not fire.
     current_decay, voltage_decay : float or (float, float)
         Fraction of the current and of the voltage that is lost in a time step, 0..1. With ``shared_param=False``, the
         decay of each channel is drawn from a range (lowest, highest); a single number then means a range of +-1 %.
@@ -109,6 +112,10 @@ class Neuron(NeuronStorage):
     ValueError
         If a decay lies outside 0..1, if `threshold`, `tau_grad`, `scale_grad` or `scale` is not positive and finite,
         if `threshold` is out of range, or if `num_neurons` is required and missing.
+    TypeError
+        If `dropout` is no module or function, or if `norm` is a module instead of its class.
+    OverflowError
+        In a call, if the input is not finite, or if a state leaves the range of +-262144.
 
     Notes
     -----
@@ -162,13 +169,15 @@ class Neuron(NeuronStorage):
             self.norm = _make_norm(norm, num_neurons)
             if hasattr(self.norm, "pre_hook_fx"):
                 self.norm.pre_hook_fx = self.quantize_8bit
+        if dropout is not None and (isinstance(dropout, type) or not callable(dropout)):
+            raise TypeError(f"Neuron: expected a module as dropout, such as neuron.Dropout(0.05), found {dropout}")
         self.drop = dropout
         self.debug = self.complex = False  # exist in lava-dl; have no effect here
         self.graded_spike = False
 
     @property
     def threshold(self) -> float:
-        """The threshold in use, a multiple of 1/64. The width of the surrogate derivative follows it."""
+        """The threshold in use, a multiple of 1/scale. The width of the surrogate derivative follows it."""
         return self.v_th_mant / self.w_scale
 
     @threshold.setter
@@ -265,10 +274,11 @@ class Neuron(NeuronStorage):
         return int(integers[0]) if self.shared_param else integers
 
     def quantize_8bit(self, weight: torch.Tensor, descale: bool = False) -> torch.Tensor:
-        """Quantise weights to 8 bits: ``clamp(round(32 w) / 32, -4, 254/64)``.
+        """Quantise weights to 8 bits: ``clamp(round(32 w) / 32, -4, 254/64)`` for the usual scale of 64.
 
-        With `descale`, the result is multiplied by 64, which makes it an even integer. The gradient passes straight
-        through the rounding and is zero outside the clamp.
+        In general, the results are even multiples of ``1/scale`` from ``-256/scale`` to ``254/scale``. With `descale`,
+        they are multiplied by `scale`, which makes them even integers. The gradient passes straight through the
+        rounding and is zero outside the clamp.
         """
         return quantize_hook_fx(weight, self.w_scale, 7, descale)
 
@@ -360,3 +370,8 @@ class Neuron(NeuronStorage):
             f"threshold={self.threshold}, iDecay={self.cx_current_decay}, vDecay={self.cx_voltage_decay},"
             f" requires_grad={self.requires_grad}"
         )
+
+
+__dir__ = public(__name__)
+
+__all__ = ["Neuron", "neuron_params"]

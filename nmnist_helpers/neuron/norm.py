@@ -1,11 +1,13 @@
 """Normalisation of the current between the two integrators of a neuron."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..kernels.constants import WEIGHT_SCALE
-from ..lava import absent
+from ..lava import absent, public
+from ..tools import whole_number
 
 
 def _identity(x: torch.Tensor, descale: bool = False) -> torch.Tensor:
@@ -28,11 +30,15 @@ class MeanOnlyBatchNorm(torch.nn.Module):
     Raises
     ------
     ValueError
-        If `num_features` is missing. It is required because buffers are created here, not in the first forward pass.
+        If `num_features` is missing, which is required because buffers are created here, not in the first forward pass;
+        if `momentum` is not in 0..1.
 
     Notes
     -----
     Salimans and Kingma, "Weight normalization", 2016, section 4.
+
+    `torch.optim.swa_utils.update_bn` does not know this module. For averaged weights, run the network in training mode
+    over the data instead.
     """
 
     running_mean: torch.Tensor
@@ -42,7 +48,9 @@ class MeanOnlyBatchNorm(torch.nn.Module):
         super().__init__()
         if num_features is None:
             raise ValueError(f"{type(self).__name__}: expected num_features, the number of channels, found None")
-        self.num_features = num_features
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"{type(self).__name__}: expected a momentum in 0..1, found {momentum}")
+        self.num_features = whole_number(f"{type(self).__name__}: num_features", num_features, 1)
         self.momentum = momentum
         self.pre_hook_fx = pre_hook_fx if pre_hook_fx is not None else _identity
         self.register_buffer("running_mean", torch.zeros(num_features))
@@ -75,4 +83,7 @@ class MeanOnlyBatchNorm(torch.nn.Module):
         return current - self.pre_hook_fx(self._mean(current).view(shape))
 
 
-__getattr__ = absent(__name__)
+if not TYPE_CHECKING:  # else type checkers would accept any name
+    __getattr__, __dir__ = absent(__name__), public(__name__)
+
+__all__ = ["MeanOnlyBatchNorm"]

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 from matplotlib import animation, rcParams
 from matplotlib.figure import Figure
 
+from ..checks import as_number
 from ..files import atomic
 from .film import film
 from .frames import Recording
@@ -138,9 +139,9 @@ def _inline() -> bool:
 
 def _interval(frame_rate: float) -> float:
     """Return the duration of a frame in ms of the recording."""
-    if not 0 < frame_rate < float("inf"):
+    if not 0 < as_number(frame_rate) < float("inf"):
         raise ValueError(
-            f"frame_rate: expected a positive number of frames per second of recording, found {frame_rate}"
+            f"frame_rate: expected a positive number of frames per second of recording, found {frame_rate!r}"
         )
     return 1000 / frame_rate
 

@@ -28,6 +28,11 @@ def event_rows(events: Sequence[Recording], titles: Sequence[str], columns: int 
         One title for each picture.
     columns : int
         Number of pictures in a row.
+
+    Raises
+    ------
+    ValueError
+        If there is not one title for each recording, and under the conditions of `plots.event_map`.
     """
     if len(titles) != len(events):
         raise ValueError(f"event_rows: expected a title for each of {len(events)} recordings, found {len(titles)}")
@@ -42,14 +47,27 @@ def event_rows(events: Sequence[Recording], titles: Sequence[str], columns: int 
     return fig
 
 
-def show_confusion(ax: Axes, confusion: np.ndarray, title: str = "") -> None:
-    """Draw a confusion matrix of recordings: rows are the digits shown, columns the answers; zeros are left empty."""
+def show_confusion(ax: Axes, confusion: np.ndarray, title: str = "", shown: str = "digit shown") -> None:
+    """Draw a confusion matrix of recordings, in which zeros are left empty.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    confusion : int array [C, C]
+        Number of recordings by class shown (rows) and answer (columns).
+    title : str
+        Title of the axes.
+    shown : str
+        Label of the rows.
+    """
     from sklearn.metrics import ConfusionMatrixDisplay
 
     ConfusionMatrixDisplay(np.asarray(confusion)).plot(ax=ax, cmap="Greys", colorbar=False)
+    size = min(10, 130 / len(confusion))  # numbers of more classes would touch each other
+    ax.tick_params(labelsize=size)
     for text in ax.texts:
-        text.set_visible(text.get_text() != "0")
-    ax.set(xlabel="answer", ylabel="digit shown", title=title)
+        text.set(visible=text.get_text() != "0", fontsize=size)
+    ax.set(xlabel="answer", ylabel=shown, title=title)
     ax.spines[:].set_visible(True)
 
 
@@ -58,14 +76,14 @@ def confused_pairs(confusion: np.ndarray, most: int = 3) -> list[tuple[int, int,
 
     Parameters
     ----------
-    confusion : int array [10, 10]
+    confusion : int array [C, C]
     most : int
         Largest number of pairs.
 
     Returns
     -------
     list of (int, int, int)
-        Digit shown, answer and count, the most frequent pair first; pairs that do not occur are left out.
+        Class shown, answer and count, the most frequent pair first; pairs that do not occur are left out.
     """
     wrong = np.array(confusion)
     np.fill_diagonal(wrong, 0)

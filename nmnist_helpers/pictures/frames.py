@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from ..checks import as_number
 from ..geometry import SIDE
 from ..tools import whole_number
 from .palette import CHANNELS, INK, LINE, PANEL, PAPER, SLATE, TRUE
@@ -118,8 +119,8 @@ def film_span(event: Recording, span: float | None) -> float:
     elif span is None:
         last = event.t.max(initial=0.0)
         span = last if last > USUAL_END else USUAL_SPAN
-    if not 0 < span < float("inf"):
-        raise ValueError(f"gif: expected a positive span in ms, found {span}")
+    if not 0 < as_number(span) < float("inf"):
+        raise ValueError(f"gif: expected a positive span in ms, found {span!r}")
     return float(span)
 
 

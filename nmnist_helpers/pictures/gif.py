@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..checks import as_number
 from ..files import atomic
 from .frames import PALETTE, PICTURE, Recording, camera_frames, film_span
 from .raster import raster_frames
@@ -74,12 +75,11 @@ def gif_bytes(
 
 def check_pace(span: float, frame_ms: float, slowdown: float, hold: float) -> None:
     """Raise ValueError if a film of `span` ms has too many frames, or frames that show too briefly or too long."""
-    if not 0 <= hold <= 600_000:
-        raise ValueError(f"gif: expected a hold of 0 ms to ten minutes, found {hold}")
-    if not frame_ms > 0 or not 20 <= frame_ms * slowdown <= 60_000:
-        raise ValueError(
-            f"gif: expected frames that show for 20 ms to a minute (frame_ms * slowdown), found {frame_ms} * {slowdown}"
-        )
+    if not 0 <= as_number(hold) <= 600_000:
+        raise ValueError(f"gif: expected a hold of 0 ms to ten minutes, found {hold!r}")
+    if not as_number(frame_ms) > 0 or not 20 <= as_number(frame_ms) * as_number(slowdown) <= 60_000:
+        found = f"{frame_ms!r} * {slowdown!r}"
+        raise ValueError(f"gif: expected frames that show for 20 ms to a minute (frame_ms * slowdown), found {found}")
     if span / frame_ms > 2000:
         raise ValueError(f"gif: expected at most 2000 frames, found {span:g} ms / {frame_ms:g} ms; raise frame_ms")
 
@@ -137,7 +137,14 @@ def ink_png(drawing: np.ndarray) -> bytes:
     -------
     bytes
         The contents of a png file, 238 pixels high, enlarged without smoothing.
+
+    Raises
+    ------
+    ValueError
+        If the drawing has another shape or type.
     """
+    if drawing.ndim != 2 or drawing.size == 0 or drawing.dtype != np.uint8:
+        raise ValueError(f"drawing: expected uint8 [H, W], found {drawing.dtype} {list(drawing.shape)}")
     height, width = drawing.shape
     size = round(PICTURE * width / height), PICTURE
     file = io.BytesIO()
@@ -153,13 +160,18 @@ def save_gif(event: Recording, path: str | os.PathLike, **options) -> Path:
     Path
         The file, which appears complete or not at all.
 
+    Raises
+    ------
+    ValueError
+        If the file's name does not end in .gif, and under the conditions of `gif_bytes`.
+
     Examples
     --------
     >>> save_gif(slayer.io.read_2d_spikes('data/Test/7/00602.bin'), GIFS / 'seven.gif')
     """
     path = Path(path)
     if path.suffix.lower() != ".gif":
-        raise ValueError(f"save_gif: expected a file name that ends in .gif, found {path.name}")
+        raise ValueError(f"save_gif: expected a file name that ends in .gif, found {os.fspath(path)!r}")
     data = gif_bytes(event, **options)
     with atomic(path) as temporary:
         temporary.write_bytes(data)

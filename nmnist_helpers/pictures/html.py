@@ -40,6 +40,8 @@ def gif_table(
     ------
     ValueError
         If captions, alternative texts or header do not match the rows, or if a file is not a gif, png or jpeg.
+    TypeError
+        If `rows` is a single picture and not a sequence.
 
     Examples
     --------
@@ -70,6 +72,8 @@ def gif_table(
 
 def _rows(rows: Iterable) -> list[list]:
     """Return the rows of a table; a flat sequence is one row."""
+    if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
+        raise TypeError(f"gif_table: expected a list, found a single {type(rows).__name__}; put it into a list")
     rows = list(rows)
     nested = all(isinstance(row, list | tuple) for row in rows)
     return [list(row) for row in (rows if nested else [rows])]

@@ -41,15 +41,26 @@ def raster(ax: Axes, spikes: "torch.Tensor", color: str = INK, size: float = 12,
 
 
 def check_camera(name: str, event: Recording) -> None:
-    """Raise ValueError unless the recording is that of a camera."""
+    """Raise ValueError unless the recording is that of a camera of 34 x 34 pixels, which a few events may have left."""
     if event.dim != 2:
         raise ValueError(f"{name}: expected a 2-D recording, found a {event.dim}-D one")
+    outside = (np.rint(event.x) >= SIDE) | (np.rint(event.y) >= SIDE)
+    if 2 * np.count_nonzero(outside) > len(event):
+        raise ValueError(
+            f"{name}: expected a recording of {SIDE} x {SIDE} pixels, found most events outside; for another camera,"
+            " event.to_tensor(binning_mode='SUM').sum(-1) counts them"
+        )
 
 
 def event_map(event: Recording, start: float = 0, end: float = np.inf) -> np.ndarray:
     """Count OFF and ON events per pixel from `start` (inclusive) to `end` (exclusive), in ms; float [2, 34, 34].
 
     Positions are rounded, and events outside the 34 x 34 pixels are not counted.
+
+    Raises
+    ------
+    ValueError
+        If the recording is 1-D, or if most events lie outside: it comes from another camera.
     """
     check_camera("event_map", event)
     event = event.rounded()
@@ -76,6 +87,11 @@ def sharpened(event: Recording, scale: int = 3) -> np.ndarray:
     -------
     float array [28 * scale, 28 * scale]
         Number of events of both polarities in each cell.
+
+    Raises
+    ------
+    ValueError
+        As for `event_map`.
     """
     check_camera("sharpened", event)
     knots = PATH_STEP * np.arange(len(PATH))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .checks import check_bytes, check_list, check_value, checked_shape
+from .checks import check_bytes, check_list, check_picture, check_value, checked_shape
 from .convert import dense_to_events, events_to_rows, holds_events, rows_to_events
 
 # The events of dense tensors. They are not attributes of the tensors, so that saving a tensor, copying it or sending it
@@ -44,9 +44,10 @@ class Spikes:
     Raises
     ------
     ValueError
-        If the list does not describe spikes of this shape. Compiled code does not check it again. The check runs once,
-        here (0.1 ms for 150,000 spikes); `trusted` omits it for lists that a kernel has made. Layers repeat it (see
-        `verify`) if an attribute has been replaced since, or if torch has counted a change of the list.
+        If the list does not describe spikes of this shape, or `picture` does not have C pixels. Compiled code does not
+        check it again. The check runs once, here (0.1 ms for 150,000 spikes); `trusted` omits it for lists that a
+        kernel has made. Layers repeat it (see `verify`) if the list or its shape has been replaced since, or if torch
+        has counted a change of the list.
 
     Examples
     --------
@@ -79,6 +80,10 @@ class Spikes:
                 f" found {self.indptr.device} and {self.channel.device}"
             )
         check_list(self.indptr.cpu().numpy(), self.channel.cpu().numpy(), self.shape)
+        if self.picture is not None:
+            check_picture(self.picture, self.shape[1])
+        if self.source is not None and self.source.numel() != math.prod(self.shape):
+            raise ValueError(f"Spikes: expected a source of shape {self.shape}, found {list(self.source.shape)}")
         self._checked = self._as_now()
 
     @classmethod
@@ -92,8 +97,8 @@ class Spikes:
 
     def as_picture(self, picture: tuple[int, int, int] | None) -> Self:
         """Return the same spikes as the pixels of a picture (channels, height, width), or without positions (None)."""
-        if picture is not None and (len(picture) != 3 or min(picture) < 1 or math.prod(picture) != self.shape[1]):
-            raise ValueError(f"Spikes.as_picture: expected a picture of {self.shape[1]} pixels, found {picture}")
+        if picture is not None:
+            check_picture(picture, self.shape[1])
         same = copy(self)
         same.picture = picture
         if self.source is not None:

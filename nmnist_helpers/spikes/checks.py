@@ -20,9 +20,17 @@ def checked_shape(shape) -> tuple[int, int, int]:
 
 
 def check_value(value: float) -> None:
-    """Raise ValueError unless `value`, the value of a spike, is a finite number."""
-    if not isinstance(value, int | float | np.number) or not math.isfinite(value):
-        raise ValueError(f"Spikes: expected a finite value of a spike, found {value}")
+    """Raise ValueError unless `value`, the value of a spike, is a finite number other than 0."""
+    if not isinstance(value, int | float | np.number) or not math.isfinite(value) or value == 0:
+        raise ValueError(f"Spikes: expected a finite value of a spike other than 0, found {value}")
+
+
+def check_picture(picture, channels: int) -> None:
+    """Raise ValueError unless `picture` is (channels, height, width) with as many pixels as there are `channels`."""
+    sides = tuple(picture) if isinstance(picture, tuple | list) else ()
+    whole = len(sides) == 3 and all(isinstance(n, int | np.integer) and n >= 1 for n in sides)
+    if not whole or math.prod(sides) != channels:
+        raise ValueError(f"Spikes: expected a picture (channels, height, width) of {channels} pixels, found {picture}")
 
 
 def check_bytes(name: str, rows: torch.Tensor) -> None:

@@ -1,10 +1,13 @@
 """Synapses: weights, their normalisation and 8-bit quantisation, and their product with spikes."""
 
-from ..lava import absent
+from typing import TYPE_CHECKING
+
+from ..lava import absent, public
 from .base import Synapse
 from .dense import Dense
 from .picture import Conv, Pool
 
-__getattr__ = absent(__name__)
+if not TYPE_CHECKING:  # else type checkers would accept any name
+    __getattr__, __dir__ = absent(__name__), public(__name__)
 
 __all__ = ["Conv", "Dense", "Pool", "Synapse"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 
 from ..kernels.functions import normalise
+from .computed import Computed
 
 
 class Synapse(torch.nn.Module):
@@ -18,7 +19,8 @@ class Synapse(torch.nn.Module):
     weight_scale : float
         Factor on the initial weights, which are drawn from U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
     weight_norm : bool
-        Store the parameters `weight_v` (direction) and `weight_g` (length) instead of `weight`.
+        Store the parameters `weight_v` (direction) and `weight_g` (length). `weight` is then computed from them and
+        cannot be changed.
     pre_hook_fx : callable, optional
         Function applied to the weights before every product.
     """
@@ -41,7 +43,7 @@ class Synapse(torch.nn.Module):
 
     def __getattr__(self, name: str):
         if name == "weight" and self.__dict__.get("weight_norm_enabled"):
-            return normalise(self.weight_v.float(), self.weight_g.float())
+            return self._plain_weight().as_subclass(Computed)
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value) -> None:
@@ -102,7 +104,7 @@ class Synapse(torch.nn.Module):
     def disable_weight_norm(self) -> None:
         """Merge length and direction into `weight`."""
         if self.weight_norm_enabled:
-            w, learns = self.weight.detach().to(self.weight_v.dtype), self.weight_v.requires_grad
+            w, learns = self._plain_weight().detach().to(self.weight_v.dtype), self.weight_v.requires_grad
             del self.weight_g, self.weight_v
             self.weight_norm_enabled = False
             self.weight = torch.nn.Parameter(w, requires_grad=learns)
@@ -112,17 +114,32 @@ class Synapse(torch.nn.Module):
         if 0 in shape:
             raise ValueError(f"synapse: expected an input with no empty axis, found {list(shape)}")
 
+    def _plain_weight(self) -> torch.Tensor:
+        return normalise(self.weight_v.float(), self.weight_g.float()) if self.weight_norm_enabled else self.weight
+
     def hooked_weight(self) -> torch.Tensor:
         """Return the weights for the product: normalised, masked and passed through the hook, with gradients.
 
         They are float32 whatever the type of the parameters: sums of 16-bit numbers would not be exact, and 64-bit
         weights might round to other steps than those of the fused layers.
         """
-        weight = self.weight.float()
+        weight = self._plain_weight().float()
         weight = weight if self.mask_fx is None else self.mask_fx(weight)
         return weight if self.pre_hook_fx is None else self.pre_hook_fx(weight)
 
     @torch.no_grad()
     def quantised_weight(self) -> torch.Tensor:
         """Return `hooked_weight`, [out, in, height, width, 1], without gradients."""
+        training, self.training = self.training, False  # so that a hook changes no state of its own
+        try:
+            for hook in self._forward_pre_hooks.values():
+                if _makes_weights(hook):
+                    hook(self, ())
+        finally:
+            self.training = training
         return self.hooked_weight()
+
+
+def _makes_weights(hook: Callable) -> bool:
+    """Return whether a hook is one of torch's, such as those of pruning, which make the weights only in a call."""
+    return any(kind.__module__.startswith("torch.nn.utils.") for kind in type(hook).__mro__)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..checkpoint import CheckpointError
+from ..lava import public
 from .folder import Folder
 from .loop import answers, run
 from .parts import split
@@ -42,5 +43,7 @@ def given_settings(given: dict) -> tuple[Settings, bool, bool]:
             )
     return Settings(**saved | given), resume, overwrite
 
+
+__dir__ = public(__name__)
 
 __all__ = ["Settings", "answers", "given_settings", "main", "parser", "run", "split"]

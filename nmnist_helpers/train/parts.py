@@ -33,6 +33,7 @@ def split(labels: np.ndarray, validation: float | int) -> tuple[np.ndarray, np.n
     ValueError
         If one of the parts would lack a digit.
     """
+    labels = np.asarray(labels)
     digits, counts = np.unique(labels, return_counts=True)
     wanted = _count(len(labels), validation)
     expected = f"--recordings, --validation: expected both parts to have a recording of each of {len(digits)} digits"

@@ -65,6 +65,7 @@ def _is_validation(value: Any) -> bool:
 
 
 def share_or_count(text: str) -> float | int:
+    """Convert the value of ``--validation``: a share, or a number of recordings."""
     try:
         return int(text)
     except ValueError:
@@ -76,6 +77,7 @@ def share_or_count(text: str) -> float | int:
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:
+    """Convert the value of ``--hidden``: whole numbers with commas between them."""
     try:
         return tuple(int(size) for size in text.split(","))
     except ValueError:
@@ -185,7 +187,7 @@ class Settings:
     start: str | None = _option(None, TEXT, "file with the initial weights, such as another run's network.pt")
     data: str | None = _option(None, TEXT, "folder of the recordings (default NMNIST_DATA, else data/)")
     device: str = _option("auto", DEVICE, "auto, cpu, cuda or cuda:N")
-    out: str | None = _option(None, TEXT, f"folder of the run (default {DEFAULT_OUT.parent.name}/{DEFAULT_OUT.name})")
+    out: str | None = _option(None, TEXT, f"folder of the run (default {str(DEFAULT_OUT).replace('%', '%%')})")
     timeout: float = _option(300.0, POSITIVE, "seconds that a process waits for the others")
 
     def __post_init__(self):
@@ -199,6 +201,9 @@ class Settings:
                 fine = False
             if not fine:
                 raise ValueError(f"{flag(f.name)}: expected {words}, found {on_command_line(value)}")
+        if not self.true_rate > self.false_rate:
+            found = f"{self.true_rate} and {self.false_rate}"
+            raise ValueError(f"--true-rate, --false-rate: expected true_rate above false_rate, found {found}")
         if self.network == "cnn" and self.hidden != type(self).hidden:
             raise ValueError("--hidden: expected --network dense for this option, found --network cnn")
         if self.validation == 0 and self.keep == "best":
@@ -216,7 +221,7 @@ class Settings:
 
 def on_command_line(value: Any) -> str:
     """Return a value as an error message shows it; several numbers are written as on the command line."""
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else f"{value!r:.80}"
+    return ",".join(map(str, value)) if value and isinstance(value, tuple | list) else f"{value!r:.80}"
 
 
 def flag(name: str) -> str:

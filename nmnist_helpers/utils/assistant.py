@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 
+from ..checks import as_number
 from ..spikes import Spikes
 from .stats import LearningStat, LearningStats
 
@@ -34,6 +35,8 @@ class Assistant:
     ------
     ValueError
         If the optimizer has none of the network's parameters: it would train nothing.
+    TypeError
+        If `classifier` is a class; in a call, if the input or the targets are not tensors.
 
     Examples
     --------
@@ -59,6 +62,9 @@ class Assistant:
         learned = [p for group in getattr(optimizer, "param_groups", []) for p in group["params"]]
         if learned and not {id(p) for p in net.parameters()} & {id(p) for p in learned}:
             raise ValueError("Assistant: expected an optimizer of the network's parameters, found one of others")
+        if isinstance(classifier, type):
+            name = classifier.__name__
+            raise TypeError(f"Assistant: expected a function or {name}(), found the class {name}")
         self.stats, self.classifier = stats, classifier
         self.count_log, self.lam = count_log, lam
         self._device: torch.device | None = None
@@ -119,8 +125,8 @@ class Assistant:
         ValueError
             If `factor` is not positive and finite, or if there is no optimiser.
         """
-        if not 0 < factor < math.inf:
-            raise ValueError(f"reduce_lr: expected a positive factor, found {factor}")
+        if not 0 < as_number(factor) < math.inf:
+            raise ValueError(f"reduce_lr: expected a positive factor, found {factor!r}")
         if self.optimizer is None:
             raise ValueError("Assistant.reduce_lr: expected an optimizer, found None")
         for group in self.optimizer.param_groups:
@@ -140,6 +146,8 @@ class Assistant:
         if not isinstance(target, torch.Tensor):
             raise TypeError(f"Assistant: expected a tensor of targets, found {type(target).__name__}")
         if device is not None:
+            if not hasattr(input, "to"):
+                raise TypeError(f"Assistant: expected a tensor or Spikes as input, found {type(input).__name__}")
             input, target = input.to(device, non_blocking=True), target.to(device, non_blocking=True)
         returned, count, net_loss = self.net(input), None, None
         wanted = 1 + (self.lam is not None) + self.count_log

@@ -25,6 +25,8 @@ def length_of(columns: dict[str, list]) -> int:
 
 def read_log(file: Path) -> dict[str, list[float | None]]:
     """Return the columns of a log by part of the data, with None for a missing number."""
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: expected the log of a training, found none")
     try:
         text = file.read_text(encoding="ascii")
     except UnicodeDecodeError:

@@ -1,10 +1,13 @@
 """Rounding with a straight-through gradient, and the event rate of a tensor."""
 
 import enum
+import math
 
 import torch
 
+from ..checks import as_number
 from ..kernels.constants import WEIGHT_SCALE
+from ..tools import whole_number
 
 
 class QUANTIZE_MODE(enum.IntEnum):
@@ -38,15 +41,17 @@ def quantize(input: torch.Tensor, step: float = 1, mode: QUANTIZE_MODE = QUANTIZ
     Raises
     ------
     ValueError
-        If `mode` is not a member of `QUANTIZE_MODE`, or if `step` is not positive.
+        If `mode` is not a member of `QUANTIZE_MODE`, or if `step` is not positive and finite.
 
     Examples
     --------
     >>> quantize(torch.tensor([0.3, 0.8]), step=0.5)
     tensor([0.5000, 1.0000])
     """
-    if not step > 0:
-        raise ValueError(f"quantize: expected a positive step, found {step}")
+    if not 0 < as_number(step) < math.inf:
+        raise ValueError(f"quantize: expected a positive step, found {step!r}")
+    if mode not in tuple(QUANTIZE_MODE):
+        raise ValueError(f"quantize: expected a QUANTIZE_MODE, ROUND (0) or FLOOR (1), found {mode!r}")
     return _Quantize.apply(input, step, QUANTIZE_MODE(mode))
 
 
@@ -66,7 +71,15 @@ def quantize_hook_fx(
         more than the name says, and more than a block's `nmnist_helpers.neuron.cuba.Neuron.quantize_8bit` uses.
     descale : bool
         Whether to return the integers instead of the weights.
+
+    Raises
+    ------
+    ValueError
+        If `scale` is not positive and finite, or if `num_bits` is not a whole number from 0.
     """
+    if not 0 < as_number(scale) < math.inf:
+        raise ValueError(f"quantize_hook_fx: expected a positive scale, found {scale!r}")
+    num_bits = whole_number("quantize_hook_fx: num_bits", num_bits, 0)
     low, high = -2 * (1 << num_bits), 2 * ((1 << num_bits) - 1)
     clamped = quantize(x, 2 / scale).clamp(low / scale, high / scale)
     return clamped * scale if descale else clamped

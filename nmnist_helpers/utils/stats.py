@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from ..paths import expanded
 from .logs import PARTS, length_of, read_log, write_log
@@ -134,6 +134,19 @@ class LearningStats:
             self._display = display(data, raw=True, display_id=True)
         else:
             self._display.update(data, raw=True)
+
+    @overload
+    def plot(
+        self, figures: None = None, figsize: tuple[float, float] | None = None, path: str | os.PathLike | None = None
+    ) -> "Figure": ...
+
+    @overload
+    def plot(
+        self,
+        figures: tuple[int, int],
+        figsize: tuple[float, float] | None = None,
+        path: str | os.PathLike | None = None,
+    ) -> "tuple[Figure, ...]": ...
 
     def plot(
         self,

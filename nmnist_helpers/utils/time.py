@@ -1,18 +1,23 @@
 """Functions on signals in time: shift them, and repeat a value at every step."""
 
+from collections.abc import Sequence
+
 import torch
 
 from ..axon import in_steps
+from ..lava import public
 
 
-def shift(input: torch.Tensor, shift_val: float | torch.Tensor, sampling_time: float = 1) -> torch.Tensor:
+def shift(
+    input: torch.Tensor, shift_val: float | Sequence[float] | torch.Tensor, sampling_time: float = 1
+) -> torch.Tensor:
     """Shift signals to later time steps (or to earlier ones, if the shift is negative), filling in zeros.
 
     Parameters
     ----------
     input : tensor [B, C, ..., T]
         Any signal over time.
-    shift_val : float or tensor
+    shift_val : float, sequence of float or tensor
         Shift in ms: one number for all signals, or one for each of the C x ... signals.
     sampling_time : float
         ms per time step. Shifts are truncated to whole steps; see `axon.in_steps`.
@@ -50,3 +55,8 @@ def shift(input: torch.Tensor, shift_val: float | torch.Tensor, sampling_time: f
 def replicate(input: torch.Tensor, num_steps: int) -> torch.Tensor:
     """Repeat a tensor of any shape [...] along a new last axis, time: [..., num_steps]."""
     return input[..., None].repeat_interleave(num_steps, -1)
+
+
+__dir__ = public(__name__)
+
+__all__ = ["replicate", "shift"]

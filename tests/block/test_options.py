@@ -12,7 +12,7 @@ from support.blocks import dense_block, unfused_copy, weight_steps
 from support.neurons import PARAMS, THRESHOLD, sample
 from torch.nn.utils import parametrize
 
-from nmnist_helpers import axon, netx
+from nmnist_helpers import axon, netx, synapse
 from nmnist_helpers.block import cuba
 from nmnist_helpers.network import Network
 from nmnist_helpers.neuron.norm import MeanOnlyBatchNorm
@@ -61,6 +61,32 @@ def test_layer_spec_holds_the_values_in_use():
     assert spec.delay[:2].tolist() == [0, 62]
     assert (spec.i_decay, spec.v_decay, spec.v_th_mant) == (1024, 123, 80)
     assert block.shape == (7,)
+
+
+@pytest.mark.parametrize("part", ["synapse", "neuron", "scale"])
+def test_a_block_quantises_the_weights_of_a_part_that_takes_the_place_of_another(part):
+    block, other = dense_block(20, 10, weight_norm=False), dense_block(20, 10, seed=1, weight_norm=False)
+    if part == "synapse":
+        block.synapse = synapse.Dense(20, 10, weight_scale=5)
+        block.load_state_dict(other.state_dict())
+    else:
+        params = PARAMS if part == "neuron" else {**PARAMS, "scale": 16}
+        other = cuba.Dense(params, 20, 10, weight_scale=5, delay=True)
+        block.neuron = cuba.Dense(params, 20, 10).neuron
+        other.load_state_dict(block.state_dict())
+    assert block.quantised
+    assert block.fused == other.fused == (part != "scale")
+    x = sample((2, 20, 60), 0.3)
+    assert torch.equal(block(x), other(x))
+    assert other(x).any()
+
+
+def test_what_takes_the_place_of_a_synapse_is_checked_and_keeps_its_own_hook():
+    block = dense_block(20, 10)
+    with pytest.raises(TypeError, match=r"Dense: expected a synapse\.Synapse, found Linear"):
+        block.synapse = torch.nn.Linear(20, 10)
+    block.synapse = synapse.Dense(20, 10, pre_hook_fx=torch.sign)
+    assert block.synapse.pre_hook_fx is torch.sign
 
 
 def test_blocks_work_with_another_default_type():
@@ -129,6 +155,11 @@ def test_a_mask_may_have_the_shape_of_the_weights():
         assert torch.equal(again.synapse.quantised_weight(), block.synapse.quantised_weight())
     assert block.synapse.quantised_weight()[..., 0][mask].any()
     assert not block.synapse.quantised_weight()[..., 0][~mask].any()
+
+
+def test_a_mask_is_0_or_1():
+    with pytest.raises(ValueError, match=r"block\.cuba\.Dense: expected a mask of 0 and 1, found -1"):
+        dense_block(4, 3, mask=torch.tensor([1.0, 0.0, -1.0, 1.0]).expand(3, 4))
 
 
 def test_a_mask_can_be_set_later():

@@ -156,3 +156,9 @@ def test_operations_of_a_convolution_equal_those_of_the_equivalent_dense_layer()
         assert found.synaptic_nonzero == expected.synaptic_nonzero > 0
         assert (found.spikes_in, found.updates) == (expected.spikes_in, expected.updates)
         assert found.synaptic_nonzero <= found.synaptic < expected.synaptic
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "1"])
+def test_answers_over_time_need_finite_numbers(value):
+    with pytest.raises(ValueError, match="spikes_out: expected finite numbers, found"):
+        cost.answers_over_time(np.array([[[0, value, 0]]]))

@@ -301,3 +301,17 @@ def test_invalid_generators_and_events_raise():
     for width in (6, 9):
         with pytest.raises(ValueError, match=rf"draws: expected shape \[1, 8\], found \[1, {width}\]"):
             augment.apply(np.zeros(width, dtype=np.int64), *np.zeros((4, 1)))
+
+
+@pytest.mark.parametrize("name", ["y", "polarities", "t"])
+def test_arrays_of_other_lengths_are_not_repeated(name):
+    arrays = {"x": [1, 2, 3], "y": [4, 5, 6], "polarities": [0, 1, 0], "t": [7.0, 8, 9]} | {name: [1]}
+    with pytest.raises(ValueError, match=rf"augment: expected {name} of shape \[3\], like x, found \[1\]"):
+        Augment().apply(IDENTITY, *map(np.array, arrays.values()))
+
+
+@pytest.mark.parametrize("value", ["5", None])
+def test_options_are_numbers(value):
+    for name in ("max_angle", "max_shift", "event_dropout", "time_jitter", "max_warp"):
+        with pytest.raises(ValueError, match=f"{name}: expected .*, found {value!r}"):
+            Augment(**{name: value})

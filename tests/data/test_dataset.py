@@ -269,6 +269,17 @@ def test_a_change_of_the_bins_counts_at_once(root):
     assert torch.equal(dataset[0][0], same[0][0])
 
 
+def test_a_truth_value_is_no_number_of_a_recording(root):
+    for index in (True, np.bool_(False)):
+        with pytest.raises(TypeError, match="recording: expected a whole number, found"):
+            NMNISTDataset(root)[index]
+
+
+def test_the_length_of_a_sample_is_a_number(root):
+    with pytest.raises(ValueError, match="sample_length / sampling_time: expected 1 to 2\\^20 bins, found '300' ms"):
+        NMNISTDataset(root, sample_length="300")
+
+
 def test_numbers_of_recordings_are_whole(root):
     dataset = NMNISTDataset(root)
     for wrong in (1.5, "1", slice(0, 3)):

@@ -211,7 +211,7 @@ def test_random_shift_fills_a_short_tensor_from_any_part_of_the_recording():
 
 def test_fill_tensor_refuses_invalid_arguments():
     event = random_events(3)
-    with pytest.raises(ValueError, match="binning_mode 'OR' or 'SUM', found 'MAX'"):
+    with pytest.raises(ValueError, match="binning_mode 'OR' or 'SUM', found 'max'"):
         event.fill_tensor(np.zeros((2, 34, 34, 5)), binning_mode="max")
     with pytest.raises(ValueError, match=r"expected a tensor \[C, H, W, T\], found \[2, 34, 5\]"):
         event.fill_tensor(np.zeros((2, 34, 5)))
@@ -543,3 +543,33 @@ def test_channels_outside_the_tensor_are_reported():
             assert event.to_tensor(dim=(2, 10, 10, 5)).sum() == 3 - left
     with pytest.warns(UserWarning, match="expected channels 0..0, found 1..1; 3 of 3 events are left out"):
         Event([1, 2, 3], [4, 5, 6], [1, 1, 1], [0, 1, 2]).to_tensor(dim=(1, 10, 10, 5))
+
+
+@pytest.mark.parametrize("name", ["x", "y", "polarity"])
+def test_arrays_of_other_lengths_are_not_repeated(tmp_path, name):
+    arrays = {"x": [1, 2, 3], "y": [4, 5, 6], "polarity": [0, 1, 0], "t": [7, 8, 9]}
+    for wrong in ([1], 1, [0, 1]):
+        given = arrays | {name: wrong}
+        with pytest.raises(ValueError, match=rf"{name}: expected shape \[3\], like t, found \{list(np.shape(wrong))}"):
+            io.encode_2d(*given.values())
+    event = Event(arrays["x"], None, arrays["polarity"], arrays["t"])
+    event.x = np.array([1])
+    with pytest.raises(ValueError, match=r"a\.bs1: x: expected shape \[3\], like t, found \[1\]"):
+        io.encode_1d_spikes(tmp_path / "a.bs1", event)
+
+
+@pytest.mark.parametrize("time", ["1", None, [1, 2]])
+def test_times_are_single_numbers(time, tmp_path):
+    event = Event([1], [1], [0], [0.0])
+    with pytest.raises(ValueError, match="sampling_time: expected a positive number of ms, found"):
+        event.to_tensor(time)
+    with pytest.raises(ValueError, match="time_unit: expected a positive number of seconds, found"):
+        io.encode_np_spikes(tmp_path / "a.npy", event, time_unit=time)
+    with pytest.raises(ValueError, match="frame_rate: expected a positive number"):
+        event.anim(frame_rate=time)
+
+
+def test_packed_events_can_be_compared():
+    packed = io.PackedEvents(*(np.zeros(2, kind) for kind in io.EVENT_ARRAYS.values()), *(np.zeros(2, int),) * 3)
+    assert packed == packed
+    assert packed != io.PackedEvents(**vars(packed))

@@ -135,8 +135,8 @@ def test_blocks_that_run_their_parts_one_after_the_other(cuda):
     )
     spikes = (torch.rand(BATCH, 2, 16, 16, STEPS) < 0.1).float().to(DEVICE)
     assert step(cuda, net, spikes, torch.arange(BATCH, device=DEVICE)) == [
-        "synapse:_unit_spikes",
-        "synapse:_unit_spikes",
+        "synapse.picture:_unit_spikes",
+        "synapse.picture:_unit_spikes",
         SEARCH,
         LOG,
     ]

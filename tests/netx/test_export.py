@@ -170,6 +170,16 @@ def test_blocks_from_a_file_can_be_trained(tmp_path):
     assert (tmp_path / "b.net").read_bytes() == (tmp_path / "a.net").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "given", [{"threshold": 5}, {"current_decay": 0.9, "voltage_decay": 0.1}, {"num_neurons": 9}, {"scale": 32}]
+)
+def test_blocks_take_no_argument_that_the_layers_contain(given):
+    net = netx.Net(small_layers(np.random.default_rng(19)))
+    for make in (net.to_blocks, lambda **params: Network.from_layers(net.layers, **params)):
+        with pytest.raises(ValueError, match=f"arguments that the layers do not contain, found {', '.join(given)}"):
+            make(**given)
+
+
 def test_a_bias_becomes_a_normalisation():
     rng = np.random.default_rng(20)
     layer = spec(rng, 12, 9, bias=2 * rng.integers(-20, 20, 9), delay=None)

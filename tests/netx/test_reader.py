@@ -87,6 +87,11 @@ def test_a_weight_in_many_chunks_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"stride": (2, 2)},
+            r"type: expected no stride, padding, dilation or groups, found \(\(2, 2\), .* for 'dense'",
+        ),
+        ({"groups": 2}, "type: expected no stride, padding, dilation or groups"),
         ({"weight": [[1, 2]]}, r"weight: expected even integers in -256\.\.254.*found 1 at \[0, 0\] \(1 of 2 are"),
         ({"weight": [[2, 256]]}, r"weight: .*found 256 at \[0, 1\]"),
         ({"weight": [[-258, 0]]}, r"weight: .*found -258 at \[0, 0\]"),
@@ -140,7 +145,7 @@ def test_consecutive_layers_must_match(tmp_path):
         netx.write_network(tmp_path / "a.net", [spec(rng, 12, 9), spec(rng, 8, 4)])
     with pytest.raises(ValueError, match="expected 1 to 256 layers, found 0"):
         netx.write_network(tmp_path / "a.net", [])
-    with pytest.raises(ValueError, match="layer 0: expected a block.*found a Linear"):
+    with pytest.raises(ValueError, match="layer 0: expected a block.*found Linear"):
         netx.write_network(tmp_path / "a.net", [torch.nn.Linear(2, 2)])
 
 
@@ -233,3 +238,27 @@ def test_listing(tmp_path):
     assert list(net) == layers
     layers[1] = spec(np.random.default_rng(16), 9, 8, bias=np.arange(8))
     assert [row["bias"] for row in netx.Net(layers).rows()] == ["-", "0..7", "-"]
+
+
+def test_the_shape_of_the_input_must_fit_the_file(tmp_path):
+    path = netx.write_network(tmp_path / "a.net", small_layers(np.random.default_rng(7)))  # 12 inputs
+    for shape in ("a", (3, 4), 12, (3, 4, 1, 1)):
+        with pytest.raises(ValueError, match=r"in_shape: expected \(channels, height, width\), found"):
+            netx.load(path, in_shape=shape)
+    with pytest.raises(ValueError, match="in_shape: expected a whole number from 1, found 0"):
+        netx.load(path, in_shape=(12, 1, 0))
+    with pytest.raises(NetFileError, match=r"in_shape: expected \(12, 1, 1\), found \(9, 9, 9\)"):
+        netx.load(path, in_shape=(9, 9, 9))
+    assert netx.load(path, in_shape=(3, 2, 2)).layers == netx.load(path).layers
+    conv = LayerSpec("conv", np.full((2, 2, 1, 1), 2), None, 1, 1, 80, in_shape=(2, 3, 4))
+    path = netx.write_network(tmp_path / "b.net", [conv])
+    with pytest.raises(NetFileError, match=r"in_shape: expected \(2, 3, 4\), found \(2, 4, 3\)"):
+        netx.load(path, in_shape=(2, 4, 3))
+    assert netx.load(path, in_shape=(2, 3, 4)).layers == [conv]
+
+
+def test_a_single_block_goes_into_a_list(tmp_path):
+    block = cuba.Dense(FIXED, 4, 3)
+    for take in (netx.Net, lambda block: netx.write_network(tmp_path / "a.net", block)):
+        with pytest.raises(ValueError, match="found Dense; a single block goes into a list"):
+            take(block)

@@ -329,6 +329,11 @@ def test_norm_requires_the_right_number_of_channels():
         ValueError, match="MeanOnlyBatchNorm: expected num_features, the number of channels, found None"
     ):
         MeanOnlyBatchNorm()
+    with pytest.raises(ValueError, match="num_features: expected a whole number from 1, found 0"):
+        MeanOnlyBatchNorm(0)
+    for momentum in (2, -1, float("nan")):
+        with pytest.raises(ValueError, match=f"MeanOnlyBatchNorm: expected a momentum in 0..1, found {momentum}"):
+            MeanOnlyBatchNorm(4, momentum)
     with pytest.raises(ValueError, match=r"MeanOnlyBatchNorm: expected 4 channels, found input \[2, 5, 3\]"):
         MeanOnlyBatchNorm(4)(torch.zeros(2, 5, 3))
     with pytest.raises(ValueError, match="expected num_neurons with norm or shared_param=False"):
@@ -385,6 +390,19 @@ def test_channels_draw_their_own_decays():
 def test_wrong_arguments_raise(changes, message):
     with pytest.raises(ValueError, match=message):
         Neuron(**{**FIXED, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dropout": 0.05}, r"expected a module as dropout, such as neuron.Dropout\(0.05\), found 0.05"),
+        ({"dropout": Dropout}, "expected a module as dropout, .* found <class"),
+        ({"norm": MeanOnlyBatchNorm(3)}, "expected a class or a function as norm, found a MeanOnlyBatchNorm"),
+    ],
+)
+def test_a_class_and_its_module_are_told_apart(changes, message):
+    with pytest.raises(TypeError, match=message):
+        Neuron(**FIXED, num_neurons=3, **changes)
 
 
 def test_wrong_input_raises():
@@ -455,6 +473,29 @@ def test_a_state_may_be_set_to_one_number_or_to_one_for_each_neuron():
         voltage(voltage_state=torch.ones(2))
 
 
+@pytest.mark.parametrize(("value", "found"), [
+    (0.25, "found 0.25; 1024 stands for 0.25"), (-5, "found -5"), (99999, "found 99999"), (float("nan"), "found nan"),
+    (torch.tensor([1.0, torch.inf]), "found tensor"),
+])  # fmt: skip
+def test_a_decay_that_is_assigned_counts_4096ths(value, found):
+    neuron = Neuron(**FIXED)
+    before = neuron.current_decay.item()
+    with pytest.raises(ValueError, match=f"expected current_decay x 4096.*{found}"):
+        neuron.current_decay = value
+    assert neuron.current_decay.item() == before
+    for right in (1024, 0, 1, 4096, torch.tensor([0.3])):  # a learned decay may be less than one step
+        neuron.current_decay = right
+        assert neuron.current_decay.item() == pytest.approx(float(right))
+
+
+@pytest.mark.parametrize("value", [1e6, -262145, float("nan"), float("inf"), torch.tensor([0, 3e5])])
+def test_a_state_that_does_not_fit_is_refused(value):
+    neuron = Neuron(**FIXED, persistent_state=True)
+    with pytest.raises(ValueError, match="expected voltage_state of at most 262144, found"):
+        neuron.voltage_state = value
+    assert neuron.voltage_state.item() == 0
+
+
 def test_invalid_constants_raise():
     for scale in (64.9, 0.5):
         with pytest.raises(ValueError, match=f"expected a whole number as scale, found {scale}"):
@@ -462,7 +503,7 @@ def test_invalid_constants_raise():
     with pytest.raises(ValueError, match=r"expected current_decay in 0..1"):
         Neuron(1.25, np.array([[0.1], [0.2]]), 0.03, shared_param=False, num_neurons=2)
     neuron = Neuron(**FIXED)
-    neuron.current_decay = float("nan")
+    neuron.current_decay.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="expected finite decays, found"):
         _ = neuron.device_params
 

@@ -1,5 +1,7 @@
 """Test the figures that show recordings, saccades and mistakes."""
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -44,6 +46,19 @@ def test_a_confusion_matrix_hides_zeros():
     show_confusion(ax, np.diag([3, 4]), "a title")
     assert sorted(text.get_text() for text in ax.texts if text.get_visible()) == ["3", "4"]
     assert (ax.get_xlabel(), ax.get_title()) == ("answer", "a title")
+    plt.close(fig)
+
+
+@pytest.mark.parametrize("classes", [10, 20])
+def test_the_numbers_of_a_confusion_matrix_do_not_touch(classes):
+    fig, ax = plt.subplots()
+    show_confusion(ax, np.full((classes, classes), 100), shown="gesture shown")
+    assert ax.get_ylabel() == "gesture shown"
+    fig.canvas.draw()
+    for texts in (ax.texts[:classes], ax.get_xticklabels()):
+        boxes = [text.get_window_extent() for text in texts]
+        assert len(boxes) == classes
+        assert all(before.x1 < after.x0 for before, after in pairwise(boxes))
     plt.close(fig)
 
 

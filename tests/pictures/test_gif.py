@@ -15,6 +15,7 @@ from nmnist_helpers.io import Event, read_2d_spikes, tensor_to_event
 from nmnist_helpers.pictures import (
     gif_bytes,
     gif_table,
+    ink_png,
     save_gif,
 )
 
@@ -74,8 +75,10 @@ def test_save_gif_creates_the_folder_and_leaves_no_other_file(tmp_path):
 
 def test_gif_errors(tmp_path):
     event = recording(10)
-    with pytest.raises(ValueError, match=r"ends in \.gif, found a\.png"):
+    with pytest.raises(ValueError, match=r"ends in \.gif, found '.*a\.png'"):
         save_gif(event, tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"ends in \.gif, found '\.'"):
+        save_gif(event, ".")
     with pytest.raises(ValueError, match=r"show for 20 ms to a minute .* found 1 \* 1"):
         gif_bytes(event, frame_ms=1, slowdown=1)
     with pytest.raises(ValueError, match="positive span in ms, found 0"):
@@ -179,3 +182,19 @@ def test_gif_table_errors(tmp_path):
     (tmp_path / "a.gif").write_text("<svg>")
     with pytest.raises(ValueError, match=r"a\.gif: picture: expected gif, png or jpeg, found b'<svg' at its start"):
         gif_table([tmp_path / "a.gif"])
+
+
+def test_drawings_and_tables_of_another_kind_are_named():
+    with pytest.raises(ValueError, match=r"drawing: expected uint8 \[H, W\], found float64 \[28, 28\]"):
+        ink_png(np.zeros((28, 28)))
+    with pytest.raises(ValueError, match=r"drawing: expected uint8 \[H, W\], found uint8 \[28\]"):
+        ink_png(np.zeros(28, np.uint8))
+    for single in ("x.gif", b"GIF89a", Path("x.gif")):
+        with pytest.raises(TypeError, match="gif_table: expected a list, found a single .*; put it into a list"):
+            gif_table(single)
+
+
+@pytest.mark.parametrize("options", [{"frame_ms": "5"}, {"slowdown": None}, {"hold": "1"}, {"span": "300"}])
+def test_times_of_gifs_are_numbers(options):
+    with pytest.raises(ValueError, match="gif: expected"):
+        gif_bytes(recording(10), **options)

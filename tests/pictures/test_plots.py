@@ -2,11 +2,13 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pytest
 import torch
 
 from nmnist_helpers.camera.path import PATH, PATH_STEP
 from nmnist_helpers.io import Event
 from nmnist_helpers.pictures import plots
+from nmnist_helpers.pictures.figures import event_rows
 
 
 def test_events_are_counted_where_and_when_they_occur():
@@ -61,3 +63,22 @@ def test_events_beside_the_sensor_are_not_counted_and_fractions_are_rounded():
     event = Event([-1, 34, 3.4, 2, 2], [2, 2, 6.6, 1, 1], [1, 1, 1, -1, 0], [1.0, 2.0, 3.0, 4.0, 5.0])
     off, on = plots.event_map(event)
     assert (on[7, 3], on.sum(), off[1, 2], off.sum()) == (1, 1, 1, 1)
+
+
+def test_maps_of_another_camera_are_refused():
+    """An augmentation moves a few events off the sensor; most events there come from a larger one."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 128, (2, 4000))
+    event = Event(x, y, rng.integers(0, 2, 4000), rng.uniform(0, 300, 4000))
+    for draw in (plots.event_map, plots.sharpened, lambda event: event_rows([event], ["a"])):
+        with pytest.raises(ValueError, match="34 x 34 pixels, found most events outside; for another camera, event.to"):
+            draw(event)
+    counts = event.to_tensor(binning_mode="SUM").sum(-1)  # as the message says
+    assert (counts.shape, counts.sum(), counts[:, y[0], x[0]].sum()) == (
+        (2, 128, 128),
+        4000,
+        np.sum((x == x[0]) & (y == y[0])),
+    )
+    event = Event(np.where(np.arange(4000) < 100, 40, x % 34), y % 34, event.c, event.t)
+    assert plots.event_map(event).sum() == 3900
+    assert plots.event_map(Event([], [], [], [])).sum() == 0

@@ -5,7 +5,7 @@ import pytest
 import torch
 from support.neurons import DYNAMICS
 
-from nmnist_helpers.block.cuba import Dense
+from nmnist_helpers.block.cuba import Dense, Pool
 from nmnist_helpers.netx import LayerSpec, Net
 from nmnist_helpers.spikes import DenseSpikes, Spikes, remembered
 
@@ -35,7 +35,8 @@ INVALID = {
     "two axes": ({"shape": (2, 10)}, r"a shape \(B, C, T\) of whole numbers from 0, found \(2, 10\)"),
     "a negative size": ({"shape": (-2, 5, -2)}, r"a shape \(B, C, T\) of whole numbers"),
     "a size of 64 bits": ({"shape": (2, 2**40, 2)}, r"B \* T and C below 2\*\*31"),
-    "value NaN": ({"value": float("nan")}, "a finite value of a spike, found nan"),
+    "value NaN": ({"value": float("nan")}, "a finite value of a spike other than 0, found nan"),
+    "value 0": ({"value": 0}, "a finite value of a spike other than 0, found 0"),
 }
 
 
@@ -78,6 +79,26 @@ def test_a_changed_list_is_checked_again_wherever_it_is_read(made, change):
         CHANGES[change](spikes)
         with pytest.raises(ValueError, match="Spikes: expected"):
             read(spikes)
+
+
+@pytest.mark.parametrize("picture", [(1, 2, 2), (3, 3, 3), (4, 1), "411", (2.0, 1, 2), (4, 1, 0)])
+def test_a_picture_has_as_many_pixels_as_the_spikes_have_channels(picture):
+    """Compiled code would read outside the picture."""
+    spikes = Spikes.from_dense(torch.ones(1, 5, 3))
+    message = "expected a picture .* of 5 pixels, found"
+    with pytest.raises(ValueError, match=message):
+        Spikes(spikes.indptr, spikes.channel, spikes.shape, picture=picture)
+    with pytest.raises(ValueError, match=message):
+        spikes.as_picture(picture)
+    spikes.picture = picture
+    with pytest.raises(ValueError, match=message):
+        Pool({"threshold": 1, "current_decay": 1, "voltage_decay": 1}, 1)(spikes)
+
+
+def test_a_source_has_the_size_of_the_spikes():
+    spikes = Spikes.from_dense(torch.ones(1, 5, 3))
+    with pytest.raises(ValueError, match=r"expected a source of shape \(1, 5, 3\), found \[3\]"):
+        Spikes(spikes.indptr, spikes.channel, spikes.shape, source=torch.zeros(3))
 
 
 def test_spikes_can_be_made_in_inference_mode():

@@ -1,5 +1,8 @@
 """Test the weights: initial values, normalisation, quantisation, products, and gradients."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -239,6 +242,38 @@ def test_weights_are_not_assigned_under_weight_normalisation():
     layer.disable_weight_norm()
     layer.weight = torch.nn.Parameter(torch.ones(3, 4, 1, 1, 1))
     assert (layer.weight == 1).all()
+
+
+@pytest.mark.parametrize("change", [
+    lambda w: torch.nn.init.xavier_uniform_(w), lambda w: torch.nn.init.normal_(w, 0, 3),
+    lambda w: w.data.mul_(2), lambda w: w.data[0].zero_(), lambda w: w.data.__setitem__(0, 1.0),
+    lambda w: w.detach().copy_(torch.ones(())), lambda w: w.flatten()[:2].clamp_(1),
+    lambda w: w.data.split(1)[0].zero_(), lambda w: torch.add(w.detach(), 1, out=w),
+    lambda w: setattr(w, "data", torch.ones(2, 3, 1, 1, 1)),
+])  # fmt: skip
+def test_weights_are_not_changed_in_place_under_weight_normalisation(change):
+    layer = synapse.Dense(3, 2, weight_norm=True)
+    before = layer.weight.clone()
+    with torch.no_grad(), pytest.raises(AttributeError, match="expected weight_g and weight_v.* found a change"):
+        change(layer.weight)
+    assert torch.equal(layer.weight, before)
+    layer.disable_weight_norm()
+    with torch.no_grad():
+        change(layer.weight)
+    assert not torch.equal(layer.weight, before)
+
+
+def test_normalised_weights_are_read_like_any_tensor():
+    layer = synapse.Dense(3, 2, weight_norm=True)
+    weight = layer.weight
+    assert {type(x) for x in (weight.clone(), weight + 1, weight.sum(), weight.max(0)[0])} == {torch.Tensor}
+    assert {type(x) for x in (copy.deepcopy(weight), pickle.loads(pickle.dumps(weight.detach())))} == {torch.Tensor}
+    assert repr(weight) == repr(weight * 1).replace("MulBackward0", "AliasBackward0")
+    with pytest.raises(ValueError, match="read-only"):
+        weight.detach().numpy()[0] = 1
+    (weight * torch.arange(6.0).view(2, 3, 1, 1, 1)).sum().backward()
+    assert layer.weight_v.grad.any()
+    assert layer.weight_g.grad.any()
 
 
 def test_attributes_of_lava_dls_synapses():

@@ -18,6 +18,7 @@ def test_split_is_fixed_disjoint_and_balanced(validation):
     again = split(labels, validation)
     assert (learn == again[0]).all()
     assert (validate == again[1]).all()
+    assert all(map(np.array_equal, split(labels.tolist(), validation), again))
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,16 @@ def test_a_share_may_be_written_with_an_exponent():
     assert vars(parser().parse_args(["--validation", "1e-1"]))["validation"] == 0.1
 
 
+def test_the_true_class_has_the_higher_rate():
+    with pytest.raises(ValueError, match=r"expected true_rate above false_rate, found 0\.01 and 0\.2"):
+        Settings(true_rate=0.01, false_rate=0.2)
+
+
+def test_an_empty_setting_is_shown():
+    with pytest.raises(ValueError, match=r"--hidden: expected one or more whole numbers from 1, found \(\)"):
+        Settings(hidden=())
+
+
 def test_invalid_settings_raise_an_error():
     for options in (
         {"epochs": 1.5},

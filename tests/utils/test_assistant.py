@@ -255,3 +255,20 @@ def test_the_device_of_the_inputs_can_be_set():
     assistant = Assistant(SmallNetwork(), squared_error, None)
     assistant.device = "meta"
     assert assistant.device == torch.device("meta")
+
+
+def test_a_class_is_no_classifier():
+    with pytest.raises(TypeError, match=r"Assistant: expected a function or Rate\(\), found the class Rate"):
+        make_assistant(SmallNetwork(), classifier=Rate)
+
+
+def test_an_input_that_is_no_tensor_is_named():
+    input, label = batch()
+    with pytest.raises(TypeError, match="Assistant: expected a tensor or Spikes as input, found ndarray"):
+        make_assistant(SmallNetwork()).train(input.numpy(), label)
+
+
+@pytest.mark.parametrize("factor", ["2", None, 0])
+def test_the_divisor_of_the_step_size_is_a_positive_number(factor):
+    with pytest.raises(ValueError, match="reduce_lr: expected a positive factor, found"):
+        make_assistant(SmallNetwork()).reduce_lr(factor)

@@ -483,7 +483,7 @@ def test_after_an_interrupted_save_the_previous_epoch_is_loaded(tmp_path):
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"loss\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"loss\.txt: expected the log of a training, found none"):
         LearningStats().load(tmp_path)
 
 

@@ -69,3 +69,22 @@ def test_replicate_repeats_a_tensor_over_time():
     found = replicate(x, 4)
     assert found.shape == (2, 3, 4)
     assert torch.equal(found[..., 3], x)
+
+
+def test_invalid_steps_modes_and_scales_raise():
+    x = torch.rand(3)
+    for step in (float("inf"), float("nan"), "1", None):
+        with pytest.raises(ValueError, match="quantize: expected a positive step, found"):
+            quantize(x, step)
+    with pytest.raises(ValueError, match="quantize: expected a QUANTIZE_MODE, ROUND .* found 3"):
+        quantize(x, 1, 3)
+    assert torch.equal(quantize(x, 1, 1), torch.zeros(3))  # a number will do
+    with pytest.raises(ValueError, match="quantize_hook_fx: expected a positive scale, found 0"):
+        quantize_hook_fx(x, 0)
+    with pytest.raises(ValueError, match="num_bits: expected a whole number from 0, found -1"):
+        quantize_hook_fx(x, num_bits=-1)
+
+
+def test_shifts_may_be_a_list():
+    x = torch.rand(1, 2, 5)
+    assert torch.equal(shift(x, [1, 2]), shift(x, torch.tensor([1.0, 2])))
