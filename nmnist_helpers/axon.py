@@ -54,7 +54,8 @@ def delay(input: torch.Tensor, delay_val: float = 1, sampling_time: float = 1) -
     ValueError
         If `delay_val` is not one finite number, or if `sampling_time` is not positive and finite.
     """
-    if not is_number(delay_val) and (found := torch.as_tensor(delay_val).numel()) != 1:
+    one = isinstance(delay_val, int | float) or is_number(delay_val)
+    if not one and (found := torch.as_tensor(delay_val).numel()) != 1:
         raise ValueError(f"delay: expected one number, found {found}; utils.time.shift takes several")
     steps = in_steps(as_number(delay_val), sampling_time)
     if steps < 0 and sampling_time != 1:

@@ -57,22 +57,14 @@ def _check_eps(name: str, eps: float) -> None:
         raise ValueError(f"{name}: expected an eps of at least 0, found {eps!r}")
 
 
-def _highest(name: str, rate: torch.Tensor) -> torch.Tensor:
-    """Return the class with the highest rate."""
-    # Spikes on a GPU are not checked, because reading them would synchronise host and device.
-    if rate.device.type == "cpu" and not torch.isfinite(rate).all():
-        raise ValueError(f"{name}: expected finite spikes, found {rate[~torch.isfinite(rate)][0]:g}")
-    return rate.argmax(1)
-
-
 class Rate(torch.nn.Module):
     """Classifier that chooses the class whose neuron spikes most often.
 
     Raises
     ------
     TypeError, ValueError
-        In all methods, if the spikes are not a tensor, or have fewer than three axes or no time steps; in a prediction,
-        if they are not finite (checked only on the CPU); in `confidence`, as in `confidence_of`.
+        In all methods, if the spikes are not a tensor, or have fewer than three axes or no time steps; in `confidence`,
+        as in `confidence_of`.
 
     Examples
     --------
@@ -96,7 +88,7 @@ class Rate(torch.nn.Module):
     @staticmethod
     def predict(spike: torch.Tensor) -> torch.Tensor:
         """Return the class [B] of spikes [B, C, T]; among equal rates, the first class."""
-        return _highest("Rate", Rate.rate(spike))
+        return Rate.rate(spike).argmax(1)
 
     def forward(self, spike: torch.Tensor) -> torch.Tensor:
         """Return the same as `predict`."""
@@ -149,7 +141,7 @@ class MovingWindow(torch.nn.Module):
 
     def predict(self, spike: torch.Tensor) -> torch.Tensor:
         """Return the class [B, T] at every step."""
-        return _highest("MovingWindow", self.rate(spike))
+        return self.rate(spike).argmax(1)
 
     def forward(self, spike: torch.Tensor) -> torch.Tensor:
         """Return the same as `predict`."""

@@ -83,7 +83,7 @@ class Network(NoScript, torch.nn.Module):
         params = {**NEURON_PARAMS, **(neuron_params or {})}
         with_dropout = {**params, "dropout": Dropout(p=dropout)}
         layers = [hidden] if is_number(hidden) else cast(Sequence, hidden)
-        sizes = [whole_number("Network: inputs", inputs, 1)]
+        sizes: list[Any] = [inputs]
         sizes += [whole_number("Network: hidden", size, 1) for size in layers]
         self.blocks = torch.nn.ModuleList(
             block.cuba.Dense(with_dropout, before, after, weight_norm=True, delay=True)
@@ -129,7 +129,7 @@ class Network(NoScript, torch.nn.Module):
         Raises
         ------
         ValueError
-            If an argument is one that layers contain (such as ``threshold`` or a decay), or if a layer has no block.
+            If an argument is one that the layers decide (such as ``threshold`` or a decay), or if a layer has no block.
         """
         specs = list(layers)
         net = cls.from_blocks(block.cuba.from_specs(specs, {**TRAINING_PARAMS, **neuron_params}))

@@ -28,11 +28,12 @@ def _folder_of_user(usual: Callable[..., Path]) -> Path:
 
 @functools.cache
 def _temporary_folder() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"nmnist_helpers-{os.getuid()}"
+    user = os.getuid() if hasattr(os, "getuid") else 0  # Windows has a temporary folder for each user
+    folder = Path(tempfile.gettempdir()) / f"nmnist_helpers-{user}"
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     # Compiled code is loaded from this folder, so it must not be another user's.
-    return folder if folder.stat().st_uid == os.getuid() else Path(tempfile.mkdtemp(prefix="nmnist_helpers-"))
+    return folder if folder.stat().st_uid == user else Path(tempfile.mkdtemp(prefix="nmnist_helpers-"))
 
 
 def _root() -> Path:
@@ -86,8 +87,11 @@ def cache_folder() -> Path:
     if chosen:
         return expanded(chosen).absolute() / "nmnist_helpers"
     folder = _folder_of_user(user_cache_path)
-    # Some containers have a home folder in which nobody may write.
-    return folder if folder.exists() or os.access(_nearest(folder), os.W_OK) else _temporary_folder()
+    try:
+        usable = folder.exists() or os.access(_nearest(folder), os.W_OK)
+    except PermissionError:
+        usable = False
+    return folder if usable else _temporary_folder()  # some containers have a home folder in which nobody may write
 
 
 def _nearest(folder: Path) -> Path:

@@ -118,14 +118,19 @@ def test_delay_gradient_has_the_right_sign():
         assert np.sign(layer.delay.grad.item()) == sign
 
 
-def test_initial_delays_are_uniform_between_0_and_1():
-    torch.manual_seed(0)
-    layer = axon.Delay(5000)
+@pytest.mark.parametrize("size_is_known", [True, False])
+def test_initial_delays_are_uniform_between_0_and_1(size_is_known):
+    layer = axon.Delay(5000 if size_is_known else None)
+    layer(torch.zeros(1, 5000, 2))
     assert layer.delay.shape == layer.shape == (5000,)
     d = layer.delay.detach()
     assert d.min() >= 0
     assert d.max() < 1
     assert d.mean().item() == pytest.approx(0.5, abs=0.02)
+    assert d.std().item() == pytest.approx(12**-0.5, abs=0.02)
+
+
+def test_a_delay_has_at_least_one_channel():
     with pytest.raises(ValueError, match="Delay: num_features: expected a whole number from 1, found 0"):
         axon.Delay(0)
 
@@ -156,6 +161,10 @@ def test_sampling_time_and_gradient_scale():
     y.backward(grad)
     by_steps = oracles.delay_gradient(grad.numpy(), y.detach().numpy())
     assert_close(layer.delay.grad, 10 * by_steps / 2)
+
+
+def test_the_longest_delay_is_counted_in_steps():
+    assert axon.Delay(1, sampling_time=0.5, max_delay=62).longest() == 124
 
 
 def test_nan_delay_raises():

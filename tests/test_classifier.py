@@ -73,6 +73,12 @@ def test_confidence_of_silent_outputs_is_finite():
     assert Rate.confidence(torch.zeros(1, 3, 4)).tolist() == [[0, 0, 0]]
 
 
+def test_eps_is_added_to_the_sum_of_the_rates():
+    s = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])  # rates 1/2 and 0
+    assert Rate.confidence(s, eps=0.5).tolist() == [[0.5, 0]]
+    assert MovingWindow(1, eps=1.0).confidence(s)[..., 0].tolist() == [[0.5, 0]]
+
+
 @pytest.mark.parametrize("window", [1, 5, 17, 40])
 def test_moving_window_matches_direct_sums(window):
     s = spikes(seed=2)
@@ -132,12 +138,3 @@ def test_eps_is_not_negative(eps):
         Rate.confidence(torch.ones(1, 2, 3), eps=eps)
     with pytest.raises(ValueError, match="MovingWindow: expected an eps of at least 0, found"):
         MovingWindow(3, eps=eps)
-
-
-@pytest.mark.parametrize("classifier", [Rate(), MovingWindow(2)])
-def test_spikes_that_are_not_finite_have_no_class(classifier):
-    spikes = torch.zeros(2, 3, 4)
-    for value in (math.nan, math.inf):
-        spikes[1, 2, 3] = value
-        with pytest.raises(ValueError, match=f"expected finite spikes, found {value}"):
-            classifier(spikes)

@@ -206,6 +206,12 @@ def test_a_home_folder_in_which_nobody_may_write_holds_no_cache(tmp_path, monkey
     usual.mkdir(parents=True)  # filled by somebody else, to be read
     assert paths.cache_folder() == usual
 
+    def refuse(*_):
+        raise PermissionError("a home folder of another user")
+
+    monkeypatch.setattr(paths.Path, "exists", refuse)
+    assert paths.cache_folder() == temporary
+
 
 def test_a_user_without_a_home_folder_has_a_private_temporary_one(tmp_path, monkeypatch):
     def refuse(*_, **__):

@@ -84,6 +84,11 @@ def test_spike_max_is_close_to_the_likelihood_of_the_confidence():
     assert SpikeMax()(s, torch.tensor(LABEL)).item() == pytest.approx(expected.item(), abs=1e-3)
 
 
+def test_spike_max_adds_eps_to_every_rate():
+    s = torch.tensor([[[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]])  # rates 1/2, 1 and 0
+    assert SpikeMax(eps=0.1)(s, torch.tensor([0])).item() == pytest.approx(-math.log(0.6 / 1.8))
+
+
 @pytest.mark.parametrize("window", [None, 4])
 def test_spike_max_and_its_gradient_are_finite_where_the_true_class_is_silent(window):
     s = torch.from_numpy(spikes())

@@ -236,7 +236,7 @@ def test_invalid_sizes_are_named():
     for make, message in (
         (lambda: Network(0), "Network: hidden: expected a whole number from 1, found 0"),
         (lambda: Network((8, 2.5)), r"Network: hidden: expected a whole number from 1, found 2\.5"),
-        (lambda: Network(8, inputs=0), "Network: inputs: expected a whole number from 1, found 0"),
+        (lambda: Network(8, inputs=0), "in_neurons: expected a whole number from 1, found 0"),
         (lambda: Network(8, outputs=0), "Network: outputs: expected a whole number from 1, found 0"),
         (lambda: ConvNetwork((16, 32, 64)), r"ConvNetwork: expected two numbers of channels, found \(16, 32, 64\)"),
         (lambda: ConvNetwork(16), "ConvNetwork: expected two numbers of channels, found 16"),

@@ -150,7 +150,7 @@ def test_faults_of_outputs_are_found(output, fault):
 def test_committed_widgets_are_found_and_mark_removes_them():
     widget = v4.new_output("display_data", {notebooks.WIDGET: {"model_id": "a"}, "text/plain": "VBox(children=())"})
     cell = v4.new_code_cell("a", execution_count=1, outputs=[stream("before"), widget])
-    notebook = v4.new_notebook(cells=[cell], metadata={"widgets": {"a": {}}})
+    notebook = v4.new_notebook(cells=[cell], metadata={"widgets": {"a": {}}, "kernelspec": notebooks.KERNEL})
     notebook.metadata["nmnist"] = {"source_hash": notebooks.source_hash(notebook)}
     assert notebooks.faults(notebook) == [
         "expected no saved widgets, found some",
@@ -161,11 +161,20 @@ def test_committed_widgets_are_found_and_mark_removes_them():
     assert cell.outputs == [stream("before")]
 
 
+@pytest.mark.parametrize("kernel", [None, {**notebooks.KERNEL, "display_name": "Python 3"}])
+def test_another_kernel_is_found_and_mark_replaces_it(kernel):
+    notebook = v4.new_notebook(metadata={} if kernel is None else {"kernelspec": kernel})
+    notebook.metadata["nmnist"] = {"source_hash": notebooks.source_hash(notebook)}
+    assert notebooks.faults(notebook) == [f"expected the kernel 'Python 3 (ipykernel)', found {kernel}"]
+    notebooks.mark(notebook)
+    assert notebooks.faults(notebook) == []
+
+
 @pytest.mark.parametrize("jupyter", [{}, {"source_hidden": True}, {"outputs_hidden": True}])
 def test_a_solution_in_sight_is_found_and_mark_folds_it(jupyter):
     cell = v4.new_code_cell("a", execution_count=1, outputs=[stream("42")])
     cell.metadata.update({"tags": ["solution"], "jupyter": jupyter})
-    notebook = v4.new_notebook(cells=[cell])
+    notebook = v4.new_notebook(cells=[cell], metadata={"kernelspec": notebooks.KERNEL})
     notebook.metadata["nmnist"] = {"source_hash": notebooks.source_hash(notebook)}
     (fault,) = notebooks.faults(notebook)
     assert fault == "cell 1: expected a solution with its code and its outputs folded, found one in sight"

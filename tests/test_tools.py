@@ -119,6 +119,7 @@ def test_an_export_has_the_weights_that_the_next_call_would_use(tool, name, weig
         getattr(block.synapse, f"{name}_orig" if f"synapse.{name}_orig" in state else f"{name}_v").neg_()
     state = {key: value.clone() for key, value in block.state_dict().items()}
     exported = block.layer_spec().weight
+    assert block.synapse.weight.requires_grad
     after = block.state_dict()
     assert all(torch.equal(after[key], value) for key, value in state.items() if not key.endswith(f".{name}"))
     block.eval()(torch.zeros(1, 30, 2))

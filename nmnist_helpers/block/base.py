@@ -92,10 +92,12 @@ class Block(NoScript, torch.nn.Module):
         self.weights_seen = False
 
     def __setattr__(self, name: str, value) -> None:
-        replaced = name in ("synapse", "neuron") and name in self.__dict__.get("_modules", {})
+        needed = {"synapse": ("check", "direction", "pre_hook_fx"), "neuron": ("quantize_8bit",)}.get(name, ())
+        replaced = bool(needed) and name in self.__dict__.get("_modules", {})
         quantised = replaced and self.quantised
-        if replaced and name == "synapse" and not isinstance(value, Synapse):
-            raise TypeError(f"{type(self).__name__}: expected a synapse.Synapse, found {type(value).__name__}")
+        if replaced and not all(hasattr(value, part) for part in needed):
+            wanted = {"synapse": "synapse.Synapse", "neuron": "neuron.cuba.Neuron"}[name]
+            raise TypeError(f"{type(self).__name__}: expected a {wanted}, found {type(value).__name__}")
         super().__setattr__(name, value)
         if quantised and (name == "neuron" or value.pre_hook_fx is None):
             self.synapse.pre_hook_fx = self.neuron.quantize_8bit  # the 8 bits are the block's choice

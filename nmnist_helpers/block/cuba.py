@@ -24,7 +24,7 @@ def from_specs(layers: Iterable[LayerSpec], neuron_params: dict) -> Iterator[tor
     ------
     ValueError
         If no block can represent a layer: an input layer, pooling with a bias, or a bias that is not a quantised mean.
-        If `neuron_params` supplies an argument that a layer contains, such as the threshold.
+        If `neuron_params` supplies an argument that a layer decides, such as the threshold.
     """
     before = None
     for index, layer in enumerate(layers):
@@ -50,7 +50,7 @@ def _from_spec(layer: LayerSpec, neuron_params: dict) -> Block:
     if layer.bias is not None:
         params["norm"] = MeanOnlyBatchNorm
     if both := [name for name in neuron_params if name in params]:
-        raise ValueError(f"expected arguments that the layers do not contain, found {', '.join(both)}")
+        raise ValueError(f"expected no arguments that the layers decide, found {', '.join(both)}; leave them out")
     params |= neuron_params
     pairs = {name: getattr(layer, name) for name in ("stride", "padding", "dilation")}
     delay = layer.delay is not None

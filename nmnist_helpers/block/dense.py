@@ -33,7 +33,7 @@ class Dense(Block):
     delay_shift : bool
         Shift the output by one time step.
     mask : bool tensor [out, in], optional
-        False removes the synapse.
+        False removes the synapse. Numbers are factors of the weights, applied before these are quantised.
     count_log : bool
         Also return the share of bins that hold a spike.
 
@@ -83,9 +83,6 @@ class Dense(Block):
             sides = [[side for side in shape if side != 1] for shape in (value.shape, full, flat)]
             if sides[0] not in sides[1:]:
                 raise ValueError(f"block.cuba.Dense: expected a mask of {list(flat)}, found {list(value.shape)}")
-            others = value[(value != 0) & (value != 1)]
-            if others.numel():
-                raise ValueError(f"block.cuba.Dense: expected a mask of 0 and 1, found {others[0].item():g}")
         super().__setattr__(name, value)
         if name == "mask" or (name == "synapse" and getattr(self, "mask", None) is not None):
             # A bound method, so that a copy of the block uses its own mask.

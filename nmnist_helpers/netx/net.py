@@ -224,7 +224,7 @@ class Net(Table):
         Raises
         ------
         ValueError
-            If an argument is one that the layers contain (such as ``threshold``), or if a layer has no block.
+            If an argument is one that the layers decide (such as ``threshold``), or if a layer has no block.
         """
         return Network.from_layers(self.layers, **neuron_params)
 

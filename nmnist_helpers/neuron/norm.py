@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..checks import as_number
 from ..kernels.constants import WEIGHT_SCALE
 from ..lava import absent, public
 from ..tools import whole_number
@@ -48,12 +49,12 @@ class MeanOnlyBatchNorm(torch.nn.Module):
         super().__init__()
         if num_features is None:
             raise ValueError(f"{type(self).__name__}: expected num_features, the number of channels, found None")
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"{type(self).__name__}: expected a momentum in 0..1, found {momentum}")
+        if not 0 <= as_number(momentum) <= 1:
+            raise ValueError(f"{type(self).__name__}: expected a momentum in 0..1, found {momentum!r}")
         self.num_features = whole_number(f"{type(self).__name__}: num_features", num_features, 1)
-        self.momentum = momentum
+        self.momentum = float(momentum)
         self.pre_hook_fx = pre_hook_fx if pre_hook_fx is not None else _identity
-        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(self.num_features))
         self.update = True
 
     def reset_parameters(self) -> None:

@@ -8,7 +8,6 @@ import torch
 
 from ..kernels.common import State, zero_state
 from ..kernels.constants import DECAY_SCALE, MAX_STATE
-from ..tools import is_number
 from .units import InUnits
 
 #: Decays are read and saved x 4096, but the optimiser's parameters are these numbers divided by this unit: decay x 4.
@@ -79,16 +78,11 @@ class NeuronStorage(torch.nn.Module):
                     f"functional_call: expected the names of named_parameters(), such as {DECAYS[name]}, found {name},"
                     " a name of state_dict(): only parameters can be replaced for a single call"
                 )
-            given = torch.as_tensor(value)
-            if not torch.isfinite(given).all():
-                raise ValueError(f"Neuron: expected {name} x {DECAY_SCALE} as finite numbers, found {value}")
-            if is_number(value) and not (value == 0 or 1 <= value <= DECAY_SCALE):
-                meant = f"; {value * DECAY_SCALE:g} stands for {value:g}" if 0 < value < 1 else ""
-                raise ValueError(
-                    f"Neuron: expected {name} x {DECAY_SCALE}, 0 or 1..{DECAY_SCALE}, found {value}{meant}"
-                )
+            if isinstance(value, int | float | np.number) and 0 < value < 1:
+                meant = f"{value * DECAY_SCALE:g} stands for {value:g}"
+                raise ValueError(f"Neuron: expected {name} x {DECAY_SCALE}, found {value:g}; {meant}")
             with torch.no_grad():
-                getattr(self, DECAYS[name]).copy_(given / DECAY_UNIT)
+                getattr(self, DECAYS[name]).copy_(torch.as_tensor(value) / DECAY_UNIT)
         elif name in STATES:
             whole = torch.round(torch.as_tensor(value, device=self.device).detach() * self.s_scale)
             if not (whole.abs() <= MAX_STATE).all():

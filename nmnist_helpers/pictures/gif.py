@@ -143,6 +143,7 @@ def ink_png(drawing: np.ndarray) -> bytes:
     ValueError
         If the drawing has another shape or type.
     """
+    drawing = np.asarray(drawing)
     if drawing.ndim != 2 or drawing.size == 0 or drawing.dtype != np.uint8:
         raise ValueError(f"drawing: expected uint8 [H, W], found {drawing.dtype} {list(drawing.shape)}")
     height, width = drawing.shape

@@ -134,7 +134,8 @@ class Synapse(torch.nn.Module):
         try:
             for hook in self._forward_pre_hooks.values():
                 if _makes_weights(hook):
-                    hook(self, ())
+                    with torch.enable_grad():  # a backward pass may need the weights
+                        hook(self, ())
         finally:
             self.training = training
         return self.hooked_weight()

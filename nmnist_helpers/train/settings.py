@@ -201,7 +201,7 @@ class Settings:
                 fine = False
             if not fine:
                 raise ValueError(f"{flag(f.name)}: expected {words}, found {on_command_line(value)}")
-        if not self.true_rate > self.false_rate:
+        if self.loss == "rate" and not self.true_rate > self.false_rate:
             found = f"{self.true_rate} and {self.false_rate}"
             raise ValueError(f"--true-rate, --false-rate: expected true_rate above false_rate, found {found}")
         if self.network == "cnn" and self.hidden != type(self).hidden:

@@ -156,6 +156,14 @@ def test_setting_the_states_to_zero_discards_the_spikes_under_way(reset):
     assert torch.equal(block(x), first)
 
 
+def test_another_change_of_a_state_keeps_the_spikes_under_way():
+    block = dense_block(20, 12, neuron={"persistent_state": True}, delay=True).eval()
+    block.delay.delay.data.fill_(20.5)
+    block(sample((3, 20, 50), 0.2))
+    block.neuron.voltage_state.mul_(0.5)
+    assert block(torch.zeros(3, 20, 20)).any()
+
+
 def test_without_a_delay_buffer_no_spike_is_under_way():
     block = dense_block(20, 12, neuron={"persistent_state": True}, delay=True).eval()
     block.delay.delay.data.fill_(20.5)

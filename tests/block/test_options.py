@@ -83,8 +83,15 @@ def test_a_block_quantises_the_weights_of_a_part_that_takes_the_place_of_another
 
 def test_what_takes_the_place_of_a_synapse_is_checked_and_keeps_its_own_hook():
     block = dense_block(20, 10)
-    with pytest.raises(TypeError, match=r"Dense: expected a synapse\.Synapse, found Linear"):
-        block.synapse = torch.nn.Linear(20, 10)
+    for name, wanted in (("synapse", "synapse.Synapse"), ("neuron", "neuron.cuba.Neuron")):
+        before = getattr(block, name)
+        with pytest.raises(TypeError, match=f"Dense: expected a {wanted}, found Linear"):
+            setattr(block, name, torch.nn.Linear(20, 10))
+        assert getattr(block, name) is before
+        setattr(block, name, before)
+    wrapped = torch.compile(block.synapse, backend="eager")
+    block.synapse = wrapped
+    assert block.synapse is wrapped
     block.synapse = synapse.Dense(20, 10, pre_hook_fx=torch.sign)
     assert block.synapse.pre_hook_fx is torch.sign
 
@@ -157,9 +164,11 @@ def test_a_mask_may_have_the_shape_of_the_weights():
     assert not block.synapse.quantised_weight()[..., 0][~mask].any()
 
 
-def test_a_mask_is_0_or_1():
-    with pytest.raises(ValueError, match=r"block\.cuba\.Dense: expected a mask of 0 and 1, found -1"):
-        dense_block(4, 3, mask=torch.tensor([1.0, 0.0, -1.0, 1.0]).expand(3, 4))
+def test_numbers_of_a_mask_are_factors_of_the_weights():
+    factors = torch.tensor([1.0, 0.5, 0.0, -1.0]).expand(3, 4)
+    block = dense_block(4, 3, mask=factors)
+    expected = block.neuron.quantize_8bit(block.synapse.weight.detach().reshape(3, 4) * factors)
+    assert torch.equal(block.synapse.quantised_weight().reshape(3, 4), expected)
 
 
 def test_a_mask_can_be_set_later():

@@ -96,12 +96,86 @@ def test_noise_floor_counts_only_pixels_far_from_ink():
     assert pixels == pytest.approx(round(pixels))
 
 
+def test_noise_floor_follows_the_path_of_the_camera():
+    images = np.zeros((2, 28, 28), np.uint8)
+    images[:, 10, 10] = 255  # the camera moves further down than to the right
+    below, right = (12, 21, 1, 10), (21, 12, 0, 1_000)
+    _, on = compare.noise_floor(pack([[below, right]] * 2), images)
+    assert on == 0
+
+
 def test_spread_in_time_gives_quantiles_of_each_saccade():
     times = [*range(10_000, 20_000, 100), *range(110_000, 120_000, 100)]
     found = compare.spread_in_time(pack([[(0, 0, 1, t) for t in times]]))
     np.testing.assert_allclose(found[0], [10.495, 14.95, 19.405])
     np.testing.assert_allclose(found[1], [110.495, 114.95, 119.405])
     assert np.isnan(found[2]).all()
+
+
+def test_an_event_at_a_limit_belongs_to_the_later_saccade():
+    found = compare.spread_in_time(pack([[(0, 0, 1, 102_000)], [(0, 0, 1, 216_000)]]))
+    assert np.isnan(found[0]).all()
+    assert found[1:, 1].tolist() == [102, 216]
+
+
+FOUR_AND_TWO = pack([
+    [(1, 2, 1, 1_000), (1, 2, 0, 5_000), (1, 2, 0, 6_000), (3, 2, 1, 7_000)],
+    [(1, 2, 1, 103_000), (33, 33, 0, 300_000)],
+])  # fmt: skip
+TWO_AND_ONE = pack([[(1, 2, 1, 2_000), (1, 2, 1, 4_000)], [(1, 2, 1, 103_000)]])
+
+
+@pytest.mark.parametrize(
+    ("name", "recorded", "simulated"),
+    [
+        ("events per recording", 3, 1.5),
+        ("  standard deviation", 1, 0.5),
+        ("ON share, %", 50, 100),
+        ("ON events in saccade 1", 1, 1),
+        ("OFF events in saccade 1", 1, 0),
+        ("OFF events in saccade 3", 0.5, 0),
+        ("saccade 1: 50 % of events by, ms", 5.5, 3),
+        ("last event, 50 % quantile, ms", 153.5, 53.5),
+        ("OFF-OFF interval: per recording", 0.5, 0),
+        ("ON-ON interval: per recording", 0, 0.5),
+        ("  50 % quantile, ms", np.nan, 2),  # of ON-ON, the last one
+        ("  ON share, %", 50, 100),  # of the noise floor
+    ],
+)
+def test_a_row_shows_both_values(name, recorded, simulated):
+    rows = compare.compare(FOUR_AND_TWO, TWO_AND_ONE, np.zeros((2, 28, 28), np.uint8))
+    row = {row.name: row for row in rows}[name]
+    assert (row.recorded, row.simulated) == pytest.approx((recorded, simulated), nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "simulated", "more_events", "more_on"),
+    [(FOUR_AND_TWO, TWO_AND_ONE, -50, 50), (TWO_AND_ONE, FOUR_AND_TWO, 100, -50)],
+)
+def test_too_many_and_too_few_events_both_miss_the_target(recorded, simulated, more_events, more_on):
+    rows = {row.name: row for row in compare.compare(recorded, simulated)}
+    for name, value in (("events per recording", more_events), ("ON share, %", more_on)):
+        assert rows[name].value == value
+        assert not rows[name].met
+
+
+@pytest.mark.parametrize("value", [0.84, 0.85, 0.89, 0.9, 0.98, 0.99])
+def test_correlations_are_held_to_their_targets(monkeypatch, value):
+    monkeypatch.setattr(np, "corrcoef", lambda pair: np.full((2, 2), value))
+    monkeypatch.setattr(compare, "map_correlation", lambda first, second: np.full(first.shape[:-2], value))
+    held = [row for row in compare.compare(FOUR_AND_TWO, TWO_AND_ONE) if row.target.startswith(">=")]
+    assert [row.target for row in held] == [">= 0.85", ">= 0.99", ">= 0.90", ">= 0.90"]
+    assert [row.met for row in held] == [value >= float(row.target[3:]) for row in held]
+
+
+def test_the_maps_of_a_saccade_are_compared_with_those_of_the_same_saccade():
+    """OFF events are at the same pixel in the first saccade only, ON events in the last one only."""
+    both = []
+    for places in (((5, 6), (5, 6), (5, 6)), ((5, 1), (1, 2), (1, 6))):
+        events = [(x, x, p, 1_000 + 110_000 * k) for k, pair in enumerate(places) for p, x in enumerate(pair)]
+        both.append(pack([events, [*events, events[-1]]]))
+    found = [row.value for row in compare.compare(*both) if row.name.startswith("  saccade")]
+    assert found == pytest.approx([1, 0, 0, 0, 0, 1], abs=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +211,8 @@ def test_recordings_that_do_not_match_raise(simulated):
         compare.compare(events, events.select(np.arange(19)))
     with pytest.raises(ValueError, match="in the same order"):
         compare.compare(events, events.select(np.arange(20)[::-1]))
+    with pytest.raises(ValueError, match="at least two, found 1 recordings and 1 simulations"):
+        compare.compare(events.select([0]), events.select([0]))
     with pytest.raises(ValueError, match="compare: expected an image for each of 20 recordings, found 3"):
         compare.compare(events, events, images[:3])
     empty = PackedEvents.concatenate([events.select(range(19)), events_without(events.select([19]))])

@@ -70,3 +70,15 @@ def test_faint_ink_is_not_rounded_away():
     image = to_mnist_look(drawing)
     assert image.max() == 255
     assert np.count_nonzero(image) < 40
+
+
+def test_brightness_is_rounded():
+    image = np.full((20, 20), 200, np.uint8)
+    image[0, 0] = 50
+    assert to_mnist_look(image)[4, 4] == 64  # 63.75
+
+
+def test_no_ink_appears_inside_a_ring():
+    ring = np.full((80, 80), 255, np.uint8)
+    ring[20:60, 20:60] = 0
+    assert not to_mnist_look(ring)[10:18, 10:18].any()

@@ -11,6 +11,7 @@ from nmnist_helpers import cost, netx
 from nmnist_helpers.netx import LayerSpec
 from nmnist_helpers.netx.simulator import _drives, events_of
 from nmnist_helpers.spikes import Spikes
+from nmnist_helpers.table import Table
 
 matplotlib.use("Agg")
 
@@ -76,6 +77,25 @@ def test_wrong_input_raises():
         cost.count_operations(network(np.random.default_rng(2)), np.zeros((1, 3, 2)))
 
 
+def test_the_table_of_operations_adds_up_the_blocks():
+    layers = [LayerSpec("dense", np.full(shape, 64), None, 0, 0, 32) for shape in ((3, 2), (1, 3))]
+    rows = cost.count_operations(netx.Net(layers), np.ones((1, 2, 10))).rows()
+    for column, expected in {
+        "spikes in": ["20", "27", "20"],
+        "spikes out": ["27", "8", "8"],
+        "synaptic ops": ["60", "27", "87"],
+        "dense MACs": ["60", "30", "90"],
+        "neuron updates": ["30", "10", "40"],
+    }.items():
+        assert [row[column] for row in rows] == expected, column
+
+
+def test_the_ratio_compares_synaptic_with_dense_operations():
+    layer = LayerSpec("dense", np.full((3, 2), 64), None, 0, 0, 32)
+    for spikes, ratio in ((np.ones((1, 2, 10)), "1x"), (np.eye(10)[None, :2], "10x")):
+        assert cost.count_operations([layer], spikes).rows()[0]["ratio"] == ratio
+
+
 def test_memory_of_weights_delays_and_decays():
     net = network(np.random.default_rng(3))
     net.layers[1].i_decay = np.full(7, 100)
@@ -86,6 +106,11 @@ def test_memory_of_weights_delays_and_decays():
     assert [layer.decays for layer in found.layers] == [3, 12, 3]
     assert [layer.nonzero for layer in found.layers] == [np.count_nonzero(spec.weight) for spec in net]
     assert found.total == 226 + 7 + 6 + 18
+
+
+def test_bytes_of_decays_are_rounded_up():
+    layer = LayerSpec("dense", [[64], [64]], None, [1, 2], 3, 80)
+    assert cost.count_memory([layer]).layers[0].decays == 5  # three decays of 12 bits
 
 
 def trains(*answers, classes=3):
@@ -131,8 +156,20 @@ def test_tables_and_plot():
     assert [row["block"] for row in operations.rows()] == ["1", "2", "3", "all"]
     figure, ax = plt.subplots()
     cost.plot_operations(operations, ax)
-    assert len(ax.patches) == 6
+    heights = [getattr(layer, name) for name in ("dense", "synaptic") for layer in operations.layers]
+    assert [bar.get_height() for bar in ax.patches] == heights
     plt.close(figure)
+
+
+def test_the_texts_of_a_table_are_no_html():
+    class Letters(Table):
+        title = "<a>"
+
+        def rows(self):
+            return [{"<b>": "<c>"}]
+
+    shown = Letters()._repr_html_()
+    assert all(f"&lt;{letter}&gt;" in shown and f"<{letter}>" not in shown for letter in "abc")
 
 
 def test_operations_of_a_convolution_equal_those_of_the_equivalent_dense_layer():

@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,6 +168,12 @@ def test_draws_are_uniform_and_within_their_limits():
     assert (edge[DX], edge[DY], edge[KEY]) == (-4, 4, 2**32 - 1)
 
 
+def test_given_numbers_give_the_same_draw_in_every_version():
+    """Otherwise a run could not be repeated later."""
+    draws = Augment(max_angle=10, max_shift=4).draws([[0.75, 0, 0.999, 0.5, 0.5]])
+    assert np.array_equal(draws, [make_draw(5, -4, 4, key=2**31)])
+
+
 def test_mix_is_the_finaliser_of_murmurhash3():
     # Known values: MurmurHash3 (x86, 32 bit) of the empty string with these seeds.
     for seed, value in ((0, 0), (1, 0x514E28B7), (0xFFFFFFFF, 0x81F16F39)):
@@ -202,6 +209,23 @@ def test_time_jitter_is_nearly_normal_and_drops_negative_times():
     remaining = Augment(max_angle=0, max_shift=0, time_jitter=2.0, rng=np.random.default_rng(3))(early)
     assert remaining.t.min() >= 0
     assert abs(len(remaining.t) / n - 0.5) < 0.02
+
+
+def jittered(t):
+    """Return the times of one event at `t` ms that a fixed draw moves to an earlier time: one, or none."""
+    one = np.ones(1)
+    return Augment(time_jitter=1).apply(make_draw(key=2), one, one, one, np.array([t]))[3].tolist()
+
+
+def test_times_are_rounded_to_microseconds_before_they_are_moved():
+    assert jittered(9.9999999) == jittered(10.0)
+
+
+def test_an_event_that_is_moved_to_time_0_is_kept():
+    earliest = round(10 - jittered(10.0)[0], 3)
+    assert earliest > 0
+    assert jittered(earliest) == [0]
+    assert jittered(earliest - 0.001) == []
 
 
 def test_polarity_flip_swaps_whole_recordings():
@@ -262,6 +286,12 @@ def test_workers_with_a_generator_differ_from_each_other_and_from_epoch_to_epoch
     assert first == epochs(0)
 
 
+def test_a_worker_draws_from_the_given_generator(monkeypatch):
+    monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: SimpleNamespace(seed=5))
+    draws = [Augment(rng=np.random.default_rng(seed)).uniform().tolist() for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -280,6 +310,26 @@ def test_workers_with_a_generator_differ_from_each_other_and_from_epoch_to_epoch
 def test_invalid_parameters_raise(options, message):
     with pytest.raises(ValueError, match=message):
         Augment(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("max_angle", 180),
+        ("max_shift", 33),
+        ("event_dropout", 1),
+        ("polarity_flip", 1),
+        ("time_jitter", 1000),
+        ("max_warp", 11),
+        ("max_stretch", 0.5),
+        ("max_shear", 45),
+    ],
+)
+def test_parameters_may_reach_their_limits(name, most):
+    Augment(**{name: most})
+    for wrong in (-1, most + 1):
+        with pytest.raises(ValueError, match=f"{name}: expected .*, found {wrong}"):
+            Augment(**{name: wrong})
 
 
 def test_invalid_generators_and_events_raise():

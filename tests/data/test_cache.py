@@ -320,8 +320,8 @@ def test_a_change_of_the_recordings_makes_the_cache_stale(root, change, capsys):
         (file.parent / "99999.bin").write_bytes(bytes(5))
     elif change == "removed":
         file.unlink()
-    else:
-        file.rename(file.parent / "99999.bin")
+    else:  # the order stays the same
+        file.rename(file.parent / "00006.bin")
     capsys.readouterr()
     after = NMNISTDataset(root).packed
     assert "stale: recordings changed since it was written; writing it anew" in capsys.readouterr().out
@@ -466,8 +466,9 @@ def test_recordings_are_selected_and_concatenated(packed):
     assert same(packed.select(packed.labels == 3), packed.select(np.flatnonzero(packed.labels == 3)))
     parts = [packed.select(range(7)), packed.select([]), packed.select(range(7, 30))]
     assert same(PackedEvents.concatenate(parts).validate(), packed)
-    with pytest.raises(IndexError, match=r"recordings: expected numbers 0\.\.29, found 3\.\.30"):
-        packed.select([3, 30])
+    for low, high in ((3, 30), (-1, 3)):
+        with pytest.raises(IndexError, match=rf"recordings: expected numbers 0\.\.29, found {low}\.\.{high}"):
+            packed.select([low, high])
     with pytest.raises(IndexError, match="mask: expected shape"):
         packed.select(np.array([True, False]))
     with pytest.raises(IndexError, match="recording: expected one of 30, found number 30"):
@@ -496,6 +497,7 @@ def setter(index, value):
     ("name", "change", "message"),
     [
         ("x", setter(70, 34), r"x: expected 0\.\.33, found 34 in recording \d \(event \d+\)"),
+        ("y", setter(70, 34), r"y: expected 0\.\.33, found 34 in recording \d \(event \d+\)"),
         ("p", setter(0, 2), r"p: expected 0\.\.1, found 2 in recording 0 \(event 0\)"),
         ("t", setter(1, 1 << 23), r"t: expected 0\.\.8388607, found 8388608"),
         (

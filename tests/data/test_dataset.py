@@ -96,6 +96,14 @@ def test_unordered_times_are_sorted(tmp_path):
     assert x.tolist() == [7, 3, 1, 5]
 
 
+def test_simultaneous_events_of_unordered_recordings_keep_their_order(tmp_path):
+    times = np.random.default_rng(0).integers(0, 5, 200).tolist()
+    recording = [(k % 34, k // 34, 1, t) for k, t in enumerate(times)]
+    fake_nmnist.write_folder(tmp_path, "Train", {"0/00001.bin": recording})
+    found = NMNISTDataset(tmp_path, cache=False).packed.recording(0)
+    assert list(zip(*found, strict=True)) == sorted(recording, key=lambda event: event[3])
+
+
 def test_a_transform_gets_an_event_with_times_in_ms(root):
     events = []
 
@@ -174,7 +182,7 @@ def test_data_root_comes_from_the_environment(root, monkeypatch, few_digits):
         (b"", "expected at least one event, found an empty file"),
         (fake_nmnist.to_bytes([(1, 1, 0, 5), (2, 2, 1, 9)])[:-2], "expected a multiple of 5 bytes, found 8: truncated"),
         (fake_nmnist.to_bytes([(1, 1, 0, 5), (34, 2, 1, 9)]), r"expected x in 0\.\.33, found 34 in event 1"),
-        (fake_nmnist.to_bytes([(1, 1, 0, 5), (2, 200, 1, 9)]), r"expected y in 0\.\.33, found 200 in event 1"),
+        (fake_nmnist.to_bytes([(1, 1, 0, 5), (2, 34, 1, 9)]), r"expected y in 0\.\.33, found 34 in event 1"),
         (b"\x89PNG\r\n\x1a\n" + bytes(92), r"expected x in 0\.\.33, found 137 in event 0: damaged, or not"),
     ],
 )
@@ -288,6 +296,12 @@ def test_numbers_of_recordings_are_whole(root):
     assert dataset[np.int64(1)][1] == dataset[1][1]
     with pytest.raises(IndexError, match="recordings: expected whole numbers or a mask, found float64"):
         dataset.packed.select([0.9, 1.7])
+
+
+@pytest.mark.parametrize("number", [30, -31])
+def test_a_batch_holds_no_numbers_beyond_the_recordings(root, number):
+    with pytest.raises(IndexError, match=f"expected one of 30, found number {number}"):
+        next(iter(DataLoader(NMNISTDataset(root), batch_size=2, sampler=[0, number])))
 
 
 @pytest.mark.parametrize("load", [load_mnist, lambda train: download(".", train=train)])
@@ -461,6 +475,19 @@ def test_recordings_that_could_not_be_read_back_are_not_written(tmp_path, label,
     assert not (tmp_path / "Train").exists()
 
 
+def test_an_empty_recording_among_others_is_not_written(tmp_path):
+    one, zero = np.ones(1, np.uint8), np.zeros(1, np.int32)
+    packed = PackedEvents(one, one, one, zero, np.array([0, 1, 1]), np.array([3, 3]), np.array([1, 2]))
+    with pytest.raises(ValueError, match="recording 1: expected at least one event, found none"):
+        write_recordings(packed, tmp_path / "Train")
+
+
 def test_samples_that_last_too_long_are_refused():
     with pytest.raises(ValueError, match=r"sample_length: expected at most 1099511627776 ms, found 1e\+18"):
         time_bins(1e18, 1e18)
+
+
+def test_a_sample_has_up_to_2_to_the_20_bins():
+    assert time_bins(2**20, 1) == 2**20
+    with pytest.raises(ValueError, match=r"expected 1 to 2\^20 bins, found 1048577 ms"):
+        time_bins(2**20 + 1, 1)

@@ -158,6 +158,14 @@ def test_an_epoch_depends_only_on_its_seed_and_number(packed):
     assert ids.tolist() != sorted(ids)
 
 
+def test_a_seed_gives_the_same_order_and_augmentation_in_every_version(packed):
+    """Otherwise a run could not be repeated later. Order and augmentation have generators of their own."""
+    _, order, draws = EventLoader(packed, shuffle=True, seed=5, transform=augment)._epoch_plan(2)
+    for_order, for_draws = (np.random.default_rng([5, 2, k]) for k in range(2))
+    assert np.array_equal(order, for_order.permutation(N))
+    assert np.array_equal(draws, augment.draws(for_draws.random((N, 5))))
+
+
 @pytest.mark.parametrize("on_device", [False, True])
 def test_a_change_of_the_augmentation_counts_at_once(packed, on_device):
     moves = Augment(90, 10)
@@ -182,8 +190,8 @@ def test_a_change_of_the_augmentation_counts_at_once(packed, on_device):
 @pytest.mark.parametrize("transform", [None, lambda event: event], ids=["plain", "slow"])
 def test_a_change_of_the_bins_counts_at_once(packed, on_device, transform):
     loader = EventLoader(packed, 8, on_device=on_device, transform=transform)
-    for change in ({"sampling_time": 2}, {"sample_length": 100}, {"sampling_time": 0.5, "sample_length": 60}):
-        vars(loader).update(change)
+    for sampling_time, sample_length in ((2, 300), (2, 100), (0.5, 60), (1, 120)):
+        loader.sampling_time, loader.sample_length = sampling_time, sample_length
         same = EventLoader(packed, 8, sampling_time=loader.sampling_time, sample_length=loader.sample_length)
         found, expected = loader.batch(0)[0], same.batch(0)[0]
         assert loader.bins == found.shape[2] == int(loader.sample_length / loader.sampling_time)
@@ -258,6 +266,12 @@ def test_a_state_of_another_loader_is_refused(packed):
         EventLoader(packed.select(range(20, 40))).load_state_dict(first.state_dict())
     with pytest.raises(ValueError, match=r"position in 0\.\.5, found 0, 6"):
         loader.load_state_dict(state | {"position": 6})
+
+
+def test_a_state_of_recordings_with_other_events_is_refused():
+    one, two = (EventLoader(pack([[(7, 8, 1, 2500)] * count], [3])) for count in (1, 2))
+    with pytest.raises(ValueError, match="recordings_sha256: expected"):
+        two.load_state_dict(one.state_dict())
 
 
 def test_subsets_and_drop_last_select_the_recordings(packed, recordings):

@@ -187,6 +187,11 @@ def test_to_tensor_is_just_large_enough():
     assert Event([], [], [], []).to_tensor().shape == (1, 1, 1, 1)
 
 
+def test_to_tensor_has_room_for_rounded_pixels():
+    tensor = Event([0.0, 3.6], [0, 0], [0, 0], [0, 1]).to_tensor()
+    assert np.argwhere(tensor).tolist() == [[0, 0, 0, 0], [0, 0, 4, 1]]
+
+
 def test_random_shift_moves_all_events_equally_within_the_tensor():
     event = Event([0, 0], None, [0, 0], [0, 4])
     starts = set()
@@ -207,6 +212,10 @@ def test_random_shift_fills_a_short_tensor_from_any_part_of_the_recording():
         assert bins.tolist() == list(range(7))
         starts.add(int(neuron[0]))
     assert starts == {0, 1, 2, 3}
+
+
+def test_random_shift_leaves_out_events_at_very_large_times():
+    assert not Event([0], None, [0], [1e300]).fill_tensor(np.zeros((1, 1, 1, 8)), random_shift=True).any()
 
 
 def test_fill_tensor_refuses_invalid_arguments():

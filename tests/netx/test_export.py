@@ -173,10 +173,10 @@ def test_blocks_from_a_file_can_be_trained(tmp_path):
 @pytest.mark.parametrize(
     "given", [{"threshold": 5}, {"current_decay": 0.9, "voltage_decay": 0.1}, {"num_neurons": 9}, {"scale": 32}]
 )
-def test_blocks_take_no_argument_that_the_layers_contain(given):
+def test_blocks_take_no_argument_that_the_layers_decide(given):
     net = netx.Net(small_layers(np.random.default_rng(19)))
     for make in (net.to_blocks, lambda **params: Network.from_layers(net.layers, **params)):
-        with pytest.raises(ValueError, match=f"arguments that the layers do not contain, found {', '.join(given)}"):
+        with pytest.raises(ValueError, match=f"no arguments that the layers decide, found {', '.join(given)}"):
             make(**given)
 
 
@@ -225,6 +225,7 @@ def test_conv_and_pool_survive_a_round_trip_through_file_and_blocks(tmp_path):
     netx.write_network(tmp_path / "a.net", layers)
     with h5py.File(tmp_path / "a.net") as file:
         assert [file[f"layer/{i}/type"][0] for i in range(5)] == [b"input", b"conv", b"pool", b"flatten", b"dense"]
+        assert file["layer/3/shape"][:].tolist() == [18, 1, 1]
     net = netx.load(tmp_path / "a.net")
     assert net.layers == layers
     assert [row["out"] for row in net.rows()] == ["3x4x5", "3x2x3", "4"]
@@ -240,6 +241,16 @@ def test_conv_and_pool_survive_a_round_trip_through_file_and_blocks(tmp_path):
         net(np.zeros((1, 2, 6, 5, 9)))
     with pytest.raises(ValueError, match=r"layer 1: in_shape: expected \(4, 4, 5\).*found \(3, 4, 5\)"):
         netx.Net([spec(rng, 1, 1, type="conv", weight=np.zeros((4, 2, 2, 2)), in_shape=(2, 5, 6), delay=None), pool])
+
+
+def test_a_pool_whose_windows_do_not_fill_the_picture_equals_its_block():
+    rng = np.random.default_rng(43)
+    size = {"type": "pool", "weight": np.full((1, 1, 3, 3), 70), "in_shape": (1, 8, 7), "stride": (1, 1)}
+    net = netx.Net([spec(rng, 1, 1, delay=None, **size)])
+    spikes = torch.from_numpy(random_spikes(rng, (2, 1, 8, 7, 20))).float()
+    with torch.no_grad():
+        assert torch.equal(net.to_blocks().eval()(spikes), net(spikes))
+    assert net(spikes).any()
 
 
 def test_a_pool_with_a_decay_per_channel_becomes_a_block_and_one_with_a_bias_does_not():

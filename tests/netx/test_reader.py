@@ -54,6 +54,11 @@ def test_round_trip(tmp_path):
     assert netx.load(tmp_path / "a.net").layers != layers
 
 
+def test_a_missing_delay_is_not_a_delay_of_zero():
+    missing, zero = (LayerSpec("dense", [[2]], delay, 0, 0, 80) for delay in (None, [0]))
+    assert missing != zero
+
+
 def test_files_in_lava_dls_own_layout_are_read(tmp_path):
     """The file is uncompressed; the neuron's type has variable length, and a shared decay is a one-element array."""
     layers = small_layers(np.random.default_rng(9))
@@ -118,6 +123,14 @@ def test_a_weight_in_many_chunks_is_read(tmp_path):
         ({"ref_delay": 2}, "ref_delay: expected 1, the only supported value.*found 2"),
         ({"bias": [5000]}, "bias: .*found 5000 at"),
         ({"type": "conv"}, "weight: expected .out, in / groups, height, width..*found shape .1, 2."),
+        (
+            {"type": "conv", "weight": np.zeros((3, 1, 2, 2)), "in_shape": (2, 4, 4), "groups": 2},
+            r"weight: expected .* for 2 input channels, found shape \(3, 1, 2, 2\) in 2 groups",
+        ),
+        (
+            {"type": "conv", "weight": np.zeros((1, 1, 5, 5)), "in_shape": (1, 4, 4)},
+            "weight: expected 1 to 1048576 neurons and inputs, found 0 neurons",
+        ),
     ],
 )
 def test_every_rule_of_a_layer_is_checked(changes, message):
@@ -139,10 +152,23 @@ def test_rules_are_checked_again_on_write(tmp_path):
     assert os.listdir(tmp_path) == ["b.net"]
 
 
+def test_rules_are_checked_again_when_a_network_is_made_of_layers():
+    layers = small_layers(np.random.default_rng(11))
+    layers[1].weight[2, 3] = 7
+    with pytest.raises(ValueError, match=r"layer 1: weight: .*found 7 at \[2, 3\]"):
+        netx.Net(layers)
+
+
 def test_consecutive_layers_must_match(tmp_path):
     rng = np.random.default_rng(12)
     with pytest.raises(ValueError, match="layer 1: weight: expected 9 inputs from the layer before, found 8"):
         netx.write_network(tmp_path / "a.net", [spec(rng, 12, 9), spec(rng, 8, 4)])
+    pictures = [
+        spec(rng, 1, 1, type="conv", weight=np.zeros((1, shape[0], 1, 1)), in_shape=shape, delay=None)
+        for shape in ((1, 4, 4), (4, 2, 2))
+    ]
+    with pytest.raises(ValueError, match=r"layer 1: in_shape: expected \(1, 4, 4\) .*, found \(4, 2, 2\)"):
+        netx.write_network(tmp_path / "a.net", pictures)
     with pytest.raises(ValueError, match="expected 1 to 256 layers, found 0"):
         netx.write_network(tmp_path / "a.net", [])
     with pytest.raises(ValueError, match="layer 0: expected a block.*found Linear"):

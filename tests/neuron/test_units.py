@@ -202,6 +202,13 @@ def test_gradients_are_in_the_units_that_are_read():
     assert n.scaled_current_decay.requires_grad
 
 
+def test_a_gradient_that_is_assigned_is_in_the_units_that_are_read():
+    n = neuron()
+    n.current_decay.grad = torch.tensor([3.0])
+    assert n.current_decay.grad.item() == 3
+    assert n.scaled_current_decay.grad.item() == 3 * 1024
+
+
 def test_results_of_operations_are_plain_tensors():
     n = neuron()
     for made in (n.current_decay + 1, n.current_decay.clone(), torch.cat([n.current_decay, n.voltage_decay])):
@@ -241,6 +248,14 @@ def test_states_are_in_real_units_and_start_at_zero():
     assert torch.equal(n.dynamics(z)[0], current)
     n.current_state = torch.full((2, 3, 4), 0.5)
     assert n.dynamics(torch.zeros_like(z))[0][..., 0].unique().tolist() == [0.5 * 0.75]
+
+
+def test_a_state_is_rounded_to_4096ths():
+    n = neuron(persistent_state=True)
+    n.current_state = 0.3
+    assert n.current_state.item() == 1229 / 4096
+    n.current_state.fill_(0.6)
+    assert n.current_state.item() == 2458 / 4096
 
 
 def test_states_are_contiguous():

@@ -136,6 +136,47 @@ def test_substeps_approach_the_differential_equations():
         assert np.flatnonzero(fine[0, 0])[0] == 3 + int(crossing), method
 
 
+def one_neuron(weight=254, threshold=64, delay=None, decay=4096):
+    return nir.to_nir([LayerSpec("dense", [[weight]], delay, decay, decay, threshold)])
+
+
+def one_spike(steps=12):
+    spikes = np.zeros((1, 1, steps))
+    spikes[..., 0] = 1
+    return spikes
+
+
+@pytest.mark.parametrize(("weight", "fires"), [(62, False), (66, True)])
+def test_an_input_is_held_for_all_substeps_of_its_step(weight, fires):
+    """With two substeps, a weight of 1 raises the current to 1/2 and 3/4, and with it the voltage to 1/4 and 1/2."""
+    assert nir.run_graph(one_neuron(weight, threshold=32), one_spike(), substeps=2).any() == fires
+
+
+@pytest.mark.parametrize(("weight", "fires"), [(64, False), (66, True)])
+def test_a_voltage_equal_to_the_threshold_does_not_fire(weight, fires):
+    assert nir.run_graph(one_neuron(weight), one_spike()).any() == fires
+
+
+@pytest.mark.parametrize("substeps", [1, 4])
+def test_a_delay_is_as_long_with_any_number_of_substeps(substeps):
+    out = nir.run_graph(one_neuron(delay=[3]), one_spike(), substeps=substeps)
+    assert out[0, 0].nonzero()[0][0] == 4
+
+
+def test_the_voltage_is_reset_to_v_reset():
+    graph, spikes = one_neuron(decay=2048, threshold=32), np.ones((1, 1, 12))
+    before = nir.run_graph(graph, spikes).sum()
+    graph.nodes["neuron_0"].v_reset[:] = -20
+    assert nir.run_graph(graph, spikes).sum() < before
+
+
+def test_without_metadata_a_step_is_one_millisecond():
+    graph = one_neuron()
+    graph.metadata = {}
+    np.testing.assert_array_equal(nir.run_graph(graph, one_spike()), nir.run_graph(graph, one_spike(), dt=1e-3))
+    assert nir.from_nir(graph) == nir.from_nir(one_neuron())
+
+
 def test_delays_can_be_left_out():
     layers = network(np.random.default_rng(3))
     back = nir.from_nir(nir.to_nir(layers, delays=False))
@@ -283,6 +324,10 @@ def test_graphs_other_than_a_chain_raise():
     with pytest.raises(ValueError, match="expected a chain of layers.*found a branch"):
         nir.from_nir(graph)
     graph = nir.to_nir(network(np.random.default_rng(5)))
+    graph.edges.append(("output", "linear_1"))
+    with pytest.raises(ValueError, match="'output' -> 'linear_1': expected a chain of layers, found a branch"):
+        nir.from_nir(graph)
+    graph = nir.to_nir(network(np.random.default_rng(5)))
     graph.edges.remove(("delay_0", "linear_1"))
     with pytest.raises(ValueError, match="expected one chain, found nodes outside it: delay_1, delay_2, linear_1"):
         nir.from_nir(graph)
@@ -349,6 +394,12 @@ def test_agreement_of_two_outputs():
     ):
         nir.agreement(a, a[:1])
     assert "equal trains 50.0 %" in str(found)
+
+
+def test_missing_and_additional_spikes_do_not_cancel_out():
+    a, b = np.zeros((2, 2, 1, 4))
+    a[0, 0, 0] = b[1, 0, 0] = 1
+    assert nir.agreement(a, b).counts == 1
 
 
 def test_without_the_package_the_error_names_the_install_command(monkeypatch):

@@ -46,7 +46,8 @@ def test_dense_to_events_and_back(sizes, density, value):
     expected = [(b, t, c) for b in range(batch) for t in range(steps) for c in range(channels) if dense[b, c, t] != 0]
     assert spike_positions(spikes) == expected
     assert spikes.count == len(expected)
-    assert spikes.density == pytest.approx(len(expected) / dense.numel())
+    for form in (spikes, DenseSpikes.from_events(spikes)):
+        assert form.density == pytest.approx(len(expected) / dense.numel())
     assert spikes.shape == sizes
     assert len(spikes) == batch
     if expected:

@@ -13,6 +13,8 @@ import nbformat
 
 #: Metadata of a solution, with which JupyterLab folds its code and its outputs. Running the cell unfolds the outputs.
 FOLDED = {"source_hidden": True, "outputs_hidden": True}
+#: The kernel that every notebook names as JupyterLab names it; another name would mark an opened notebook as changed.
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 MAX_LINES = 50  # in a text output
 LOCAL_PATH = re.compile(r"(?<![\w.:/])(/(?:home|root|Users|tmp|work|mnt|opt|var)/\w[^\s'\"<]*|[A-Z]:\\Users\\\S*)")
 REPR = re.compile(r"<[^<>\n]*(?: at 0x[0-9a-f]+|\bobject\b)[^<>\n]*>")
@@ -38,11 +40,12 @@ def is_solution(cell) -> bool:
 
 
 def mark(notebook) -> None:
-    """Store the hash of the source with the outputs, remove execution times and widgets, and fold the solutions.
+    """Store the hash of the source and the kernel, remove execution times and widgets, and fold the solutions.
 
     A widget shows nothing without a kernel.
     """
     notebook.metadata.pop("widgets", None)
+    notebook.metadata["kernelspec"] = dict(KERNEL)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
@@ -76,6 +79,8 @@ def faults(notebook) -> list[str]:
     found = []
     if notebook.metadata.get("nmnist", {}).get("source_hash") != source_hash(notebook):
         found.append("the outputs are not marked with the hash of this source; run tests/support/notebooks.py")
+    if (kernel := notebook.metadata.get("kernelspec")) != KERNEL:
+        found.append(f"expected the kernel {KERNEL['display_name']!r}, found {kernel}")
     if "widgets" in notebook.metadata:
         found.append("expected no saved widgets, found some")
     cells = code_cells(notebook)

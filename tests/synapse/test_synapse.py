@@ -269,9 +269,15 @@ def test_normalised_weights_are_read_like_any_tensor():
     assert {type(x) for x in (weight.clone(), weight + 1, weight.sum(), weight.max(0)[0])} == {torch.Tensor}
     assert {type(x) for x in (copy.deepcopy(weight), pickle.loads(pickle.dumps(weight.detach())))} == {torch.Tensor}
     assert repr(weight) == repr(weight * 1).replace("MulBackward0", "AliasBackward0")
-    with pytest.raises(ValueError, match="read-only"):
-        weight.detach().numpy()[0] = 1
-    (weight * torch.arange(6.0).view(2, 3, 1, 1, 1)).sum().backward()
+    weight.detach().numpy()[0] = 1  # the caller's own array
+    assert not torch.equal(layer.weight, weight)
+    assert f"{weight.sum():.2f} {weight[0, 0, 0, 0, 0]:.2f}" == f"{weight.sum().item():.2f} 1.00"
+    own = torch.nn.Parameter(weight.detach())
+    assert own.is_leaf
+    torch.optim.SGD([own], 0.1)
+    decay = torch.compile(lambda layer: layer.weight.norm(), backend="eager")
+    assert decay(layer) == layer.weight.norm()
+    (layer.weight * torch.arange(6.0).view(2, 3, 1, 1, 1)).sum().backward()
     assert layer.weight_v.grad.any()
     assert layer.weight_g.grad.any()
 

@@ -13,6 +13,7 @@ from nmnist_helpers.checkpoint import load_tree
 from nmnist_helpers.neuron.cuba import Neuron
 from nmnist_helpers.train import Settings, loop, parser
 from nmnist_helpers.train.progress import groups, network_of, step_factor
+from nmnist_helpers.train.trainer import Trainer
 
 
 def test_help_names_every_setting_and_its_default():
@@ -174,6 +175,45 @@ def test_a_silent_true_class_does_not_drown_out_the_others_in_spike_max():
     loop.loss_of(Settings(loss="max"))(spikes, torch.tensor([3])).backward()
     silent, others = spikes.grad[0, 3].abs().sum(), spikes.grad[0, 4].abs().sum()
     assert others < silent < 200 * others
+
+
+def test_the_loss_has_the_windows_and_rates_of_the_settings():
+    loss = loop.loss_of(Settings(loss="max", window=20))
+    assert (loss.window.time_window, loss.reduction, loss.eps) == (20, "sum", loop.SILENT)
+    loss = loop.loss_of(Settings(window=30, true_rate=0.3, false_rate=0.1))
+    assert (loss.window.time_window, loss.reduction, loss.true_rate, loss.false_rate) == (30, "sum", 0.3, 0.1)
+    assert loop.loss_of(Settings()).window is None
+
+
+def steps_of(out, monkeypatch, *options):
+    """Return torch's seed, the step size and the labels in each training step of a run of two epochs."""
+    steps, train_step = [], Trainer.train
+
+    def record(self, spikes, labels):
+        steps.append((torch.initial_seed(), self.optimizer.param_groups[0]["lr"], labels.tolist()))
+        return train_step(self, spikes, labels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train", record)
+        start(out, "--epochs", 2, "--device", "cpu", *options)
+    assert len(steps) == 8
+    return zip(*steps, strict=True)
+
+
+def test_order_and_dropout_depend_on_seed_and_epoch(tmp_path, monkeypatch):
+    orders, seeds = [], []
+    for seed in (3, 4):
+        drawn, _, labels = steps_of(tmp_path / str(seed), monkeypatch, "--seed", seed)
+        orders += [labels[:4], labels[4:]]
+        seeds += [set(drawn[:4]), set(drawn[4:])]
+    for found in (orders, seeds):
+        assert len(set(map(str, found))) == 4
+    assert max(map(len, seeds)) == 1
+
+
+def test_the_step_size_changes_within_an_epoch(tmp_path, monkeypatch):
+    _, sizes, _ = steps_of(tmp_path / "run", monkeypatch, "--schedule", "cosine")
+    assert np.divide(sizes, sizes[0]) == pytest.approx([step_factor("cosine", step / 8) for step in range(8)])
 
 
 def test_schedules_equal_those_of_torch():

@@ -238,6 +238,25 @@ def test_answers_over_time_count_as_shares_of_a_sample():
     assert stats.testing.accuracy == 0.5  # of four steps, the last two
 
 
+def test_counts_are_exact_with_a_loss_of_16_bits():
+    stats = LearningStats()
+    label = torch.zeros(257, dtype=torch.int64)  # bfloat16 has no 257
+    assistant = Assistant(torch.nn.Identity(), lambda out, _: out.bfloat16().sum(), None, stats, classifier=torch.round)
+    assistant.test(label.float(), label)
+    assert stats.testing.correct_samples == 257
+
+
+def test_a_classifier_receives_an_output_without_gradients():
+    received = []
+
+    def classifier(output):
+        received.append(output.requires_grad)
+        return Rate.predict(output)
+
+    make_assistant(SmallNetwork(), stats=LearningStats(), classifier=classifier).train(*batch())
+    assert received == [False]
+
+
 def test_targets_and_losses_are_tensors():
     net = torch.nn.Linear(3, 2)
     with pytest.raises(TypeError, match="expected a tensor of targets, found list"):

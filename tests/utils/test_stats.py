@@ -67,6 +67,14 @@ def test_correct_samples_may_be_fractions():
     assert stat.accuracy == pytest.approx(0.75)
 
 
+def test_correct_samples_may_be_a_tensor():
+    stat = LearningStat()
+    stat.num_samples = 4
+    stat.correct_samples += torch.tensor(3.0)
+    assert type(stat.accuracy) is float
+    assert stat.accuracy == 0.75
+
+
 def test_reset_discards_only_the_current_epoch():
     stat = LearningStat()
     add_batch(stat, 1.0, 4, 2)
@@ -142,6 +150,18 @@ def test_best_is_false_before_the_first_batch_and_after_an_epoch_without_samples
     assert stat.best_accuracy
 
 
+def test_a_loss_that_is_nan_is_neither_the_best_nor_the_minimum():
+    stat = LearningStat()
+    add_batch(stat, math.nan, 4)
+    assert not stat.best_loss
+    stat.update()
+    for loss in (2.0, 1.0):
+        add_batch(stat, loss, 4)
+        assert stat.best_loss
+        stat.update()
+    assert stat.min_loss == 1
+
+
 # ---- printed lines
 
 
@@ -212,6 +232,11 @@ def test_print_shows_epoch_header_progress_and_statistics(capsys):
     stats.new_line()
     stats.print(9)
     assert "Epoch" in capsys.readouterr().out
+
+
+def test_elapsed_time_is_printed_in_ms(capsys):
+    LearningStats().print(0, time_elapsed=0.25)
+    assert "250.0000 ms elapsed" in capsys.readouterr().out
 
 
 def test_print_on_a_terminal_replaces_its_own_lines(monkeypatch, capsys):
@@ -467,8 +492,8 @@ def test_damaged_files_are_named_and_change_nothing(tmp_path, name):
 
 def test_files_of_different_lengths_raise_an_error(tmp_path):
     random_stats(7).save(tmp_path)
-    (tmp_path / "accuracy.txt").write_text("".join((tmp_path / "accuracy.txt").open().readlines()[:3]))
-    with pytest.raises(ValueError, match=r"accuracy.txt: expected 7 epochs as loss.txt has, found 2"):
+    (tmp_path / "accuracy.txt").write_text("".join((tmp_path / "accuracy.txt").open().readlines()[:-2]))
+    with pytest.raises(ValueError, match=r"accuracy.txt: expected 7 epochs as loss.txt has, found 5"):
         LearningStats().load(tmp_path)
 
 
