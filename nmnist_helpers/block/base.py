@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     import h5py
 
 
+#: Parts that can be replaced, with what the message about a wrong one names, and what a block needs of each.
+_PARTS = {
+    "synapse": ("synapse.Synapse", ("check", "direction", "pre_hook_fx")),
+    "neuron": ("neuron.cuba.Neuron", ("quantize_8bit",)),
+}
 EIGHT_BIT = "8 bit"  # the default of `pre_hook_fx` stands for the neuron's own `quantize_8bit`
 
 
@@ -92,12 +97,13 @@ class Block(NoScript, torch.nn.Module):
         self.weights_seen = False
 
     def __setattr__(self, name: str, value) -> None:
-        needed = {"synapse": ("check", "direction", "pre_hook_fx"), "neuron": ("quantize_8bit",)}.get(name, ())
-        replaced = bool(needed) and name in self.__dict__.get("_modules", {})
-        quantised = replaced and self.quantised
-        if replaced and not all(hasattr(value, part) for part in needed):
-            wanted = {"synapse": "synapse.Synapse", "neuron": "neuron.cuba.Neuron"}[name]
+        if name not in _PARTS or name not in self.__dict__.get("_modules", {}):  # not a part, or the first one
+            super().__setattr__(name, value)
+            return
+        wanted, needed = _PARTS[name]
+        if not all(hasattr(value, attribute) for attribute in needed):
             raise TypeError(f"{type(self).__name__}: expected a {wanted}, found {type(value).__name__}")
+        quantised = self.quantised
         super().__setattr__(name, value)
         if quantised and (name == "neuron" or value.pre_hook_fx is None):
             self.synapse.pre_hook_fx = self.neuron.quantize_8bit  # the 8 bits are the block's choice
