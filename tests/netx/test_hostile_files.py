@@ -17,7 +17,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from support.layers import write_as_lava_dl
 
 from nmnist_helpers import netx
 from nmnist_helpers.checkpoint import CheckpointError, load_checkpoint
@@ -54,6 +53,25 @@ def write_pictures(path):
     )
 
 
+def write_as_lava_dl(path):
+    """Write a file as lava-dl does: uncompressed, with the neuron's type as a string of variable length."""
+    with h5py.File(path, "w") as file:
+        for index, layer in enumerate(layers()):
+            group = file.create_group(f"layer/{index}")
+            group.create_dataset("type", (1,), "S10", [b"dense"])
+            group.create_dataset("shape", data=np.array([layer.out_features]))
+            group.create_dataset("inFeatures", data=layer.in_features)
+            group.create_dataset("outFeatures", data=layer.out_features)
+            group.create_dataset("weight", data=layer.weight.astype(np.float32))
+            if layer.delay is not None:
+                group.create_dataset("delay", data=layer.delay.astype(np.float32))
+            values = {"type": "CUBA", "iDecay": layer.i_decay, "vDecay": layer.v_decay, "vThMant": 80, "refDelay": 1}
+            for name, value in values.items():
+                group.create_dataset(f"neuron/{name}", data=value)
+            group.create_dataset("neuron/gradedSpike", data=False)
+    return path
+
+
 def write_newest_format(path):
     """Write a file in HDF5's newest format, whose metadata has checksums."""
     with h5py.File(path, "w", libver="latest") as file:
@@ -76,7 +94,7 @@ def write_checkpoint(path, weight_norm):
 def write_net_files(folder):
     return [
         netx.write_network(folder / "ours.net", layers()),
-        write_as_lava_dl(folder / "lava.net", layers()),
+        write_as_lava_dl(folder / "lava.net"),
         write_newest_format(folder / "newest.net"),
         write_pictures(folder / "pictures.net"),
         shutil.copy(Path(__file__).with_name("golden") / "input.net", folder / "input.net"),

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from support.layers import small_layers, spec, write_as_lava_dl
+from support.layers import small_layers, spec
 from support.neurons import FIXED
 
 from nmnist_helpers import netx
@@ -60,8 +60,22 @@ def test_a_missing_delay_is_not_a_delay_of_zero():
 
 
 def test_files_in_lava_dls_own_layout_are_read(tmp_path):
+    """The file is uncompressed; the neuron's type has variable length, and a shared decay is a one-element array."""
     layers = small_layers(np.random.default_rng(9))
-    write_as_lava_dl(tmp_path / "lava.net", layers)
+    with h5py.File(tmp_path / "lava.net", "w") as file:
+        for index, layer in enumerate(layers):
+            group = file.create_group(f"layer/{index}")
+            group.create_dataset("type", (1,), "S10", [b"dense"])
+            group.create_dataset("shape", data=np.array([layer.out_features]))
+            group.create_dataset("inFeatures", data=layer.in_features)
+            group.create_dataset("outFeatures", data=layer.out_features)
+            group.create_dataset("weight", data=layer.weight.astype(np.float32))
+            if layer.delay is not None:
+                group.create_dataset("delay", data=layer.delay.astype(np.float32))
+            decays = {"iDecay": np.atleast_1d(layer.i_decay), "vDecay": layer.v_decay}
+            for name, value in {"type": "CUBA", **decays, "vThMant": 80, "refDelay": 1}.items():
+                group.create_dataset(f"neuron/{name}", data=value)
+            group.create_dataset("neuron/gradedSpike", data=False)
     assert netx.load(tmp_path / "lava.net").layers == layers
 
 

@@ -2,7 +2,6 @@
 
 from fractions import Fraction
 
-import h5py
 import numpy as np
 
 from nmnist_helpers.netx import LayerSpec
@@ -63,22 +62,3 @@ def oracle(layers, spikes):
     for layer in layers:
         spikes = oracle_layer(layer, spikes)
     return spikes
-
-
-def write_as_lava_dl(path, layers):
-    """Write a file as lava-dl does: uncompressed, the neuron's type of variable length, a shared decay as an array."""
-    with h5py.File(path, "w") as file:
-        for index, layer in enumerate(layers):
-            group = file.create_group(f"layer/{index}")
-            group.create_dataset("type", (1,), "S10", [b"dense"])
-            group.create_dataset("shape", data=np.array([layer.out_features]))
-            group.create_dataset("inFeatures", data=layer.in_features)
-            group.create_dataset("outFeatures", data=layer.out_features)
-            group.create_dataset("weight", data=layer.weight.astype(np.float32))
-            if layer.delay is not None:
-                group.create_dataset("delay", data=layer.delay.astype(np.float32))
-            decays = {"iDecay": np.atleast_1d(layer.i_decay), "vDecay": layer.v_decay}
-            for name, value in {"type": "CUBA", **decays, "vThMant": 80, "refDelay": 1}.items():
-                group.create_dataset(f"neuron/{name}", data=value)
-            group.create_dataset("neuron/gradedSpike", data=False)
-    return path
