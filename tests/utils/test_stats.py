@@ -1,41 +1,14 @@
 """Test the learning statistics against counts that the tests make themselves."""
 
 import math
-import os
-import pickle
 import re
 
-import matplotlib
+import numpy as np
+import pytest
+import torch
+from support.epochs import add_batch, add_epoch
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-
-from nmnist_helpers.utils import LearningStat, LearningStats  # noqa: E402
-from nmnist_helpers.utils import stats as stats_module  # noqa: E402
-
-PARTS = ("training", "testing", "validation")
-NUMBER = r"[ \d]{5}\.\d{5}"
-
-
-def add_batch(stat, loss, samples, correct=None):
-    """Add one batch to the counters of `stat`, as a training loop without the assistant does."""
-    stat.num_samples += samples
-    stat.loss_sum += loss * samples
-    if correct is not None:
-        stat.correct_samples += correct
-
-
-def add_epoch(stats, **epoch):
-    """Add one epoch of 10 samples for each part, given as part=(loss, accuracy), and close it."""
-    for part, (loss, accuracy) in epoch.items():
-        add_batch(getattr(stats, part), loss, 10, None if accuracy is None else round(10 * accuracy))
-    stats.update()
-
-
-# ---- statistics of one part
+from nmnist_helpers.utils import LearningStat, LearningStats
 
 
 def test_running_loss_and_accuracy_are_weighted_by_samples():
@@ -162,7 +135,7 @@ def test_a_loss_that_is_nan_is_neither_the_best_nor_the_minimum():
     assert stat.min_loss == 1
 
 
-# ---- printed lines
+# -- printed lines
 
 
 def test_line_has_the_tutorials_format():
@@ -188,6 +161,9 @@ def test_line_in_the_first_epoch_has_no_best_values():
     assert str(stats) == "Train loss =     1.50000    accuracy = 0.40000"
     add_batch(stats.testing, 12345.5, 10)
     assert str(stats).endswith(" | Test  loss = 12345.50000")
+
+
+NUMBER = r"[ \d]{5}\.\d{5}"
 
 
 def test_line_after_update_shows_the_epoch_just_closed():
@@ -254,269 +230,6 @@ def test_print_on_a_terminal_replaces_its_own_lines(monkeypatch, capsys):
     assert "\033[" not in capsys.readouterr().out
 
 
-# ---- curves
-
-
-def test_plot_draws_the_logs(tmp_path):
-    stats = LearningStats()
-    add_epoch(stats, training=(2.0, 0.3), testing=(2.5, 0.2))
-    add_epoch(stats, training=(1.0, 0.6))  # not tested in this epoch
-    add_epoch(stats, training=(0.5, 0.9), testing=(1.5, 0.7))
-    fig = stats.plot(figsize=(15, 5))
-    assert tuple(fig.get_size_inches()) == (15, 5)
-    loss, accuracy = fig.axes
-    for ax, expected in ((loss, {"train": [2.0, 1.0, 0.5], "test": [2.5, math.nan, 1.5]}),
-                         (accuracy, {"train": [0.3, 0.6, 0.9], "test": [0.2, math.nan, 0.7]})):  # fmt: skip
-        for word, values in expected.items():
-            (line,) = (line for line in ax.lines if line.get_label().lower().startswith(word))
-            np.testing.assert_allclose(line.get_ydata(), values)
-            np.testing.assert_array_equal(line.get_xdata(), [0, 1, 2])
-    assert "loss" in loss.get_ylabel().lower()
-    assert "accuracy" in accuracy.get_ylabel().lower()
-    plt.close(fig)
-
-
-def test_the_labels_of_an_axis_are_not_rounded():
-    stats = LearningStats()
-    for right in range(80, 101, 2):  # an axis with this range has ticks every 2.5 %
-        add_batch(stats.training, 1.0, 100, right)
-        stats.update()
-    fig = stats.plot()
-    fig.canvas.draw()
-    axis = fig.axes[1].yaxis
-    labels = [label.get_text() for label in axis.get_ticklabels()]
-    assert labels == [f"{round(100 * tick, 6):g} %" for tick in axis.get_ticklocs()]
-    assert {"82.5 %", "95 %", "100 %"} <= set(labels)  # no decimal that is 0
-    assert fig.axes[1].lines[0].get_label() == "training (best 100.00 %)"
-    assert pickle.dumps(fig)
-    plt.close(fig)
-
-
-def test_plot_is_saved_to_a_file_or_folder(tmp_path):
-    stats = LearningStats()
-    add_epoch(stats, training=(2.0, 0.3))
-    plt.close(stats.plot(path=tmp_path / "c.png"))
-    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
-    plt.close(stats.plot(path=str(tmp_path / "folder") + os.sep))
-    for _ in range(2):  # the folder does not exist the first time
-        plt.close(stats.plot(path=tmp_path / "lr0.001"))
-    assert {file.name for file in (tmp_path / "lr0.001").iterdir()} == {"accuracy.png", "loss.png"}
-    assert sorted(os.listdir(tmp_path / "folder")) == ["accuracy.png", "loss.png"]  # as lava-dl names them
-    for name in ("accuracy.png", "loss.png"):
-        assert (tmp_path / "folder" / name).read_bytes().startswith(b"\x89PNG")
-
-
-def test_plot_in_a_loop_keeps_one_figure():
-    stats = LearningStats()
-    open_before = len(plt.get_fignums())
-    for _ in range(3):
-        fig = stats.plot()
-    assert len(plt.get_fignums()) == open_before + 1
-    assert plt.figure(fig.number) is fig
-    plt.close(fig)
-
-
-def test_plot_in_two_figures(tmp_path):
-    stats = LearningStats(loss_str="error", loss_unit="mV", accuracy_str="share")
-    add_epoch(stats, training=(2.0, 0.3))
-    loss, accuracy = stats.plot((11, 12), (4, 3), tmp_path)
-    assert (loss.number, accuracy.number) == (11, 12)
-    assert tuple(loss.get_size_inches()) == (4, 3)
-    assert [fig.axes[0].get_ylabel() for fig in (loss, accuracy)] == ["error mV", "share"]
-    assert (tmp_path / "loss.png").exists()
-    again = stats.plot(figures=(11, 12))
-    assert [len(fig.axes) for fig in again] == [1, 1]  # drawn anew, not on top
-    with pytest.raises(ValueError, match=r"expected a folder for two figures, found the file .*c\.png"):
-        stats.plot((11, 12), path=tmp_path / "c.png")
-    plt.close("all")
-
-
-def test_custom_names_and_units(tmp_path):
-    stats = LearningStats(loss_str="error", loss_unit="mV", accuracy_str="share", accuracy_unit="of all")
-    add_epoch(stats, training=(1.0, 0.4))
-    assert str(stats) == ("Train error =     1.00000 (min =     1.00000) mV    share = 0.40000 (max = 0.40000) of all")
-    stats.save(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["error.txt", "share.txt"]
-    found = LearningStats("error", accuracy_str="share")
-    found.load(tmp_path)
-    assert (found.training.loss_log, found.training.accuracy_log) == ([1.0], [0.4])
-    with pytest.raises(ValueError, match="expected a name that a file can have, found 'a/b'"):
-        LearningStats("a/b")
-
-
-@pytest.mark.parametrize("derived", [True, False])
-def test_a_kernel_derived_from_jupyters_counts_as_a_notebook(monkeypatch, derived):
-    zmqshell = pytest.importorskip("ipykernel.zmqshell")
-    base = zmqshell.ZMQInteractiveShell
-    shell = type("Shell", (base if derived else object,), {})  # as the shells of Colab and Databricks
-    monkeypatch.setattr("IPython.get_ipython", lambda: shell.__new__(shell))
-    assert stats_module._in_notebook() is derived
-
-
-def test_a_notebook_shows_the_plot_once(monkeypatch):
-    """The figure is the value of a cell; if it stayed open, the end of the cell would show it again."""
-    shown = []
-    monkeypatch.setattr("IPython.display.display", shown.append)
-    stats = LearningStats()
-    add_epoch(stats, training=(2.0, 0.3))
-    fig = stats.plot()
-    assert plt.fignum_exists(fig.number)
-    fig._ipython_display_()
-    assert not plt.fignum_exists(fig.number)
-    (picture,) = shown
-    assert picture.data.startswith(b"\x89PNG")
-    assert "training (best 30.00 %)" in picture.alt
-
-
-def test_plot_without_a_closed_epoch_is_empty():
-    fig = LearningStats().plot()
-    assert len(fig.axes) == 2
-    assert not any(len(line.get_xdata()) for ax in fig.axes for line in ax.lines)
-    plt.close(fig)
-
-
-# ---- files
-
-
-def random_stats(epochs=7, seed=0):
-    """Return statistics that are difficult to store: many decimals, tiny and huge numbers, gaps."""
-    rng = np.random.default_rng(seed)
-    stats = LearningStats()
-    for epoch in range(epochs):
-        for part in PARTS:
-            if part == "validation" or (part == "testing" and epoch % 3):
-                continue
-            stat = getattr(stats, part)
-            add_batch(stat, float(rng.random() * 10.0 ** rng.integers(-12, 12)), int(rng.integers(1, 99)))
-            if part == "testing" or epoch != 2:
-                stat.correct_samples += int(rng.integers(0, stat.num_samples + 1))
-        stats.update()
-    return stats
-
-
-@pytest.mark.parametrize("slash", ["", "/"])
-def test_round_trip_is_exact(tmp_path, slash):
-    stats = random_stats()
-    folder = str(tmp_path / "deep" / "er") + slash
-    stats.save(folder)
-    assert sorted(os.listdir(tmp_path / "deep" / "er")) == ["accuracy.txt", "loss.txt"]
-    loaded = LearningStats()
-    add_epoch(loaded, training=(1.0, 0.5))
-    add_batch(loaded.training, 1.0, 10)
-    loaded.load(folder)
-    for part in PARTS:
-        old, new = getattr(stats, part), getattr(loaded, part)
-        assert old.loss_log == new.loss_log
-        assert old.accuracy_log == new.accuracy_log
-        assert (old.min_loss, old.max_accuracy) == (new.min_loss, new.max_accuracy)
-        assert (old.best_loss, old.best_accuracy) == (new.best_loss, new.best_accuracy)
-        assert new.num_samples == 0
-
-
-def test_loaded_statistics_can_be_continued(tmp_path):
-    stats = LearningStats()
-    add_epoch(stats, testing=(1.0, 0.5))
-    add_epoch(stats, testing=(0.8, 0.7))
-    stats.save(tmp_path)
-    loaded = LearningStats()
-    loaded.load(tmp_path)
-    add_batch(loaded.testing, 0.9, 10, 6)
-    assert not loaded.testing.best_accuracy
-    loaded.update()
-    assert loaded.testing.accuracy_log == [0.5, 0.7, 0.6]
-    loaded.save(tmp_path)
-    again = LearningStats()
-    again.load(tmp_path)
-    assert again.testing.accuracy_log == [0.5, 0.7, 0.6]
-
-
-def test_files_are_plain_tables_with_column_heads(tmp_path):
-    stats = random_stats()
-    stats.save(tmp_path)
-    for name, log in (("loss.txt", "loss_log"), ("accuracy.txt", "accuracy_log")):
-        with open(tmp_path / name) as file:
-            heads = file.readline().replace("#", "").split()
-        table = np.loadtxt(tmp_path / name, ndmin=2)
-        assert table.shape == (7, len(heads))
-        expected = [math.nan if value is None else value for value in getattr(stats.training, log)]
-        np.testing.assert_array_equal(table[:, heads.index("Train")], expected)
-
-
-def test_empty_statistics_are_saved_without_rows(tmp_path):
-    LearningStats().save(tmp_path)
-    loaded = random_stats()
-    loaded.load(tmp_path)
-    assert all(getattr(loaded, part).loss_log == [] for part in PARTS)
-
-
-def test_a_save_that_fails_leaves_the_old_files(tmp_path, monkeypatch):
-    stats = random_stats()
-    stats.save(tmp_path)
-    before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
-    add_epoch(stats, training=(1.0, 0.5))
-
-    def raise_disk_full(*_):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(os, "replace", raise_disk_full)
-    with pytest.raises(OSError, match="no space left"):
-        stats.save(tmp_path)
-    assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
-
-
-def damaged_versions(text: str):
-    lines = text.splitlines(keepends=True)
-    yield "empty", "", "first line"
-    yield "no heads", "".join(lines[1:]), "first line"
-    yield "an unknown head", text.replace("Train", "Trian"), "first line"
-    yield "not a number", text.replace(lines[3], lines[3].replace(lines[3].split()[0], "many", 1)), "line 4"
-    yield "an incomplete line", "".join(lines[:4]) + lines[4].split()[0], "line 5"
-    yield "one number too many", "".join(lines[:4]) + lines[4].rstrip() + " 3.0\n", "line 5"
-
-
-@pytest.mark.parametrize("name", ["loss.txt", "accuracy.txt"])
-def test_damaged_files_are_named_and_change_nothing(tmp_path, name):
-    random_stats().save(tmp_path)
-    intact = (tmp_path / name).read_text()
-    for what, text, message in damaged_versions(intact):
-        (tmp_path / name).write_text(text)
-        stats = LearningStats()
-        add_epoch(stats, training=(1.0, 0.5))
-        with pytest.raises(ValueError, match=re.escape(name) + ".*" + message):
-            stats.load(tmp_path)
-        assert stats.training.loss_log == [1.0], what
-    (tmp_path / name).write_bytes(b"\x80\x02\xff" + intact.encode())
-    with pytest.raises(ValueError, match=re.escape(name) + ": expected ASCII text"):
-        LearningStats().load(tmp_path)
-
-
-def test_files_of_different_lengths_raise_an_error(tmp_path):
-    random_stats(7).save(tmp_path)
-    (tmp_path / "accuracy.txt").write_text("".join((tmp_path / "accuracy.txt").open().readlines()[:-2]))
-    with pytest.raises(ValueError, match=r"accuracy.txt: expected 7 epochs as loss.txt has, found 5"):
-        LearningStats().load(tmp_path)
-
-
-def test_after_an_interrupted_save_the_previous_epoch_is_loaded(tmp_path):
-    stats = random_stats(7)
-    stats.save(tmp_path)
-    (tmp_path / "accuracy.txt").write_text("".join((tmp_path / "accuracy.txt").open().readlines()[:-1]))
-    loaded = LearningStats()
-    loaded.load(tmp_path)
-    assert loaded.training.loss_log == stats.training.loss_log[:6]
-    assert loaded.training.accuracy_log == stats.training.accuracy_log[:6]
-
-
-def test_missing_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"loss\.txt: expected the log of a training, found none"):
-        LearningStats().load(tmp_path)
-
-
-def test_loss_and_accuracy_need_different_names():
-    with pytest.raises(ValueError, match="expected different names for loss and accuracy, found 'err' twice"):
-        LearningStats(loss_str="err", accuracy_str="Err")
-
-
 def test_progress_of_a_loader_without_a_length(capsys):
     class Endless(torch.utils.data.IterableDataset):
         def __iter__(self):
@@ -538,3 +251,8 @@ def test_an_epoch_without_tests_is_not_the_best():
         stats.update()
     assert saved == [0, 10]
     assert not stats.testing.best_accuracy
+
+
+def test_loss_and_accuracy_need_different_names():
+    with pytest.raises(ValueError, match="expected different names for loss and accuracy, found 'err' twice"):
+        LearningStats(loss_str="err", accuracy_str="Err")
