@@ -15,8 +15,9 @@ import sys
 from typing import TYPE_CHECKING
 
 # How long torch's idle threads spin before they sleep. While they spin, they block cores for other programs and for the
-# kernels' threads (`crew`). Threads that sleep at once slow down a single training run by 5 %. Hence they spin for some
-# microseconds. The setting affects only libraries loaded after these lines, and it never overrides the user's choice.
+# kernels' threads (`jit.crew`). Threads that sleep at once slow down a single training run by 5 %. Hence they spin for
+# some microseconds. The setting affects only libraries loaded after these lines, and it never overrides the user's
+# choice.
 if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -25,11 +26,11 @@ from . import axon, block, classifier, dendrite, io, kernels, loss, neuron, syna
 from .data.augmentation import Augment, augment
 from .data.dataset import NMNISTDataset
 from .data.loader import EventLoader
+from .jit.tasks import respect_quota
 from .lava import absent, public
 from .network import ConvNetwork, Network
 from .paths import GIFS, ROOT, TRAINED, data_root
 from .spikes import Spikes
-from .tasks import respect_quota
 
 respect_quota()
 

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .checks import as_number
-from .io.event import check_sampling_time
+from .checks import as_number, check_sampling_time, is_number, whole_number
 from .kernels.functions import AxonDelay
 from .lava import absent, public
-from .tools import exact, is_number, whole_number
+from .tools import exact
 
 
 def _apply_delay(spikes: torch.Tensor, delay: torch.Tensor | None, shift: int) -> torch.Tensor:

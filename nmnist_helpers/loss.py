@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from .checks import as_number
+from .checks import as_number, whole_number
 from .classifier import EPSILON, MODES, MovingWindow, Rate, confidence_of, flatten_channels
 from .lava import absent, public
-from .tools import whole_number
 
 REDUCTIONS = ("sum", "mean", "none")
 

@@ -12,10 +12,11 @@ import torch
 
 from . import block
 from .block.spec import LayerSpec
+from .checks import is_number, whole_number
 from .geometry import CHANNELS, SIDE
 from .neuron import Dropout
 from .spikes import Spikes
-from .tools import NoScript, hooked, is_number, whole_number
+from .tools import NoScript, hooked
 
 NEURON_PARAMS = {
     "threshold": 1.25,
@@ -201,21 +202,15 @@ class Network(NoScript, torch.nn.Module):
         torch.Size([1, 10, 300])
         """
         parts = [part for part in self.modules() if isinstance(part, block.cuba.Block)]
-        # Several threads may be inside. The blocks only refer to them weakly, so that one whose exit an interrupt has
-        # prevented is forgotten all the same.
-        me = _Freezer()
+        me = _Freezer()  # several threads may be inside, and an interrupt may prevent that one leaves
         try:
             for part in parts:
-                if not part.freezers:
-                    part.frozen = {}
-                part.freezers.add(me)
+                part.freeze(me)
             with torch.no_grad():
                 yield self
         finally:
             for part in parts:
-                part.freezers.discard(me)
-                if not part.freezers:
-                    part.frozen = {}  # their memory
+                part.thaw(me)
 
     def grad_flow(self, path: str | os.PathLike | None = None) -> list[float]:
         """Return the gradient norm of each block's weights; with a folder `path`, also plot it as ``gradFlow.png``."""

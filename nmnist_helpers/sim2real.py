@@ -17,11 +17,11 @@ import numpy as np
 
 from .__main__ import main as run_command
 from .checkpoint import load_checkpoint
+from .checks import whole_number
 from .data.dataset import NMNISTDataset
 from .io import PackedEvents
 from .lava import public
 from .paths import TRAINED, expanded
-from .tools import whole_number
 from .train import Settings, answers, given_settings, parser, run
 from .train.folder import CHECKPOINT, DERIVED, REALITY, Folder, resume_with
 from .train.group import Group, set_by_torchrun

@@ -1,9 +1,7 @@
 """Support for PyTorch's tools: some work unchanged, some are disabled inside layers, and some raise an error."""
 
 import functools
-import operator
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,22 +13,6 @@ def as_array(values) -> np.ndarray:
         return np.asarray(values)
     values = values.detach().cpu()
     return (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # NumPy has no bfloat16
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a value is a single number, whatever its type."""
-    return np.ndim(value) == 0
-
-
-def whole_number(name: str, value: Any, least: int) -> int:
-    """Return a whole number of any integer type as an int; raise ValueError unless it is at least `least`."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least:
-        raise ValueError(f"{name}: expected a whole number from {least}, found {value!r}")
-    return number
 
 
 def hooked(module: object) -> bool:

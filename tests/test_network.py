@@ -79,8 +79,8 @@ def test_an_abandoned_freeze_is_forgotten():
             net(spikes)
             lost = _Freezer()
             for block in net.blocks:
-                block.freezers.add(lost)  # an interrupt has prevented its exit
-        assert all(block.frozen for block in net.blocks)
+                block.freeze(lost)  # an interrupt has prevented its exit
+        assert all(block._frozen for block in net.blocks)
         del lost
         gc.collect()
         net.blocks[0].synapse.weight_g.mul_(3)
@@ -104,7 +104,7 @@ def test_a_frozen_network_keeps_one_copy_of_its_weights_for_recordings_of_any_le
     lengths = (40, 7, 1, 23)
     with net.eval().frozen():
         expected = [net(spikes[..., :steps]) for steps in lengths]
-        kept = [len(block.frozen) for block in net]
+        kept = [len(block._frozen) for block in net]
     assert kept == [1, 1, 1]
     with net.frozen():
         net(spikes)

@@ -12,7 +12,8 @@ from numba.core.dispatcher import Dispatcher
 from support import fake_nmnist
 
 import nmnist_helpers
-from nmnist_helpers import __main__, compiled
+from nmnist_helpers import __main__
+from nmnist_helpers.jit import compiled
 from nmnist_helpers.kernels import cpu  # noqa: F401  # the kernels whose paths are measured
 
 SOURCES = sorted(Path(nmnist_helpers.__file__).parent.rglob("*.py"))

@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
-from .. import prepare
 from ..axon import Delay
 from ..axon import delay as shift
-from ..compiled import check_process
+from ..jit import prepare
+from ..jit.compiled import check_process
+from ..kernels.backend import twin
 from ..kernels.common import Axon, Membrane
 from ..kernels.constants import MAX_DELAY, WEIGHT_SCALE
-from ..kernels.functions import CubaLayer, LayerCall, lag_of, quantise_all, twin
+from ..kernels.functions import CubaLayer, LayerCall, quantise_all
+from ..kernels.integers import lag_of
 from ..kernels.window import Window
 from ..lava import absent
 from ..neuron import Dropout, cuba
-from ..neuron.norm import MeanOnlyBatchNorm
 from ..spikes import Spikes, attach
 from ..synapse import Synapse
-from ..tools import NoScript, as_array, exact, hooked, overridden
+from ..tools import NoScript, exact, hooked, overridden
+from .export import spec_of
 from .spec import LayerSpec
 
 if TYPE_CHECKING:
@@ -90,8 +92,8 @@ class Block(NoScript, torch.nn.Module):
         if isinstance(pre_hook_fx, str):
             raise ValueError(f"pre_hook_fx: expected a function, None or {EIGHT_BIT!r}, found {pre_hook_fx!r}")
         self.synapse.pre_hook_fx = pre_hook_fx
-        self.freezers: weakref.WeakSet = weakref.WeakSet()  # those who have entered `Network.frozen`
-        self.frozen: dict[tuple, _Constants] = {}  # constants, kept while `freezers` is not empty
+        self._freezers: weakref.WeakSet = weakref.WeakSet()  # see `freeze`
+        self._frozen: dict[tuple, _Constants] = {}  # constants, kept while `_freezers` is not empty
         self.delay_shift = delay_shift
         self.count_log = count_log
         self.weights_seen = False
@@ -110,11 +112,11 @@ class Block(NoScript, torch.nn.Module):
 
     def __getstate__(self) -> dict:
         # A copy is not frozen: leaving `Network.frozen` clears only the original's constants.
-        return {name: value for name, value in self.__dict__.items() if name not in ("freezers", "frozen")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_freezers", "_frozen")}
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
-        self.freezers, self.frozen = weakref.WeakSet(), {}
+        self._freezers, self._frozen = weakref.WeakSet(), {}
 
     @exact
     def forward(self, spikes: torch.Tensor | Spikes):
@@ -142,11 +144,12 @@ class Block(NoScript, torch.nn.Module):
             and neuron.norm is None
             and neuron.w_scale == WEIGHT_SCALE
             and type(neuron.drop) in (type(None), Dropout)
-            and self._plain_delay
+            and self.plain_delay
         )
 
     @property
-    def _plain_delay(self) -> bool:
+    def plain_delay(self) -> bool:
+        """Whether there is no delay, or one of the package's own."""
         return self.delay is None or not overridden(self.delay, Delay, "forward")
 
     def _run_fused(
@@ -186,7 +189,7 @@ class Block(NoScript, torch.nn.Module):
 
     def _constants(self, channels: int, places: int, steps: int, device: torch.device) -> "_Constants":
         """Compute what depends on the parameters alone; a frozen block does this only once."""
-        cache = self.frozen if self.freezers and not torch.is_grad_enabled() else None
+        cache = self._frozen if self._freezers and not torch.is_grad_enabled() else None
         synapses, neuron = self.synapse, self.neuron
         constants_of_neuron = neuron.v_th_mant, neuron.surrogate, self.delay_shift
         # Each back end lays its weights out in its own way.
@@ -211,6 +214,21 @@ class Block(NoScript, torch.nn.Module):
             lag = lag_of(constants.parameters[-1], self.delay_shift, channels, steps, device)
             constants.lags[steps] = lag.repeat_interleave(places) if places > 1 else lag
         return constants
+
+    def freeze(self, holder: object) -> None:
+        """Compute constants only once from now on, without gradients, until `thaw` is called with the same object.
+
+        Several may freeze a block. It refers to them weakly: one that is gone without `thaw` is forgotten.
+        """
+        if not self._freezers:
+            self._frozen = {}
+        self._freezers.add(holder)
+
+    def thaw(self, holder: object) -> None:
+        """Undo `freeze`."""
+        self._freezers.discard(holder)
+        if not self._freezers:
+            self._frozen = {}  # their memory
 
     @property
     def delay_buffer(self) -> torch.Tensor | None:
@@ -246,41 +264,7 @@ class Block(NoScript, torch.nn.Module):
         ValueError
             If the file format cannot describe the block, or if the input shape of a picture is not known yet.
         """
-        name, neuron = f"block.cuba.{type(self).__name__}", self.neuron
-        if neuron.w_scale != WEIGHT_SCALE:
-            raise ValueError(f"{name}: expected scale={WEIGHT_SCALE} for an export, found {neuron.w_scale}")
-        methods = [method for method in ("forward", "dynamics", "spike") if overridden(neuron, cuba.Neuron, method)]
-        found = [f"its own neuron.{method}" for method in methods]
-        if not self.delay_shift:
-            found.append("delay_shift=False")
-        if type(neuron.norm) not in (type(None), MeanOnlyBatchNorm):
-            found.append(type(neuron.norm).__name__)
-        if not self._plain_delay:
-            found.append(type(self.delay).__name__)
-        if found:
-            raise ValueError(f"{name}: expected a block that a .net file can describe, found {', '.join(found)}")
-        fields = {"type": type(self).__name__.lower(), **self._geometry(in_shape or self.input_shape)}
-        bias = None if neuron.norm is None else as_array(neuron.norm.bias)  # `LayerSpec` refuses fractions
-        if self.delay is not None and not self.delay.sized:
-            raise ValueError(f"{name}: expected a forward pass before the export, found delays of unknown number")
-        steps = None if self.delay is None else torch.floor(self.delay.in_steps().detach())
-        if steps is not None and steps.max() > MAX_DELAY:
-            raise ValueError(
-                f"{name}: expected delays of at most {MAX_DELAY} steps for an export, found {steps.max():g}"
-            )
-        scaled = self.synapse.quantised_weight() * WEIGHT_SCALE
-        if not torch.equal(scaled, scaled.round()):
-            raise ValueError(f"{name}: expected weights in steps of 1/32 for an export, found others; see pre_hook_fx")
-        weight = scaled.to(torch.int64).cpu().numpy()
-        return LayerSpec(
-            weight=weight.reshape(fields.pop("weight_shape", weight.shape[:-1])),
-            delay=None if steps is None else steps.to(torch.int64).cpu().numpy(),
-            i_decay=neuron.cx_current_decay,
-            v_decay=neuron.cx_voltage_decay,
-            v_th_mant=neuron.v_th_mant,
-            bias=bias,
-            **fields,
-        )
+        return spec_of(self, self._geometry(in_shape or self.input_shape))
 
     def _geometry(self, in_shape: tuple[int, ...] | None) -> dict[str, Any]:
         """Return the fields of `LayerSpec` that describe the geometry of the layer."""

@@ -6,8 +6,8 @@ from dataclasses import fields
 
 import numpy as np
 
-from ..compiled import njit
 from ..geometry import SIDE
+from ..jit.compiled import njit
 from .digits import IMAGE_SIDE
 from .path import PATH_LIMITS, PATH_STEP, PAUSES
 from .sensor import SensorParams

@@ -5,13 +5,13 @@ Both give exactly the same spikes. In a list of spikes, row ``b * T + t`` has it
 
 import numpy as np
 
-from ..bits import count_bits, lowest_bit
-from ..checks import as_number
-from ..compiled import njit
+from ..checks import as_number, check_sampling_time
 from ..geometry import CHANNELS, PIXELS, SIDE
 from ..io import PackedEvents
-from ..io.event import check_sampling_time
-from .augmentation import FLIP, GOLDEN, KEY, MASK, Augment, check_draws, mix, move, scales_of, time_offset, warp
+from ..jit.bits import count_bits, lowest_bit
+from ..jit.compiled import njit
+from .augmentation import Augment, scales_of
+from .draw import FLIP, GOLDEN, KEY, MASK, check_draws, mix, move, time_offset, warp
 
 _WORDS = (CHANNELS + 63) // 64
 #: Maximum length of a sample in ms (35 years). In microseconds, float64 still holds the edge of every bin exactly.

@@ -1,7 +1,7 @@
 """Augment and bin recorded events into the spikes of a batch on a GPU, in one launch.
 
-The integer arithmetic is that of `nmnist_helpers.data.binning` and `nmnist_helpers.data.augmentation`. Therefore every
-event falls on the same pixel and into the same bin.
+The integer arithmetic is that of `nmnist_helpers.data.binning` and `nmnist_helpers.data.draw`. Therefore every event
+falls on the same pixel and into the same bin.
 """
 
 import torch
@@ -12,7 +12,8 @@ from ..geometry import CHANNELS, PIXELS, SIDE
 from ..kernels.gpu.launch import on
 from ..kernels.gpu.weight import padded
 from ..spikes import DenseSpikes
-from .augmentation import DX, DY, FLIP, GOLDEN, GRID, KEY, ONE, WARP, XX, XY, YX, YY, Augment, check_draws, scales_of
+from .augmentation import Augment, scales_of
+from .draw import DX, DY, FLIP, GOLDEN, GRID, KEY, ONE, WARP, XX, XY, YX, YY, check_draws
 
 EVENTS = 256  # events that a program processes at a time
 PROGRAMS = 16  # programs per recording; up to 4,096 events are processed in one round
@@ -27,7 +28,7 @@ _FLIP, _KEY, _DRAW = tl.constexpr(FLIP), tl.constexpr(KEY), tl.constexpr(KEY + 1
 
 @triton.jit
 def mix(v):
-    """Compute `nmnist_helpers.data.augmentation.mix` on uint32, where products wrap around without a mask."""
+    """Compute `nmnist_helpers.data.draw.mix` on uint32, where products wrap around without a mask."""
     v = v ^ (v >> 16)
     v = v * 0x85EBCA6B
     v = v ^ (v >> 13)
@@ -37,7 +38,7 @@ def mix(v):
 
 @triton.jit
 def warp(key, scale, x, y):
-    """Compute `nmnist_helpers.data.augmentation.warp` for a block of pixels."""
+    """Compute `nmnist_helpers.data.draw.warp` for a block of pixels."""
     seed = mix(key ^ _WARP)
     column, row = x // _GRID, y // _GRID
     right, down = x % _GRID, y % _GRID
@@ -107,10 +108,9 @@ def rasterise(
     count: torch.Tensor,
     draws: torch.Tensor,
     edges: torch.Tensor,
-    augment: Augment | None = None,
-    cap: int | None = None,
-    value: float = 1.0,
-    out: torch.Tensor | None = None,
+    augment: Augment | None,
+    cap: int | None,
+    value: float,
 ) -> DenseSpikes:
     """Compute the spikes of a batch without a host-device synchronisation.
 
@@ -125,8 +125,6 @@ def rasterise(
         These, `augment` and `cap` have the same meaning as in `nmnist_helpers.data.binning.rasterise`.
     value : float
         Value of a spike: 1 / sampling_time.
-    out : uint8 tensor [B, T, P], optional
-        Memory for the result, with P >= 2312. By default it is allocated, with P a multiple of 64.
 
     Returns
     -------
@@ -135,13 +133,7 @@ def rasterise(
     """
     batch, bins = len(first), len(edges)
     check_draws(draws, batch)
-    if out is None:
-        out = torch.empty(batch, bins, padded(CHANNELS), dtype=torch.uint8, device=words.device)
-    if out.shape[:2] != (batch, bins) or out.shape[2] < CHANNELS or not out.is_contiguous():
-        raise ValueError(
-            f"rasterise: expected a contiguous output [{batch}, {bins}, {CHANNELS} or more], found {list(out.shape)}"
-        )
-    out.zero_()
+    out = torch.zeros(batch, bins, padded(CHANNELS), dtype=torch.uint8, device=words.device)
     drop_below, jitter_scale, warp_scale = scales = scales_of(augment)
     with on(words):
         raster_kernel[(batch, PROGRAMS)](

@@ -9,17 +9,18 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .. import prepare
 from ..console import tell
 from ..geometry import CHANNELS, EVENT_BYTES, PIXELS, SIDE
 from ..io import Event, PackedEvents
+from ..jit import prepare
 from ..paths import ROOT, data_root
 from ..spikes import Spikes
 from . import layout, recordings
-from .augmentation import IDENTITY, UNIFORMS, compiled_part
+from .augmentation import UNIFORMS, compiled_part
 from .binning import bin_edges, rasterise, time_bins
 from .cache import cache_files, cached
 from .dense import Batch
+from .draw import IDENTITY
 
 SOURCES = ("auto", "recorded", "simulated")
 _HOW_TO_GET_RECORDINGS = (

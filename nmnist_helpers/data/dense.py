@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from ..compiled import njit
+from ..jit.compiled import njit
 from ..spikes import Spikes, attach
 
 #: Memory of recent dense batches, reused when a batch is no longer referenced: new memory costs as much as filling it.

@@ -9,8 +9,9 @@ from ..geometry import CHANNELS, PIXELS, SIDE
 from ..io import PackedEvents
 from ..kernels.backend import resolve
 from ..spikes import Spikes
-from .augmentation import FLIP, GOLDEN, KEY, MASK, Augment, check_draws, mix, move, scales_of, time_offset, warp
-from .cache import MappedEvents
+from .augmentation import Augment, scales_of
+from .draw import FLIP, GOLDEN, KEY, MASK, check_draws, mix, move, time_offset, warp
+from .event_file import MappedEvents
 
 #: Number of events that are copied to the device at a time.
 CHUNK = 1 << 24

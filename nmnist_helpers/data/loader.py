@@ -8,16 +8,17 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
+from ..checks import whole_number
 from ..geometry import CHANNELS
 from ..io import Event, PackedEvents
 from ..io.packed import OTHER_EVENTS
 from ..spikes import Spikes
-from ..tools import whole_number
-from .augmentation import IDENTITY, UNIFORMS, Augment, compiled_part
+from .augmentation import UNIFORMS, Augment, compiled_part
 from .binning import bin_edges, rasterise, time_bins
-from .cache import MappedEvents
 from .dataset import as_indices, flat_bins
 from .device import DeviceEvents
+from .draw import IDENTITY
+from .event_file import MappedEvents
 
 
 class EventLoader:

@@ -6,7 +6,6 @@ The layout is ``Train/<digit>/<id>.bin`` and ``Test/<digit>/<id>.bin``, as folde
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -21,13 +20,7 @@ from ..io import EVENT_ARRAYS, PackedEvents, decode_2d, encode_2d
 from ..processes import count_processors
 from .archive import MAX_MEMBER, ZipFile, kind_of, line_end_damage
 from .layout import EXPECTED, is_litter
-
-_SPLITS = ("train", "test")
-
-
-def _split_of(name: str) -> str | None:
-    """Return the split with which a name begins, in lower case, or None."""
-    return next((split for split in _SPLITS if name.lower().startswith(split)), None)
+from .listing import escape, list_archive, list_folder
 
 
 class Recordings:
@@ -63,7 +56,7 @@ class Recordings:
     def __init__(self, source: str | os.PathLike, split: str | None = None):
         self.source = Path(source)
         self._archive = ZipFile(self.source) if self.source.is_file() else None
-        found = self._list_folder() if self._archive is None else self._list_zip(split)
+        found = list_folder(self.source) if self._archive is None else list_archive(self._archive, self.source, split)
         if not found:
             raise FileNotFoundError(f"{self.source}: {EXPECTED}, found no recordings")
         found.sort(key=lambda entry: entry[0])
@@ -100,62 +93,8 @@ class Recordings:
         """Return the path of recording `n` for messages."""
         member = self._members[n]
         if self._archive is None:
-            return _escape(os.path.join(self.source, str(member)))
-        return f"{self.source}: {_escape(self._archive.members[int(member)].filename)}"
-
-    def _list_folder(self) -> list[tuple[str, str, int]]:
-        found = []
-        with os.scandir(self.source) as folders:
-            for folder in folders:
-                if is_litter(folder.name):
-                    continue
-                if len(folder.name) != 1 or folder.name not in "0123456789" or not folder.is_dir():
-                    raise ValueError(f"{_escape(folder.path)}: {EXPECTED}, found something else")
-                with os.scandir(folder.path) as files:
-                    for file in files:
-                        if is_litter(file.name):
-                            continue
-                        if not file.name.lower().endswith(".bin") or not file.is_file():
-                            raise ValueError(f"{_escape(file.path)}: {EXPECTED}, found something else")
-                        name = _standard_name(folder.name, file.name, file.path)
-                        found.append((name, f"{folder.name}/{file.name}", file.stat().st_size))
-        return found
-
-    def _list_zip(self, split: str | None) -> list[tuple[str, int, int]]:
-        assert self._archive is not None
-        own = _split_of(self.source.stem)
-        wanted = _split_of(split) if split else own
-        found, splits = [], set()
-        for n, (member, parts) in enumerate(zip(self._archive.members, self._archive.names, strict=True)):
-            if any(is_litter(part) for part in parts):
-                continue
-            folder, file = parts[-2:] if len(parts) > 1 else ("", parts[-1] if parts else "")
-            if len(folder) != 1 or folder not in "0123456789" or not file.lower().endswith(".bin"):
-                hint = "; unpack this archive once" if file.lower().endswith(".zip") else ""
-                raise ValueError(f"{self.source}: {EXPECTED}, found {member.filename!r}{hint}")
-            inside = [part.lower() for part in parts[:-2] if part.lower() in _SPLITS]
-            splits.update(inside[-1:] or [""])
-            if not inside or wanted in (None, inside[-1]):
-                name = _standard_name(folder, file, f"{self.source}: {member.filename}")
-                found.append((name, n, member.file_size))
-        if "" in splits and len(splits) > 1:
-            raise ValueError(f"{self.source}: expected all recordings under Train or Test, found some beside them")
-        splits.discard("")
-        if wanted is None and len(splits) == 2:
-            raise ValueError(
-                f"{self.source}: expected one split, found Train and Test; unpack it and name the folder of one,"
-                " or pass split"
-            )
-        if not splits and own is None and split:
-            raise ValueError(
-                f"{self.source}: expected folders Train and Test inside, or an archive named Train.zip or Test.zip,"
-                " found neither"
-            )
-        if not splits and own not in (None, wanted):
-            raise ValueError(f"{self.source}: expected recordings of {split}, found an archive of {own.capitalize()}")
-        if splits and not found:
-            raise ValueError(f"{self.source}: expected recordings under {wanted}, found them under {splits.pop()}")
-        return found
+            return escape(os.path.join(self.source, str(member)))
+        return f"{self.source}: {escape(self._archive.members[int(member)].filename)}"
 
     def _check(self, n: int, size: int, data: bytes | None = None) -> None:
         """Raise ValueError if no recording can have `size` bytes; the message describes what the file seems to be."""
@@ -247,18 +186,6 @@ class Recordings:
             pool.shutdown(cancel_futures=True)
             self.close()
         return PackedEvents(x, y, p, t, offsets, self.labels, self.ids)
-
-
-def _standard_name(folder: str, file: str, path: str) -> str:
-    """Return ``<digit>/<id>.bin`` for a file; raise if its name shows that it is a copy, as in ``00001 (1).bin``."""
-    if re.match(r"\d+\D", file[:-4]):
-        raise ValueError(f"{_escape(path)}: expected <id>.bin, found a copy that a cloud folder or a file manager made")
-    return f"{folder}/{file[:-4]}.bin"
-
-
-def _escape(name: str) -> str:
-    """Return a file's name with escapes for bytes that are not UTF-8, which could not be printed."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def fingerprint(source: Path) -> str:

@@ -16,7 +16,8 @@ from ..camera.simulator import simulate, simulate_chunks
 from ..console import tell
 from ..io import EVENT_ARRAYS, PackedEvents
 from ..paths import cache_folder
-from .cache import SUFFIX, cached
+from .cache import cached
+from .event_file import SUFFIX
 
 #: Number of digits whose recordings are simulated, and held in memory, at a time.
 _CHUNK = 1024

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import as_number
+from ..checks import check_sampling_time
+from ..tools import as_array
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
@@ -257,12 +258,6 @@ def _bins(t: np.ndarray, sampling_time: float) -> np.ndarray:
     return np.rint(np.asarray(t) / sampling_time)
 
 
-def check_sampling_time(sampling_time: float) -> None:
-    """Raise ValueError unless a time bin has a positive length (in ms)."""
-    if not 0 < as_number(sampling_time) < math.inf:
-        raise ValueError(f"sampling_time: expected a positive number of ms, found {sampling_time!r}")
-
-
 def tensor_to_event(spike_tensor, sampling_time: float = 1) -> Event:
     """Convert the non-zero entries of a tensor to events.
 
@@ -289,12 +284,7 @@ def tensor_to_event(spike_tensor, sampling_time: float = 1) -> Event:
     Event(1-D, 3 events, 0..2 ms)
     """
     check_sampling_time(sampling_time)
-    tensor = spike_tensor
-    if hasattr(tensor, "detach"):
-        from ..tools import as_array  # imports torch, which this module does not need otherwise
-
-        tensor = as_array(tensor)
-    tensor = np.asarray(tensor)
+    tensor = as_array(spike_tensor)
     if tensor.ndim not in (3, 4):
         raise ValueError(f"tensor_to_event: expected [C, H, W, T] or [C, N, T], found {list(tensor.shape)}")
     at = np.nonzero(tensor)

@@ -1,14 +1,16 @@
 """The choice of the twin that runs the kernels: reference, cpu (Numba) or gpu (Triton)."""
 
+import functools
 import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import ModuleType
 
 import torch
 
-from ..compiled import check_process
+from ..jit.compiled import check_process
 
 CHOICES = ("auto", "reference", "cpu", "gpu")
 ENVIRONMENT = "NMNIST_BACKEND"
@@ -107,3 +109,13 @@ def resolve(device: torch.device) -> str:
                 " (or set TRITON_INTERPRET=1 before the start to run the Triton kernels on the CPU)"
             )
     return name
+
+
+@functools.cache
+def _package(name: str) -> ModuleType:
+    return importlib.import_module(f".{name}", __package__)
+
+
+def twin(device: torch.device) -> ModuleType:
+    """Return the package of kernels that serves `device`: `reference`, `cpu` or `gpu`."""
+    return _package(resolve(device))

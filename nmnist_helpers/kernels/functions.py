@@ -1,91 +1,23 @@
 """The kernels as differentiable functions: a neuron, an axon, and a whole layer in one step.
 
-The neuron and the layer run on the twin that `backend.resolve` names for their device. Inputs of any floating-point
+The neuron and the layer run on the `twin` of their device. Inputs of any floating-point
 type are computed in float32, and autograd converts their gradients back to the type of the input.
 """
 
 import functools
-import importlib
 from collections.abc import Callable
 from contextlib import nullcontext
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
 
 from ..spikes import Spikes
-from . import backend
-from .common import Axon, Membrane, Needs, OutputGradients, State, raise_not_a_number
-from .constants import DECAY_SCALE
+from .backend import twin
+from .common import Axon, Membrane, Needs, OutputGradients, State
+from .integers import lag_of
 from .reference.axon import delay_gradient, shift_rows
 from .reference.product import adds_in_usual_order, normalise_gradient
 from .window import Window
-
-
-@functools.cache
-def _package(name: str) -> ModuleType:
-    return importlib.import_module(f".{name}", __package__)
-
-
-def twin(device: torch.device) -> ModuleType:
-    """Return the package of kernels that serves `device`: `reference`, `cpu` or `gpu`."""
-    return _package(backend.resolve(device))
-
-
-def retention_of(decay: torch.Tensor, channels: int, places: int = 1) -> torch.Tensor:
-    """Return what is left of a state of 4096 after one step: ``4096 - round(clamp(decay, 0, 4096))``.
-
-    The result is int32 [C * places]. `decay` holds one number, or one for each of the C channels; the neurons of a
-    channel, one for each of its `places`, share its number.
-    """
-    if decay.numel() not in (1, channels) or not decay.is_floating_point():
-        raise ValueError(
-            f"decay: expected a floating-point tensor with 1 or {channels} elements,"
-            f" found {decay.dtype} {list(decay.shape)}"
-        )
-    kernels = twin(decay.device)
-    if _serves(kernels, decay):
-        return kernels.retention_of(decay.float(), channels, places)
-    _check_not_nan("decay", decay)
-    numbers = decay.detach().flatten()
-    numbers = numbers if numbers.dtype == torch.float64 else numbers.float()  # 16 bits cannot represent all results
-    retention = (DECAY_SCALE - torch.round(numbers.clamp(0, DECAY_SCALE))).to(torch.int32)
-    return retention.expand(channels)[:, None].expand(-1, places).flatten().contiguous()
-
-
-def lag_of(delay: torch.Tensor | None, shift: int, channels: int, steps: int, device: torch.device) -> torch.Tensor:
-    """Return the steps by which the axon delays each channel: ``shift + floor(delay)``, int32 [C].
-
-    The result is clamped to -`steps`..`steps`. Either limit already moves every spike out of the recording, and the
-    sum of a lag and a time step then fits 32 bits.
-    """
-    shift = max(-steps, min(steps, int(shift)))
-    if delay is None:
-        return torch.full((channels,), shift, dtype=torch.int32, device=device)
-    if delay.shape != (channels,) or not delay.is_floating_point():
-        raise ValueError(
-            f"delay: expected a floating-point tensor [{channels}], found {delay.dtype} {list(delay.shape)}"
-        )
-    kernels = twin(delay.device)
-    if _serves(kernels, delay):
-        return kernels.lag_of(delay.float(), shift, steps)
-    _check_not_nan("delay", delay)
-    whole = torch.floor(delay.detach()).nan_to_num(0, steps, -steps).clamp(-steps, steps).to(torch.int32)
-    return (whole + shift).clamp_(-steps, steps)
-
-
-def _serves(kernels: ModuleType, parameter: torch.Tensor) -> bool:
-    """Return whether a twin converts the parameter to integers itself, with fewer calls than here.
-
-    It computes in float32, which would round a float64 number.
-    """
-    return parameter.dtype != torch.float64 and hasattr(kernels, "lag_of")
-
-
-def _check_not_nan(name: str, parameter: torch.Tensor) -> None:
-    """Raise if a parameter on the CPU holds NaN; on a GPU the check would make the host wait for the device."""
-    if parameter.device.type == "cpu" and torch.isnan(parameter.detach()).any():
-        raise_not_a_number(name)
 
 
 def sum_to_shape(grad: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from ..block.spec import WEIGHT_MAX, WEIGHT_MIN, LayerSpec
-from ..compiled import njit
+from ..jit.compiled import njit
+from ..jit.tasks import tasks
 from ..kernels.constants import DECAY_SCALE, STATE_SCALE, WEIGHT_SCALE, WEIGHT_STEPS
 from ..spikes.convert import rows_to_events
-from ..tasks import tasks
 
 TO_STATE = STATE_SCALE // WEIGHT_SCALE  # units of a state per unit of a weight
 END = 1 << 23  # the chip's currents are -END + 1 .. END, and its voltages -END + 1 .. END - 1

@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 
+from ..checks import whole_number
 from ..kernels.common import Membrane, State, Surrogate
 from ..kernels.constants import DECAY_SCALE, NEVER, WEIGHT_SCALE
-from ..kernels.functions import NeuronStep, SpikeFunction, retention_of
+from ..kernels.functions import NeuronStep, SpikeFunction
+from ..kernels.integers import retention_of
 from ..lava import public
-from ..tools import as_array, exact, overridden, whole_number
+from ..tools import as_array, exact, overridden
 from ..utils.quantize import quantize_hook_fx
+from .lava_names import LavaNames
 from .stored import NeuronStorage
 
 SCALE_GRAD_UNIT = 0.1  # SLAYER's units, in which scale_grad = 1 and tau_grad = 1 are good starting values
@@ -53,7 +56,7 @@ def _make_norm(norm: Callable, channels: int | None) -> Any:
     return norm(num_features=channels)
 
 
-class Neuron(NeuronStorage):
+class Neuron(LavaNames, NeuronStorage):
     r"""CUBA neuron with a synaptic current and a membrane voltage, both leaky and both stored as integers.
 
     .. math::
@@ -190,54 +193,10 @@ class Neuron(NeuronStorage):
             )
         self.v_th_mant = mantissa
 
-    # lava-dl's programs also read and change these.
-    @property
-    def _threshold(self) -> float:
-        return self.threshold
-
-    @_threshold.setter
-    def _threshold(self, value: float) -> None:
-        width = self.tau_rho
-        self.threshold = value
-        self.tau_rho = width
-
-    @property
-    def tau_rho(self) -> float:
-        """``tau_grad * threshold``, lava-dl's width of the surrogate derivative."""
-        return self.tau_grad * self.threshold
-
-    @tau_rho.setter
-    def tau_rho(self, value: float) -> None:
-        self.tau_grad = value / self.threshold
-
-    @property
-    def scale_rho(self) -> float:
-        """lava-dl's name of `scale_grad`."""
-        return self.scale_grad
-
-    @scale_rho.setter
-    def scale_rho(self, value: float) -> None:
-        self.scale_grad = value
-
-    @property
-    def scale(self) -> int:
-        """Number of integer weight units per real unit."""
-        return self.w_scale
-
     @property
     def device(self) -> torch.device:
         """The device of the parameters."""
         return self.scaled_current_decay.device
-
-    @property
-    def ref_delay(self) -> int:
-        """Refractory time in time steps: always 1, the step of the reset."""
-        return 1
-
-    @property
-    def weight_exponent(self) -> int:
-        """Power of two between the units of weights and states, minus the 6 bits that the chip itself adds."""
-        return int(math.log2(self.s_scale // self.w_scale)) - 6
 
     @property
     def surrogate(self) -> Surrogate:

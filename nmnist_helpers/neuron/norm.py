@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..checks import as_number
+from ..checks import as_number, whole_number
 from ..kernels.constants import WEIGHT_SCALE
 from ..lava import absent, public
-from ..tools import whole_number
 
 
 def _identity(x: torch.Tensor, descale: bool = False) -> torch.Tensor:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..compiled import njit
+from ..checks import whole_number
+from ..jit.compiled import njit
 from ..netx.simulator import events_of_rows
-from ..tools import as_array, whole_number
+from ..tools import as_array
 from .graph import nir_package, step_and_form
 from .reader import layers_of
 

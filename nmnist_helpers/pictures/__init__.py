@@ -4,6 +4,7 @@ from . import palette
 from .gif import gif_bytes, ink_png, save_gif
 from .html import gif_table
 from .live import draw_digit, explore, show
+from .together import network_gif
 
 __all__ = [
     "draw_digit",
@@ -11,6 +12,7 @@ __all__ = [
     "gif_bytes",
     "gif_table",
     "ink_png",
+    "network_gif",
     "palette",
     "save_gif",
     "show",

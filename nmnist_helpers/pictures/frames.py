@@ -6,9 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from ..checks import as_number
+from ..checks import as_number, whole_number
 from ..geometry import SIDE
-from ..tools import whole_number
 from .palette import CHANNELS, INK, LINE, PANEL, PAPER, SLATE, TRUE
 
 AGES = (1.0, 0.45, 0.18)  # strength of an event in its frame and the two after it

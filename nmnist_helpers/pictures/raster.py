@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..tools import whole_number
+from ..checks import whole_number
 from .frames import BAR, CLASS_ROWS, PALETTE, PICTURE, Recording, check_pixels, draw_text, frame_numbers
 
 CLOCK = 18  # height of the strip above a raster, which shows the time, in pixels

@@ -10,7 +10,7 @@ from .gif import check_pace, loop
 from .raster import raster_frames
 
 GAP, HEAD, FOOT = 14, 22, 24  # space between, above and below the panels, in pixels
-COLUMNS = 16  # of the grid that shows a hidden layer
+COLUMNS, SQUARE = 16, 7  # of the grid that shows a hidden layer; the side of a square in pixels
 
 
 def network_gif(
@@ -78,7 +78,7 @@ def network_gif(
     return loop(film, frame_ms * slowdown, hold)
 
 
-def grid_frames(event: Recording, span: float, frame_ms: float, scale: int = 7) -> np.ndarray:
+def grid_frames(event: Recording, span: float, frame_ms: float) -> np.ndarray:
     """Draw a layer as a grid of one square per neuron, which turns dark at a spike and fades over three frames.
 
     Parameters
@@ -87,8 +87,6 @@ def grid_frames(event: Recording, span: float, frame_ms: float, scale: int = 7) 
         1-D, with an extent that gives the number of neurons.
     span, frame_ms : float
         As in `camera_frames`.
-    scale : int
-        Side of a square in pixels.
 
     Returns
     -------
@@ -102,7 +100,7 @@ def grid_frames(event: Recording, span: float, frame_ms: float, scale: int = 7) 
     y, x = np.divmod(event.c * per_channel + event.x, COLUMNS)
     placed = Event(x, y, np.zeros(len(event), int), event.t)  # the layer as a camera with a pixel per neuron
     placed.extent = (1, rows, COLUMNS, span)
-    film = camera_frames(placed, span, frame_ms, scale)[:, : rows * scale]
+    film = camera_frames(placed, span, frame_ms, SQUARE)[:, : rows * SQUARE]
     dark = np.arange(256, dtype=np.uint8)  # replaces the colours of channel 0 by those of text
     dark[PALETTE.event : PALETTE.event + len(AGES)] = PALETTE.text + np.array([GREYS - 1, GREYS // 2, 1])
     return dark[film]

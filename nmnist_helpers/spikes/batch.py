@@ -70,16 +70,7 @@ class Spikes:
     def __post_init__(self):
         self.shape = checked_shape(self.shape)
         check_value(self.value)
-        for name, x in (("indptr", self.indptr), ("channel", self.channel)):
-            if not isinstance(x, torch.Tensor) or x.dtype != torch.int32 or x.dim() != 1 or not x.is_contiguous():
-                found = f"{x.dtype} {list(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
-                raise ValueError(f"Spikes: expected {name} as a contiguous int32 tensor of one axis, found {found}")
-        if self.indptr.device != self.channel.device:
-            raise ValueError(
-                f"Spikes: expected indptr and channel on one device,"
-                f" found {self.indptr.device} and {self.channel.device}"
-            )
-        check_list(self.indptr.cpu().numpy(), self.channel.cpu().numpy(), self.shape)
+        check_list(self.indptr, self.channel, self.shape)
         if self.picture is not None:
             check_picture(self.picture, self.shape[1])
         if self.source is not None and self.source.numel() != math.prod(self.shape):
@@ -195,12 +186,8 @@ class Spikes:
             Number that represents a spike; by default `self.value`.
         """
         value = self.value if value is None else value
-        batch, channels, steps = self.verify().shape
-        if self.device.type == "cpu":
-            return events_to_rows(self.indptr, self.channel, self.shape, value, dtype)
-        rows = torch.zeros(batch * steps, channels, dtype=dtype, device=self.device)
-        rows[row_of_spike(self.indptr, self.count), self.channel] = value
-        return rows.view(batch, steps, channels)
+        self.verify()
+        return events_to_rows(self.indptr, self.channel, self.shape, value, dtype)
 
     def dense(self) -> torch.Tensor:
         """Return a dense tensor [B, C, T], float32, and remember its list, so that it need not be searched for."""
@@ -217,14 +204,7 @@ class Spikes:
         check_bytes("Spikes.from_rows", rows)
         check_value(value)
         batch, steps, channels = rows.shape
-        if rows.device.type == "cpu":
-            indptr, channel = rows_to_events(rows)
-        else:
-            flat = rows.reshape(-1, channels) != 0
-            indptr = torch.zeros(batch * steps + 1, dtype=torch.int32, device=rows.device)
-            torch.cumsum(flat.sum(1, dtype=torch.int32), 0, out=indptr[1:])
-            channel = flat.nonzero()[:, 1].to(torch.int32)
-        return cls.trusted(indptr, channel, (batch, channels, steps), value)
+        return cls.trusted(*rows_to_events(rows), (batch, channels, steps), value)
 
     @classmethod
     def from_dense(cls, dense: torch.Tensor) -> "Spikes | None":
@@ -379,12 +359,6 @@ class DenseSpikes(Spikes):
     def from_rows(cls, rows: torch.Tensor, value: float = 1.0) -> "DenseSpikes":
         """Make spikes from 0/1 rows, uint8 [B, T, C], which are not copied."""
         return cls(rows, value=value)
-
-
-def row_of_spike(indptr: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the row of every spike of a list, int64 [N], from `indptr`; `count` is N."""
-    rows = torch.arange(len(indptr) - 1, device=indptr.device)
-    return torch.repeat_interleave(rows, indptr.diff(), output_size=count)
 
 
 def attach(dense: torch.Tensor, spikes: Spikes) -> torch.Tensor:

@@ -42,7 +42,20 @@ def check_bytes(name: str, rows: torch.Tensor) -> None:
         raise ValueError(f"{name}: expected at least one channel, found shape {list(rows.shape)}")
 
 
-def check_list(indptr: np.ndarray, channel: np.ndarray, shape: tuple[int, int, int]) -> None:
+def check_list(indptr: torch.Tensor, channel: torch.Tensor, shape: tuple[int, int, int]) -> None:
+    """Raise ValueError unless two int32 tensors list spikes of this shape, as `Spikes` describes."""
+    for name, x in (("indptr", indptr), ("channel", channel)):
+        if not isinstance(x, torch.Tensor) or x.dtype != torch.int32 or x.dim() != 1 or not x.is_contiguous():
+            found = f"{x.dtype} {list(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
+            raise ValueError(f"Spikes: expected {name} as a contiguous int32 tensor of one axis, found {found}")
+    if indptr.device != channel.device:
+        raise ValueError(
+            f"Spikes: expected indptr and channel on one device, found {indptr.device} and {channel.device}"
+        )
+    _check_rows(indptr.cpu().numpy(), channel.cpu().numpy(), shape)
+
+
+def _check_rows(indptr: np.ndarray, channel: np.ndarray, shape: tuple[int, int, int]) -> None:
     """Raise ValueError unless `indptr` rises from 0 to N and each row's channels strictly increase within 0..C-1."""
     batch, channels, steps = shape
     count = len(channel)

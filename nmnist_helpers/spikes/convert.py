@@ -1,10 +1,10 @@
-"""Convert dense spikes to lists of spikes (CSR over rows b * T + t) and back, on the CPU."""
+"""Convert dense spikes to lists of spikes (CSR over rows b * T + t) and back: compiled on the CPU, else by torch."""
 
 import numpy as np
 import torch
 
-from ..compiled import njit
-from ..tasks import tasks
+from ..jit.compiled import njit
+from ..jit.tasks import tasks
 
 BAND = 256  # rows per task
 
@@ -123,6 +123,11 @@ def rows_to_events(spikes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     indptr : int32 tensor [B * T + 1]
     channel : int32 tensor [N]
     """
+    if spikes.device.type != "cpu":
+        flat = spikes.reshape(-1, spikes.shape[2]) != 0
+        limits = torch.zeros(len(flat) + 1, dtype=torch.int32, device=spikes.device)
+        torch.cumsum(flat.sum(1, dtype=torch.int32), 0, out=limits[1:])
+        return limits, flat.nonzero()[:, 1].to(torch.int32)
     rows = spikes.contiguous().view(-1, spikes.shape[2]).numpy()
     indptr = np.zeros(len(rows) + 1, np.int32)
     counts = np.empty(len(rows), np.int32)
@@ -138,6 +143,13 @@ def events_to_rows(
 ) -> torch.Tensor:
     """Return rows [B, T, C] of `dtype` that hold `value` at every spike and 0 elsewhere; `shape` is (B, C, T)."""
     batch, channels, steps = shape
+    if indptr.device.type != "cpu":
+        filled = torch.zeros(batch * steps, channels, dtype=dtype, device=indptr.device)
+        row = torch.repeat_interleave(
+            torch.arange(batch * steps, device=indptr.device), indptr.diff(), output_size=len(channel)
+        )
+        filled[row, channel] = value
+        return filled.view(batch, steps, channels)
     if dtype in (torch.float16, torch.bfloat16):  # compiled code has no numbers of 16 bits
         return events_to_rows(indptr, channel, shape, value, torch.float32).to(dtype)
     rows = torch.empty(batch, steps, channels, dtype=dtype)

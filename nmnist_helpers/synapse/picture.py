@@ -6,8 +6,9 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 
+from ..checks import is_number, whole_number
 from ..kernels.window import Pair, Picture, Window
-from ..tools import exact, is_number, whole_number
+from ..tools import exact
 from .base import Synapse
 
 

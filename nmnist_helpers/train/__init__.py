@@ -14,9 +14,10 @@ from typing import Any
 from ..checkpoint import CheckpointError
 from ..lava import public
 from .folder import Folder
-from .loop import answers, run
+from .loop import answers
 from .parts import split
 from .settings import DEFAULT_OUT, Settings, parser
+from .start import run
 
 
 def main(argv: Sequence[str] | None = None) -> dict:

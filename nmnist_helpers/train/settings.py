@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from ..data.augmentation import GRID, MAX_SHEAR, MAX_STRETCH
+from ..data.augmentation import MAX_SHEAR, MAX_STRETCH
 from ..data.dataset import SOURCES
+from ..data.draw import GRID
 from ..geometry import SIDE
 from ..paths import TRAINED
 

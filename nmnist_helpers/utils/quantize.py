@@ -5,9 +5,8 @@ import math
 
 import torch
 
-from ..checks import as_number
+from ..checks import as_number, whole_number
 from ..kernels.constants import WEIGHT_SCALE
-from ..tools import whole_number
 
 
 class QUANTIZE_MODE(enum.IntEnum):

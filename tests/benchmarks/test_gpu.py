@@ -176,9 +176,9 @@ class Recordings:
         draws = torch.from_numpy(augment.draws(rng.random((len(self), 5)))).to(self.labels.device)
         return self.first[order], self.count[order], self.labels[order], draws
 
-    def batch(self, plan, part: slice, out=None) -> DenseSpikes:
+    def batch(self, plan, part: slice) -> DenseSpikes:
         first, count, _, draws = plan
-        return raster.rasterise(self.words, first[part], count[part], draws[part], self.edges, augment, out=out)
+        return raster.rasterise(self.words, first[part], count[part], draws[part], self.edges, augment, None, 1.0)
 
 
 class TrainingStep:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from nmnist_helpers.data.augmentation import DX, DY, FLIP, IDENTITY, KEY, XX, XY, YX, YY, Augment, augment, mix, warp
+from nmnist_helpers.data.augmentation import Augment, augment
+from nmnist_helpers.data.draw import DX, DY, FLIP, IDENTITY, KEY, XX, XY, YX, YY, mix, warp
 from nmnist_helpers.io import Event
 
 GRID_X, GRID_Y = (a.reshape(-1) for a in np.meshgrid(np.arange(34), np.arange(34)))

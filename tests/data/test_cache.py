@@ -18,10 +18,12 @@ from support import fake_nmnist
 from support.fake_nmnist import ARRAYS, same
 
 import nmnist_helpers.data.cache as cache_module
+import nmnist_helpers.data.event_file as event_file
 from nmnist_helpers import paths
 from nmnist_helpers.data import recordings
-from nmnist_helpers.data.cache import CacheError, MappedEvents, cache_files, cached, open_cache, write_cache
+from nmnist_helpers.data.cache import cache_files, cached
 from nmnist_helpers.data.dataset import NMNISTDataset
+from nmnist_helpers.data.event_file import CacheError, MappedEvents, open_cache, write_cache
 from nmnist_helpers.io import PackedEvents
 
 KEY = {"recordings": "abc", "source": "Train"}
@@ -117,7 +119,7 @@ def test_a_pickle_contains_the_data_if_the_file_is_no_longer_the_same(tmp_path, 
 
 
 def test_a_file_that_is_replaced_while_it_is_opened_is_not_mixed_with_the_new_one(tmp_path, packed, monkeypatch):
-    path, read_header = tmp_path / "some.events", cache_module._read_header
+    path, read_header = tmp_path / "some.events", event_file._read_header
     write_events(path, packed)
 
     def read_and_replace(file, key):
@@ -126,7 +128,7 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_not_mixed_with_the_new_on
         path.write_bytes(b"another file")
         return found
 
-    monkeypatch.setattr(cache_module, "_read_header", read_and_replace)
+    monkeypatch.setattr(event_file, "_read_header", read_and_replace)
     assert same(open_cache(path, KEY), packed)
 
 
@@ -256,33 +258,33 @@ def test_only_processors_that_the_process_may_use_are_counted(root, monkeypatch)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5})
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     asked = []
-    for module in (cache_module, recordings):
+    for module in (event_file, recordings):
         pool = module.ThreadPoolExecutor
         monkeypatch.setattr(module, "ThreadPoolExecutor", lambda n, pool=pool: asked.append(n) or pool(n))
     NMNISTDataset(root, cache=False).packed  # noqa: B018
-    cache_module._crc(np.arange(20))
+    event_file._crc(np.arange(20))
     assert asked == [2, 2]
 
 
 def test_checksums_are_computed_in_blocks(monkeypatch):
-    monkeypatch.setattr(cache_module, "_BLOCK", 7)
+    monkeypatch.setattr(event_file, "_BLOCK", 7)
     array = np.arange(20, dtype=np.uint8)
     blocks = [zlib.crc32(array[i : i + 7].tobytes()) for i in (0, 7, 14)]
-    assert cache_module._crc(array) == zlib.crc32(struct.pack("<3I", *blocks))
+    assert event_file._crc(array) == zlib.crc32(struct.pack("<3I", *blocks))
 
 
 def test_events_are_verified_once_per_process_and_after_a_change(tmp_path, packed, monkeypatch):
     path = tmp_path / "some.events"
     write_events(path, packed)
     summed = []
-    crc = cache_module._crc
-    monkeypatch.setattr(cache_module, "_crc", lambda array: (summed.append(array.nbytes), crc(array))[1])
+    crc = event_file._crc
+    monkeypatch.setattr(event_file, "_crc", lambda array: (summed.append(array.nbytes), crc(array))[1])
     mapped = open_cache(path, KEY)
     assert len(summed) == 7  # all arrays
     open_cache(path, KEY)
     assert len(summed) == 7 + 3  # only the three arrays of the recordings
     pickled = pickle.dumps(mapped)
-    monkeypatch.setattr(cache_module, "_verified", set())  # as in another process
+    monkeypatch.setattr(event_file, "_verified", set())  # as in another process
     pickle.loads(pickled)
     assert len(summed) == 7 + 3 + 3
     os.utime(path, ns=(1, 1))
@@ -379,7 +381,7 @@ def test_a_disk_with_too_little_space_is_reported_before_writing(root, packed, m
     class Usage:
         free = 1000
 
-    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: Usage)
+    monkeypatch.setattr(event_file.shutil, "disk_usage", lambda path: Usage)
     dataset = NMNISTDataset(root)
     assert same(dataset.packed, packed)
     assert "GB of room for the cache, found" in capsys.readouterr().out
@@ -417,7 +419,7 @@ def test_the_map_is_closed_if_the_recordings_cannot_be_made(tmp_path, packed, mo
     """Windows cannot remove a mapped file, and the error's traceback would keep the map."""
     maps = []
 
-    class Map(cache_module.mmap.mmap):
+    class Map(event_file.mmap.mmap):
         def __init__(self, *_, **__):
             maps.append(weakref.ref(self))
 
@@ -425,7 +427,7 @@ def test_the_map_is_closed_if_the_recordings_cannot_be_made(tmp_path, packed, mo
         column = arrays["x"]
         raise ValueError(f"not {len(column)} events")
 
-    monkeypatch.setattr(cache_module.mmap, "mmap", Map)
+    monkeypatch.setattr(event_file.mmap, "mmap", Map)
     with pytest.raises(ValueError, match="events") as caught:
         write_cache(tmp_path / "a.events", KEY, len(packed), len(packed.x), fail)
     assert caught.tb is not None

@@ -9,11 +9,12 @@ import torch
 from support import fake_nmnist
 from torch.utils.data import ConcatDataset, DataLoader, Subset, random_split
 
-from nmnist_helpers.data.augmentation import KEY, Augment, augment
+from nmnist_helpers.data.augmentation import Augment, augment
 from nmnist_helpers.data.binning import bin_edges, bin_of, rasterise
 from nmnist_helpers.data.cache import open_cache, write_cache
 from nmnist_helpers.data.dataset import NMNISTDataset
 from nmnist_helpers.data.device import DeviceEvents
+from nmnist_helpers.data.draw import KEY
 from nmnist_helpers.data.loader import EventLoader
 from nmnist_helpers.io import Event, PackedEvents
 from nmnist_helpers.spikes import Spikes

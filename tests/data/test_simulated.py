@@ -12,8 +12,8 @@ from nmnist_helpers.camera import digits
 from nmnist_helpers.camera.sensor import SensorParams
 from nmnist_helpers.camera.simulator import simulate
 from nmnist_helpers.data import simulated
-from nmnist_helpers.data.cache import MappedEvents
 from nmnist_helpers.data.dataset import NMNISTDataset
+from nmnist_helpers.data.event_file import MappedEvents
 from nmnist_helpers.io import PackedEvents
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nmnist_helpers import kernels
-from nmnist_helpers.kernels.functions import lag_of, retention_of
+from nmnist_helpers.kernels.integers import lag_of, retention_of
 
 CPU = torch.device("cpu")
 

@@ -126,7 +126,7 @@ def test_a_run_that_could_not_end_does_not_begin(tmp_path, monkeypatch, data):
             file.write(path, path.relative_to(tmp_path / "data" / "Train"))
     with pytest.raises(ValueError, match="expected recordings of Test, found an archive of Train"):
         start(tmp_path / "run", "--epochs", 1, "--data", tmp_path / "Train.zip")
-    monkeypatch.setattr(loop, "MAX_FILE", 100_000)
+    monkeypatch.setattr("nmnist_helpers.train.start.MAX_FILE", 100_000)
     with pytest.raises(ValueError, match="--hidden: expected a network whose checkpoint takes at most 0.0 GB"):
         start(tmp_path / "run", "--epochs", 1, "--data", data)
     assert not (tmp_path / "run").exists()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ...compiled import njit
+from ...jit.compiled import njit
 from .lanes import abs_i32, bits_to_f32, f32_to_bits, spread, where
 
 i8, i16, i32, i64, f32 = np.int8, np.int16, np.int32, np.int64, np.float32

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ...compiled import njit
+from ...jit.compiled import njit
+from ...jit.tasks import tasks
 from ...spikes import Spikes
-from ...tasks import tasks
 from ..common import Axon, Membrane, OutputGradients, State
 from ..constants import DECAY_SCALE
 from .arithmetic import LOG2_E, exp2_negative, f32, i32, i64, leak

@@ -10,10 +10,10 @@ import functools
 import numpy as np
 import torch
 
-from ...bits import lowest_bit
-from ...compiled import njit
+from ...jit.bits import lowest_bit
+from ...jit.compiled import njit
+from ...jit.tasks import tasks
 from ...spikes import Spikes
-from ...tasks import tasks
 from ..common import (
     EVERYTHING,
     Axon,

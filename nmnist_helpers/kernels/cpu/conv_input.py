@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ...tasks import tasks
+from ...jit.tasks import tasks
 from ..constants import WEIGHT_STEPS
 from ..window import Window
 from .arithmetic import f32, i64

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from ...bits import lowest_bit
-from ...compiled import njit
-from ...tasks import tasks
+from ...jit.bits import lowest_bit
+from ...jit.compiled import njit
+from ...jit.tasks import tasks
 from ..common import Axon
 from .lanes import CHUNK
 

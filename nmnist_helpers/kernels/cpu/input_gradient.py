@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ...compiled import njit
-from ...tasks import tasks
+from ...jit.compiled import njit
+from ...jit.tasks import tasks
 from ..common import Axon, Membrane
 from .arithmetic import f32
 from .events import axon_arrays

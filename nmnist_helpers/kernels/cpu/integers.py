@@ -19,13 +19,13 @@ def _numbers(name: str, parameter: torch.Tensor) -> np.ndarray:
 
 
 def retention_of(decay: torch.Tensor, channels: int, places: int) -> torch.Tensor:
-    """Compute `nmnist_helpers.kernels.functions.retention_of` of a float32 decay on the CPU."""
+    """Compute `nmnist_helpers.kernels.integers.retention_of` of a float32 decay on the CPU."""
     numbers = np.minimum(np.maximum(_numbers("decay", decay), 0), DECAY_SCALE)
     retention = (DECAY_SCALE - np.rint(numbers)).astype(np.int32)
     return torch.from_numpy(np.repeat(retention, channels * places if len(retention) == 1 else places))
 
 
 def lag_of(delay: torch.Tensor, shift: int, steps: int) -> torch.Tensor:
-    """Compute `nmnist_helpers.kernels.functions.lag_of` of a float32 delay on the CPU."""
+    """Compute `nmnist_helpers.kernels.integers.lag_of` of a float32 delay on the CPU."""
     whole = np.minimum(np.maximum(np.floor(_numbers("delay", delay)), -steps), steps).astype(np.int64)
     return torch.from_numpy(np.minimum(np.maximum(whole + shift, -steps), steps).astype(np.int32))

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from ...compiled import njit
+from ...jit.compiled import njit
+from ...jit.tasks import tasks
 from ...spikes import Spikes
-from ...tasks import tasks
 from ..common import Axon, Membrane, OutputGradients, State, Trace, check_neuron, check_rows, raise_out_of_range
 from ..constants import MAX_STATE
 from .arithmetic import f32, i16, i32, i64, leak

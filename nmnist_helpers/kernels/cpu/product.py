@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from numba import get_num_threads
 
-from ...compiled import njit
+from ...jit.compiled import njit
+from ...jit.tasks import tasks
 from ...spikes import Spikes
-from ...tasks import tasks
 from ..constants import WEIGHT_STEPS
 from .arithmetic import f32, i8
 from .lanes import LANES, load, spread, store

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ...tasks import tasks
+from ...jit.tasks import tasks
 from ..common import raise_not_a_number
 from ..constants import HIGHEST_STEP, LOWEST_STEP, NORM_LANES, WEIGHT_STEPS
 from .arithmetic import f32

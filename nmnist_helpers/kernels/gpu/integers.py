@@ -34,7 +34,7 @@ def lag_kernel(delay, lag, flag, C, shift, T, BLOCK: tl.constexpr):
 
 
 def retention_of(decay: torch.Tensor, channels: int, places: int) -> torch.Tensor:
-    """Compute `nmnist_helpers.kernels.functions.retention_of` of a float32 decay; only `check` reports NaN."""
+    """Compute `nmnist_helpers.kernels.integers.retention_of` of a float32 decay; only `check` reports NaN."""
     retention = torch.empty(channels * places, dtype=torch.int32, device=decay.device)
     with on(decay):
         retention_kernel[(triton.cdiv(channels * places, BLOCK),)](
@@ -45,7 +45,7 @@ def retention_of(decay: torch.Tensor, channels: int, places: int) -> torch.Tenso
 
 
 def lag_of(delay: torch.Tensor, shift: int, steps: int) -> torch.Tensor:
-    """Compute `nmnist_helpers.kernels.functions.lag_of` of a float32 delay; only `check` reports NaN."""
+    """Compute `nmnist_helpers.kernels.integers.lag_of` of a float32 delay; only `check` reports NaN."""
     channels = len(delay)
     lag = torch.empty(channels, dtype=torch.int32, device=delay.device)
     with on(delay):

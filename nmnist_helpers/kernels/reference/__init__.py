@@ -6,6 +6,7 @@ from functools import partial
 from .. import composite
 from .axon import axon_forward, delay_gradient
 from .conv import conv_input_gradient, conv_product, conv_weight_gradient
+from .integers import lag_of, retention_of
 from .neuron import neuron_backward, neuron_forward
 from .product import input_gradient, norms, product, quantise, quantise_gradient, weight_gradient, weight_values
 
@@ -23,6 +24,7 @@ __all__ = [
     "conv_weight_gradient",
     "delay_gradient",
     "input_gradient",
+    "lag_of",
     "layer_backward",
     "layer_forward",
     "neuron_backward",
@@ -31,6 +33,7 @@ __all__ = [
     "product",
     "quantise",
     "quantise_gradient",
+    "retention_of",
     "weight_gradient",
     "weight_values",
 ]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nmnist_helpers import kernels
-from nmnist_helpers.kernels import functions, gpu
+from nmnist_helpers.kernels import gpu, integers
 from nmnist_helpers.kernels.gpu.launch import sum_rows
 
 
@@ -13,7 +13,7 @@ def both(function, parameter: torch.Tensor, *args, device) -> list[torch.Tensor]
     found = []
     for twin, where in (("reference", torch.device("cpu")), ("gpu", device)):
         with kernels.using(twin):
-            last = (where,) if function is functions.lag_of else ()
+            last = (where,) if function is integers.lag_of else ()
             found.append(function(parameter.to(where), *args, *last).cpu())
     return found
 
@@ -23,7 +23,7 @@ def test_retention(device, channels, places):
     decay = torch.rand(channels) * 5000 - 400  # beyond both limits
     decay[: min(channels, 4)] = torch.tensor([0.5, 1.5, 4095.5, 4096.5])[: min(channels, 4)]  # half to even
     for parameter in (decay, decay[:1]):
-        expected, found = both(functions.retention_of, parameter, channels, places, device=device)
+        expected, found = both(integers.retention_of, parameter, channels, places, device=device)
         assert found.dtype == torch.int32
         assert torch.equal(found, expected)
 
@@ -33,7 +33,7 @@ def test_lag(device, shift):
     delay = torch.cat(
         [torch.rand(600) * 80 - 10, torch.tensor([0.0, 1.0, 0.9999999, float("inf"), -float("inf"), 62.0])]
     )
-    expected, found = both(functions.lag_of, delay, shift, len(delay), 50, device=device)
+    expected, found = both(integers.lag_of, delay, shift, len(delay), 50, device=device)
     assert found.dtype == torch.int32
     assert torch.equal(found, expected)
 

@@ -8,7 +8,7 @@ import triton.language as tl
 from support import oracles
 from support.neurons import THRESHOLD
 from support.oracles import NEVER, assert_close
-from support.rows import SURROGATE, ints, rows, trains
+from support.rows import SURROGATE, ints, random_case, rows, trains
 
 from nmnist_helpers.kernels import gpu, reference
 from nmnist_helpers.kernels.common import Axon, Membrane, OutputGradients, State
@@ -16,17 +16,6 @@ from nmnist_helpers.kernels.gpu import launch
 from nmnist_helpers.kernels.gpu.neuron import leak
 
 SIZES = [(3, 1, 1), (1, 37, 2), (2, 33, 29), (1, 5, 120)]  # (B, C, T); blocks are 32 channels wide at these sizes
-
-
-def random_case(seed, sizes):
-    rng = np.random.default_rng(seed)
-    batch, channels, steps = sizes
-    z = rng.normal(0.1, 0.8, sizes).astype(np.float32)
-    z[rng.random(sizes) < 0.3] = 0
-    retain_i, retain_v = rng.integers(0, 4097, channels), rng.integers(2000, 4097, channels)
-    current = rng.integers(-9000, 9000, (batch, channels))
-    reset = rng.integers(-9000, THRESHOLD, (batch, channels))
-    return z, retain_i, retain_v, current, reset
 
 
 def membrane_of(retain_i, retain_v, device, threshold=THRESHOLD) -> Membrane:

@@ -26,7 +26,7 @@ import numpy as np
 from numba.core.caching import FunctionCache
 from tqdm import tqdm
 
-from .paths import cache_folder
+from ..paths import cache_folder
 
 PREFIX = "nmnist_helpers-"
 UNUSED_DAYS = 7  # folders that no process has opened for this long are removed
@@ -85,7 +85,7 @@ def fingerprint() -> str:
     digest = hashlib.sha256()
     for version in (numba.__version__, llvmlite.__version__, np.__version__, platform.python_version()):
         digest.update(version.encode() + b"\0")
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode() + content)

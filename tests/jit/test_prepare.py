@@ -6,11 +6,12 @@ import numba
 import pytest
 from support.processes import python
 
-from nmnist_helpers import compiled, prepare
+from nmnist_helpers.jit import compiled, prepare
 
 STEP = """
 import numpy as np, torch
-from nmnist_helpers import EventLoader, Network, prepare
+from nmnist_helpers import EventLoader, Network
+from nmnist_helpers.jit import prepare
 from nmnist_helpers.io import PackedEvents
 from nmnist_helpers.loss import SpikeRate
 processes = prepare.start()
@@ -40,13 +41,13 @@ def test_one_or_three_processes_compile_all_kernels_of_a_step(tmp_path, processo
     assert stored
     (done,) = tmp_path.rglob("training")
     assert max(stored.values()) <= done.stat().st_mtime_ns, "the step compiled a kernel that the helpers had not"
-    code = "from nmnist_helpers import prepare; prepare.start(); " + STEP.format(wait=False, step=True)
+    code = "from nmnist_helpers.jit import prepare; prepare.start(); " + STEP.format(wait=False, step=True)
     assert run(code, **environment) == ("0\ndone", "")  # everything is stored
 
 
 @pytest.mark.slow
 def test_a_helper_process_that_fails_does_no_harm(tmp_path):
-    failing = "import nmnist_helpers.prepare as p; p.CODE = 'import sys; sys.exit(3)'\n"
+    failing = "import nmnist_helpers.jit.prepare as p; p.CODE = 'import sys; sys.exit(3)'\n"
     out, errors = run(failing + STEP.format(wait=True, step=False), NUMBA_CACHE_DIR=str(tmp_path / "numba"))
     assert out == "1\ndone"
     assert errors.count("compiling CPU kernels") == 1

@@ -19,9 +19,9 @@ from numba.core.compiler import Flags
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from ..processes import quota_of_processors
 from .compiled import NotRun, begin_launch, njit
 from .crew import CREW, FUTEX, LONG, ON_THREAD, POINTER, lead
-from .processes import quota_of_processors
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"  # environment variable that is set in torchrun's processes
 PARALLEL_FOR = ir.FunctionType(ir.VoidType(), [POINTER] * 5 + [LONG] * 3)
@@ -176,7 +176,7 @@ def tasks(**options) -> Callable:
 
     def decorate(function: Callable) -> Callable:
         # The name becomes a part of a file's path, for which Windows allows 259 characters.
-        name = f"{function.__module__.removeprefix(f'{__package__}.')}.{function.__qualname__}"
+        name = f"{function.__module__.removeprefix('nmnist_helpers.')}.{function.__qualname__}"
         launcher, start = (_launch_with_crew, _run_with_crew) if FUTEX else (_launch_with_numba, _run_with_numba)
         copy = FunctionType(launcher.__code__, {**globals(), "share": _make_share(function, options)}, name)
         copy.__module__, copy.__qualname__ = __name__, name  # the name under which the compiled code is stored

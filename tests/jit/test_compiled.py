@@ -13,20 +13,21 @@ from numba.extending import intrinsic
 from support.processes import python
 
 import nmnist_helpers
-from nmnist_helpers import compiled, kernels
+from nmnist_helpers import kernels
+from nmnist_helpers.jit import compiled
 from nmnist_helpers.kernels import backend
 
 PACKAGE = Path(nmnist_helpers.__file__).parent
 KERNEL = """
 from .helper import plus
-from .compiled import njit
+from .jit.compiled import njit
 
 @njit(parallel=False)
 def answer(x):
     return plus(x)
 """
 HELPER = """
-from .compiled import njit
+from .jit.compiled import njit
 
 @njit(inline="always")
 def plus(x):
@@ -44,7 +45,8 @@ def small_package(tmp_path) -> Path:
     """Write a package of two kernels, stored like those of `nmnist_helpers`, and return its folder."""
     folder = tmp_path / "small"
     folder.mkdir()
-    for name in ("compiled.py", "paths.py"):
+    (folder / "jit").mkdir()
+    for name in ("jit/__init__.py", "jit/compiled.py", "paths.py"):
         shutil.copy(PACKAGE / name, folder / name)
     (folder / "__init__.py").touch()
     (folder / "kernel.py").write_text(KERNEL)
@@ -227,7 +229,7 @@ import threading
 threads = [threading.Thread(target=lambda: [infer() for _ in range(50)]) for _ in range(4)]
 [t.start() for t in threads]; [t.join() for t in threads]
 import numba
-from nmnist_helpers import crew
+from nmnist_helpers.jit import crew
 print(crew.FUTEX, crew.CREW.number, numba.threading_layer())
 """
     )

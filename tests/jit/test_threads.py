@@ -10,7 +10,8 @@ import pytest
 import torch
 from support.neurons import sample
 
-from nmnist_helpers import Network, crew, tasks
+from nmnist_helpers import Network
+from nmnist_helpers.jit import crew, tasks
 from nmnist_helpers.loss import SpikeRate
 from nmnist_helpers.spikes.convert import events_to_rows, rows_to_events
 

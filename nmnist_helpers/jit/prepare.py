@@ -28,7 +28,7 @@ CHILD = "NMNIST_PREPARES"  # environment variable that is set in these processes
 # They end soon, so Python need not look for garbage, which would take a fifth of the time (`compiled`).
 CODE = (
     "import gc, json, sys; gc.disable(); sys.path[:] = json.loads(sys.argv[1]);"
-    " from nmnist_helpers import step_kernels; step_kernels.main(*map(int, sys.argv[2:]))"
+    " from nmnist_helpers.train import step_kernels; step_kernels.main(*map(int, sys.argv[2:]))"
 )
 DONE = "training"  # file beside the stored code, which exists once all kernels of a step are stored
 

@@ -7,14 +7,14 @@ from contextlib import suppress
 import numpy as np
 import torch
 
-from .compiled import NotRun, dry_run, storage
-from .data.loader import EventLoader
-from .geometry import CHANNELS
-from .io import EVENT_ARRAYS, PackedEvents
-from .loss import SpikeRate
-from .network import Network
-from .prepare import DONE
-from .spikes import Spikes
+from ..data.loader import EventLoader
+from ..geometry import CHANNELS
+from ..io import EVENT_ARRAYS, PackedEvents
+from ..jit.compiled import NotRun, dry_run, storage
+from ..jit.prepare import DONE
+from ..loss import SpikeRate
+from ..network import Network
+from ..spikes import Spikes
 
 
 def main(share: int, number: int) -> None:
