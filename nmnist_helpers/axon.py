@@ -96,6 +96,8 @@ class Delay(torch.nn.Module):
     (Shrestha and Orchard, 2018, section 3.3), divided by `sampling_time`, because a delay is in ms.
     """
 
+    spared = ("delay",)  # parameters without weight decay; see `utils.parameter_groups`
+
     def __init__(
         self,
         num_features: int | None = None,
@@ -152,7 +154,10 @@ class Delay(torch.nn.Module):
         return self.in_steps()
 
     def longest(self) -> int:
-        """Return the largest number of whole steps that a delay can have; without a `max_delay`, that one has now."""
+        """Return the largest number of whole steps that a delay can have.
+
+        Without a `max_delay`, it is the largest that a delay has now.
+        """
         limit = max(0, self.delay.detach().max().item()) if self.max_delay is None else self.max_delay
         return math.floor(in_steps(limit, self.sampling_time))
 

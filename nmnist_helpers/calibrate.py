@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read recordings, simulate the same digits, and print a table that compares both."""
     parser = argparse.ArgumentParser(
         prog="python -m nmnist_helpers camera",
-        description="Let the simulated camera record the digits of real recordings; print how well both agree.",
+        description="Let the simulated camera record the digits of real recordings; print how well the two agree.",
     )
     parser.add_argument("--recordings", type=Path, required=True, help="folder Train or Test, or its zip archive")
     parser.add_argument(

@@ -114,7 +114,9 @@ def atomic(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
     """
     given = Path(path)
     path = Path(os.path.realpath(given))
-    if path.is_dir():
+    with named(path):
+        is_folder = path.is_dir()
+    if is_folder:
         raise IsADirectoryError(f"{given}: expected the name of a file, found a folder")
     name = f".{path.stem[:40]}.{_MACHINE}-{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}"
     temporary = path.parent / name

@@ -35,6 +35,7 @@ _NEURON = (
     " requires_grad graded_spike"
 )
 _DENSE_HERE = "nmnist_helpers.block.cuba.Dense"
+_ALONE = ", which an export refuses"
 _OTHER_NEURON = "use nmnist_helpers.neuron.cuba, the one neuron model here"
 _UNPOOL = "use torch.repeat_interleave over height and width"
 _DETECTION = "use lava-dl itself: this package detects no objects"
@@ -45,18 +46,18 @@ NAMES = {
         _DENSE,
         "works",
         "a block with delay_shift=False cannot be exported: the file has no place for it; with a mask, synapse.weight"
-        " keeps the weights that the mask removes, synapse.quantised_weight() has zeros there; with persistent_state,"
-        " delayed spikes arrive in the next call, unless neuron.reset_state() is called, the states are set to 0, or"
-        " delay_buffer to None",
+        " keeps the weights that the mask removes, but synapse.quantised_weight() has zeros there; with"
+        " persistent_state, delayed spikes arrive in the next call, unless neuron.reset_state() is called, the states"
+        " are set to 0, or delay_buffer to None",
     ),
     "block.cuba.Conv": Name(
-        _CONV, "works", "as Dense, but without a mask; lava-dl's netx ignores its delays, an export warns about them"
+        _CONV, "works", "as Dense, but without a mask; lava-dl's netx ignores its delays; an export warns about this"
     ),
     "block.cuba.Pool": Name(
         _POOL,
         "works",
         "as Dense, but without a mask; its weight never learns (lava-dl's does with weight_norm); lava-dl's netx cannot"
-        " build it, an export warns about it",
+        " build it; an export warns about this",
     ),
     "block.cuba.Flatten": Name("count_log", "works"),
     "block.cuba.Input": Name(
@@ -82,10 +83,10 @@ NAMES = {
     ),
     "block.cuba.ConvT": Name(None, "out", f"{_UNPOOL}, then nmnist_helpers.block.cuba.Conv"),
     "block.cuba.Unpool": Name(None, "out", _UNPOOL),
-    "block.cuba.AbstractCuba": Name(None, "out", f"use a subclass of {_DENSE_HERE} with a forward of its own"),
+    "block.cuba.AbstractCuba": Name(None, "out", f"use a subclass of {_DENSE_HERE} with a forward of its own{_ALONE}"),
     **{
         f"block.base.Abstract{kind}": Name(
-            None, "out", f"use a subclass of nmnist_helpers.block.cuba.{kind} with a forward of its own"
+            None, "out", f"use a subclass of nmnist_helpers.block.cuba.{kind} with a forward of its own{_ALONE}"
         )
         for kind in ("Dense", "Conv", "Pool")
     },
@@ -148,7 +149,7 @@ NAMES = {
     ),
     "axon.Delta": Name(None, "out", "use nmnist_helpers.axon.Delay: spikes here are 0 or 1, not changes of a value"),
     "dendrite.Sigma": Name(
-        "persistent_state", "differs", "every call starts from zero, for there is no persistent_state"
+        "persistent_state", "differs", "every call starts from zero, because there is no persistent_state"
     ),
     "loss.SpikeTime": Name("time_constant length filter_order reduction", "works"),
     "loss.SpikeRate": Name(
@@ -172,7 +173,7 @@ NAMES = {
     "utils.Assistant": Name(
         "net error optimizer stats classifier count_log lam",
         "works",
-        "the error must return one number; of answers at every step, the share of right ones counts",
+        "the error must return one number; if the classifier answers at every step, the share of right answers counts",
     ),
     "utils.Assistant.train": Name("input target", "works"),
     "utils.Assistant.test": Name("input target", "works"),
@@ -209,7 +210,8 @@ NAMES = {
         None,
         "out",
         "use a loop over time: spikes = neuron(z[..., t : t + 1] + synapse(spikes)) with a neuron that has"
-        " persistent_state=True",
+        " persistent_state=True; gradients reach earlier steps only through the spikes that are fed back, not through"
+        " the neuron's state",
     ),
     "utils.diagonal_mask": Name(
         None, "out", "use torch.ones(n, n).tril(k).triu(-k) with k = num_diagonals // 2, the diagonals on either side"

@@ -64,6 +64,8 @@ class SpikeTime(torch.nn.Module):
     ------
     ValueError
         If a number is not positive, or if `reduction` is none of these; in a call, if the trains differ in shape.
+    TypeError
+        In a call, if a train is not a tensor.
     """
 
     def __init__(self, time_constant: float = 5, length: int = 100, filter_order: int = 1, reduction: str = "sum"):
@@ -101,6 +103,9 @@ class SpikeTime(torch.nn.Module):
 
     def forward(self, input: torch.Tensor, desired: torch.Tensor) -> torch.Tensor:
         """Return the loss of the spike trains `input` against the trains `desired`, both [B, C, ..., T]."""
+        for train in (input, desired):
+            if not isinstance(train, torch.Tensor):
+                raise TypeError(f"SpikeTime: expected a tensor, found {type(train).__name__}")
         if input.shape != desired.shape:
             raise ValueError(
                 f"SpikeTime: expected trains of one shape, found {list(input.shape)} and {list(desired.shape)}"

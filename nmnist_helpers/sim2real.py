@@ -5,7 +5,7 @@
 The network is trained on simulated training digits of MNIST, without those that the recordings show, and tested on all
 recordings. (The official N-MNIST shows all digits of MNIST; then the network is tested on those from which it has not
 learned.) It is then tuned on the real training recordings and tested on the real test recordings. The last epoch of
-tuning is used, so that nothing is selected on the recordings. Both trainings are runs of `nmnist_helpers.train`.
+tuning is used, so that nothing is selected on the recordings. Training and tuning are runs of `nmnist_helpers.train`.
 """
 
 import os
@@ -91,7 +91,7 @@ def real(
         result = {"simulated_digits": trained["recordings"]["train"], "epochs": settings.epochs}
         result["start"] = trained["settings"]["start"]
         result |= _evaluate(folder, settings, everything, "")
-        print(f"trained on simulated digits: {result['accuracy']:.2%} of {len(everything)} recordings")
+        print(f"trained on simulated digits, it reads {result['accuracy']:.2%} of {len(everything)} recordings")
 
         tuning = replace(
             settings, source="recorded", start=str(folder.path / "network.pt"), out=str(tuned.path), epochs=tune,
@@ -102,7 +102,7 @@ def real(
         result |= {"tuned_on": len(recorded[0]), "tuning_epochs": tune}
         result |= _evaluate(tuned, settings, recorded[1], "tuned_")
         accuracy = f"{result['tuned_accuracy']:.2%} of {len(recorded[1])} test recordings"
-        print(f"tuned on {len(recorded[0])} recordings: {accuracy}")
+        print(f"tuned on {len(recorded[0])} recordings, it reads {accuracy}")
         folder.report(result, REALITY)
         return result
 

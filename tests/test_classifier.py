@@ -97,6 +97,8 @@ def test_moving_window_takes_its_mode_at_construction_or_at_the_call():
     a = MovingWindow(4, mode="softmax").confidence(s)
     assert torch.equal(a, MovingWindow(4).confidence(s, "softmax"))
     torch.testing.assert_close(a.sum(1), torch.ones(3, 17))
+    torch.testing.assert_close(MovingWindow(4, mode="logsoftmax").confidence(s).exp(), a)
+    assert MovingWindow(4).rate(s.double()).dtype == torch.float64
 
 
 def test_moving_window_gradient_covers_the_window():

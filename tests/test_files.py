@@ -141,6 +141,28 @@ def test_paths_that_cannot_be_written_raise(tmp_path, monkeypatch):
         pass
 
 
+def test_a_write_leaves_no_file_open(tmp_path):
+    def first_free_handle():
+        os.close(handle := os.open(os.devnull, os.O_RDONLY))
+        return handle
+
+    before = first_free_handle()
+    with atomic(tmp_path / "a"):
+        pass
+    assert first_free_handle() == before
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    with atomic(tmp_path / ("a" * 251 + ".net")) as temporary:
+        temporary.write_text("whole")
+    assert [len(name) for name in file_names(tmp_path)] == [255]
+    with (
+        pytest.raises(OSError, match="a.net: expected the name of a file in a folder, found: "),
+        atomic(tmp_path / ("a" * 300 + ".net")),
+    ):
+        pass
+
+
 def test_the_file_is_flushed_before_it_is_renamed(tmp_path, monkeypatch):
     calls = []
     fsync, replace = os.fsync, os.replace
@@ -170,14 +192,17 @@ def test_files_left_by_a_killed_process_are_removed_at_the_next_write(tmp_path):
     subprocess.run([sys.executable, "-c", KILLED_WRITER, str(root), str(tmp_path / "a.pt")])
     assert len(file_names(tmp_path)) == 1
     # Recent files of another machine, files of a running process and unrelated files stay.
-    young, old = (tmp_path / f".b.0000000{i}-1-abcd.tmp.pt" for i in (1, 2))
+    nobody = 1 << 22  # beyond the largest process number of Linux: here, no such process is running
+    young, old = (tmp_path / f".b.0000000{i}-{nobody}-abcd.tmp.pt" for i in (1, 2))
     own = tmp_path / f".c.{files._MACHINE}-{os.getpid()}-abcd.tmp.pt"
-    for file in (young, old, own, tmp_path / ".hidden.tmp"):
+    diary = tmp_path / ".diary.2026-11-28.tmp.txt"
+    for file in (young, old, own, diary, tmp_path / ".hidden.tmp"):
         file.write_bytes(b"")
-    os.utime(old, (time.time() - 2 * files.ABANDONED,) * 2)
+    for file in (old, diary):
+        os.utime(file, (time.time() - 2 * files.ABANDONED,) * 2)
     with atomic(tmp_path / "a.pt") as temporary:
         temporary.write_text("whole")
-    assert file_names(tmp_path) == sorted([young.name, own.name, ".hidden.tmp", "a.pt"])
+    assert file_names(tmp_path) == sorted([young.name, own.name, diary.name, ".hidden.tmp", "a.pt"])
 
 
 @pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EIO])

@@ -232,6 +232,12 @@ def test_spike_time_of_whole_numbers_equals_that_of_floats():
         torch.testing.assert_close(SpikeTime()(*(train.to(kind) for train in trains)), expected)
 
 
+def test_spike_time_refuses_an_array():
+    train = torch.zeros(2, 3, 40)
+    with pytest.raises(TypeError, match="SpikeTime: expected a tensor, found ndarray"):
+        SpikeTime()(train, train.numpy())
+
+
 @pytest.mark.parametrize("error", [SpikeRate(0.2, 0.03), SpikeMax()])
 def test_labels_may_be_a_list_or_an_array(error):
     trains = torch.from_numpy(spikes())

@@ -15,6 +15,7 @@ from nmnist_helpers.checkpoint import load_tree
 from nmnist_helpers.data.dataset import NMNISTDataset
 from nmnist_helpers.io import PackedEvents
 from nmnist_helpers.train import loop
+from nmnist_helpers.train import start as train_start
 from nmnist_helpers.train.folder import Folder, resume_with
 
 SMALL = ["--hidden", "12", "--batch-size", "8", "--epochs", "1", "--tune", "2"]
@@ -44,15 +45,18 @@ def run_folder(tmp_path, monkeypatch):
     def dataset(path=None, train=True, source="auto"):
         return Simulated(packed) if source == "simulated" else NMNISTDataset(path, train=train, source=source)
 
-    for module in (sim2real, loop):
+    for module in (sim2real, train_start, loop):
         monkeypatch.setattr(module, "NMNISTDataset", dataset)
     monkeypatch.setattr("nmnist_helpers.train.parts.MNIST_SIZE", len(packed))
     return tmp_path / "run"
 
 
-def test_a_short_run_writes_its_report_and_can_be_resumed(run_folder):
+def test_a_short_run_writes_its_report_and_can_be_resumed(run_folder, capsys):
     result = sim2real.main([*SMALL, "--validation", "30", "--takes", "2", "--out", str(run_folder)])
     assert result == json.loads((run_folder / "reality.json").read_text())
+    printed = capsys.readouterr().out.splitlines()
+    assert f"trained on simulated digits, it reads {result['accuracy']:.2%} of 30 recordings" in printed
+    assert f"tuned on 20 recordings, it reads {result['tuned_accuracy']:.2%} of 10 test recordings" in printed
     for prefix, count in (("", 30), ("tuned_", 10)):
         confusion = np.array(result[f"{prefix}confusion"])
         assert confusion.sum() == result[f"{prefix}recordings"] == count

@@ -1,6 +1,5 @@
 """The base class of all blocks: synapse, neuron, dropout, one-step shift and learned delay, in this order."""
 
-import warnings
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -23,6 +22,7 @@ from ..spikes import Spikes, attach
 from ..synapse import Synapse
 from ..tools import NoScript, exact, hooked, overridden
 from .export import spec_of
+from .learning import warn_if_gradients_end, warn_if_weights_vanish
 from .spec import LayerSpec
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Block(NoScript, torch.nn.Module):
         self._frozen: dict[tuple, _Constants] = {}  # constants, kept while `_freezers` is not empty
         self.delay_shift = delay_shift
         self.count_log = count_log
-        self.weights_seen = False
+        self.weights_seen = self.ends_seen = False  # see `learning`
 
     def __setattr__(self, name: str, value) -> None:
         if name not in _PARTS or name not in self.__dict__.get("_modules", {}):  # not a part, or the first one
@@ -122,7 +122,7 @@ class Block(NoScript, torch.nn.Module):
     def forward(self, spikes: torch.Tensor | Spikes):
         """Return the output spikes for input spikes; both are [B, C, T] or [B, C, H, W, T]."""
         check_process()
-        self._warn_if_weights_vanish()
+        warn_if_weights_vanish(self)
         self.input_shape = tuple(spikes.shape[1:-1])
         return self._add_rate(self._apply_axon(self.neuron(self.synapse(spikes))))
 
@@ -157,7 +157,7 @@ class Block(NoScript, torch.nn.Module):
     ):
         """Run the block as one fused step; `events` lists the same spikes, or is None if their values differ."""
         check_process()  # before torch's own threads are used, which the process may lack too
-        self._warn_if_weights_vanish()
+        warn_if_weights_vanish(self)
         neuron, batch, device = self.neuron, spikes.shape[0], self.synapse.direction.device
         places = 1 if window is None else window.places
         constants = self._constants(channels, places, spikes.shape[-1], device)
@@ -276,20 +276,6 @@ class Block(NoScript, torch.nn.Module):
 
         write_layer(handle, self.layer_spec())
 
-    def _warn_if_weights_vanish(self) -> None:
-        """Warn if all weights round to zero; check only once, at the first forward pass in training mode."""
-        if not self.training or self.weights_seen:
-            return
-        self.weights_seen = True
-        if self.quantised and not self.synapse.quantised_weight().any():
-            largest = self.synapse.weight.detach().abs().max().item()
-            warnings.warn(
-                f"block.cuba.{type(self).__name__}: expected weights above {1 / self.neuron.w_scale:.4g}, found none"
-                f" larger than {largest:.4g}: all round to zero, so no spike passes and nothing can learn; choose a"
-                " larger weight_scale",
-                stacklevel=4,
-            )
-
     def _apply_axon(self, spikes: torch.Tensor) -> torch.Tensor:
         """Shift and delay the spikes; with persistent state, also deliver those pending from the last call."""
         longest = 0
@@ -297,6 +283,7 @@ class Block(NoScript, torch.nn.Module):
             longest = int(self.delay_shift) + (0 if self.delay is None else self.delay.longest())
         if not longest:
             return self._shift_and_delay(spikes)
+        warn_if_gradients_end(self, spikes)
         before = self.neuron.on_the_way
         if before is None or before.shape[:-1] != spikes.shape[:-1]:
             before = spikes.new_zeros(*spikes.shape[:-1], longest)

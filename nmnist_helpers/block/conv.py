@@ -10,7 +10,7 @@ from .. import synapse
 from ..kernels.window import Picture
 from ..spikes import Spikes
 from ..spikes.checks import check_picture
-from ..tools import exact
+from ..tools import exact, overridden
 from .base import EIGHT_BIT, Block
 
 if TYPE_CHECKING:
@@ -58,7 +58,10 @@ class OfPicture(Block):
 
     def _geometry(self, in_shape: tuple[int, ...] | None) -> dict[str, Any]:
         if in_shape is None:
-            raise ValueError(f"block.cuba.{type(self).__name__}: expected a forward pass before the export, found none")
+            raise ValueError(
+                f"block.cuba.{type(self).__name__}: expected a forward pass first, which shows the size of the picture,"
+                " found none"
+            )
         synapses = self.synapse
         pairs = {name: getattr(synapses, name)[:2] for name in ("stride", "padding", "dilation")}
         return {"in_shape": in_shape, "groups": synapses.groups, **pairs}
@@ -153,12 +156,24 @@ class Flatten(torch.nn.Module):
         return (flat, None) if self.count_log else flat
 
     def layer_spec(self, in_shape: tuple[int, ...] | None = None) -> None:
-        """Return None: the block has no neurons, and the neighbouring layers define its shapes."""
+        """Return None: the block has no neurons, and the neighbouring layers define its shapes.
+
+        Raises
+        ------
+        ValueError
+            If the block has its own `forward`, which a file cannot describe.
+        """
+        if overridden(self, Flatten, "forward"):
+            raise ValueError(
+                f"block.cuba.{type(self).__name__}: expected a block that a .net file can describe, found its own"
+                " forward"
+            )
 
     def export_hdf5(self, handle: "h5py.Group") -> None:
         """Write the block into an open HDF5 group in the layout of lava's netx."""
         from .hdf5 import write_shape  # h5py is needed for this alone
 
+        self.layer_spec()  # refuses a forward of the user's own
         if self.shape is None:
             raise ValueError("block.cuba.Flatten: expected a forward pass before the export, found none")
         write_shape(handle, "flatten", tuple(self.shape))

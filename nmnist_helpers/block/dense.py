@@ -19,7 +19,8 @@ class Dense(Block):
     neuron_params : dict
         Arguments of `nmnist_helpers.neuron.cuba.Neuron`.
     in_neurons : int or tuple of int
-        Number of inputs, or (width, height, channels) for inputs [B, C, H, W, T].
+        Number of inputs, or (width, height, channels) for inputs [B, C, H, W, T]. The output for such an input is
+        [B, out, 1, 1, T].
     out_neurons : int
         Number of neurons.
     weight_scale : float

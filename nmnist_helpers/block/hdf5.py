@@ -125,6 +125,9 @@ def _warn_about_netx(path: str | os.PathLike, specs: Sequence[LayerSpec]) -> Non
 def write_network(path: str | os.PathLike, network) -> Path:
     """Write a network to a `.net` file, completely or not at all.
 
+    The file describes the blocks alone: it contains neither forward hooks that change results nor what the network's
+    own `forward` does between the blocks.
+
     Parameters
     ----------
     path : path-like

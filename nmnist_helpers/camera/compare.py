@@ -192,9 +192,8 @@ def compare(recorded: PackedEvents, simulated: PackedEvents, images: np.ndarray 
     gaps = [intervals(events) for events in both]
     for name, *pair in zip(POLARITY_PAIRS, *gaps, strict=True):
         first, second = pair
-        add(
-            f"{name} interval: per recording", [len(t) / len(recorded) for t in pair], overlap(first, second), "overlap"
-        )
+        add(f"{name} intervals per recording", [len(t) / len(recorded) for t in pair])
+        add("  overlap of the distributions", value=overlap(first, second))
         for share in (5, 50, 95):
             add(f"  {share} % quantile, ms", [np.percentile(t, share) / 1000 if len(t) else np.nan for t in pair])
     if images is not None:

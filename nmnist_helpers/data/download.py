@@ -149,8 +149,9 @@ def _warn_if_counts_differ(place: Path, archive: Archive) -> None:
     counts = np.bincount(found.labels, minlength=10).tolist()
     if counts != list(archive.per_digit):
         tell(
-            f"{place}: {sum(counts)} recordings, of the digits 0 to 9 {', '.join(map(str, counts))}; the official "
-            f"archive has {sum(archive.per_digit)}. Nothing was fetched; to get them all, move this away."
+            f"{place}: {sum(counts)} recordings, of the digits 0 to 9: {', '.join(map(str, counts))}; the official "
+            f"archive has {sum(archive.per_digit)}. Nothing was fetched; to get them all, move this file or folder "
+            "away."
         )
 
 
@@ -179,7 +180,7 @@ def _fetch_and_check(root: Path, archive: Archive, downloader: Downloader | None
     except DownloadError as error:
         raise DownloadError(f"{error}\n{manual_instructions(archive, root)}") from None
     counts = check_archive(target, archive)
-    tell(f"{target}: {sum(counts)} recordings, as expected; of the digits 0 to 9 {', '.join(map(str, counts))}")
+    tell(f"{target}: {sum(counts)} recordings, as expected; of the digits 0 to 9: {', '.join(map(str, counts))}")
     with suppress(OSError), atomic(_stamp_file(target)) as temporary:  # if it cannot be written: check again next time
         temporary.write_text(json.dumps(_stamp(target, archive)), encoding="utf-8")
     return target
@@ -219,7 +220,7 @@ def check_archive(path: Path, archive: Archive) -> list[int]:
     counts = np.bincount(found.labels, minlength=10).tolist()
     if counts != list(archive.per_digit):
         raise ValueError(
-            f"{path}: expected {sum(archive.per_digit)} recordings, of the digits 0 to 9 {list(archive.per_digit)}, "
+            f"{path}: expected {sum(archive.per_digit)} recordings, of the digits 0 to 9: {list(archive.per_digit)}, "
             f"found {sum(counts)}, {counts}"
         )
     return counts

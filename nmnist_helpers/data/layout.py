@@ -75,7 +75,7 @@ def find(root: Path, train: bool) -> Path | None:
             raise ValueError(f"{entry.path}: expected {split_name(train)}.zip, found an unfinished download; let it "
                              "finish, or remove it")  # fmt: skip
         if name == f".{split}.zip.icloud":
-            raise ValueError(f"{entry.path}: expected {split_name(train)}.zip, found a placeholder of iCloud; download "
+            raise ValueError(f"{entry.path}: expected {split_name(train)}.zip, found an iCloud placeholder; download "
                              "the file in the Finder")  # fmt: skip
         if re.fullmatch(split + _OTHER, name) or name == split:
             raise ValueError(f"{entry.path}: expected {split_name(train)}.zip or a folder {split_name(train)}, found "

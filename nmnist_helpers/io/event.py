@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 BINNING_MODES = ("OR", "SUM")
+FAR = 100  # a recording that is so many times longer than its tensor is hardly cut on purpose
 
 
 class Event:
@@ -120,9 +121,8 @@ class Event:
         """Write the events into a NumPy array or torch tensor in place, and return it.
 
         Positions are rounded, half to even, and the time bin is ``round(t / sampling_time)``. Events outside the
-        tensor, in space or in time, are left out, and so are those of the last half bin. A warning says so if channels
-        are lost. A 1-D recording with only one channel fits into a tensor of one channel, whatever the channel's number
-        is.
+        tensor, in space or in time, are left out, and so are those of the last half bin. A 1-D recording with only one
+        channel fits into a tensor of one channel, whatever the channel's number is.
 
         Parameters
         ----------
@@ -142,6 +142,13 @@ class Event:
         ValueError
             If a position or a time is NaN, if the mode or the shape of the tensor is not allowed, or if a tensor of
             whole numbers cannot hold the value of an event (sums are not checked).
+
+        Warns
+        -----
+        UserWarning
+            If channels are lost. Without `random_shift`, also if all events lie before or all behind the time of the
+            tensor, or if more than nine tenths of them are left out because the recording is a hundred times longer
+            than the tensor: the times may be microseconds.
         """
         given, binning_mode = binning_mode, str(binning_mode).upper()
         if binning_mode not in BINNING_MODES:
@@ -154,6 +161,8 @@ class Event:
         if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such type
             return tensor.copy_(self.fill_tensor(tensor.float(), sampling_time, random_shift, binning_mode))
         at, keep = self.entries(tuple(tensor.shape), sampling_time, random_shift)
+        if not random_shift:
+            self._warn_if_times_miss(tensor.shape[3], sampling_time)
         value = np.asarray(self.p)[keep] if self.graded else np.full(len(at[0]), 1 / sampling_time)
         host = tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu()
         data = host if isinstance(host, np.ndarray) else host.numpy()  # shares the memory of a tensor on the CPU
@@ -208,6 +217,21 @@ class Event:
                 )
             keep &= inside
         return tuple(values[keep].astype(np.int64) for values in axes.values()), keep
+
+    def _warn_if_times_miss(self, steps: int, sampling_time: float) -> None:
+        """Warn if a tensor of so many time bins seems to miss the recording by mistake."""
+        t = _bins(self.t, sampling_time)
+        if not len(t):
+            return
+        outside = (t < 0) | (t >= steps)
+        beside = t.max() < 0 or (t.min() >= steps and t.max() > steps)  # the last half bin is left out on purpose
+        if beside or (outside.mean() > 0.9 and t.max() >= FAR * steps):
+            warnings.warn(
+                f"Event: expected times in 0..{(steps - 0.5) * sampling_time:g} ms, found {np.min(self.t):g}.."
+                f"{np.max(self.t):g}; {outside.sum()} of {len(t)} events are left out: are the times microseconds, or"
+                " do they not start at 0?",
+                stacklevel=4,
+            )
 
     def rounded(self) -> "Event":
         """Return a copy with rounded positions and channels, without the events that have a negative one."""

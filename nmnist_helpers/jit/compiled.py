@@ -9,6 +9,7 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -37,6 +38,8 @@ _local = threading.local()
 _reported: set[str] = set()
 _launched = _forked = False
 _recorded: dict[tuple[Any, tuple], None] | None = None
+_interrupts: list[tuple] = []  # that wait until a kernel is compiled
+_on_interrupt: Any = None  # what they do then
 
 
 def _after_fork() -> None:
@@ -176,7 +179,8 @@ def _hold_lock(lock: filelock.BaseFileLock) -> Iterator[None]:
             except filelock.Timeout:
                 if not _reported:  # otherwise this process has printed that it compiles kernels itself
                     _print_once("waiting for another process that is compiling the CPU kernels (about 10 s) ...")
-                stack.enter_context(lock.acquire(timeout=LOCK_TIMEOUT))
+                with _interrupts_act():
+                    stack.enter_context(lock.acquire(timeout=LOCK_TIMEOUT))
         except (OSError, NotImplementedError, filelock.Timeout):
             pass  # without the lock, two processes may compile the same kernel, which does no harm
         yield
@@ -192,6 +196,55 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _keep_interrupt(*signal_and_frame) -> None:
+    _interrupts.append(signal_and_frame)
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C wait until a kernel is compiled: an exception in the middle leaves Numba and LLVM damaged.
+
+    Later calls in this process would then fail or wait forever.
+    """
+    global _on_interrupt
+    usual = signal.getsignal(signal.SIGINT)
+    if not _in_main_thread() or not callable(usual) or usual is _keep_interrupt:  # one kernel may need another
+        yield
+        return
+    _on_interrupt = usual
+    signal.signal(signal.SIGINT, _keep_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        _interrupt_if_asked()
+
+
+@contextmanager
+def _interrupts_act() -> Iterator[None]:
+    """Let Ctrl-C act while this process waits for another one."""
+    if not _in_main_thread() or signal.getsignal(signal.SIGINT) is not _keep_interrupt:
+        yield
+        return
+    signal.signal(signal.SIGINT, _on_interrupt)
+    try:
+        _interrupt_if_asked()
+        yield
+    finally:
+        signal.signal(signal.SIGINT, _keep_interrupt)
+
+
+def _interrupt_if_asked() -> None:
+    if _interrupts:
+        signal_and_frame = _interrupts[-1]
+        _interrupts.clear()
+        _on_interrupt(*signal_and_frame)
 
 
 def _enable_cache(dispatcher, function: Callable) -> None:
@@ -222,7 +275,7 @@ def _enable_cache(dispatcher, function: Callable) -> None:
             try:
                 if not isinstance(dispatcher._cache, _Cache):
                     _print_once("compiling CPU kernels, in every process (about 10 s) ...")
-                with _no_collection():
+                with _interrupts_wait(), _no_collection():
                     return compile_one(signature)
             finally:
                 _local.compiling.pop()
@@ -241,7 +294,8 @@ def check_process() -> None:
     if _forked:
         raise RuntimeError(
             "nmnist_helpers.kernels: expected a process with threads of its own, found a child that os.fork made after"
-            " the parent had run kernels; start processes with the method 'spawn' or 'forkserver', or fork earlier"
+            " the parent had run kernels; start processes with the method 'spawn' or 'forkserver' (DataLoader:"
+            " multiprocessing_context='spawn'), or fork earlier"
         )
 
 

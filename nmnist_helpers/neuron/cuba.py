@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..lava import public
 from ..tools import as_array, exact, overridden
 from ..utils.quantize import quantize_hook_fx
 from .lava_names import LavaNames
-from .stored import NeuronStorage
+from .stored import NeuronStorage, constant
 
 SCALE_GRAD_UNIT = 0.1  # SLAYER's units, in which scale_grad = 1 and tau_grad = 1 are good starting values
 TAU_GRAD_UNIT = 100
@@ -69,12 +70,13 @@ class Neuron(LavaNames, NeuronStorage):
     Parameters
     ----------
     threshold : float
-        Firing threshold; ``trunc(scale * threshold) / scale`` is used. A voltage equal to the threshold does not fire.
+        Firing threshold, one number for all channels, which is not learned; ``trunc(scale * threshold) / scale`` is
+        used. A voltage equal to the threshold does not fire.
     current_decay, voltage_decay : float or (float, float)
         Fraction of the current and of the voltage that is lost in a time step, 0..1. With ``shared_param=False``, the
         decay of each channel is drawn from a range (lowest, highest); a single number then means a range of +-1 %.
     tau_grad, scale_grad : float
-        Width and height of the surrogate derivative
+        Width and area of the surrogate derivative
         ``scale / (2 tau) * exp(-|V - threshold| / tau)``, with ``tau = 100 * tau_grad * threshold``
         and ``scale = 0.1 * scale_grad``.
     scale : int
@@ -85,11 +87,13 @@ class Neuron(LavaNames, NeuronStorage):
     dropout : torch.nn.Module, optional
         Module applied to the spikes.
     shared_param : bool
-        Use one pair of decays for all channels (True), or one pair per channel (False).
+        Use one pair of decays for all channels (True), or one pair per channel (False). To choose those of the
+        channels, assign them x 4096: ``neuron.current_decay = 4096 * torch.linspace(0.1, 0.5, 5)``.
     persistent_state : bool
         Start each call from the state in which the previous call ended, as long as the input shape stays the same.
         Bin a whole recording first, then cut it: if pieces were binned one by one, the events of each last half bin
-        would be lost.
+        would be lost. Gradients end where a call begins (truncated backpropagation through time), so learn in pieces of
+        many steps: if each call has one step, a block learns nothing, because its spikes arrive in the next call.
     requires_grad : bool
         Whether the decays are trained.
     graded_spike : bool
@@ -102,7 +106,7 @@ class Neuron(LavaNames, NeuronStorage):
     current_decay, voltage_decay : tensor [1] or [C]
         The decays x 4096, as in lava-dl: 1024 for 0.25. They can be read, assigned and changed in place, and
         `state_dict` contains them. `parameters` instead returns ``scaled_current_decay`` and ``scaled_voltage_decay``,
-        which are the decays x 4, so that one learning rate suits decays and weights.
+        which are the decays x 4, so that one step size suits decays and weights.
     current_state, voltage_state : tensor [B, C, ...]
         With `persistent_state`, the state at the end of the last call, in real units; a single zero before the first.
         Setting a whole one to 0, by assignment or in place (not in `torch.inference_mode`), also discards the spikes
@@ -145,7 +149,7 @@ class Neuron(LavaNames, NeuronStorage):
         super().__init__()
         given = {"threshold": threshold, "tau_grad": tau_grad, "scale_grad": scale_grad, "scale": scale}
         for name, value in given.items():
-            if not 0 < value < float("inf"):
+            if not 0 < constant(name, value) < float("inf"):
                 raise ValueError(f"Neuron: expected a positive {name}, found {value}")
         if scale != int(scale):
             raise ValueError(f"Neuron: expected a whole number as scale, found {scale}")
@@ -258,6 +262,17 @@ class Neuron(LavaNames, NeuronStorage):
                 "requires_grad": bool(self.requires_grad),
             }
 
+    def _load_from_state_dict(self, state_dict, prefix, metadata, *args) -> None:
+        super()._load_from_state_dict(state_dict, prefix, metadata, *args)
+        params = metadata.get("neuron_params")
+        saved = params.get("threshold") if isinstance(params, dict) else None
+        if isinstance(saved, int | float) and saved != self.threshold:
+            warnings.warn(
+                f"load_state_dict: {prefix[:-1] or 'Neuron'}: expected the saved threshold {saved:g}, found"
+                f" {self.threshold:g}, which stays; assign {saved:g} to the neuron's threshold",
+                stacklevel=2,
+            )
+
     def _run(self, z: torch.Tensor, need_current: bool):
         """Return (spikes, voltage, current), each of z's shape [B, C, ..., T]; current is None unless needed."""
         if z.dim() < 3:
@@ -325,10 +340,11 @@ class Neuron(LavaNames, NeuronStorage):
         return spikes if self.drop is None else self.drop(spikes)
 
     def extra_repr(self) -> str:
-        return (
-            f"threshold={self.threshold}, iDecay={self.cx_current_decay}, vDecay={self.cx_voltage_decay},"
-            f" requires_grad={self.requires_grad}"
+        i_decay, v_decay = (
+            self._integer_decay(decay) if torch.isfinite(decay).all() else math.nan
+            for decay in (self.current_decay, self.voltage_decay)
         )
+        return f"threshold={self.threshold}, iDecay={i_decay}, vDecay={v_decay}, requires_grad={self.requires_grad}"
 
 
 __dir__ = public(__name__)

@@ -1,26 +1,47 @@
 """Storage of a neuron: its decays, in units that suit an optimiser, and its state, as integers."""
 
+import math
 import sys
-from typing import cast
+import warnings
+from typing import Any, cast
 
 import numpy as np
 import torch
 
+from ..checks import as_number
 from ..kernels.common import State, zero_state
 from ..kernels.constants import DECAY_SCALE, MAX_STATE
 from .units import InUnits
 
 #: Decays are read and saved x 4096, but the optimiser's parameters are these numbers divided by this unit: decay x 4.
-#: An optimiser such as Adam changes every parameter by about its learning rate, whatever the gradient. At a learning
-#: rate that suits weights, a parameter of up to 4096 would hardly change. A parameter equal to the decay would change
-#: as fast as the weights; with the factor 4, decays change more slowly than the weights that depend on them.
+#: An optimiser such as Adam changes every parameter by about its step size, whatever the gradient. At a step size that
+#: suits weights, a parameter of up to 4096 would hardly change. A parameter equal to the decay would change as fast as
+#: the weights; with the factor 4, decays change more slowly than the weights that depend on them.
 DECAY_UNIT = DECAY_SCALE // 4
 #: Public name of each decay -> name of the parameter that stores it.
 DECAYS = {"current_decay": "scaled_current_decay", "voltage_decay": "scaled_voltage_decay"}
+#: Constants of a neuron, with lava-dl's other names for them.
+CONSTANTS = ("threshold", "tau_grad", "scale_grad", "_threshold", "tau_rho", "scale_rho")
 #: torch's module that assigns to attributes for a single call, and then assigns again what it had read from them.
 FUNCTIONAL_CALL = "torch.nn.utils._named_member_accessor"
 #: Public name of each state -> name of the buffer that stores it, as integers.
 STATES = {"current_state": "current_units", "voltage_state": "voltage_units"}
+
+
+def constant(name: str, value: Any) -> float:
+    """Return a constant of a neuron as a number; raise ValueError if it is not one number, or if it is learned."""
+    if isinstance(value, int | float):
+        return value
+    learned = getattr(value, "requires_grad", False)
+    number = math.nan if learned else as_number(value)
+    if math.isnan(number):
+        found = "a tensor that requires a gradient" if learned else _in_brief(value)
+        raise ValueError(f"Neuron: expected one number as {name}, which is not learned, found {found}")
+    return number
+
+
+def _in_brief(value: Any) -> str:
+    return " ".join(repr(value).split())[:80]
 
 
 class NeuronStorage(torch.nn.Module):
@@ -50,11 +71,13 @@ class NeuronStorage(torch.nn.Module):
     def _initial_decay(self, name: str, decay: float | tuple[float, float]) -> torch.Tensor:
         """Return the initial value of a decay, x 4096: shape [1] if shared, else [C]."""
         ends = decay if isinstance(decay, tuple | list) else (decay, decay)
-        if len(ends) != 2 or (self.shared_param and isinstance(decay, tuple | list)):
+        several = len(ends) != 2 or any(map(np.ndim, ends))
+        if several or (self.shared_param and isinstance(decay, tuple | list)):
             wanted = "a number (shared_param=True)" if self.shared_param else "a number or a pair (lowest, highest)"
-            raise ValueError(f"Neuron: expected {name} to be {wanted}, found {decay}")
+            hint = "; to choose each channel's, see shared_param" if several else ""
+            raise ValueError(f"Neuron: expected {name} to be {wanted}, found {_in_brief(decay)}{hint}")
         for end in ends:
-            if np.ndim(end) or not 0 <= end <= 1:
+            if not 0 <= end <= 1:
                 raise ValueError(f"Neuron: expected {name} in 0..1, found {decay}")
         if ends[0] > ends[1]:
             raise ValueError(f"Neuron: expected {name} as a pair (lowest, highest), found {decay}")
@@ -81,8 +104,17 @@ class NeuronStorage(torch.nn.Module):
             if isinstance(value, int | float | np.number) and 0 < value < 1:
                 meant = f"{value * DECAY_SCALE:g} stands for {value:g}"
                 raise ValueError(f"Neuron: expected {name} x {DECAY_SCALE}, found {value:g}; {meant}")
+            values = torch.as_tensor(value)
+            if not isinstance(value, InUnits) and values.numel() > 1 and (values.detach() < 1).all() and values.any():
+                warnings.warn(
+                    f"Neuron: expected {name} x {DECAY_SCALE}, found {values.min():g}..{values.max():g};"
+                    f" {DECAY_SCALE // 4} stands for 0.25",
+                    stacklevel=2,
+                )
             with torch.no_grad():
-                getattr(self, DECAYS[name]).copy_(torch.as_tensor(value) / DECAY_UNIT)
+                getattr(self, DECAYS[name]).copy_(values / DECAY_UNIT)
+        elif name in CONSTANTS:
+            super().__setattr__(name, cast(Any, constant(name, value)))
         elif name in STATES:
             whole = torch.round(torch.as_tensor(value, device=self.device).detach() * self.s_scale)
             if not (whole.abs() <= MAX_STATE).all():

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,8 @@ def from_nir(graph, dt: float | None = None, form: str | None = None, strict: bo
     dt, form : optional
         As for `to_nir`. The defaults are taken from the metadata of the graph; without metadata, 1 ms and ``"euler"``.
     strict : bool
-        Raise for values that are not integers of the chip within a small tolerance. Otherwise, round and clamp them.
+        Raise for values that are not integers of the chip within a small tolerance. Otherwise, round and clamp them;
+        a warning counts the weights that become 0 and all values that are clamped.
 
     Returns
     -------
@@ -55,13 +58,18 @@ def from_nir(graph, dt: float | None = None, form: str | None = None, strict: bo
         the node.
     """
     nir = nir_package()
+    known = dt is not None or "dt" in (getattr(graph, "metadata", None) or {})
     dt, form = step_and_form(graph, dt, form)
+    note = "" if known else f"; the graph states no dt, so {dt:g} s is assumed"
     layers = []
     for (_, linear), (name, neuron), delay in layers_of(graph, nir):
+        rounding = _Rounding(strict, note)
         try:
-            layers.append(_layer(linear.weight, neuron, None if delay is None else delay.delay, dt, form, strict))
+            layers.append(_layer(linear.weight, neuron, None if delay is None else delay.delay, dt, form, rounding))
         except ValueError as error:
             raise ValueError(f"node {name!r}: {error}") from error
+        if rounding.lost:
+            warnings.warn(f"node {name!r}: {'; '.join(rounding.lost)}{note}", stacklevel=2)
     return as_specs(layers)
 
 
@@ -157,24 +165,55 @@ def chain_of(graph, nir) -> list[tuple[str, Any]]:
     return chain
 
 
-def _layer(weight, neuron, delay, dt: float, form: str, strict: bool) -> LayerSpec:
+@dataclass
+class _Rounding:
+    """Conversion of values, in integer units of the chip, to integers; `lost` describes what that destroys."""
+
+    strict: bool  # accept only values within TOLERANCE of an integer
+    note: str  # the end of messages
+    lost: list[str] = field(default_factory=list)
+
+    def __call__(self, name: str, values: np.ndarray, low: float, high: float) -> np.ndarray:
+        """Return `values` as integers in low..high."""
+        values = np.asarray(values, dtype=np.float64)
+        nearest = np.rint(values)
+        integers = np.clip(nearest, low, high)
+        if not np.isfinite(integers).all():
+            raise ValueError(f"{name}: expected finite values, found others")
+        off = np.abs(values - integers)
+        if self.strict and off.max() > TOLERANCE:
+            where = np.unravel_index(off.argmax(), off.shape)
+            raise ValueError(
+                f"{name}: expected integers in {low:g}..{high:g}, found {values[where]:.6g} units of the chip at "
+                f"{[int(i) for i in where]}; strict=False rounds and clamps it{self.note}"
+            )
+        clamped, zero = (nearest != integers).sum(), ((integers == 0) & (off > TOLERANCE)).sum()
+        if clamped:
+            limits = f"{low:g}..{high:g} units of the chip"
+            self.lost.append(f"{name}: expected values in {limits}, found {clamped} of {values.size} outside, clamped")
+        if zero and name == "weight":
+            self.lost.append(f"{name}: expected weights that differ from 0, found {zero} of {values.size} rounded to 0")
+        return integers.astype(np.int64)
+
+
+def _layer(weight, neuron, delay, dt: float, form: str, rounding: _Rounding) -> LayerSpec:
     du, dv = (dt / tau if form == "euler" else -np.expm1(-dt / tau) for tau in (neuron.tau_syn, neuron.tau_mem))
-    if not strict:
+    if not rounding.strict:
         du, dv = np.minimum(du, 1), np.minimum(dv, 1)  # as the decays are clamped below; the weights depend on them
     if np.any(neuron.v_reset):
         raise ValueError("v_reset: expected 0, the only supported value, found others")
     # A spike adds w_in * du to I, and the current adds r * dv to V: both factors become part of the weights.
     gain = np.broadcast_to(neuron.w_in * du * neuron.r * dv, du.shape)
-    weight = _round("weight", weight * gain[:, None] * WEIGHT_SCALE / 2, WEIGHT_MIN // 2, WEIGHT_MAX // 2, strict) * 2
-    threshold = np.unique(_round("v_threshold", neuron.v_threshold * WEIGHT_SCALE, 0, np.inf, strict))
+    weight = rounding("weight", weight * gain[:, None] * WEIGHT_SCALE / 2, WEIGHT_MIN // 2, WEIGHT_MAX // 2) * 2
+    threshold = np.unique(rounding("v_threshold", neuron.v_threshold * WEIGHT_SCALE, 0, np.inf))
     if len(threshold) != 1:
         raise ValueError(f"v_threshold: expected one value for the whole layer, found {len(threshold)}")
-    bias = _round("v_leak", neuron.v_leak * dv * WEIGHT_SCALE, BIAS_MIN, BIAS_MAX, strict)
+    bias = rounding("v_leak", neuron.v_leak * dv * WEIGHT_SCALE, BIAS_MIN, BIAS_MAX)
     steps = None
     if delay is not None and not np.allclose(np.asarray(delay) / dt, 1):
-        steps = _round("delay", delay / dt - 1, 0, MAX_DELAY, strict)
+        steps = rounding("delay", delay / dt - 1, 0, MAX_DELAY)
     i_decay, v_decay = (
-        _round(name, d * DECAY_SCALE, 0, DECAY_SCALE, strict) for name, d in (("tau_syn", du), ("tau_mem", dv))
+        rounding(name, d * DECAY_SCALE, 0, DECAY_SCALE) for name, d in (("tau_syn", du), ("tau_mem", dv))
     )
     return LayerSpec(
         type="dense",
@@ -185,22 +224,6 @@ def _layer(weight, neuron, delay, dt: float, form: str, strict: bool) -> LayerSp
         v_th_mant=int(threshold[0]),
         bias=bias if bias.any() else None,
     )
-
-
-def _round(name: str, values: np.ndarray, low: float, high: float, strict: bool) -> np.ndarray:
-    """Round `values`, in integer units of the chip, to integers in low..high; with `strict`, only within TOLERANCE."""
-    values = np.asarray(values, dtype=np.float64)
-    integers = np.clip(np.rint(values), low, high)
-    if not np.isfinite(integers).all():
-        raise ValueError(f"{name}: expected finite values, found others")
-    off = np.abs(values - integers)
-    if strict and off.max() > TOLERANCE:
-        where = np.unravel_index(off.argmax(), off.shape)
-        raise ValueError(
-            f"{name}: expected integers in {low:g}..{high:g}, found {values[where]:.6g} units of the chip at "
-            f"{[int(i) for i in where]}; strict=False rounds it"
-        )
-    return integers.astype(np.int64)
 
 
 def _scalar_if_equal(values: np.ndarray) -> int | np.ndarray:

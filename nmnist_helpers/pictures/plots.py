@@ -142,7 +142,7 @@ def neuron_traces(
     low.plot(fired + 0.5, np.full(len(fired), 1.05), "|", color=INK, ms=10, mew=2, transform=above, clip_on=False)
     low.text(len(drive), 1.05, f" {len(fired)} spikes", va="center", fontsize=9, transform=above)
     lowest = max(1.08 * min(0.0, float(np.min(voltage))), -4 * highest)  # otherwise the threshold could not be seen
-    low.set(ylabel="voltage $v[t]$", xlabel="time step $t$ (ms)", xlim=(0, len(drive)), ylim=(lowest, highest))
+    low.set(ylabel="voltage $v[t]$", xlabel="time (ms)", xlim=(0, len(drive)), ylim=(lowest, highest))
     for ax in (top, middle, low):
         ax.axhline(0, color=LIGHT, lw=0.8, zorder=0)
     fig.suptitle(title, fontsize="medium")

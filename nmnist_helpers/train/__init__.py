@@ -1,4 +1,4 @@
-"""Long trainings: the notebook's training loop as a command, ``python -m nmnist_helpers train``.
+"""Long training runs: the notebook's training loop as a command, ``python -m nmnist_helpers train``.
 
     python -m nmnist_helpers train --epochs 100 --out Trained/long
     python -m nmnist_helpers train --out Trained/long --resume

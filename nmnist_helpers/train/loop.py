@@ -29,7 +29,7 @@ from .trainer import CapturedTrainer, Trainer
 #: Minimum seconds between two updates of the derived files. The checkpoint itself is written after every epoch.
 DERIVE_EVERY = 30
 #: Added to the rates in `SpikeMax`, in spikes per ms. With the loss's own default, the gradient of a true class whose
-#: neuron is silent is so large that the others do not count, and most trainings learn nothing.
+#: neuron is silent is so large that the others do not count, and most runs learn nothing.
 SILENT = 0.01
 
 
@@ -182,10 +182,10 @@ class Loop:
         """Print one line about the epoch just finished."""
         progress, stats = self.progress, self.progress.stats
         line = f"epoch {progress.epoch}/{self.settings.epochs}: loss {stats.training.loss_log[-1]:.4f}"
-        line += f", accuracy {stats.training.accuracy_log[-1]:.4f}"
+        line += f", accuracy {stats.training.accuracy_log[-1]:.2%}"
         if self.val_loader is not None:
             best = " (best)" if self.settings.keep == "best" and progress.best_epoch == progress.epoch - 1 else ""
-            line += f", validation {stats.validation.accuracy_log[-1]:.4f}{best}"
+            line += f", validation {stats.validation.accuracy_log[-1]:.2%}{best}"
         left = (self.settings.epochs - progress.epoch) * progress.seconds / progress.epoch
         tqdm.write(f"{line}; {seconds:.1f} s, {tqdm.format_interval(left)} left")
 
@@ -216,7 +216,8 @@ class Loop:
         self.folder.report(result)
         chosen = "last epoch" if settings.keep == "last" else "best epoch"
         validated = "" if self.val_loader is None else f" (validation {result['validation_accuracy']:.2%})"
-        tell(f"{chosen} {best_epoch + 1}{validated}: {result['test_accuracy']:.2%} of {len(tested)} test recordings")
+        read = f"{result['test_accuracy']:.2%} of {len(tested)} test recordings"
+        tell(f"{chosen} {best_epoch + 1}{validated} reads {read}")
         tell(f"the network is in {self.folder.path}")
         return result
 

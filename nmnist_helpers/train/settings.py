@@ -19,13 +19,13 @@ LOCAL = ("out", "data", "device", "start", "timeout")
 
 DEFAULT_OUT = TRAINED / "long"
 DESCRIPTION = """\
-Train the network of lava-dl's N-MNIST tutorial, or its convolutional sibling.
-A part of the training recordings is held out for validation and chooses the
-best epoch; the test recordings are used once, at the end. The folder --out
-receives checkpoint.pt, from which the run can be resumed, and the files derived
-from it: network.pt (the best epoch), loss.txt, accuracy.txt, curves.png and
-result.json. In result.json, best_epoch counts from 0; printed epochs count
-from 1."""
+Train the network of lava-dl's N-MNIST tutorial, or the convolutional network
+of notebook 7. A part of the training recordings is held out for validation and
+chooses the best epoch; the test recordings are used once, at the end. The
+folder --out receives checkpoint.pt, from which the run can be resumed, and the
+files derived from it: network.pt (the best epoch), loss.txt, accuracy.txt,
+curves.png and result.json. In result.json, best_epoch counts from 0; printed
+epochs count from 1."""
 EPILOG = """\
 To train in N processes: torchrun --nproc-per-node N -m nmnist_helpers.train ...
 (On Windows, first set the environment variable USE_LIBUV to 0: torch has no
@@ -116,7 +116,9 @@ class Settings:
     delay_step: float = _option(1.0, FACTOR, "step size of delays, as a multiple of --lr; with 0 they do not learn")
     decay_step: float = _option(1.0, FACTOR, "step size of decays, as a multiple of --lr; with 0 they do not learn")
     average: float = _option(
-        0.0, SHARE, "decay of an exponential moving average of the weights, such as 0.999; 0 for no average"
+        0.0,
+        SHARE,
+        "share of the moving average of the weights that is kept at each step, such as 0.999; 0 for no average",
     )
     loss: str = _option("rate", _one_of("rate", "max"), "rate for SpikeRate, max for SpikeMax")
     true_rate: float = _option(0.2, RATE, "target of the true class, in spikes per ms")
@@ -126,7 +128,9 @@ class Settings:
     )
     dropout: float = _option(0.05, SHARE, "probability that a hidden neuron is silenced for a recording")
     tau_grad: float = _option(
-        0.03, POSITIVE, "width of the surrogate gradient, which falls to 1/e at 100 * GRAD thresholds from its peak"
+        0.03,
+        POSITIVE,
+        "width of the surrogate gradient, which falls to 1/e of its peak at a distance of 100 * GRAD thresholds",
     )
     augment: bool = _option(
         True,
@@ -157,7 +161,9 @@ class Settings:
         "largest slant that the augmentation adds, in degrees",
     )
     network: str = _option(
-        "dense", _one_of("dense", "cnn"), "dense for the tutorial's network, cnn for its convolutional sibling"
+        "dense",
+        _one_of("dense", "cnn"),
+        "dense for the tutorial's network, cnn for the convolutional network of notebook 7",
     )
     hidden: tuple[int, ...] = _option(
         (512, 512), SIZES, "neurons of each hidden layer of the dense network (default 512,512)", type=whole_numbers

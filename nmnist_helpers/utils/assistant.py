@@ -132,7 +132,7 @@ class Assistant:
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"] / factor
         steps = ", ".join(f"{float(group['lr']):g}" for group in self.optimizer.param_groups)
-        print(f"learning rate divided by {factor:g}: now {steps}")
+        print(f"step size divided by {factor:g}: now {steps}")
 
     def _evaluate(self, part: str, input, target):
         self.net.eval()

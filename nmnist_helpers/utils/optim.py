@@ -1,10 +1,10 @@
-"""Parameter groups for optimisers with weight decay, which must not shrink the neurons' decays."""
+"""Parameter groups for optimisers with weight decay, which must not shrink decays and delays."""
 
 import torch
 
 
 def parameter_groups(net: torch.nn.Module, lr: float) -> list[dict]:
-    """Return parameter groups that exempt the neurons' decays from weight decay, which would pull them to 0.
+    """Return parameter groups that exempt decays and delays from weight decay, which would pull them to 0.
 
     Parameters
     ----------
@@ -16,7 +16,7 @@ def parameter_groups(net: torch.nn.Module, lr: float) -> list[dict]:
     Returns
     -------
     list of dict
-        The group of the decays (if there are any), then the group of all other parameters.
+        The group of the decays and delays (if there are any), then the group of all other parameters.
 
     Notes
     -----
@@ -27,7 +27,7 @@ def parameter_groups(net: torch.nn.Module, lr: float) -> list[dict]:
     >>> optimizer = torch.optim.AdamW(parameter_groups(net, 0.001), weight_decay=0.01)
     """
     spared = {id(getattr(module, name)) for module in net.modules() for name in getattr(module, "spared", ())}
-    decays = [parameter for parameter in net.parameters() if id(parameter) in spared]
+    exempt = [parameter for parameter in net.parameters() if id(parameter) in spared]
     others = [parameter for parameter in net.parameters() if id(parameter) not in spared]
-    groups = [{"params": decays, "lr": lr, "weight_decay": 0.0}, {"params": others, "lr": lr}]
+    groups = [{"params": exempt, "lr": lr, "weight_decay": 0.0}, {"params": others, "lr": lr}]
     return [group for group in groups if group["params"]]

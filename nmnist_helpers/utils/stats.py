@@ -20,7 +20,7 @@ class LearningStats:
     Parameters
     ----------
     loss_str, accuracy_str : str
-        Names of loss and accuracy in printed lines, on axes and in file names.
+        Names of loss and accuracy in printed lines, on axes and in the file names of `save`.
     loss_unit, accuracy_unit : str
         Units of loss and accuracy.
 

@@ -269,7 +269,12 @@ def draw_growth(measured: dict[str, list[tuple[float, float]]], path) -> None:
 
     from nmnist_helpers.pictures.palette import INK
 
-    labels = {"batch": "batch size", "steps": "time steps", "width": "neurons", "rate": "share of set input bins"}
+    labels = {
+        "batch": "batch size",
+        "steps": "time steps",
+        "width": "neurons",
+        "rate": "share of input bins with a spike",
+    }
     fig, axes = plt.subplots(1, 4, figsize=(12, 2.8), layout="constrained")
     for ax, (name, points) in zip(axes, measured.items(), strict=True):
         x, y = np.array(points).T
@@ -281,7 +286,9 @@ def draw_growth(measured: dict[str, list[tuple[float, float]]], path) -> None:
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
-    fig.suptitle("Forward and backward of a block (2312 inputs, 512 neurons, batch 16, T = 300); dashed: proportional")
+    fig.suptitle(
+        "Forward and backward pass of a block (2312 inputs, 512 neurons, batch 16, T = 300); dashed: proportional"
+    )
     with atomic(path) as temporary:
         fig.savefig(temporary, dpi=80)
     plt.close(fig)

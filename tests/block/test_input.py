@@ -89,6 +89,7 @@ def test_nan_and_infinity_raise(backend, bad):
 # -- persistent state
 
 
+@pytest.mark.filterwarnings("ignore:.*gradients end where a call begins")
 @pairwise(grad=[True, False], delay=[True, False], delay_shift=[True, False])
 def test_chunks_with_persistent_state_equal_the_whole(grad, delay, delay_shift):
     """The neurons continue from their last state, and delayed spikes arrive in the next call."""
@@ -120,6 +121,7 @@ def test_chunks_of_a_convolution_with_persistent_state_equal_the_whole():
     assert "on_the_way" not in "".join(block.state_dict())
 
 
+@pytest.mark.filterwarnings("ignore:.*gradients end where a call begins")
 def test_delays_beyond_those_of_the_chip_survive_between_calls():
     whole, block = (dense_block(20, 12, seed=1, neuron={"persistent_state": p}, delay=True) for p in (False, True))
     for b in (whole, block):
@@ -173,6 +175,20 @@ def test_without_a_delay_buffer_no_spike_is_under_way():
     assert not block(torch.zeros(3, 20, 20)).any()
     with pytest.raises(ValueError, match="delay_buffer: expected None, found a Tensor"):
         block.delay_buffer = torch.zeros(3)
+
+
+@pytest.mark.parametrize(("steps", "learns"), [(1, False), (2, True)])
+def test_pieces_of_one_step_are_reported_because_they_cannot_learn(steps, learns, recwarn):
+    """A gradient reaches the weights only if a spike arrives in the call in which it was fired."""
+    block = dense_block(20, 12, neuron={"persistent_state": True})
+    pieces = sample((3, 20, 40), 0.3).split(steps, 2)
+    with torch.no_grad():
+        torch.cat([block(piece) for piece in pieces], -1)
+    block.neuron.reset_state()
+    assert not recwarn.list
+    torch.cat([block(piece) for piece in pieces], -1).sum().backward()
+    assert block.synapse.weight_v.grad.any().item() == learns
+    assert ["found one step" in str(one.message) for one in recwarn.list] == [True] * (1 - learns)
 
 
 # -- between blocks

@@ -251,6 +251,69 @@ class Silent(axon.Delay):
         return 0 * super().forward(spikes)
 
 
+class Leaky(cuba.Dense):
+    def forward(self, spikes):
+        return super().forward(spikes) + 0.1 * spikes.sum(1, keepdim=True)
+
+
+class Doubled(synapse.Dense):
+    def forward(self, spikes):
+        return 2 * super().forward(spikes)
+
+
+class Kept(cuba.Flatten):
+    def forward(self, spikes):
+        return super().forward(spikes)[:, :5]
+
+
+class Hidden(cuba.Dense):
+    def __init__(self, inputs):
+        super().__init__(PARAMS, inputs, 3, weight_norm=True)
+
+
+@pytest.mark.parametrize("found", ["its own forward", "its own synapse.forward"])
+def test_a_block_or_synapse_with_its_own_forward_is_not_exported(found):
+    own, instance = Leaky(PARAMS, 6, 3), cuba.Dense(PARAMS, 6, 3)
+    if "synapse" in found:
+        own = cuba.Dense(PARAMS, 6, 3)
+        own.synapse = Doubled(6, 3)
+    part = instance.synapse if "synapse" in found else instance
+    part.forward = lambda spikes: 0 * type(part).forward(part, spikes)
+    for block in (own, instance):
+        with pytest.raises(ValueError, match=f"layer 0: .*a .net file can describe, found {found}$"):
+            netx.as_specs([block])
+
+
+def test_a_flatten_block_with_its_own_forward_is_not_exported():
+    conv = cuba.Conv(PARAMS, 2, 3, 3)
+    conv.input_shape = (2, 5, 6)
+    with pytest.raises(ValueError, match="block.cuba.Kept: expected a block .* found its own forward"):
+        netx.as_specs([conv, Kept()])
+
+
+def test_a_subclass_without_its_own_forward_is_exported_as_the_block_that_it_is():
+    torch.manual_seed(0)
+    block = Hidden(6)
+    expected = block.layer_spec()
+    assert expected.type == "dense"
+    plain = cuba.Dense(PARAMS, 6, 3, weight_norm=True)
+    plain.load_state_dict(block.state_dict())
+    assert plain.layer_spec() == expected
+    hidden = Hidden(6)
+    hidden.synapse = type("Weights", (synapse.Dense,), {})(6, 3)
+    parametrize.register_parametrization(hidden.synapse, "weight", torch.nn.Tanh())
+    assert hidden.layer_spec().type == "dense"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("weight_norm", [True, False])
+def test_weights_that_are_not_finite_are_not_exported(bad, weight_norm):
+    block = cuba.Dense(PARAMS, 6, 3, weight_norm=weight_norm)
+    (block.synapse.weight_g if weight_norm else block.synapse.weight).data[0] = bad
+    with pytest.raises(ValueError, match=r"expected finite weights, found (nan|inf) \(\d+ of \d+\)"):
+        block.layer_spec()
+
+
 @pytest.mark.parametrize("part", ["spike", "dynamics", "delay"])
 def test_a_part_of_the_users_own_is_used(part):
     block = dense_block(20, 12)

@@ -136,8 +136,8 @@ TWO_AND_ONE = pack([[(1, 2, 1, 2_000), (1, 2, 1, 4_000)], [(1, 2, 1, 103_000)]])
         ("OFF events in saccade 3", 0.5, 0),
         ("saccade 1: 50 % of events by, ms", 5.5, 3),
         ("last event, 50 % quantile, ms", 153.5, 53.5),
-        ("OFF-OFF interval: per recording", 0.5, 0),
-        ("ON-ON interval: per recording", 0, 0.5),
+        ("OFF-OFF intervals per recording", 0.5, 0),
+        ("ON-ON intervals per recording", 0, 0.5),
         ("  50 % quantile, ms", np.nan, 2),  # of ON-ON, the last one
         ("  ON share, %", 50, 100),  # of the noise floor
     ],
@@ -203,6 +203,7 @@ def test_a_sensor_agrees_with_itself_and_not_with_another(simulated, capsys):
     assert out.splitlines()[0].split() == ["recorded", "simulated", "agreement", "target"]
     assert f"{events.counts.mean():.0f}" in out
     assert "within 1 point  NO" in out
+    assert {row.target.split()[0] for row in rows if row.target} == {"within", ">="}
 
 
 def test_recordings_that_do_not_match_raise(simulated):
@@ -232,7 +233,7 @@ def test_recordings_of_one_polarity_are_compared(simulated, capsys):
     offsets = np.concatenate([[0], np.cumsum(kept)])[events.offsets]
     on = PackedEvents(*(getattr(events, name)[kept] for name in "xypt"), offsets, events.labels, events.ids)
     compare.print_table(compare.compare(events, on))
-    assert "OFF-OFF interval" in capsys.readouterr().out
+    assert "OFF-OFF intervals" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -284,6 +285,6 @@ def test_calibration_holds_on_real_recordings():
     np.testing.assert_array_equal(labels[recorded.ids - 1], recorded.labels)
     rows = compare.compare(recorded, simulator.simulate(shown, 0, recorded.ids, recorded.labels), shown)
     assert [row.name for row in rows if row.met is False] == []
-    overlaps = [row.value for row in rows if row.target == "overlap"]
+    overlaps = [row.value for row in rows if row.name == "  overlap of the distributions"]
     assert len(overlaps) == 4
     assert min(overlaps) > 0.93

@@ -102,7 +102,12 @@ def test_our_own_checkpoint_stores_the_neurons_constants(tmp_path):
         assert load_checkpoint(tmp_path / "a.pt", neuron_params={"threshold": 2}).blocks[0].neuron.threshold == 2
         with pytest.warns(UserWarning, match=r"expected the thresholds .*'blocks.1.neuron': 3\.5.*, found .* 1\.25"):
             load_checkpoint(tmp_path / "a.pt", network())
-        assert not torch.nn.Module.load_state_dict(network(), torch.load(tmp_path / "a.pt")).missing_keys
+        state = torch.load(tmp_path / "a.pt")
+        assert not network(threshold=3.5).load_state_dict(state).missing_keys
+        with pytest.warns(UserWarning, match=r": expected the saved threshold 3.5, found 1.25") as warned:
+            assert not network().load_state_dict(state).missing_keys
+        names = [str(warning.message).split(":")[1] for warning in warned]
+        assert names == [" blocks.0.neuron", " blocks.1.neuron"]
 
 
 @pytest.mark.parametrize("constants", [{"threshold": float("nan")}, {"threshold": -1}, {"threshold": 2, "tau_grad": 0}])
@@ -139,6 +144,20 @@ def test_weights_with_other_axes_load(tmp_path, shape):
     assert torch.equal(load_checkpoint(tmp_path / "network.pt").blocks[0].synapse.weight, weight)
 
 
+def test_transposed_weights_are_refused(tmp_path):
+    state = lava_dl_state(False)
+    state["blocks.0.synapse.weight"] = state["blocks.0.synapse.weight"].squeeze().T
+    with pytest.raises(CheckpointError, match=r"shape: blocks\.0\.synapse\.weight: expected .*, found \[20, 16\]"):
+        load_checkpoint(save_state(tmp_path, state), network(False))
+
+
+def test_another_number_of_lengths_than_of_weights_is_refused(tmp_path):
+    state = lava_dl_state()
+    state["blocks.0.synapse.weight_g"] = torch.ones(7, 1, 1, 1, 1)
+    with pytest.raises(CheckpointError, match=r"missing: blocks\.0\.synapse\.weight \[16, 20"):
+        load_checkpoint(save_state(tmp_path, state), network(False))
+
+
 def test_a_file_saved_before_the_first_forward_pass_loads(tmp_path):
     """A file saved before the first forward pass has one delay and one decay for all channels."""
     state = lava_dl_state()
@@ -155,6 +174,9 @@ def test_decays_per_channel_load(tmp_path):
     state["blocks.0.neuron.voltage_decay"] = torch.arange(16.0) * 50
     net = load_checkpoint(save_state(tmp_path, state))
     assert net.blocks[0].layer_spec().i_decay.tolist() == list(range(0, 1600, 100))
+    shared = state | {"blocks.0.neuron.voltage_decay": torch.tensor([50.0])}
+    net = load_checkpoint(save_state(tmp_path, shared, "shared.pt"))
+    assert net.blocks[0].layer_spec().v_decay.tolist() == [50] * 16
     with pytest.raises(CheckpointError, match=r"shape: blocks\.0\.neuron\.current_decay: expected \[1\], found \[16\]"):
         load_checkpoint(tmp_path / "network.pt", network())
 

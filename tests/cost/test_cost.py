@@ -58,6 +58,27 @@ def test_operations_equal_a_count_spike_by_spike():
     assert 0 < found.layers[2].synaptic < found.layers[2].dense
 
 
+def test_an_input_layer_has_one_synapse_per_input():
+    inputs = LayerSpec("input", np.full((1, 1, 1, 1), 64), None, 1024, 123, 80, in_shape=(15, 1, 1))
+    spikes = random_spikes(np.random.default_rng(3))
+    layer = cost.count_operations(netx.Net([inputs]), spikes).layers[0]
+    assert layer.synaptic == layer.synaptic_nonzero == layer.spikes_in == pytest.approx(spikes.sum() / 6)
+    assert layer.dense == 15 * 40
+
+
+def test_inputs_without_any_spike_are_counted():
+    rng = np.random.default_rng(4)
+    net, spikes = network(rng), torch.from_numpy(random_spikes(rng)).float()
+    spikes[:, -3:] = 0
+    assert cost.count_operations(net, Spikes.from_dense(spikes)) == cost.count_operations(net, spikes)
+
+
+def test_the_answer_is_the_class_with_the_most_spikes_whatever_their_value():
+    spikes = np.zeros((1, 2, 3))
+    spikes[0, 0, 0], spikes[0, 1, 1:] = 4, 1.5  # one spike, then two
+    assert cost.answers_over_time(spikes).tolist() == [[0, 0, 1]]
+
+
 def test_every_form_of_input_gives_the_same_counts():
     rng = np.random.default_rng(1)
     net, spikes = network(rng), random_spikes(rng)

@@ -142,7 +142,7 @@ UNREADABLE = {
     "unfinished, Chrome": ("Train.zip.crdownload", TRAIN[:99], "an unfinished download"),
     "unfinished, Firefox": ("Train.zip.part", TRAIN[:99], "an unfinished download"),
     "unfinished, Safari": ("train.zip.download", TRAIN[:99], "an unfinished download"),
-    "iCloud placeholder": (".Train.zip.icloud", b"bplist00", "a placeholder of iCloud"),
+    "iCloud placeholder": (".Train.zip.icloud", b"bplist00", "an iCloud placeholder"),
     "tar.gz suffix": ("Train.tar.gz", tar_bytes("w:gz"), "unpack this file"),
     "7z suffix": ("Train.7z", b"7z", "unpack this file"),
     "archive in an archive": ("nmnist.zip", zip_of({"Train.zip": TRAIN}), "unpack this archive once"),

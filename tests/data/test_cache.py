@@ -207,6 +207,8 @@ DAMAGE = {
     "no checksums": (lambda p: edit_header(p, lambda h: h.update(crc32={})), "damaged: offsets does not match"),
     "list as key": (lambda p: edit_header(p, lambda h: h.update(key=[1])), "damaged: its header cannot be read"),
     "stale": (lambda p: edit_header(p, lambda h: h["key"].update(recordings="old")), "stale: recordings changed"),
+    "of fewer things": (lambda p: edit_header(p, lambda h: h["key"].pop("source")), "stale: source changed"),
+    "of more things": (lambda p: edit_header(p, lambda h: h["key"].update(more=1)), "stale: more changed"),
 }
 
 
@@ -437,6 +439,12 @@ def test_the_map_is_closed_if_the_recordings_cannot_be_made(tmp_path, packed, mo
 def test_arrays_of_another_length_than_announced_are_refused(tmp_path, packed):
     with pytest.raises(ValueError, match=r"expected x of the announced shape \(\d+,\), found"):
         write_cache(tmp_path / "a.events", KEY, len(packed), len(packed.x) + 1, lambda arrays: packed)
+    assert not (tmp_path / "a.events").exists()
+
+
+def test_a_key_that_is_too_long_for_the_header_is_refused(tmp_path, packed):
+    with pytest.raises(ValueError, match="expected a header of at most 4068 bytes, found"):
+        write_events(tmp_path / "a.events", packed, {"source": "a" * 4096})
     assert not (tmp_path / "a.events").exists()
 
 

@@ -100,6 +100,30 @@ def test_a_batch_may_be_changed_before_it_is_collated(root, workers):
     assert found.tolist() == [77, *labels[order].tolist()[1:]]
 
 
+def double(batch):
+    batch[0][0].mul_(2)
+
+
+def add_a_spike(batch):
+    batch[0][0].view(-1)[(batch[0][0] == 0).view(-1).nonzero()[0]] = 1
+
+
+def relabel(batch):
+    batch[1] = (batch[1][0], 77)
+
+
+@pytest.mark.parametrize("change", [double, add_a_spike, relabel])
+def test_every_change_of_a_sample_reaches_the_collated_and_the_pickled_batch(root, change):
+    batch = dataset(root).__getitems__(range(3))
+    plain = [(spikes.clone(), label) for spikes, label in dataset(root).__getitems__(range(3))]
+    change(batch)
+    change(plain)
+    for changed in (batch, pickle.loads(pickle.dumps(batch))):
+        spikes, labels = default_collate(changed)
+        assert torch.equal(spikes, torch.stack([spikes for spikes, _ in plain]))
+        assert labels.tolist() == [label for _, label in plain]
+
+
 def test_a_batch_is_a_list(root):
     data = dataset(root)
     labels = [int(data.labels[n]) for n in range(4)]
@@ -115,6 +139,8 @@ def test_a_batch_is_a_list(root):
     assert isinstance(batch(), list)
     assert found(batch() + batch()) == found([*batch(), *batch()]) == 2 * labels
     assert found([batch()[0]] + batch()) == [labels[0], *labels]  # noqa: RUF005
+    assert batch()[-1][1] == labels[-1]
+    assert torch.equal(batch()[-1][0], batch()[3][0])
     assert found(list(batch())) == found(batch().copy()) == found(batch()[:]) == labels
     assert found(reversed(batch())) == labels[::-1]
     assert found(copy.copy(batch())) == found(pickle.loads(pickle.dumps(batch()))) == labels

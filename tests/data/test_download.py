@@ -35,7 +35,7 @@ def test_dataset_downloads_its_split(tmp_path, server, small_archives, capsys):
     out = capsys.readouterr().out
     assert "Frontiers in Neuroscience 9:437, 2015" in out
     assert "CC BY-SA 4.0" in out
-    assert "Train.zip: 20 recordings, as expected; of the digits 0 to 9 2, 2, 2, 2, 2, 2, 2, 2, 2, 2" in out
+    assert "Train.zip: 20 recordings, as expected; of the digits 0 to 9: 2, 2, 2, 2, 2, 2, 2, 2, 2, 2" in out
     assert dataset.source == "recorded"
     assert len(dataset) == 20
     assert (root / "Train.zip").read_bytes() == server.body
@@ -90,7 +90,7 @@ def test_archives_in_read_only_folders_are_used_and_missing_ones_raise(tmp_path,
 def test_recordings_in_existing_folders_are_counted_and_kept(tmp_path, server, small_archives, capsys):
     fake_nmnist.write_folder(tmp_path, "Train", fake_nmnist.make(4, per_digit=1))
     assert download(tmp_path, train=True) == [tmp_path / "Train"]
-    assert "10 recordings, of the digits 0 to 9 1, 1, 1, 1, 1, 1, 1, 1, 1, 1; the official archive has 20" in (
+    assert "10 recordings, of the digits 0 to 9: 1, 1, 1, 1, 1, 1, 1, 1, 1, 1; the official archive has 20" in (
         capsys.readouterr().out
     )
     assert not server.requests

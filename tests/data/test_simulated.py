@@ -3,6 +3,7 @@
 import gzip
 import shutil
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,6 +53,12 @@ def test_split_is_simulated_in_chunks_and_cached(few_digits, monkeypatch):
     assert same(simulated.simulated_split(False), other)
 
 
+def test_the_last_events_of_a_file_are_kept(few_digits, monkeypatch):
+    monkeypatch.setattr(simulated, "_CHUNK", 7)  # the events of the eighth digit are few enough to wait in a buffer
+    images, labels, ids = digits.load_digits(True)
+    assert same(simulated.simulated_split(True).validate(), simulate(images, 0, ids, labels))
+
+
 def test_takes_show_the_same_digits_with_other_noise(few_digits, monkeypatch, tmp_path):
     first, second, third = (simulated.simulated_split(True, take=take) for take in range(3))
     assert cache_names(few_digits) == [
@@ -93,6 +100,15 @@ def test_a_change_of_the_camera_replaces_the_cache(few_digits, monkeypatch, caps
     simulated.simulated_split(True)
     assert "stale: camera changed since it was written" in capsys.readouterr().out
     assert cache_names(few_digits) == [before.path.name]
+
+
+@pytest.mark.parametrize("name", ["digits", "order", "path", "pixels", "sensor", "simulator"])
+def test_a_change_of_the_cameras_source_makes_the_cache_stale(name, monkeypatch, tmp_path):
+    before = simulated._camera_fingerprint()
+    module = getattr(simulated, name)
+    (tmp_path / "changed.py").write_bytes(Path(module.__file__).read_bytes() + b"# changed")
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "changed.py"))
+    assert simulated._camera_fingerprint() != before
 
 
 def test_recordings_are_simulated_into_memory_if_no_cache_can_be_written(few_digits, monkeypatch, tmp_path, capsys):

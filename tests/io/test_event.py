@@ -93,8 +93,28 @@ def test_fill_tensor_matches_the_reference(mode, sampling_time, graded):
 def test_fill_tensor_writes_through_a_strided_view():
     base = torch.zeros(2, 4, 34, 34, 2)
     event = random_events(100)
+    event.t = event.t / 200
     event.fill_tensor(base[:, 1, :, :, :].expand(2, 34, 34, 2)[..., 0:2])
     assert base.sum() == reference_tensor(event, (2, 34, 34, 2), 1, "OR").sum()
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(1000, 0), (1000, 400_000), (1, 400), (1, -400)])
+def test_times_that_miss_the_tensor_are_reported(factor, shift):
+    event = random_events()
+    event.t = factor * event.t + shift
+    with pytest.warns(UserWarning, match=r"expected times in 0\.\.299.5 ms, found .* of 500 events are left out: are"):
+        event.to_tensor(dim=(2, 34, 34, 300))
+
+
+def test_times_that_are_left_out_on_purpose_are_not_reported(recwarn):
+    event = random_events()
+    event.to_tensor(dim=(2, 34, 34, 10))  # the first 10 ms of 300
+    event.fill_tensor(torch.zeros(2, 34, 34, 2), random_shift=True)
+    event.t = event.t + 9.6 - event.t.min()
+    Event(*([a[0]] for a in (event.x, event.y, event.c, event.t))).to_tensor(dim=(2, 34, 34, 10))  # the last half bin
+    gap = Event([0, 0], [0, 0], [0, 0], [-5, 30])
+    assert not gap.to_tensor(dim=(1, 1, 1, 10)).any()
+    assert not recwarn.list
 
 
 def test_times_are_rounded_half_to_even():

@@ -177,6 +177,45 @@ def settings_and_forks() -> list[str]:
     return run(SETTINGS_AND_FORKS)[0].splitlines()
 
 
+INTERRUPTED = """
+import contextlib, os, signal, threading, time
+from nmnist_helpers.jit import compiled
+
+@contextlib.contextmanager
+def interrupt():
+    signal.raise_signal(signal.SIGINT)
+    yield
+compiled._no_collection = interrupt
+"""
+CALL = """
+begin = time.monotonic()
+try:
+    kernel(1)
+except KeyboardInterrupt:
+    print("interrupted", len(kernel.signatures), time.monotonic() - begin < 60)
+print(kernel(1), signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+
+def test_an_interrupt_waits_until_a_kernel_is_compiled(tmp_path):
+    """With an exception in the middle of it, Numba and LLVM would be damaged: later calls failed or waited forever."""
+    code = INTERRUPTED + "inner = compiled.njit()(lambda x: x + 1)\nkernel = compiled.njit()(lambda x: inner(x))" + CALL
+    assert run(code, NUMBA_CACHE_DIR=str(tmp_path))[0] == "interrupted 1 True\n2 True"
+
+
+def test_an_interrupt_acts_while_another_process_compiles(small_package):
+    code = """
+import filelock, signal, threading, time
+from pathlib import Path
+from small.kernel import answer as kernel
+cache = kernel._cache
+other = filelock.FileLock(Path(cache.cache_path, f"{cache._impl.filename_base}.lock"))
+other.acquire()
+threading.Timer(1, signal.raise_signal, [signal.SIGINT]).start()
+""" + CALL.replace("print(kernel", "other.release()\nprint(kernel")
+    assert run(code, small_package)[0] == "interrupted 0 True\n2 True"
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_no_garbage_is_collected_while_a_kernel_compiles(enabled):
     seen = []
@@ -216,6 +255,7 @@ def test_a_child_forked_before_the_first_kernel_can_run_kernels(settings_and_for
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_child_forked_after_a_kernel_raises(settings_and_forks):
     assert "expected a process with threads of its own, found a child that os.fork made" in settings_and_forks[2]
+    assert "(DataLoader: multiprocessing_context='spawn')" in settings_and_forks[2]
 
 
 @pytest.mark.slow

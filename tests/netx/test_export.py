@@ -12,7 +12,7 @@ from support.neurons import FIXED
 
 from nmnist_helpers import Network, netx
 from nmnist_helpers.block import cuba
-from nmnist_helpers.netx import NetFileError
+from nmnist_helpers.netx import LayerSpec, NetFileError
 from nmnist_helpers.neuron.norm import MeanOnlyBatchNorm
 from nmnist_helpers.spikes import Spikes
 
@@ -61,6 +61,7 @@ def test_the_file_gives_the_output_of_the_blocks(tmp_path, shared):
     [
         ({"i_decay": np.array([0, 4096])}, r"layers \[1\]: lava-dl's netx cannot set a current decay of 0"),
         ({"v_decay": 4096}, r"layers \[1\]: lava-dl's netx cannot set a voltage decay of 4096"),
+        ({"v_decay": np.array([4096, 0])}, r"layers \[1\]: lava-dl's netx cannot set a voltage decay of 4096"),
     ],
 )
 def test_decays_that_the_chip_cannot_hold_cause_a_warning(tmp_path, changes, message):
@@ -241,6 +242,25 @@ def test_conv_and_pool_survive_a_round_trip_through_file_and_blocks(tmp_path):
         net(np.zeros((1, 2, 6, 5, 9)))
     with pytest.raises(ValueError, match=r"layer 1: in_shape: expected \(4, 4, 5\).*found \(3, 4, 5\)"):
         netx.Net([spec(rng, 1, 1, type="conv", weight=np.zeros((4, 2, 2, 2)), in_shape=(2, 5, 6), delay=None), pool])
+
+
+def test_files_begin_with_pooling_or_with_an_input_layer(tmp_path):
+    rng = np.random.default_rng(45)
+    size = {"in_shape": (3, 4, 6), "stride": (2, 2)}
+    pool = spec(rng, 1, 1, type="pool", weight=np.full((1, 1, 2, 2), 70), **size, delay=None)
+    inputs = spec(rng, 1, 1, type="input", weight=np.full((1, 1, 1, 1), 64), in_shape=(3, 2, 3), delay=None)
+    for first, types in ((pool, [b"input", b"pool", b"flatten", b"dense"]), (inputs, [b"input", b"flatten", b"dense"])):
+        layers = [first, spec(rng, 18, 4)]
+        path = netx.write_network(tmp_path / "a.net", layers)
+        with h5py.File(path) as file:
+            assert [file[f"layer/{i}/type"][0] for i in range(len(file["layer"]))] == types
+        assert netx.load(path).layers == layers
+
+
+def test_delays_of_zero_in_a_convolution_cause_no_warning(tmp_path, recwarn):
+    conv = LayerSpec("conv", np.full((2, 2, 1, 1), 2), np.zeros(2), 1, 1, 80, in_shape=(2, 3, 4))
+    netx.write_network(tmp_path / "a.net", [conv])
+    assert not recwarn.list
 
 
 def test_a_pool_whose_windows_do_not_fill_the_picture_equals_its_block():

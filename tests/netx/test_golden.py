@@ -93,7 +93,7 @@ def test_single_blocks_export_the_same_as_in_lava_dl(tmp_path):
     import h5py
 
     net = load_checkpoint(GOLDEN / "pictures.pt", pictures_network()).eval()
-    with pytest.raises(ValueError, match="expected a forward pass before the export, found none"):
+    with pytest.raises(ValueError, match="expected a forward pass first, which shows the size of the picture, found"):
         net.blocks[0].layer_spec()
     assert net.blocks[0].shape is None
     net(torch.zeros(1, 2, 8, 11, 3))

@@ -266,6 +266,7 @@ F4 = np.dtype(np.float32)
         (replace("type", data=h5py.Empty("S5")), "found an empty dataset"),
         (replace("neuron/type", data=b"LIF"), "/layer/0/neuron/type: expected 'CUBA'.*found 'LIF'"),
         (replace("neuron/gradedSpike", data=True), "gradedSpike: expected 0, .*found another"),
+        (lambda file: file.create_dataset("layer/0/neuron/wgtExp", data=1), "wgtExp: expected 0, .*found another"),
         (replace("neuron/refDelay", data=2), "ref_delay: expected 1.*found 2"),
         (replace("neuron/iDecay", data=5000), "i_decay: expected an integer in 0..4096.*found 5000"),
         (replace("neuron/iDecay", data=np.float64("nan")), "i_decay: .*found nan"),

@@ -1,6 +1,7 @@
 """Test what the reader and the writer of network files accept."""
 
 import os
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -122,6 +123,16 @@ def test_a_weight_in_many_chunks_is_read(tmp_path):
         ({"v_th_mant": None}, "v_th_mant: .*found None"),
         ({"ref_delay": 2}, "ref_delay: expected 1, the only supported value.*found 2"),
         ({"bias": [5000]}, "bias: .*found 5000 at"),
+        ({"bias": [4096]}, "bias: .*found 4096 at"),
+        ({"weight": np.zeros((1, 1048577))}, "weight: expected 1 to 1048576 neurons and inputs, found 1 neurons"),
+        (
+            {"type": "pool", "weight": np.zeros((2, 1, 2, 2)), "in_shape": (1, 4, 4)},
+            r"weight: expected \[1, 1, height, width\].*found shape \(2, 1, 2, 2\)",
+        ),
+        (
+            {"type": "conv", "weight": np.zeros((1, 1, 1, 1)), "in_shape": (4, 4)},
+            r"in_shape: expected \(channels, height, width\), found \(4, 4\)",
+        ),
         ({"type": "conv"}, "weight: expected .out, in / groups, height, width..*found shape .1, 2."),
         (
             {"type": "conv", "weight": np.zeros((3, 1, 2, 2)), "in_shape": (2, 4, 4), "groups": 2},
@@ -169,6 +180,9 @@ def test_consecutive_layers_must_match(tmp_path):
     ]
     with pytest.raises(ValueError, match=r"layer 1: in_shape: expected \(1, 4, 4\) .*, found \(4, 2, 2\)"):
         netx.write_network(tmp_path / "a.net", pictures)
+    inputs = LayerSpec("input", np.full((1, 1, 1, 1), 64), None, 1024, 123, 80, in_shape=(2, 1, 1))
+    with pytest.raises(ValueError, match="layer 1: type: expected 'input' only as the first layer"):
+        netx.write_network(tmp_path / "a.net", [spec(rng, 3, 2), inputs])
     with pytest.raises(ValueError, match="expected 1 to 256 layers, found 0"):
         netx.write_network(tmp_path / "a.net", [])
     with pytest.raises(ValueError, match="layer 0: expected a block.*found Linear"):
@@ -281,6 +295,56 @@ def test_the_shape_of_the_input_must_fit_the_file(tmp_path):
     with pytest.raises(NetFileError, match=r"in_shape: expected \(2, 3, 4\), found \(2, 4, 3\)"):
         netx.load(path, in_shape=(2, 4, 3))
     assert netx.load(path, in_shape=(2, 3, 4)).layers == [conv]
+
+
+def test_the_input_shape_of_a_first_convolution_without_stride_is_inferred(tmp_path):
+    geometry = {"in_shape": (4, 6, 7), "padding": (1, 0), "dilation": (2, 1), "groups": 2}
+    conv = LayerSpec("conv", np.full((4, 2, 3, 2), 2), None, 1, 1, 80, **geometry)
+    strided = replace(conv, stride=(1, 2))  # several widths give the same output
+    for name, layer in (("a.net", conv), ("b.net", strided)):
+        with h5py.File(tmp_path / name, "w") as file:
+            netx.write_layer(file.create_group("layer/0"), layer)
+    assert netx.load(tmp_path / "a.net").layers == [conv]
+    with pytest.raises(NetFileError, match=r"/layer/0: expected an input layer before it, or in_shape for netx\.load"):
+        netx.load(tmp_path / "b.net")
+    assert netx.load(tmp_path / "b.net", in_shape=(4, 6, 7)).layers == [strided]
+
+
+def test_an_input_layer_without_weight_has_the_weight_1(tmp_path):
+    rng = np.random.default_rng(17)
+    inputs = LayerSpec("input", np.full((1, 1, 1, 1), 64), None, 1024, 123, 80, in_shape=(3, 1, 1))
+    path = netx.write_network(tmp_path / "a.net", [inputs, spec(rng, 3, 2)])
+    with h5py.File(path, "a") as file:
+        del file["layer/0/weight"]
+    assert netx.load(path)[0] == inputs
+
+
+def test_netxs_other_name_of_the_neuron_is_read(tmp_path):
+    layers = small_layers(np.random.default_rng(18))
+    with h5py.File(netx.write_network(tmp_path / "a.net", layers), "a") as file:
+        file["layer/0/neuron/type"][...] = b"LOIHI"
+    assert netx.load(tmp_path / "a.net").layers == layers
+
+
+def test_a_chunk_that_was_stored_without_compression_is_read(tmp_path):
+    """The HDF5 library leaves out a filter that makes a chunk no smaller, and notes this in the chunk's mask."""
+    layers = small_layers(np.random.default_rng(19))
+    with h5py.File(netx.write_network(tmp_path / "a.net", layers), "a") as file:
+        weight = file["layer/0/weight"][()]
+        del file["layer/0/weight"]
+        data = file["layer/0"].create_dataset("weight", weight.shape, "f4", chunks=weight.shape, compression="gzip")
+        data.id.write_direct_chunk((0, 0), weight.tobytes(), filter_mask=1)
+    assert netx.load(tmp_path / "a.net").layers == layers
+
+
+def test_a_flatten_layer_must_have_the_size_of_the_picture(tmp_path):
+    rng = np.random.default_rng(20)
+    conv = LayerSpec("conv", np.full((2, 2, 1, 1), 2), None, 1, 1, 80, in_shape=(2, 3, 4))
+    path = netx.write_network(tmp_path / "a.net", [conv, spec(rng, 24, 2)])
+    with h5py.File(path, "a") as file:
+        file["layer/2/shape"][0] = 25
+    with pytest.raises(NetFileError, match=r"/layer/2/shape: expected 24 neurons as in the layer before, found \[25,"):
+        netx.load(path)
 
 
 def test_a_single_block_goes_into_a_list(tmp_path):

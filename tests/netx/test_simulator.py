@@ -171,6 +171,42 @@ def test_conv_and_pool_match_their_definition(geometry):
     assert found.any()
 
 
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_states_at_the_limits_of_24_bits(engine):
+    """Inhibition takes the voltage to its limit, -(2**23 - 1); one current of 2**23, which fits, lifts it to 1."""
+    lift = np.append(np.full(516, 254), 8)  # together 2**23 / 64
+    layer = LayerSpec("dense", [np.append(lift, np.full(256, -256))], None, 4096, 0, 0)
+    spikes = np.zeros((1, 773, 6), np.uint8)
+    spikes[0, 517:, :3] = spikes[0, :517, 3] = 1
+    assert netx.Net([layer])(spikes, engine=engine).tolist() == [[[0, 0, 0, 0, 1, 0]]]
+
+
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_a_picture_of_one_row_matches_its_definition(engine):
+    rng = np.random.default_rng(44)
+    layer = spec(
+        rng, 1, 1, type="conv", weight=2 * rng.integers(-40, 60, (3, 2, 1, 2)), in_shape=(2, 1, 6), delay=np.arange(3)
+    )
+    spikes = random_spikes(rng, (2, 2, 1, 6, 30), 0.3)
+    expected = fire(layer, sum_of_weights(layer, spikes))
+    np.testing.assert_array_equal(netx.Net([layer])(spikes, engine=engine), expected)
+    assert expected.any()
+
+
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_an_input_layer_clamps_its_numbers(engine):
+    """Its weight is 1: an input adds 64 times the number in the file's units, at most 254 and at least -256."""
+    values = np.array([[[9.0, 0], [-9, 9]]])
+    for threshold, expected in ((253, [[[0, 1], [0, 0]]]), (254, [[[0, 0], [0, 0]]])):
+        layer = LayerSpec("input", np.full((1, 1, 1, 1), 64), None, 4096, 4096, threshold, in_shape=(2, 1, 1))
+        assert netx.Net([layer])(values, engine=engine).tolist() == expected
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="spikes: expected finite numbers"):
+            netx.Net([layer])(np.full((1, 2, 3), value), engine=engine)
+    with pytest.raises(ValueError, match="expected an array or tensor for an input layer, found Spikes"):
+        netx.Net([layer])(Spikes.from_dense(torch.ones(1, 2, 3)), engine=engine)
+
+
 # -- input
 
 
@@ -213,6 +249,21 @@ def test_spikes_worth_more_than_one_are_refused():
     spikes.value = 2.0
     with pytest.raises(ValueError, match=r"expected spikes of value 1, found 2\.0"):
         netx.Net(small_layers(np.random.default_rng(5)))(spikes)
+
+
+def test_a_list_of_spikes_that_was_changed_is_checked():
+    spikes = Spikes.from_dense(torch.ones(1, 12, 3))
+    spikes.channel[-1] = 12_000  # compiled loops would read the weights of this input from foreign memory
+    with pytest.raises(ValueError, match="channel"):
+        netx.Net(small_layers(np.random.default_rng(5)))(spikes)
+
+
+def test_recordings_of_any_length_run_at_least_one_at_a_time(monkeypatch):
+    rng = np.random.default_rng(4)
+    net, spikes = netx.Net(small_layers(rng)), random_spikes(rng, (3, 12, 30))
+    expected = net(spikes)
+    monkeypatch.setattr("nmnist_helpers.netx.net.MAX_BYTES", 1)
+    np.testing.assert_array_equal(net(spikes), expected)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from support import oracles
 from support.neurons import FIXED, THRESHOLD
 from support.oracles import assert_close
 
-from nmnist_helpers import kernels
+from nmnist_helpers import kernels, synapse
 from nmnist_helpers.neuron import Dropout
 from nmnist_helpers.neuron.cuba import Neuron, neuron_params
 from nmnist_helpers.neuron.norm import MeanOnlyBatchNorm
@@ -163,6 +163,20 @@ def test_persistent_state_enters_the_gradients_of_the_decays(backend):
     _, by_current, by_voltage = oracles.neuron_gradient(grad, i, v, s, retain_i, retain_v, oracles.surrogate(v), i0, r0)
     assert neuron.current_decay.grad.item() == pytest.approx(by_current.sum(), rel=1e-4)
     assert neuron.voltage_decay.grad.item() == pytest.approx(by_voltage.sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize("fed_back", [True, False])
+def test_gradients_reach_earlier_calls_only_through_spikes_that_are_fed_back(fed_back):
+    torch.manual_seed(0)
+    neuron = Neuron(**FIXED, persistent_state=True)
+    weights = synapse.Dense(3, 3, weight_scale=3, pre_hook_fx=neuron.quantize_8bit)
+    z = (0.6 * torch.rand(1, 3, 20)).requires_grad_()
+    spikes = torch.zeros(1, 3, 1)
+    for t in range(20):
+        spikes = neuron(z[..., t : t + 1] + (weights(spikes) if fed_back else 0))
+    spikes.sum().backward()
+    assert z.grad[..., -1].any()
+    assert z.grad[..., :-1].any() == fed_back
 
 
 # ---------------------------------------------------------------------------------------------------- gradients
@@ -498,6 +512,23 @@ def test_a_decay_that_is_assigned_counts_4096ths(value):
         assert neuron.current_decay.item() == pytest.approx(float(right))
 
 
+def test_decays_of_channels_that_are_assigned_as_fractions_are_reported(recwarn):
+    params = {**FIXED, "shared_param": False, "num_neurons": 5}
+    fractions = torch.linspace(0.1, 0.5, 5)
+    with pytest.raises(ValueError, match=r"to be a number or a pair \(lowest, highest\), found tensor.*shared_param"):
+        Neuron(**{**params, "current_decay": fractions})
+    neuron, other = Neuron(**params), Neuron(**params)
+    neuron.current_decay = 4096 * fractions
+    assert neuron.cx_current_decay.tolist() == [410, 819, 1229, 1638, 2048]
+    neuron.scaled_voltage_decay.data.fill_(1e-4)  # learned decays may all be less than a step
+    other.load_state_dict(neuron.state_dict())
+    other.voltage_decay = neuron.voltage_decay
+    other.voltage_decay = torch.zeros(5)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"expected current_decay x 4096, found 0\.1\.\.0\.5; 1024 stands for 0\.25"):
+        neuron.current_decay = fractions
+
+
 @pytest.mark.parametrize("value", [1e6, -262145, float("nan"), float("inf"), torch.tensor([0, 3e5])])
 def test_a_state_that_does_not_fit_is_refused(value):
     neuron = Neuron(**FIXED, persistent_state=True)
@@ -510,12 +541,26 @@ def test_invalid_constants_raise():
     for scale in (64.9, 0.5):
         with pytest.raises(ValueError, match=f"expected a whole number as scale, found {scale}"):
             Neuron(**FIXED, scale=scale)
-    with pytest.raises(ValueError, match=r"expected current_decay in 0..1"):
+    with pytest.raises(ValueError, match=r"expected current_decay to be a number or a pair .* see shared_param"):
         Neuron(1.25, np.array([[0.1], [0.2]]), 0.03, shared_param=False, num_neurons=2)
     neuron = Neuron(**FIXED)
     neuron.current_decay = float("nan")
     with pytest.raises(ValueError, match="expected finite decays, found"):
         _ = neuron.device_params
+    assert "iDecay=nan, vDecay=123" in repr(neuron)
+
+
+@pytest.mark.parametrize("given", [torch.full((3,), 1.25), [1.25, 1.25], None, torch.nn.Parameter(torch.tensor(1.25))])
+@pytest.mark.parametrize("name", ["threshold", "tau_grad", "scale_grad"])
+def test_a_constant_is_one_number_that_is_not_learned(name, given):
+    neuron = Neuron(**FIXED)
+    message = f"expected one number as {name}, which is not learned, found "
+    with pytest.raises(ValueError, match=message):
+        Neuron(**{**FIXED, name: given})
+    with pytest.raises(ValueError, match=message):
+        setattr(neuron, name, given)
+    setattr(neuron, name, torch.tensor([1.5]))
+    assert (getattr(neuron, name), type(getattr(neuron, name))) == (1.5, float)
 
 
 def test_the_bias_of_a_norm_without_rounding_is_in_hardware_units():

@@ -228,9 +228,26 @@ def test_values_that_the_chip_cannot_represent_raise(changes, message):
 
 def test_values_are_rounded_and_clamped_if_not_strict():
     graph = graph_with(linear_0__weight=[[0.3, 9.0]], neuron_0__v_threshold=[1.3], delay_0__delay=[2.3e-3])
-    (layer,) = nir.from_nir(graph, strict=False)
+    with pytest.warns(UserWarning, match="'neuron_0': weight: .*-128..127 units.*, found 1 of 2 outside, clamped$"):
+        (layer,) = nir.from_nir(graph, strict=False)
     assert layer.weight.tolist() == [[20, 254]]
     assert (layer.v_th_mant, layer.delay.tolist()) == (83, [1])
+
+
+def test_weights_that_vanish_are_counted():
+    with pytest.warns(UserWarning, match="expected weights that differ from 0, found 1 of 2 rounded to 0$"):
+        nir.from_nir(graph_with(linear_0__weight=[[0.01, 0.5]]), strict=False)
+
+
+def test_an_assumed_length_of_a_step_is_named():
+    graph = graph_with(linear_0__weight=[[0.3, 9.0]])
+    with pytest.raises(ValueError, match="strict=False rounds and clamps it$"):
+        nir.from_nir(graph)
+    graph.metadata = {}
+    with pytest.raises(ValueError, match="clamps it; the graph states no dt, so 0.001 s is assumed"):
+        nir.from_nir(graph)
+    with pytest.raises(ValueError, match="clamps it$"):
+        nir.from_nir(graph, dt=1e-3)
 
 
 def chain(*nodes):

@@ -44,6 +44,12 @@ def test_a_frame_shows_the_last_event_of_each_pixel():
         assert frame[4 * 7, 4 * 7] == drawing.PALETTE.event + order[1] * len(drawing.AGES)
 
 
+def test_an_event_at_the_beginning_of_a_frame_is_in_this_frame():
+    event = Event([1, 2, 3, 4], [1, 2, 3, 4], [0, 0, 0, 0], [0.1, 0.3, 0.7, 1.05])  # as floats, 0.3 / 0.1 < 3
+    found, frames = drawing.frame_numbers(event, 1.0, 0.1)
+    assert (found.tolist(), frames) == ([1, 3, 7, 10], 10)  # the last event is in no frame, since it is after the end
+
+
 def test_a_film_shows_no_event_after_its_end():
     for event in (Event([5], [5], [1], [14.0]), Event([5], None, [0], [14.0])):
         draw = raster_frames if event.y is None else drawing.camera_frames

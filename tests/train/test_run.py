@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -95,6 +96,14 @@ def test_an_epoch_is_called_the_best_only_if_the_best_is_kept(tmp_path, capsys):
     assert "(best)" not in capsys.readouterr().out
     start(tmp_path / "other", "--epochs", 1)
     assert "(best)" in capsys.readouterr().out
+
+
+def test_accuracies_are_printed_in_per_cent(tmp_path, capsys):
+    start(tmp_path / "run", "--epochs", 1)
+    epoch, end = (line for line in capsys.readouterr().out.splitlines() if "epoch 1" in line)
+    share = r"\d+\.\d\d%"
+    assert re.match(rf"epoch 1/1: loss \d+\.\d+, accuracy {share}, validation {share} \(best\); ", epoch)
+    assert re.fullmatch(rf"best epoch 1 \(validation {share}\) reads {share} of 20 test recordings", end)
 
 
 @pytest.mark.slow

@@ -206,12 +206,13 @@ def test_input_and_label_are_moved_to_the_networks_device():
     assert inputs == {"output": "meta", "label": "meta"}
 
 
-def test_reduce_lr_divides_the_step_size_of_every_group():
+def test_reduce_lr_divides_the_step_size_of_every_group(capsys):
     net = SmallNetwork()
     optimizer = torch.optim.SGD([{"params": net.linear.weight, "lr": 0.3}, {"params": [torch.nn.Parameter(torch.ones(1))]}], lr=0.02)  # fmt: skip  # noqa: E501
     assistant = Assistant(net, squared_error, optimizer)
     assistant.reduce_lr(4)
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.075, 0.005])
+    assert capsys.readouterr().out == "step size divided by 4: now 0.075, 0.005\n"
     assistant.reduce_lr()
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.0225, 0.0015])
     for factor in (0, -2, math.nan, math.inf):

@@ -101,21 +101,21 @@ def test_an_optimiser_can_load_its_state_before_the_assistant_exists():
     assert all(torch.equal(optimizer.state[a]["exp_avg"], fresh.state[b]["exp_avg"]) for a, b in pairs)
 
 
-def test_parameter_groups_exclude_decays_from_weight_decay():
+def test_parameter_groups_exclude_decays_and_delays_from_weight_decay():
     net = network()
-    decays, others = parameter_groups(net, 0.1)
-    assert {id(p) for p in decays["params"]} == {
-        id(p) for block in (net.first, net.second) for p in list(block.neuron.parameters())
+    exempt, others = parameter_groups(net, 0.1)
+    assert {id(p) for p in exempt["params"]} == {
+        id(p) for part in (net.first.neuron, net.first.delay, net.second.neuron) for p in part.parameters()
     }
-    assert len(decays["params"]) + len(others["params"]) == len(list(net.parameters()))
-    assert decays["lr"] == others["lr"] == 0.1
+    assert len(exempt["params"]) + len(others["params"]) == len(list(net.parameters()))
+    assert exempt["lr"] == others["lr"] == 0.1
     optimizer = torch.optim.AdamW(parameter_groups(net, 0.1), weight_decay=0.5)
-    before = net.first.neuron.current_decay.item(), net.second.synapse.weight.detach().clone()
+    parts = net.first.neuron.scaled_current_decay, net.first.delay.delay, net.second.synapse.weight
+    before = [part.detach().clone() for part in parts]
     for p in net.parameters():
         p.grad = torch.zeros_like(p)
     optimizer.step()
-    assert net.first.neuron.current_decay.item() == before[0]
-    assert not torch.equal(net.second.synapse.weight, before[1])
+    assert [torch.equal(*pair) for pair in zip(parts, before, strict=True)] == [True, True, False]
     assert len(parameter_groups(torch.nn.Linear(2, 2), 0.1)) == 1
 
 
