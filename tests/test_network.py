@@ -245,3 +245,10 @@ def test_invalid_sizes_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+def test_every_block_but_the_last_has_dropout():
+    for net in (Network((8, 8), dropout=0.5), ConvNetwork(dropout=0.5)):
+        *hidden, last = (block.neuron for block in net.blocks if hasattr(block, "neuron"))
+        assert {neuron.drop.p for neuron in hidden} == {0.5}
+        assert last.drop is None

@@ -1,5 +1,6 @@
 """Test sim2real: a very short run, and the errors that it raises."""
 
+import hashlib
 import json
 import shutil
 
@@ -52,13 +53,17 @@ def run_folder(tmp_path, monkeypatch):
 
 
 def test_a_short_run_writes_its_report_and_can_be_resumed(run_folder, capsys):
-    result = sim2real.main([*SMALL, "--validation", "30", "--takes", "2", "--out", str(run_folder)])
+    options = ["--validation", "30", "--takes", "2", "--recordings", "60"]
+    result = sim2real.main([*SMALL, *options, "--out", str(run_folder)])
     assert result == json.loads((run_folder / "reality.json").read_text())
     printed = capsys.readouterr().out.splitlines()
     assert f"trained on simulated digits, it reads {result['accuracy']:.2%} of 30 recordings" in printed
     assert f"tuned on 20 recordings, it reads {result['tuned_accuracy']:.2%} of 10 test recordings" in printed
-    for prefix, count in (("", 30), ("tuned_", 10)):
+    for prefix, count, folder in (("", 30, run_folder), ("tuned_", 10, run_folder / "tuned")):
         confusion = np.array(result[f"{prefix}confusion"])
+        assert (confusion.sum(1) == count / 10).all(), "a row holds the answers to one digit"
+        network = (folder / "network.pt").read_bytes()
+        assert result[f"{prefix}network_sha256"] == hashlib.sha256(network).hexdigest()
         assert confusion.sum() == result[f"{prefix}recordings"] == count
         assert confusion.trace() / count == pytest.approx(result[f"{prefix}accuracy"])
     assert result["simulated_digits"] == 30
@@ -66,6 +71,7 @@ def test_a_short_run_writes_its_report_and_can_be_resumed(run_folder, capsys):
     assert load_tree(run_folder / "checkpoint.pt")["settings"]["takes"] == 2
     settings = load_tree(run_folder / "tuned" / "checkpoint.pt")["settings"]
     assert settings["takes"] == 1
+    assert (settings["lr"], settings["validation"], settings["recordings"]) == (0.0005, 0, None)
     assert (settings["source"], settings["schedule"], settings["keep"]) == ("recorded", "onecycle", "last")
     with pytest.raises(FileExistsError, match="--resume"):
         sim2real.main([*SMALL, "--validation", "30", "--out", str(run_folder)])

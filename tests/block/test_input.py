@@ -180,7 +180,7 @@ def test_without_a_delay_buffer_no_spike_is_under_way():
 @pytest.mark.parametrize(("steps", "learns"), [(1, False), (2, True)])
 def test_pieces_of_one_step_are_reported_because_they_cannot_learn(steps, learns, recwarn):
     """A gradient reaches the weights only if a spike arrives in the call in which it was fired."""
-    block = dense_block(20, 12, neuron={"persistent_state": True})
+    block = dense_block(20, 12, neuron={"persistent_state": True}, delay=False)
     pieces = sample((3, 20, 40), 0.3).split(steps, 2)
     with torch.no_grad():
         torch.cat([block(piece) for piece in pieces], -1)

@@ -259,6 +259,33 @@ def test_the_command_prints_the_comparison(paired_files, capsys):
     assert "NO" not in out
 
 
+def test_the_command_obeys_its_options(paired_files, monkeypatch, capsys):
+    folder, _ = paired_files
+    load, simulate, given = calibrate.load_mnist, calibrate.simulate, []
+
+    def load_mnist(path, train):
+        given.append(train)
+        return load(path, train=True)
+
+    def simulate_digits(images, seed, *rest):
+        given.append(seed)
+        return simulate(images, seed, *rest)
+
+    monkeypatch.setattr(calibrate, "load_mnist", load_mnist)
+    monkeypatch.setattr(calibrate, "simulate", simulate_digits)
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(folder))
+    calibrate.main(["--recordings=~/Test", "--mnist", str(folder), "--mnist-test", "--seed", "7"])
+    assert given == [False, 7]
+    assert "events per recording" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match="--recordings: expected a folder or an archive, found no .*nowhere"):
+        calibrate.main(["--recordings", str(folder / "nowhere")])
+    file = next((folder / "Test").rglob("00001.bin"))
+    file.rename(file.with_name("00000.bin"))
+    with pytest.raises(ValueError, match="expected file names 1 to 20, found 0 to 20"):
+        calibrate.main(["--recordings", str(folder / "Test"), "--mnist", str(folder)])
+
+
 def test_the_command_refuses_recordings_of_other_digits(paired_files):
     folder, labels = paired_files
     header = struct.pack(">II", 0x0801, 20)

@@ -504,3 +504,27 @@ def test_loaders_of_one_cache_share_the_events_on_the_device(tmp_path, packed):
     assert first._events is second._events
     mapped.x = np.zeros_like(mapped.x)
     assert EventLoader(mapped, on_device=True)._events is not first._events
+
+
+def test_events_are_shared_on_each_device_alone(tmp_path, packed):
+    write_cache(tmp_path / "a.events", {}, len(packed), len(packed.x), lambda arrays: packed)
+    mapped = open_cache(tmp_path / "a.events", {})
+    found = [DeviceEvents.of(mapped, torch.device(name)) for name in ("cpu", "meta")]
+    assert [events.words.device.type for events in found] == ["cpu", "meta"]
+
+
+@pytest.mark.parametrize("last", [2**19 - 1, 2**19, 2**20 - 1])
+def test_late_events_keep_their_times_on_the_device(last):
+    words = DeviceEvents(pack([[(33, 33, 1, 3), (7, 8, 1, last)]], [0]), "cpu").words
+    assert (words >> 12).tolist() == [3, last]
+    assert words.dtype == (torch.int32 if last < 2**19 else torch.int64)
+
+
+def test_all_events_are_copied_in_chunks(packed, monkeypatch):
+    expected = DeviceEvents(packed, "cpu").words
+    monkeypatch.setattr("nmnist_helpers.data.device.CHUNK", 100)
+    assert torch.equal(DeviceEvents(packed, "cpu").words, expected)
+    other = dataclasses.replace(packed, x=packed.x.copy())
+    other.x[-1] = 34
+    with pytest.raises(ValueError, match=r"expected pixels 0\.\.33, polarity 0\.\.1 .* found x up to 34"):
+        DeviceEvents(other, "cpu")

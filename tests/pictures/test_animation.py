@@ -15,6 +15,7 @@ from support.films import decode_gif, images, output, recording, rgb
 from nmnist_helpers.camera import simulate
 from nmnist_helpers.io import Event, tensor_to_event
 from nmnist_helpers.pictures import frames as drawing
+from nmnist_helpers.pictures.film import _key, _palette
 from nmnist_helpers.pictures.palette import OFF, ON
 
 
@@ -232,6 +233,25 @@ def test_matplotlib_writes_gifs_that_cannot_be_composed(tmp_path, make, options)
     make(event).save(tmp_path / "a.gif", animation.PillowWriter(fps=20), dpi=50, **options)
     expected, found = ((decode_gif((tmp_path / name).read_bytes())[0]).astype(int) for name in ("slow.gif", "a.gif"))
     assert np.abs(found - expected).mean() < 0.5
+
+
+def test_a_figure_is_the_same_after_its_film_is_saved(tmp_path):
+    anim = simple_anim(recording(200, span=40))
+    fig = anim._fig
+    before = fig.canvas, fig.dpi, tuple(fig.get_size_inches())
+    anim.save(tmp_path / "a.gif", animation.PillowWriter(fps=20), dpi=40)
+    assert (fig.canvas, fig.dpi, tuple(fig.get_size_inches())) == before
+
+
+@pytest.mark.parametrize(("colours", "alpha", "fits"), [(256, 255, True), (257, 255, False), (2, 254, False)])
+def test_only_few_opaque_colours_fit_into_a_palette(colours, alpha, fits):
+    rgb = 8 * np.stack(np.unravel_index(np.arange(colours), (32, 32, 32)), axis=-1)
+    picture = np.append(rgb, np.full((colours, 1), alpha), axis=1).astype(np.uint8)[None]
+    found = _palette([picture])
+    assert (found is not None) == fits
+    if found is not None:
+        lookup, palette = found
+        assert np.array_equal(np.frombuffer(palette, np.uint8).reshape(-1, 3)[lookup[_key(picture)][0]], rgb)
 
 
 def test_other_writers_and_formats(tmp_path):

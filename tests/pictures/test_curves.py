@@ -32,6 +32,27 @@ def test_plot_draws_the_logs(tmp_path):
     plt.close(fig)
 
 
+def test_a_dot_marks_the_best_epoch_of_each_curve():
+    stats = LearningStats()
+    for values in ((2.0, 0.3), (0.5, 0.9), (1.0, 0.6)):
+        add_epoch(stats, training=values)
+    fig = stats.plot()
+    for ax, best in zip(fig.axes, (0.5, 0.9), strict=True):
+        (dot,) = (line for line in ax.lines if line.get_marker() == "o")
+        assert (list(dot.get_xdata()), list(dot.get_ydata())) == ([1], [best])
+    plt.close(fig)
+
+
+def test_a_loss_of_zero_is_drawn_on_a_linear_axis():
+    for last, scale in ((0.0, "linear"), (0.5, "log")):
+        stats = LearningStats()
+        for loss in (2.0, last):
+            add_epoch(stats, training=(loss, 0.5))
+        fig = stats.plot()
+        assert fig.axes[0].get_yscale() == scale
+        plt.close(fig)
+
+
 def test_the_labels_of_an_axis_are_not_rounded():
     stats = LearningStats()
     for right in range(80, 101, 2):  # an axis with this range has ticks every 2.5 %
@@ -58,6 +79,9 @@ def test_plot_is_saved_to_a_file_or_folder(tmp_path):
         plt.close(stats.plot(path=tmp_path / "lr0.001"))
     assert {file.name for file in (tmp_path / "lr0.001").iterdir()} == {"accuracy.png", "loss.png"}
     assert sorted(os.listdir(tmp_path / "folder")) == ["accuracy.png", "loss.png"]  # as lava-dl names them
+    (tmp_path / "folder.png").mkdir()
+    plt.close(stats.plot(path=tmp_path / "folder.png"))
+    assert sorted(os.listdir(tmp_path / "folder.png")) == ["accuracy.png", "loss.png"]
     for name in ("accuracy.png", "loss.png"):
         assert (tmp_path / "folder" / name).read_bytes().startswith(b"\x89PNG")
 

@@ -28,6 +28,12 @@ def test_rows_of_recordings_show_the_first_saccade():
     plt.close(fig)
 
 
+@pytest.mark.parametrize("titles", [["a"], ["a", "b", "c"]])
+def test_each_recording_has_a_title(titles):
+    with pytest.raises(ValueError, match=f"expected a title for each of 2 recordings, found {len(titles)}"):
+        event_rows([event()] * 2, titles)
+
+
 def test_ten_recordings_side_by_side_fit_into_a_notebook():
     fig = event_rows([event()] * 10, ["3 read as 5"] * 10)
     assert fig.get_figwidth() <= 11  # wider pictures are shrunk on a screen of 1366 pixels

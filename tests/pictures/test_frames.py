@@ -151,6 +151,32 @@ def test_heights_of_rasters_of_hidden_layers_and_several_channels():
     assert raster_frames(output()[0], 300, 5).shape[1] == drawing.camera_frames(recording(), 10, 5).shape[1]
 
 
+def test_neurons_of_the_second_channel_are_drawn_below_those_of_the_first():
+    spikes = np.zeros((2, 3, 10))
+    spikes[1, 2, 4] = 1
+    (frame,) = raster_frames(tensor_to_event(spikes), 10, 10)
+    row = 220 // 6
+    panel = frame[CLOCK : CLOCK + 6 * row, 22:-78].reshape(6, row, -1)
+    assert (panel == drawing.PALETTE["ink"]).any((1, 2)).tolist() == [False] * 5 + [True]
+
+
+def test_a_raster_shows_no_spike_before_its_beginning():
+    before, without = Event([3, 5], None, [0, 0], [-2.0, 7.0]), Event([5], None, [0], [7.0])
+    assert np.array_equal(raster_frames(before, 10, 5), raster_frames(without, 10, 5))
+
+
+def test_the_longest_bar_is_dark_and_the_true_class_has_its_count_as_well():
+    spikes = np.zeros((1, 10, 20))
+    for neuron, count in ((1, 5), (4, 9), (7, 3)):
+        spikes[0, neuron, :count] = 1
+    (plain,), (labelled,) = (raster_frames(tensor_to_event(spikes), 20, 20, label=label) for label in (None, 7))
+    bars = plain[CLOCK : CLOCK + 220, 420 - 78 + 8 :].reshape(10, 22, -1)
+    assert [n for n in range(10) if drawing.PALETTE["ink"] in bars[n]] == [4]
+    assert [n for n in range(10) if drawing.PALETTE["line"] in bars[n]] == [1, 7]
+    numbers = (labelled[CLOCK : CLOCK + 220, 420 - 78 + 8 :] > drawing.PALETTE.text).reshape(10, -1).any(1)
+    assert np.flatnonzero(numbers).tolist() == [4, 7]
+
+
 @pytest.mark.parametrize("neurons", [10, 512])
 @pytest.mark.parametrize("label", [None, 3])
 @pytest.mark.parametrize("span", [300.0, 310.0])

@@ -1,6 +1,7 @@
 """Test gifs: their size and speed, their files, tables of them, and what is refused."""
 
 import base64
+import io
 import os
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.films import decode_gif, images, output, recording
 
 from nmnist_helpers.io import Event, read_2d_spikes, tensor_to_event
@@ -18,6 +20,7 @@ from nmnist_helpers.pictures import (
     ink_png,
     save_gif,
 )
+from nmnist_helpers.pictures.gif import pack
 
 
 def test_gifs_are_small_and_fast():
@@ -59,6 +62,29 @@ def test_narrow_sensors_make_gifs(shape):
     assert len(film) > 1
 
 
+def test_equal_pictures_are_one_frame_that_shows_as_long():
+    dark, dot = np.zeros((4, 6), np.uint8), np.zeros((4, 6), np.uint8)
+    dot[1, 4] = 1
+    frames, times, _ = decode_gif(pack([dark, dark, dot, dark, dark, dark], b"\0\0\0\xff\0\0", range(20, 80, 10)))
+    assert times == [50, 40, 180]
+    assert [np.argwhere(frame).tolist() for frame in frames] == [[], [[1, 4, 0]], []]
+    _, times, _ = decode_gif(pack([dark, dot], b"\0\0\0\xff\0\0", [20, 660_000]))
+    assert times == [20, 655_350], "a gif cannot hold a longer time"
+
+
+def test_a_gif_may_have_256_colours():
+    palette = np.random.default_rng(0).permutation(256 * 3).astype(np.uint8).reshape(256, 3)
+    (frame,), _, _ = decode_gif(pack([np.arange(256, dtype=np.uint8).reshape(8, 32)], palette.tobytes(), [20]))
+    assert np.array_equal(frame, palette.reshape(8, 32, 3))
+
+
+def test_ink_is_dark_on_white():
+    drawing = np.zeros((2, 4), np.uint8)
+    drawing[0, 3], drawing[1, 0] = 255, 55
+    found = np.asarray(Image.open(io.BytesIO(ink_png(drawing))))
+    assert np.array_equal(found, (255 - drawing).repeat(119, 0).repeat(119, 1))
+
+
 def test_gifs_leave_out_events_before_the_first_pixel_and_round_fractions():
     """A negative index would draw the event at the other edge."""
     inside = Event([3, 5], [2, 7], [1, 0], [1.0, 9.0])
@@ -71,6 +97,7 @@ def test_save_gif_creates_the_folder_and_leaves_no_other_file(tmp_path):
     assert path == tmp_path / "new" / "a.gif"
     assert path.read_bytes() == gif_bytes(recording(200), frame_ms=20)
     assert [p.name for p in path.parent.iterdir()] == ["a.gif"]
+    assert save_gif(recording(10), tmp_path / "B.GIF", frame_ms=50).name == "B.GIF"
 
 
 def test_gif_errors(tmp_path):
@@ -81,10 +108,12 @@ def test_gif_errors(tmp_path):
         save_gif(event, ".")
     with pytest.raises(ValueError, match=r"show for 20 ms to a minute .* found 1 \* 1"):
         gif_bytes(event, frame_ms=1, slowdown=1)
+    with pytest.raises(ValueError, match=r"show for 20 ms to a minute .* found 5\.0 \* 12001"):
+        gif_bytes(event, slowdown=12001)
     with pytest.raises(ValueError, match="positive span in ms, found 0"):
         gif_bytes(event, span=0)
     with pytest.raises(ValueError, match="at most 2000 frames"):
-        gif_bytes(event, span=1e6)
+        gif_bytes(event, span=10_001)
     event.extent = (2, 4, 4, 300.0)
     with pytest.raises(ValueError, match="sensor of 4 x 4 pixels, found one at"):
         gif_bytes(event)
@@ -135,6 +164,10 @@ def test_events_beyond_the_extent_raise_an_error():
             with pytest.raises(ValueError, match=f"gif: expected events o.*{message}"):
                 draw(event)
         plt.close("all")
+    event = tensor_to_event(outputs)
+    event.c = event.c + 1
+    with pytest.raises(ValueError, match="gif: expected events of 1 x 10 neurons, found one of channel 1 or neuron 8"):
+        gif_bytes(event)
 
 
 # -- tables
@@ -154,6 +187,7 @@ def test_gif_table_embeds_the_pictures(tmp_path):
     assert contents[0] == contents[2] == contents[3] == path.read_bytes()
     assert contents[1] == gif_bytes(out)
     assert [alt for _, alt in found] == ["a &amp; b", "recording", "recording", "d"]
+    assert "<br>a &amp; b</td>" in table.data
     assert "&lt;out&gt;" in table.data
     assert "<out>" not in table.data
     assert table.data.count("<tr>") == 3

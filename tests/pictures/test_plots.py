@@ -16,6 +16,8 @@ def test_events_are_counted_where_and_when_they_occur():
     off, on = plots.event_map(event, 10, 30)
     assert (on[7, 3], on.sum(), off[7, 3], off.sum()) == (1, 1, 1, 1)
     assert plots.event_map(event).sum() == 3
+    event.c[2] = 2  # a third channel, as of another camera
+    assert plots.event_map(event).sum() == 2
 
 
 def test_sharpened_removes_the_movement_of_the_camera():

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageColor, ImageSequence
+from support.films import decode_gif
 
 from nmnist_helpers.io import Event, tensor_to_event
 from nmnist_helpers.pictures.palette import OFF, ON, SLATE, TRUE
@@ -36,6 +37,11 @@ def test_all_panels_show_the_same_time():
     ticks = (output == ImageColor.getrgb(TRUE)).all(-1).any((1, 2))
     assert ticks.argmax() == 5
     assert ticks[5:].all()
+
+
+def test_frames_show_for_their_time_and_the_last_one_longer():
+    _, times, _ = decode_gif(network_gif(layers(), frame_ms=20, slowdown=5, hold=300))
+    assert times == [100] * 14 + [400]
 
 
 def test_the_legend_names_the_true_class_where_there_is_one():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nmnist_helpers.train import Settings
-from nmnist_helpers.train.parts import evenly_spaced, learn_and_validate, split
+from nmnist_helpers.train.parts import evenly_spaced, fingerprint, learn_and_validate, split
 
 
 @pytest.mark.parametrize("validation", [1 / 6, 20])
@@ -18,6 +18,8 @@ def test_split_is_fixed_disjoint_and_balanced(validation):
     again = split(labels, validation)
     assert (learn == again[0]).all()
     assert (validate == again[1]).all()
+    assert (np.diff(learn) > 0).all()
+    assert (np.diff(validate) > 0).all()
     assert all(map(np.array_equal, split(labels.tolist(), validation), again))
 
 
@@ -68,3 +70,46 @@ def test_the_first_digits_of_mnist_are_for_validation(options, most, sizes):
     ids = dataset.packed.ids
     assert 1100 < ids[validate].max() < ids[learn].min() <= most + 1
     assert (learn[:-1] < learn[1:]).all()
+
+
+def test_all_digits_of_mnist_cannot_be_for_validation():
+    with pytest.raises(ValueError, match="validation: expected fewer than the 60000 recordings, found 60000"):
+        learn_and_validate(AllOfMnist(), Settings(validation=60_000))
+
+
+class Some:
+    """A stand-in for a dataset of recordings that are sorted by digit."""
+
+    def __init__(self, count, source="recorded"):
+        self.source, self.labels = source, np.arange(count) * 10 // count
+        ids, counts = np.arange(count) + 1, 4000 + np.arange(count) % 7
+        self.packed = SimpleNamespace(labels=self.labels, ids=ids, counts=counts)
+
+    def __len__(self):
+        return len(self.labels)
+
+
+def test_only_simulated_digits_are_divided_by_their_numbers():
+    """The official recordings are as many as the digits of MNIST."""
+    dataset = Some(60_000)
+    _, validate = learn_and_validate(dataset, Settings())
+    assert np.bincount(dataset.labels[validate]).tolist() == [500] * 10
+
+
+def test_both_parts_come_from_the_recordings_that_are_used():
+    dataset = Some(600)
+    learn, validate = learn_and_validate(dataset, Settings(recordings=100))
+    assert sorted([*learn, *validate]) == evenly_spaced(600, 100).tolist()
+    assert len(validate) == 17, "a sixth, rounded up"
+
+
+def test_other_recordings_have_another_fingerprint():
+    learn, validate = np.arange(30), np.arange(30, 40)
+    found = {fingerprint(Some(40), learn, validate), fingerprint(Some(40, "simulated"), learn, validate)}
+    for column in ("labels", "ids", "counts"):
+        dataset = Some(40)
+        getattr(dataset.packed, column)[7] += 1
+        found.add(fingerprint(dataset, learn, validate))
+    found |= {fingerprint(Some(40), learn, validate[:0]), fingerprint(Some(40), learn[:0], learn)}
+    assert len(found) == 7
+    assert fingerprint(Some(40), learn, validate) in found

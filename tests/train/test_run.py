@@ -12,6 +12,7 @@ import time
 import warnings
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -21,10 +22,11 @@ from support.runs import SMALL, STATEFUL, content, resume, start
 
 from nmnist_helpers import Network, __main__, train
 from nmnist_helpers.checkpoint import CheckpointError, load_checkpoint, load_tree
-from nmnist_helpers.train import loop
+from nmnist_helpers.data.dataset import NMNISTDataset
+from nmnist_helpers.train import Settings, loop
 from nmnist_helpers.train.folder import Folder
 from nmnist_helpers.train.group import Group
-from nmnist_helpers.train.progress import Progress
+from nmnist_helpers.train.progress import Progress, network_of
 from nmnist_helpers.utils import LearningStats
 
 
@@ -89,6 +91,28 @@ def test_the_saved_network_is_the_average_after_the_chosen_epoch(tmp_path, monke
         assert result["recordings"] == {"train": 40, "validation": 0, "test": 20}
         assert result["validation_accuracy"] is None
         assert result["best_epoch"] == 2
+
+
+def test_the_average_is_validated(tmp_path, monkeypatch):
+    validate, networks = loop.Loop.validate, []
+
+    def record(self):
+        networks.append((self.validator.net, self.progress.average.module))
+        validate(self)
+
+    monkeypatch.setattr(loop.Loop, "validate", record)
+    start(tmp_path / "run", "--epochs", 1, "--average", "0.5")
+    ((found, expected),) = networks
+    assert found is expected
+
+
+def test_a_network_answers_without_dropout(data):
+    net, modes = network_of(Settings(hidden=(12,), dropout=0.5)), []
+    net.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    dataset = NMNISTDataset(data, train=False, source="recorded")
+    _, true = train.answers(net.train(), dataset, torch.device("cpu"))
+    assert modes == [False]
+    assert np.array_equal(true, dataset.labels)
 
 
 def test_an_epoch_is_called_the_best_only_if_the_best_is_kept(tmp_path, capsys):
