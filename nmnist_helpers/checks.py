@@ -1,4 +1,4 @@
-"""Checks of arguments that several modules share."""
+"""Checks of arguments that several modules share; unlike `tools`, this module does not import torch."""
 
 import math
 import operator

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import check_sampling_time
-from ..tools import as_array
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
@@ -308,7 +307,12 @@ def tensor_to_event(spike_tensor, sampling_time: float = 1) -> Event:
     Event(1-D, 3 events, 0..2 ms)
     """
     check_sampling_time(sampling_time)
-    tensor = as_array(spike_tensor)
+    tensor = spike_tensor
+    if hasattr(tensor, "detach"):
+        from ..tools import as_array  # imports torch, which this module does not need otherwise
+
+        tensor = as_array(tensor)
+    tensor = np.asarray(tensor)
     if tensor.ndim not in (3, 4):
         raise ValueError(f"tensor_to_event: expected [C, H, W, T] or [C, N, T], found {list(tensor.shape)}")
     at = np.nonzero(tensor)
