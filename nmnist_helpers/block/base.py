@@ -67,6 +67,8 @@ class Block(NoScript, torch.nn.Module):
         Return (spikes, share of bins that hold a spike) instead of the spikes alone.
     """
 
+    weights_seen = ends_seen = False  # see `learning`
+
     def __init__(
         self,
         neuron_params: dict,
@@ -96,7 +98,6 @@ class Block(NoScript, torch.nn.Module):
         self._frozen: dict[tuple, _Constants] = {}  # constants, kept while `_freezers` is not empty
         self.delay_shift = delay_shift
         self.count_log = count_log
-        self.weights_seen = self.ends_seen = False  # see `learning`
 
     def __setattr__(self, name: str, value) -> None:
         if name not in _PARTS or name not in self.__dict__.get("_modules", {}):  # not a part, or the first one

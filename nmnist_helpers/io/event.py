@@ -160,7 +160,7 @@ class Event:
         if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such type
             return tensor.copy_(self.fill_tensor(tensor.float(), sampling_time, random_shift, binning_mode))
         at, keep = self.entries(tuple(tensor.shape), sampling_time, random_shift)
-        if not random_shift:
+        if not random_shift and 10 * np.count_nonzero(keep) < len(keep):
             self._warn_if_times_miss(tensor.shape[3], sampling_time)
         value = np.asarray(self.p)[keep] if self.graded else np.full(len(at[0]), 1 / sampling_time)
         host = tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu()
@@ -220,10 +220,10 @@ class Event:
     def _warn_if_times_miss(self, steps: int, sampling_time: float) -> None:
         """Warn if a tensor of so many time bins seems to miss the recording by mistake."""
         t = _bins(self.t, sampling_time)
-        if not len(t):
+        if not len(t) or not steps:
             return
         outside = (t < 0) | (t >= steps)
-        beside = t.max() < 0 or (t.min() >= steps and t.max() > steps)  # the last half bin is left out on purpose
+        beside = t.max() < 0 or t.min() >= 2 * steps  # the end of a recording may be left out on purpose
         if beside or (outside.mean() > 0.9 and t.max() >= FAR * steps):
             warnings.warn(
                 f"Event: expected times in 0..{(steps - 0.5) * sampling_time:g} ms, found {np.min(self.t):g}.."

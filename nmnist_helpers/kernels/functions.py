@@ -1,7 +1,7 @@
 """The kernels as differentiable functions: a neuron, an axon, and a whole layer in one step.
 
-The neuron and the layer run on the `twin` of their device. Inputs of any floating-point
-type are computed in float32, and autograd converts their gradients back to the type of the input.
+The neuron and the layer run on the `twin` of their device. Inputs of any floating-point type are computed in float32,
+and autograd converts their gradients back to the type of the input.
 """
 
 import functools

@@ -270,7 +270,7 @@ class Neuron(LavaNames, NeuronStorage):
             warnings.warn(
                 f"load_state_dict: {prefix[:-1] or 'Neuron'}: expected the saved threshold {saved:g}, found"
                 f" {self.threshold:g}, which stays; assign {saved:g} to the neuron's threshold",
-                stacklevel=2,
+                stacklevel=prefix.count(".") + 4,  # where load_state_dict was called
             )
 
     def _run(self, z: torch.Tensor, need_current: bool):

@@ -105,7 +105,8 @@ class NeuronStorage(torch.nn.Module):
                 meant = f"{value * DECAY_SCALE:g} stands for {value:g}"
                 raise ValueError(f"Neuron: expected {name} x {DECAY_SCALE}, found {value:g}; {meant}")
             values = torch.as_tensor(value)
-            if not isinstance(value, InUnits) and values.numel() > 1 and (values.detach() < 1).all() and values.any():
+            several = not isinstance(value, InUnits) and values.numel() > 1 and values.device.type != "meta"
+            if several and (values.detach() <= 1).all() and (values.detach() % 1).any():
                 warnings.warn(
                     f"Neuron: expected {name} x {DECAY_SCALE}, found {values.min():g}..{values.max():g};"
                     f" {DECAY_SCALE // 4} stands for 0.25",

@@ -44,7 +44,7 @@ def from_nir(graph, dt: float | None = None, form: str | None = None, strict: bo
         As for `to_nir`. The defaults are taken from the metadata of the graph; without metadata, 1 ms and ``"euler"``.
     strict : bool
         Raise for values that are not integers of the chip within a small tolerance. Otherwise, round and clamp them;
-        a warning counts the weights that become 0 and all values that are clamped.
+        a warning counts all values that are clamped, and the weights that become 0 if most of them do.
 
     Returns
     -------
@@ -187,19 +187,23 @@ class _Rounding:
                 f"{name}: expected integers in {low:g}..{high:g}, found {values[where]:.6g} units of the chip at "
                 f"{[int(i) for i in where]}; strict=False rounds and clamps it{self.note}"
             )
-        clamped, zero = (nearest != integers).sum(), ((integers == 0) & (off > TOLERANCE)).sum()
+        clamped, zero = (nearest != integers).sum(), ((integers == 0) & (values != 0)).sum()
         if clamped:
             limits = f"{low:g}..{high:g} units of the chip"
             self.lost.append(f"{name}: expected values in {limits}, found {clamped} of {values.size} outside, clamped")
-        if zero and name == "weight":
-            self.lost.append(f"{name}: expected weights that differ from 0, found {zero} of {values.size} rounded to 0")
+        weights = np.count_nonzero(values)
+        if 2 * zero > weights and name == "weight":  # the smallest weights always become 0
+            self.lost.append(f"{name}: expected most weights to differ from 0, found {zero} of {weights} rounded to 0")
         return integers.astype(np.int64)
 
 
 def _layer(weight, neuron, delay, dt: float, form: str, rounding: _Rounding) -> LayerSpec:
     du, dv = (dt / tau if form == "euler" else -np.expm1(-dt / tau) for tau in (neuron.tau_syn, neuron.tau_mem))
     if not rounding.strict:
-        du, dv = np.minimum(du, 1), np.minimum(dv, 1)  # as the decays are clamped below; the weights depend on them
+        for name, d in (("tau_syn", du), ("tau_mem", dv)):
+            if (short := d > 1 + TOLERANCE / DECAY_SCALE).any():
+                rounding.lost.append(f"{name}: expected at least dt, found {short.sum()} of {d.size} below, clamped")
+        du, dv = np.minimum(du, 1), np.minimum(dv, 1)  # the weights depend on them
     if np.any(neuron.v_reset):
         raise ValueError("v_reset: expected 0, the only supported value, found others")
     # A spike adds w_in * du to I, and the current adds r * dv to V: both factors become part of the weights.

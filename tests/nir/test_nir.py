@@ -234,9 +234,16 @@ def test_values_are_rounded_and_clamped_if_not_strict():
     assert (layer.v_th_mant, layer.delay.tolist()) == (83, [1])
 
 
-def test_weights_that_vanish_are_counted():
-    with pytest.warns(UserWarning, match="expected weights that differ from 0, found 1 of 2 rounded to 0$"):
-        nir.from_nir(graph_with(linear_0__weight=[[0.01, 0.5]]), strict=False)
+def test_weights_that_vanish_are_counted_if_most_of_them_do(recwarn):
+    nir.from_nir(graph_with(linear_0__weight=[[0.01, 0.5]]), strict=False)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="expected most weights to differ from 0, found 1 of 1 rounded to 0$"):
+        nir.from_nir(graph_with(linear_0__weight=[[0.01, 0.0]]), strict=False)
+
+
+def test_time_constants_below_a_step_are_reported():
+    with pytest.warns(UserWarning, match="tau_syn: expected at least dt, found 1 of 1 below, clamped"):
+        nir.from_nir(graph_with(neuron_0__tau_syn=[1e-4]), strict=False)
 
 
 def test_an_assumed_length_of_a_step_is_named():

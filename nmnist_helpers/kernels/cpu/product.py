@@ -104,7 +104,7 @@ def matmul(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Return ``rows @ weights / 32``: float [B, T, K] times int8 weights [K, N], which may be a transposed view.
 
     This is as fast as oneDNN's product and, on AMD processors, faster than MKL's. Like all other kernels, it shares the
-    work among threads with `nmnist_helpers.tasks`.
+    work among threads with `nmnist_helpers.jit.tasks`.
     """
     batch, steps, depth = rows.shape
     numbers, stride = flat_rows(rows)
