@@ -7,7 +7,6 @@ import torch
 from ..kernels.constants import MAX_DELAY, WEIGHT_SCALE
 from ..neuron import cuba
 from ..neuron.norm import MeanOnlyBatchNorm
-from ..synapse import Synapse
 from ..tools import as_array, overridden
 from .spec import LayerSpec
 
@@ -69,5 +68,5 @@ def spec_of(block: "Block", geometry: dict[str, Any]) -> LayerSpec:
 
 def _own_class(part: torch.nn.Module) -> type:
     """Return the class of this package that a block or a synapse belongs to; a user's class may inherit from it."""
-    rooms = tuple(f"{kind.__module__.rpartition('.')[0]}." for kind in (LayerSpec, Synapse))
-    return next((kind for kind in type(part).__mro__ if kind.__module__.startswith(rooms)), torch.nn.Module)
+    package = __name__.partition(".")[0] + "."
+    return next((kind for kind in type(part).__mro__ if kind.__module__.startswith(package)), torch.nn.Module)

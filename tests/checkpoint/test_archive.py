@@ -9,15 +9,10 @@ from nmnist_helpers.checkpoint import CheckpointError, archive, load_tree, save_
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-def network(weight_norm=True, delay=True, **params):
-    """Return a small version of the tutorial's network."""
-    return Blocks((20, 16, 5), weight_norm, delay, **params)
-
-
 def tree(seed=0):
     """Return a tree such as a run may save: weights, the optimiser's state, random states and settings."""
     torch.manual_seed(seed)
-    net = network()
+    net = Blocks((20, 16, 5))
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     net(torch.ones(2, 20, 30)).sum().backward()
     optimizer.step()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from support.events import random_events
 
 from nmnist_helpers import io
 from nmnist_helpers.io import Event, tensor_to_event
@@ -49,13 +50,6 @@ def test_invalid_events_raise(arguments, message):
 
 
 # -- tensors
-
-
-def random_events(n=500, seed=0, dim=2, width=34):
-    rng = np.random.default_rng(seed)
-    x, y = rng.integers(0, width, (2, n))
-    t = np.sort(rng.integers(0, 300_000, n)) / 1000
-    return Event(x, y if dim == 2 else None, rng.integers(0, 2, n), t)
 
 
 def reference_tensor(event, shape, sampling_time, mode):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.events import random_events
 
 from nmnist_helpers import io
 from nmnist_helpers.io import Event
@@ -53,13 +54,6 @@ def assert_same(a, b):
     for name in ("x", "y", "c", "t"):
         if getattr(a, name) is not None:
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-
-
-def random_events(n=500, seed=0, dim=2, width=34):
-    rng = np.random.default_rng(seed)
-    x, y = rng.integers(0, width, (2, n))
-    t = np.sort(rng.integers(0, 300_000, n)) / 1000
-    return Event(x, y if dim == 2 else None, rng.integers(0, 2, n), t)
 
 
 def test_2d_files_survive_a_round_trip(tmp_path):
