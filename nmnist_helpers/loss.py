@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from .checks import as_number, whole_number
-from .classifier import EPSILON, MODES, MovingWindow, Rate, confidence_of, flatten_channels
+from .classifier import EPSILON, MODES, MovingWindow, Rate, flatten_channels
 from .lava import absent, public
 
 REDUCTIONS = ("sum", "mean", "none")
@@ -182,7 +182,7 @@ class SpikeMax(torch.nn.Module):
     mode : str
         How likelihoods are computed from rates. In mode 'probability', the likelihood is ``(r + eps) / sum(r + eps)``,
         which keeps the loss finite if the true class is silent. In modes 'softmax' and 'logsoftmax', which are
-        equivalent here, the log likelihood is the log-softmax of the rates.
+        equivalent here, the log likelihood is the log-softmax of `scale` times the rates.
     reduction : {'sum', 'mean', 'none'}
         Reduction over the batch (and time steps, with a moving window). With 'none', the losses are returned in the
         shape [B] or [B, T].
@@ -190,12 +190,19 @@ class SpikeMax(torch.nn.Module):
         Small number added to each rate in mode 'probability', in spikes per time step. If the neuron of the true
         class is silent, its gradient is about ``1 / eps``, by default a million. Training from scratch usually fails
         with the default; 0.01 works.
+    scale : float
+        Factor of the rates in modes 'softmax' and 'logsoftmax'. Rates lie in 0..1. With a factor of 1 and ten classes,
+        the likelihood of the true class stays below 0.24; 12 works.
+    label_smoothing : float
+        Share of the target that is spread evenly over all classes in modes 'softmax' and 'logsoftmax' (Szegedy et al.,
+        2016). Without it, a higher rate of the true class always lowers the loss.
 
     Raises
     ------
     ValueError
-        If `eps` is not positive, or if `moving_window`, `mode` or `reduction` is invalid; in a call, if the labels do
-        not fit the spikes (their range is checked only on the CPU).
+        If `eps` or `scale` is not positive, if `label_smoothing` lies outside 0..1 or belongs to another mode, or if
+        `moving_window`, `mode` or `reduction` is invalid; in a call, if the labels do not fit the spikes (their range
+        is checked only on the CPU).
     """
 
     def __init__(
@@ -204,6 +211,8 @@ class SpikeMax(torch.nn.Module):
         mode: str = "probability",
         reduction: str = "sum",
         eps: float = EPSILON,
+        scale: float = 1,
+        label_smoothing: float = 0,
     ):
         super().__init__()
         _check_reduction("SpikeMax", reduction)
@@ -211,17 +220,24 @@ class SpikeMax(torch.nn.Module):
             raise ValueError(f"SpikeMax: expected a mode of {', '.join(MODES)}, found {mode!r}")
         if not 0 < as_number(eps) < math.inf:
             raise ValueError(f"SpikeMax: expected a positive eps, found {eps!r}")
+        if not 0 < as_number(scale) < math.inf:
+            raise ValueError(f"SpikeMax: expected a positive scale, found {scale!r}")
+        if not 0 <= as_number(label_smoothing) <= 1:
+            raise ValueError(f"SpikeMax: expected label_smoothing in 0..1, found {label_smoothing!r}")
+        if mode == "probability" and (scale != 1 or label_smoothing):
+            raise ValueError("SpikeMax: expected mode 'softmax' for scale and label_smoothing, found 'probability'")
         self.mode, self.reduction, self.eps = mode, reduction, eps
+        self.scale, self.label_smoothing = float(scale), float(label_smoothing)
         self.window = None if moving_window is None else MovingWindow(moving_window)
 
     def forward(self, input: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Return the loss of spikes [B, C, T] for labels [B]; with a moving window, also for labels [B, T]."""
         rate, label = _rates("SpikeMax", input, label, self.window)
-        if self.mode != "probability":
-            likelihood = confidence_of(rate, "logsoftmax")
-        else:
+        label = label.expand(len(label), *rate.shape[2:])
+        if self.mode == "probability":
             likelihood = torch.log(rate + self.eps) - torch.log((rate + self.eps).sum(1, keepdim=True))
-        return F.nll_loss(likelihood, label.expand(len(label), *rate.shape[2:]), reduction=self.reduction)
+            return F.nll_loss(likelihood, label, reduction=self.reduction)
+        return F.cross_entropy(self.scale * rate, label, reduction=self.reduction, label_smoothing=self.label_smoothing)
 
 
 if not TYPE_CHECKING:  # else type checkers would accept any name

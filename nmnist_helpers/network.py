@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, cast
 
-import numpy as np
 import torch
 
 from . import block
@@ -26,6 +25,8 @@ NEURON_PARAMS = {
     "scale_grad": 3,
     "requires_grad": True,
 }
+# The same for time steps of 10 ms, those of a convolutional network.
+CONV_NEURON_PARAMS = {**NEURON_PARAMS, "current_decay": 0.5, "voltage_decay": 0.2}
 # Parameters that an exported file does not contain.
 TRAINING_PARAMS = {name: NEURON_PARAMS[name] for name in ("tau_grad", "scale_grad", "requires_grad")}
 
@@ -71,6 +72,7 @@ class Network(NoScript, torch.nn.Module):
 
     blocks: torch.nn.ModuleList
     PICTURE: tuple[int, int, int] | None = None  # as which a first convolution sees flat input
+    SAMPLING_TIME: float = 1  # length of the time step in ms for which the decays are chosen
 
     def __init__(
         self,
@@ -125,7 +127,8 @@ class Network(NoScript, torch.nn.Module):
         -------
         Network
             A network without weight normalisation, because layers do not store g and v separately. Half a time step is
-            added to each delay, which ``floor`` removes again, so that a first small update moves no spike.
+            added to each delay, which ``floor`` removes again, so that a first small update moves no spike. Layers do
+            not say how long a time step is: if it is 10 ms, set ``net.SAMPLING_TIME = 10``.
 
         Raises
         ------
@@ -231,8 +234,8 @@ class Network(NoScript, torch.nn.Module):
     def export_hdf5(self, filename: str | os.PathLike) -> None:
         """Write the network as a `.net` file; see `nmnist_helpers.block.hdf5.write_network`.
 
-        In the file every input spike has the value 1: a network that was trained in bins of another length than 1 ms
-        must have been trained on these, too (see `sampling_time` of `NMNISTDataset`).
+        In the file every input spike has the value 1. A network with another time step than 1 ms must therefore be
+        trained with this value (`EventLoader(value=1)`). The file does not say how long a time step is.
         """
         from .block.hdf5 import write_network  # h5py is needed for this alone
 
@@ -240,24 +243,25 @@ class Network(NoScript, torch.nn.Module):
 
 
 class ConvNetwork(Network):
-    """A convolutional network: two convolutional layers, a hidden dense layer and an output layer.
+    """A convolutional network: by default, three convolutional layers with dropout, and an output layer.
 
-    The first layer convolves the 34 x 34 pixels of both polarities with 5 x 5 kernels and stride 3. The second layer
-    convolves the output of the first with 3 x 3 kernels and stride 2. All layers but the last have dropout. The hidden
-    dense layer has delays.
+    Each convolution has stride 2: its picture has fewer than half as many rows and columns as its input. The first has
+    kernels of 5 x 5 pixels, for both polarities, the others of 3 x 3 neurons. The 34 x 34 pixels become 15 x 15, 7 x 7
+    and 3 x 3 neurons in each channel.
+
+    The network's time step is 10 ms (`SAMPLING_TIME`), so a recording has 30 steps. An `EventLoader` makes such batches
+    with ``sampling_time=net.SAMPLING_TIME, value=1``.
 
     Parameters
     ----------
-    channels : (int, int)
-        Number of channels of the two convolutional layers.
-    hidden : int
-        Number of neurons of the hidden dense layer.
+    channels : sequence of int
+        Number of channels of each convolutional layer; one to four layers.
     dropout : float
-        Probability with which a hidden neuron is silenced for a whole sample.
+        Probability with which a neuron of a convolutional layer is silenced for a whole sample.
     outputs : int
         Number of classes.
     neuron_params : dict, optional
-        Values that override those of `NEURON_PARAMS`.
+        Values that override those of `CONV_NEURON_PARAMS`.
 
     Raises
     ------
@@ -267,38 +271,36 @@ class ConvNetwork(Network):
     Examples
     --------
     >>> net = ConvNetwork()
-    >>> net(torch.zeros(1, 2312, 300)).shape
-    torch.Size([1, 10, 300])
+    >>> net(torch.zeros(1, 2312, 30)).shape
+    torch.Size([1, 10, 30])
     """
 
     PICTURE = (2, SIDE, SIDE)
+    SAMPLING_TIME = 10
 
     def __init__(
         self,
-        channels: tuple[int, int] = (16, 32),
-        hidden: int = 128,
+        channels: Sequence[int] = (28, 56, 112),
         dropout: float = 0.05,
         outputs: int = 10,
         neuron_params: dict | None = None,
     ):
         torch.nn.Module.__init__(self)
-        params = {**NEURON_PARAMS, **(neuron_params or {})}
+        params = {**CONV_NEURON_PARAMS, **(neuron_params or {})}
         with_dropout = {**params, "dropout": Dropout(p=dropout)}
-        if np.shape(channels) != (2,):
-            raise ValueError(f"ConvNetwork: expected two numbers of channels, found {channels!r}")
-        first, second = (whole_number("ConvNetwork: channels", number, 1) for number in channels)
-        hidden = whole_number("ConvNetwork: hidden", hidden, 1)
+        if is_number(channels) or not 1 <= len(channels) <= 4:
+            raise ValueError(f"ConvNetwork: expected one to four numbers of channels, found {channels!r}")
+        numbers = [whole_number("ConvNetwork: channels", number, 1) for number in channels]
         outputs = whole_number("ConvNetwork: outputs", outputs, 1)
-        # Neurons of a convolution have few synapses; twice the usual weights make them fire about as often as others.
-        # They have no delays, because lava-dl's netx ignores those of convolutions: the chip would give other spikes.
-        options: dict[str, Any] = {"weight_norm": True, "weight_scale": 2}
-        self.blocks = torch.nn.ModuleList(
-            [
-                block.cuba.Conv(with_dropout, 2, first, 5, stride=3, **options),  # to 10 x 10
-                block.cuba.Conv(with_dropout, first, second, 3, stride=2, **options),  # to 4 x 4
-                block.cuba.Flatten(),
-                block.cuba.Dense(with_dropout, second * 4 * 4, hidden, weight_norm=True, delay=True),
-                block.cuba.Dense(params, hidden, outputs, weight_norm=True),
-            ]
-        )
+        # With the usual weights, the neurons of the later blocks would be silent at first; with twice these, they fire
+        # about as often as those of a dense network. They have no delays, because lava-dl's netx ignores those of
+        # convolutions: the chip would give other spikes.
+        options: dict[str, Any] = {"stride": 2, "weight_norm": True, "weight_scale": 2}
+        self.blocks, side = torch.nn.ModuleList(), self.PICTURE[1]
+        for before, after in pairwise([self.PICTURE[0], *numbers]):
+            kernel = 3 if len(self.blocks) else 5
+            self.blocks.append(block.cuba.Conv(with_dropout, before, after, kernel, **options))
+            side = (side - kernel) // 2 + 1
+        self.blocks.append(block.cuba.Flatten())
+        self.blocks.append(block.cuba.Dense(params, numbers[-1] * side * side, outputs, weight_norm=True))
         cast(Any, self.blocks[0]).input_shape = self.PICTURE  # allows an export before the first forward pass

@@ -48,7 +48,8 @@ def real(
     ----------
     settings : Settings
         Settings of the training on simulated digits. Tuning shares them, but always uses a one-cycle schedule with a
-        largest step size of 0.0005, all recordings and no validation.
+        largest step size of 0.0005, all recordings, no validation, and no average of the weights (after so few steps,
+        it would still be close to the first weights).
     tune : int
         Number of tuning epochs.
     resume, overwrite : bool
@@ -95,7 +96,7 @@ def real(
 
         tuning = replace(
             settings, source="recorded", start=str(folder.path / "network.pt"), out=str(tuned.path), epochs=tune,
-            lr=0.0005, schedule="onecycle", validation=0, keep="last", recordings=None, takes=1,
+            lr=0.0005, schedule="onecycle", validation=0, keep="last", recordings=None, takes=1, average=0.0,
         )  # fmt: skip
         # Tuning always starts over, with the network that has just been trained.
         run(tuning, overwrite=True, folder=tuned)

@@ -77,6 +77,21 @@ def test_spike_max_matches_its_formula(mode, window, reduction):
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_spike_max_scales_rates_and_smooths_labels(window, reduction):
+    s = spikes(seed=5)
+    rate = s.mean(-1, dtype=np.float64)[..., None] if window is None else moving_rate(s, window)
+    terms = []
+    for b, label in enumerate(LABEL):
+        for r in rate[b].T:
+            likelihood = np.log(np.exp(12 * r) / np.exp(12 * r).sum())
+            terms.append(-0.9 * likelihood[label] - 0.1 * likelihood.mean())
+    expected = sum(terms) if reduction == "sum" else sum(terms) / len(terms)
+    error = SpikeMax(window, "softmax", reduction, scale=12, label_smoothing=0.1)
+    assert error(torch.from_numpy(s), torch.tensor(LABEL)).item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_spike_max_is_close_to_the_likelihood_of_the_confidence():
     s = torch.from_numpy(spikes(seed=6))
     confidence = s.mean(-1).double() / (s.mean(-1).double().sum(1, keepdim=True) + 1e-6)
@@ -245,7 +260,14 @@ def test_labels_may_be_a_list_or_an_array(error):
     assert error(trains, LABEL) == error(trains, np.array(LABEL)) == expected
 
 
-@pytest.mark.parametrize("eps", [0, -1, float("nan"), float("inf")])
-def test_spike_max_refuses_an_eps_that_is_not_positive(eps):
-    with pytest.raises(ValueError, match=f"SpikeMax: expected a positive eps, found {eps}"):
-        SpikeMax(eps=eps)
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_spike_max_refuses_numbers_out_of_range(value):
+    for name in ("eps", "scale"):
+        with pytest.raises(ValueError, match=f"SpikeMax: expected a positive {name}, found {value}"):
+            SpikeMax(mode="softmax", **{name: value})
+    if value:
+        with pytest.raises(ValueError, match=rf"SpikeMax: expected label_smoothing in 0\.\.1, found {value}"):
+            SpikeMax(mode="softmax", label_smoothing=value)
+    for given in ({"scale": 2}, {"label_smoothing": 0.1}):
+        with pytest.raises(ValueError, match="expected mode 'softmax' for scale and label_smoothing"):
+            SpikeMax(**given)

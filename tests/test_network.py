@@ -19,7 +19,7 @@ def dense_network() -> tuple[Network, torch.Tensor]:
 
 
 def conv_network() -> tuple[Network, torch.Tensor]:
-    return ConvNetwork((4, 6), hidden=12, neuron_params={"threshold": 0.1}), sample((2, 2, 34, 34, 40))
+    return ConvNetwork((4, 6), neuron_params={"threshold": 0.1}), sample((2, 2, 34, 34, 40))
 
 
 @pytest.mark.parametrize("make", [dense_network, conv_network])
@@ -144,12 +144,12 @@ def test_a_frozen_network_rounds_its_weights_once_and_thaws(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("make", [dense_network, conv_network])
-def test_networks_of_16_bits_compute_their_export_in_every_path(make, kind, tmp_path):
+@pytest.mark.parametrize(("make", "decay"), [(dense_network, 1024), (conv_network, 2048)])
+def test_networks_of_16_bits_compute_their_export_in_every_path(make, decay, kind, tmp_path):
     torch.manual_seed(0)
     net, spikes = make()
     net.to(kind).eval()
-    assert "iDecay=1024" in repr(net)
+    assert f"iDecay={decay}," in repr(net)
     with torch.no_grad():
         expected = net(spikes)
         net.blocks[0].neuron.register_forward_hook(lambda *_: None)  # computes the parts of the block one by one
@@ -238,13 +238,32 @@ def test_invalid_sizes_are_named():
         (lambda: Network((8, 2.5)), r"Network: hidden: expected a whole number from 1, found 2\.5"),
         (lambda: Network(8, inputs=0), "in_neurons: expected a whole number from 1, found 0"),
         (lambda: Network(8, outputs=0), "Network: outputs: expected a whole number from 1, found 0"),
-        (lambda: ConvNetwork((16, 32, 64)), r"ConvNetwork: expected two numbers of channels, found \(16, 32, 64\)"),
-        (lambda: ConvNetwork(16), "ConvNetwork: expected two numbers of channels, found 16"),
+        (
+            lambda: ConvNetwork((8,) * 5),
+            r"ConvNetwork: expected one to four numbers of channels, found \(8, 8, 8, 8, 8\)",
+        ),
+        (lambda: ConvNetwork(()), r"ConvNetwork: expected one to four numbers of channels, found \(\)"),
+        (lambda: ConvNetwork(16), "ConvNetwork: expected one to four numbers of channels, found 16"),
         (lambda: ConvNetwork((16, 0)), "ConvNetwork: channels: expected a whole number from 1, found 0"),
-        (lambda: ConvNetwork(hidden=0), "ConvNetwork: hidden: expected a whole number from 1, found 0"),
+        (lambda: ConvNetwork(outputs=0), "ConvNetwork: outputs: expected a whole number from 1, found 0"),
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+def test_a_convolutional_network_has_as_many_layers_as_numbers_of_channels(layers, tmp_path):
+    net = ConvNetwork((3, 4, 5, 6)[:layers])
+    net.export_hdf5(tmp_path / "network.net")
+    shapes = [layer.out_shape for layer in netx.load(tmp_path / "network.net")[:-1]]
+    assert shapes == [(3, 15, 15), (4, 7, 7), (5, 3, 3), (6, 1, 1)][:layers]
+    assert net(torch.zeros(2, 2312, 5)).shape == (2, 10, 5)
+
+
+def test_a_convolutional_network_has_time_steps_of_10_ms():
+    net = ConvNetwork()
+    assert (Network().SAMPLING_TIME, net.SAMPLING_TIME) == (1, 10)
+    assert repr(net).count("iDecay=2048, vDecay=819,") == 4
 
 
 def test_every_block_but_the_last_has_dropout():

@@ -53,7 +53,7 @@ def run_folder(tmp_path, monkeypatch):
 
 
 def test_a_short_run_writes_its_report_and_can_be_resumed(run_folder, capsys):
-    options = ["--validation", "30", "--takes", "2", "--recordings", "60"]
+    options = ["--validation", "30", "--takes", "2", "--recordings", "60", "--average", "0.9"]
     result = sim2real.main([*SMALL, *options, "--out", str(run_folder)])
     assert result == json.loads((run_folder / "reality.json").read_text())
     printed = capsys.readouterr().out.splitlines()
@@ -70,7 +70,7 @@ def test_a_short_run_writes_its_report_and_can_be_resumed(run_folder, capsys):
     assert result["tuned_on"] == 20
     assert load_tree(run_folder / "checkpoint.pt")["settings"]["takes"] == 2
     settings = load_tree(run_folder / "tuned" / "checkpoint.pt")["settings"]
-    assert settings["takes"] == 1
+    assert (settings["takes"], settings["average"]) == (1, 0)
     assert (settings["lr"], settings["validation"], settings["recordings"]) == (0.0005, 0, None)
     assert (settings["source"], settings["schedule"], settings["keep"]) == ("recorded", "onecycle", "last")
     with pytest.raises(FileExistsError, match="--resume"):

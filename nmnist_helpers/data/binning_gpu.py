@@ -124,7 +124,7 @@ def rasterise(
     draws, edges : int64 tensors [B, 8], [T]
         These, `augment` and `cap` have the same meaning as in `nmnist_helpers.data.binning.rasterise`.
     value : float
-        Value of a spike: 1 / sampling_time.
+        Value of a spike.
 
     Returns
     -------

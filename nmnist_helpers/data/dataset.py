@@ -44,8 +44,8 @@ class NMNISTDataset(Dataset):
         Whether to use the training recordings or the test recordings.
     sampling_time : float
         Length of a time bin in ms. A bin with events holds 1 / sampling_time, as in lava-dl. The chip knows only the
-        value 1: if the network is to be exported and this is not 1, set ``spikes.value = 1.0`` on every batch of an
-        `EventLoader` (or use ``(spikes > 0).float()`` on dense ones), in training and in tests.
+        value 1: if the network is to be exported and this is not 1, use an `EventLoader` with ``value=1`` (or
+        ``(spikes > 0).float()`` on dense batches), in training and in tests.
     sample_length : float
         Length of a sample in ms; T = sample_length / sampling_time. Events past the end are dropped.
     transform : function Event -> Event, optional

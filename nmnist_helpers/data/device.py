@@ -68,7 +68,7 @@ class DeviceEvents:
         index: torch.Tensor,
         draws: torch.Tensor,
         edges: torch.Tensor,
-        sampling_time: float = 1,
+        value: float = 1.0,
         augment: Augment | None = None,
         cap: int | None = None,
     ) -> Spikes:
@@ -81,17 +81,17 @@ class DeviceEvents:
         ----------
         index, draws, edges : int64 tensors [B], [B, 8], [T]
             These, `augment` and `cap` have the same meaning as in `binning.rasterise`.
-        sampling_time : float
-            Length of a time bin in ms; a spike has the value 1 / sampling_time.
+        value : float
+            Value of a spike.
         """
         first, count = self.first[index], self.count[index]
         if resolve(self.device) == "gpu":
             from .binning_gpu import rasterise as on_gpu
 
-            return on_gpu(self.words, first, count, draws, edges, augment, cap, 1 / sampling_time)
-        return self._rasterise_with_tensors(first, count, draws, edges, sampling_time, augment, cap)
+            return on_gpu(self.words, first, count, draws, edges, augment, cap, value)
+        return self._rasterise_with_tensors(first, count, draws, edges, value, augment, cap)
 
-    def _rasterise_with_tensors(self, first, count, draws, edges, sampling_time, augment, cap) -> Spikes:
+    def _rasterise_with_tensors(self, first, count, draws, edges, value, augment, cap) -> Spikes:
         batch, bins = len(first), len(edges)
         check_draws(draws, batch)
         sample = torch.repeat_interleave(torch.arange(batch, device=self.device), count)
@@ -119,6 +119,4 @@ class DeviceEvents:
         row = spike // CHANNELS
         indptr = torch.zeros(batch * bins + 1, dtype=torch.int32, device=self.device)
         indptr[1:] = torch.bincount(row, minlength=batch * bins).cumsum(0)
-        return Spikes.trusted(
-            indptr, (spike % CHANNELS).to(torch.int32), (batch, CHANNELS, bins), value=1 / sampling_time
-        )
+        return Spikes.trusted(indptr, (spike % CHANNELS).to(torch.int32), (batch, CHANNELS, bins), value)

@@ -1,6 +1,7 @@
 """Make batches directly from packed events: shuffle, augment and bin them without making a dense tensor."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sized
 from typing import Any, cast
 
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from ..checks import whole_number
+from ..checks import as_number, whole_number
 from ..geometry import CHANNELS
 from ..io import Event, PackedEvents
 from ..io.packed import OTHER_EVENTS
@@ -45,18 +46,20 @@ class EventLoader:
     drop_last : bool
         Leave out the last batch if it is not full.
     sampling_time, sample_length : float, optional
-        Length of a time bin and of a sample in ms; by default the dataset's own (1 and 300 for PackedEvents). If the
-        network is to be exported, see `NMNISTDataset` for a `sampling_time` other than 1.
+        Length of a time bin and of a sample in ms; by default the dataset's own (1 and 300 for PackedEvents).
     max_events : int, optional
         Maximum number of events that are used of each recording, spread evenly over its events; by default all. If
         events are dropped, one line is printed; the numbers are in `dropped_events` and `capped_recordings`.
     on_device : bool, optional
         Keep the events on `device` and make the batches there. By default True unless `device` is the CPU.
+    value : float, optional
+        Value of a spike; by default 1 / sampling_time, as in lava-dl. The chip knows only the value 1: a network that
+        is to be exported must be trained and tested with it.
 
     Yields
     ------
     spikes : Spikes
-        Of shape (B, 2312, T) and value 1 / sampling_time; `DenseSpikes` if Triton makes the batches.
+        Of shape (B, 2312, T); `DenseSpikes` if Triton makes the batches.
     labels : int64 tensor [B]
 
     Raises
@@ -83,6 +86,7 @@ class EventLoader:
         sample_length: float | None = None,
         max_events: int | None = None,
         on_device: bool | None = None,
+        value: float | None = None,
     ):
         self.batch_size, self.seed = whole_number("batch_size", batch_size, 1), whole_number("seed", seed, 0)
         self.max_events = None if max_events is None else whole_number("max_events", max_events, 1)
@@ -97,6 +101,9 @@ class EventLoader:
         self.sampling_time = getattr(base, "sampling_time", 1) if sampling_time is None else sampling_time
         self.sample_length = getattr(base, "sample_length", 300) if sample_length is None else sample_length
         time_bins(self.sample_length, self.sampling_time)  # raises if they are invalid
+        if value is not None and not 0 < as_number(value) < math.inf:
+            raise ValueError(f"value: expected a positive number, found {value!r}")
+        self._value = value
         self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
         self.device = torch.device(device)
         if not len(self.index):
@@ -123,6 +130,11 @@ class EventLoader:
     def bins(self) -> int:
         """Number of time bins of a sample."""
         return time_bins(self.sample_length, self.sampling_time)
+
+    @property
+    def value(self) -> float:
+        """Value of a spike."""
+        return 1 / self.sampling_time if self._value is None else float(self._value)
 
     @property
     def _slow_transform(self) -> Callable[[Event], Event] | None:
@@ -162,6 +174,7 @@ class EventLoader:
             "recordings": len(self.index),
             "recordings_sha256": chosen.hexdigest()[:16],
             "sampling_time": self.sampling_time,
+            "value": self.value,
             "bins": self.bins,
             "drop_last": self.drop_last,
             "max_events": self.max_events,
@@ -187,7 +200,7 @@ class EventLoader:
         ------
         ValueError
             If the state comes from a loader with another seed, shuffle, batch_size, drop_last, max_events, transform,
-            sampling_time or number of bins, or with other recordings.
+            sampling_time, value or number of bins, or with other recordings.
         """
         missing = {*self._identity(), "epoch", "position"} - set(state)
         if missing:
@@ -242,17 +255,12 @@ class EventLoader:
         if self._slow_transform is not None:  # also one that was set later
             indptr, channel = self._bin_one_by_one(index.cpu().numpy(), self._slow_transform, bins, sampling_time)
         elif self._events is not None:
-            return self._events.rasterise(index, draws, edges, sampling_time, augment, self.max_events), labels
+            return self._events.rasterise(index, draws, edges, self.value, augment, self.max_events), labels
         else:
             indptr, channel = rasterise(
                 self.packed, index.numpy(), draws.numpy(), edges.numpy(), augment, self.max_events
             )
-        spikes = Spikes(
-            torch.from_numpy(indptr),
-            torch.from_numpy(channel),
-            (len(index), CHANNELS, bins),
-            value=1 / sampling_time,
-        )
+        spikes = Spikes(torch.from_numpy(indptr), torch.from_numpy(channel), (len(index), CHANNELS, bins), self.value)
         return spikes.to(self.device), labels.to(self.device)
 
     def _epoch_plan(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -159,7 +159,7 @@ class Net(Table):
             if spikes.value != 1:
                 raise ValueError(
                     f"spikes: expected spikes of value 1, found {spikes.value}: the chip has no others;"
-                    f" {_OTHER_BINS} with spikes.value = 1.0"
+                    f" {_OTHER_BINS} with an EventLoader of value=1, or with spikes.value = 1.0"
                 )
             if first.type == "input":
                 raise ValueError("spikes: expected an array or tensor for an input layer, found Spikes")

@@ -28,9 +28,12 @@ from .trainer import CapturedTrainer, Trainer
 
 #: Minimum seconds between two updates of the derived files. The checkpoint itself is written after every epoch.
 DERIVE_EVERY = 30
-#: Added to the rates in `SpikeMax`, in spikes per ms. With the loss's own default, the gradient of a true class whose
-#: neuron is silent is so large that the others do not count, and most runs learn nothing.
+#: Added to the rates in `SpikeMax`, in spikes per time step. With the loss's own default, the gradient of a true class
+#: whose neuron is silent is so large that the others do not count, and most runs learn nothing.
 SILENT = 0.01
+#: Arguments of `SpikeMax` for the setting ``loss='softmax'``. With this scale and 30 time steps, each spike more
+#: multiplies the likelihood of a class by 1.5.
+SOFTMAX: dict[str, Any] = {"mode": "softmax", "scale": 12, "label_smoothing": 0.05}
 
 
 class Loop:
@@ -60,6 +63,7 @@ class Loop:
             max_shear=settings.max_shear,
         )
         options: dict[str, Any] = {"batch_size": settings.batch_size, "device": group.device}
+        options |= {"sampling_time": progress.net.SAMPLING_TIME, "value": 1}
         transform = moves if settings.augment else False
         self.train_options = options | {"shuffle": True, "seed": settings.seed, "transform": transform}
         self.load_take(0)
@@ -224,19 +228,22 @@ class Loop:
 
 @torch.no_grad()
 def answers(net: Network, dataset: Dataset | PackedEvents, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """Return the network's answers and the true digits, int arrays [N]."""
+    """Return the network's answers and the true digits, int arrays [N].
+
+    The batches have the network's own time step, whatever that of the dataset, and spikes of value 1.
+    """
     net.eval()
     with net.frozen():
-        pairs = [
-            (Rate.predict(net(spikes)).cpu(), label.cpu())
-            for spikes, label in EventLoader(dataset, 64, transform=False, device=device)
-        ]
+        loader = EventLoader(dataset, 64, transform=False, device=device, sampling_time=net.SAMPLING_TIME, value=1)
+        pairs = [(Rate.predict(net(spikes)).cpu(), label.cpu()) for spikes, label in loader]
     found, true = (torch.cat(column).numpy() for column in zip(*pairs, strict=True))
     return found, true
 
 
 def loss_of(settings: Settings) -> torch.nn.Module:
     """Return the loss that the settings name; it is summed over a batch."""
+    if settings.loss == "softmax":
+        return SpikeMax(settings.window, reduction="sum", **SOFTMAX)
     if settings.loss == "max":
         return SpikeMax(settings.window, reduction="sum", eps=SILENT)
     return SpikeRate(settings.true_rate, settings.false_rate, settings.window, reduction="sum")

@@ -88,7 +88,7 @@ def whole_numbers(text: str) -> tuple[int, ...]:
 POSITIVE = "a positive number", lambda v: 0 < v < math.inf
 FACTOR = "a number of at least 0", lambda v: 0 <= v < math.inf
 SHARE = "a number of at least 0 and less than 1", lambda v: 0 <= v < 1
-RATE = "a rate in 0..1 spikes per ms", lambda v: 0 <= v <= 1
+RATE = "a rate in 0..1 spikes per time step", lambda v: 0 <= v <= 1
 TEXT = "a path", lambda v: v is None or len(str(v)) > 0
 SIZES = "one or more whole numbers from 1", lambda v: len(v) > 0 and all(isinstance(n, int) and n >= 1 for n in v)
 VALIDATION = "a share between 0 and 1, or a number of recordings", _is_validation
@@ -113,18 +113,25 @@ class Settings:
     schedule: str = _option(
         "constant", _one_of("constant", "cosine", "onecycle"), "how the step size changes: constant, cosine or onecycle"
     )
-    delay_step: float = _option(1.0, FACTOR, "step size of delays, as a multiple of --lr; with 0 they do not learn")
+    delay_step: float = _option(
+        1.0, FACTOR, "step size of delays, as a multiple of --lr; with 0 they do not learn (the cnn has none)"
+    )
     decay_step: float = _option(1.0, FACTOR, "step size of decays, as a multiple of --lr; with 0 they do not learn")
     average: float = _option(
         0.0,
         SHARE,
         "share of the moving average of the weights that is kept at each step, such as 0.999; 0 for no average",
     )
-    loss: str = _option("rate", _one_of("rate", "max"), "rate for SpikeRate, max for SpikeMax")
-    true_rate: float = _option(0.2, RATE, "target of the true class, in spikes per ms")
-    false_rate: float = _option(0.03, RATE, "target of the other classes, in spikes per ms")
+    loss: str = _option(
+        "rate",
+        _one_of("rate", "max", "softmax"),
+        "rate for SpikeRate, max for SpikeMax, softmax for SpikeMax in this mode: the cross-entropy of 12 times the "
+        "rates, with a label smoothing of 0.05",
+    )
+    true_rate: float = _option(0.2, RATE, "target of the true class, in spikes per time step")
+    false_rate: float = _option(0.03, RATE, "target of the other classes, in spikes per time step")
     window: int | None = _option(
-        None, _or_none(_whole(1)), "moving window of the loss, in ms (default: the whole recording)", type=int
+        None, _or_none(_whole(1)), "moving window of the loss, in time steps (default: the whole recording)", type=int
     )
     dropout: float = _option(0.05, SHARE, "probability that a hidden neuron is silenced for a recording")
     tau_grad: float = _option(
@@ -163,7 +170,8 @@ class Settings:
     network: str = _option(
         "dense",
         _one_of("dense", "cnn"),
-        "dense for the tutorial's network, cnn for the convolutional network of notebook 7",
+        "dense for the tutorial's network, in time steps of 1 ms; cnn for the convolutional network of notebook 7, in "
+        "time steps of 10 ms",
     )
     hidden: tuple[int, ...] = _option(
         (512, 512), SIZES, "neurons of each hidden layer of the dense network (default 512,512)", type=whole_numbers

@@ -214,8 +214,8 @@ def test_a_picture_of_the_wrong_size_is_refused():
 def test_exported_conv_network_equals_the_model(tmp_path):
     """The model, its exported file in both engines, and the blocks made from the file agree spike for spike."""
     torch.manual_seed(1)
-    net = ConvNetwork(channels=(4, 6), hidden=12).eval()
-    for block, channels in ((net[0], 4), (net[1], 6), (net[3], 12)):
+    net = ConvNetwork(channels=(4, 6), neuron_params={"threshold": 0.5}).eval()
+    for block, channels in ((net[0], 4), (net[1], 6), (net[-1], 10)):
         block.delay = axon.Delay(channels, max_delay=62)
         block.delay.delay.data.uniform_(0, 9)
     x = sample((2, 2312, 60), 0.03)

@@ -83,6 +83,18 @@ def test_batches_contain_the_spikes_of_their_recordings(packed, recordings, samp
     assert len(loader) == 3
 
 
+@pytest.mark.parametrize("options", [{}, {"on_device": True}, {"transform": lambda event: event}], ids=str)
+def test_the_value_of_a_spike_can_be_chosen(packed, options):
+    given, usual = (
+        EventLoader(packed, 16, sampling_time=10, value=value, **options).batch(0)[0] for value in (1, None)
+    )
+    assert (given.value, usual.value) == (1.0, 0.1)
+    assert torch.equal(given.dense(), 10 * usual.dense())
+    for value in (0, -1, float("nan"), float("inf"), "1"):
+        with pytest.raises(ValueError, match=f"value: expected a positive number, found {value!r}"):
+            EventLoader(packed, 16, value=value)
+
+
 @pytest.mark.parametrize("sampling_time", [1, 2, 0.5, 0.3, 0.001, 1 / 3, 7.7, 0.0001])
 def test_bin_edges_agree_with_rounding(sampling_time):
     edges = bin_edges(400, sampling_time)
@@ -255,6 +267,8 @@ def test_a_state_of_another_loader_is_refused(packed):
         other.load_state_dict(EventLoader(packed, 16, shuffle=True, transform=Augment()).state_dict())
     with pytest.raises(ValueError, match="sampling_time: expected 2 as in this loader, found 1"):
         EventLoader(packed, 16, shuffle=True, sampling_time=2, sample_length=600).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"value: expected 2\.0 as in this loader, found 1\.0"):
+        EventLoader(packed, 16, shuffle=True, value=2).load_state_dict(state)
     with pytest.raises(ValueError, match="bins: expected 100 as in this loader, found 300"):
         EventLoader(packed, 16, shuffle=True, sample_length=100).load_state_dict(state)
     first, second = (EventLoader(Subset(packed, range(n, n + 20))) for n in (0, 20))

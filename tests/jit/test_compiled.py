@@ -188,6 +188,7 @@ def interrupt():
 compiled._no_collection = interrupt
 """
 CALL = """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores SIGINT
 begin = time.monotonic()
 try:
     kernel(1)

@@ -100,7 +100,7 @@ def step(cuda: FakeCuda, net: torch.nn.Module, spikes, labels) -> list[str]:
 )
 @pytest.mark.parametrize("kind", [Network, ConvNetwork])
 def test_training_step(cuda, kind, form, waits):
-    net = kind((40, 30)) if kind is Network else kind((3, 4), 20)
+    net = kind((40, 30)) if kind is Network else kind((3, 4))
     assert step(cuda, net, *batch(form)) == waits
     cuda.waits.clear()
     gpu.check()

@@ -267,7 +267,11 @@ def test_recordings_of_any_length_run_at_least_one_at_a_time(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kind", "remedy"), [(Spikes.from_dense, r"spikes\.value = 1\.0"), (np.asarray, r"\(spikes > 0\)\.float\(\)")]
+    ("kind", "remedy"),
+    [
+        (Spikes.from_dense, r"an EventLoader of value=1, or with spikes\.value = 1\.0"),
+        (np.asarray, r"\(spikes > 0\)\.float\(\)"),
+    ],
 )
 def test_bins_of_another_length_are_named(kind, remedy):
     with pytest.raises(ValueError, match=f"holds 1 / sampling_time: train and run the network (on|with) {remedy}"):

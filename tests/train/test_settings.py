@@ -14,6 +14,7 @@ from nmnist_helpers.neuron.cuba import Neuron
 from nmnist_helpers.train import Settings, loop, parser
 from nmnist_helpers.train.progress import groups, network_of, step_factor
 from nmnist_helpers.train.trainer import Trainer
+from nmnist_helpers.utils import Assistant
 
 
 def test_help_names_every_setting_and_its_default():
@@ -167,6 +168,24 @@ def test_the_convolutional_network_can_be_chosen():
         Settings(network="cnn", hidden=(12,))
 
 
+@pytest.mark.parametrize(("network", "steps"), [("dense", 300), ("cnn", 30)])
+def test_networks_learn_and_answer_in_their_own_time_steps_with_spikes_of_value_1(
+    network, steps, tmp_path, monkeypatch
+):
+    seen = set()
+    for kind, method in ((Trainer, "train"), (Assistant, "valid"), (Network, "forward")):
+        usual = getattr(kind, method)
+
+        def record(self, spikes, *rest, usual=usual, method=method):
+            seen.add((method, spikes.shape[-1], spikes.value))
+            return usual(self, spikes, *rest)
+
+        monkeypatch.setattr(kind, method, record)
+    hidden = ("--hidden", ",".join(map(str, Settings().hidden))) if network == "cnn" else ()
+    start(tmp_path / "run", "--epochs", 1, "--device", "cpu", "--network", network, *hidden)
+    assert seen == {(method, steps, 1.0) for method in ("train", "valid", "forward")}
+
+
 def test_a_silent_true_class_does_not_drown_out_the_others_in_spike_max():
     """Its gradient was a million times as large, so that a training with ``--loss max`` learned nothing."""
     spikes = torch.full((1, 10, 300), 0.1)
@@ -183,6 +202,9 @@ def test_the_loss_has_the_windows_and_rates_of_the_settings():
     loss = loop.loss_of(Settings(window=30, true_rate=0.3, false_rate=0.1))
     assert (loss.window.time_window, loss.reduction, loss.true_rate, loss.false_rate) == (30, "sum", 0.3, 0.1)
     assert loop.loss_of(Settings()).window is None
+    loss = loop.loss_of(Settings(loss="softmax", window=20))
+    assert (loss.window.time_window, loss.reduction, loss.mode) == (20, "sum", "softmax")
+    assert (loss.scale, loss.label_smoothing) == (12, 0.05)
 
 
 def steps_of(out, monkeypatch, *options):

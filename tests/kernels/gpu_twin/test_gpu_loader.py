@@ -23,11 +23,12 @@ def packed():
     return PackedEvents(x, y, p, t, offsets, np.arange(5), np.arange(5)).validate()
 
 
+@pytest.mark.parametrize(("value", "expected_value"), [(None, 2), (1, 1)])
 @pytest.mark.parametrize("transform", [False, Augment(), Augment(20, 4, 0.2, 2, 0.5)], ids=str)
-def test_batches_equal_those_of_the_cpu(packed, device, transform):
+def test_batches_equal_those_of_the_cpu(packed, device, transform, value, expected_value):
     options = {
         "batch_size": 2, "shuffle": True, "seed": 3, "transform": transform, "sampling_time": 0.5,
-        "sample_length": 20, "max_events": 100,
+        "sample_length": 20, "max_events": 100, "value": value,
     }  # fmt: skip
     cpu = EventLoader(packed, **options)
     gpu = EventLoader(packed, device=device, on_device=True, **options)
@@ -37,6 +38,6 @@ def test_batches_equal_those_of_the_cpu(packed, device, transform):
     for (spikes, labels), (expected, expected_labels) in zip(batches, cpu, strict=True):
         assert isinstance(spikes, DenseSpikes)
         assert spikes.shape == expected.shape
-        assert spikes.value == expected.value == 2
+        assert spikes.value == expected.value == expected_value
         assert torch.equal(spikes.rows().cpu(), expected.rows())
         assert torch.equal(labels.cpu(), expected_labels)
