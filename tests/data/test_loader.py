@@ -83,7 +83,11 @@ def test_batches_contain_the_spikes_of_their_recordings(packed, recordings, samp
     assert len(loader) == 3
 
 
-@pytest.mark.parametrize("options", [{}, {"on_device": True}, {"transform": lambda event: event}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"on_device": True}, {"transform": lambda event: event}],
+    ids=["compiled", "on a device", "one by one"],
+)
 def test_the_value_of_a_spike_can_be_chosen(packed, options):
     given, usual = (
         EventLoader(packed, 16, sampling_time=10, value=value, **options).batch(0)[0] for value in (1, None)
