@@ -218,10 +218,9 @@ class SpikeMax(torch.nn.Module):
         _check_reduction("SpikeMax", reduction)
         if mode not in MODES:
             raise ValueError(f"SpikeMax: expected a mode of {', '.join(MODES)}, found {mode!r}")
-        if not 0 < as_number(eps) < math.inf:
-            raise ValueError(f"SpikeMax: expected a positive eps, found {eps!r}")
-        if not 0 < as_number(scale) < math.inf:
-            raise ValueError(f"SpikeMax: expected a positive scale, found {scale!r}")
+        for name, number in (("eps", eps), ("scale", scale)):
+            if not 0 < as_number(number) < math.inf:
+                raise ValueError(f"SpikeMax: expected a positive {name}, found {number!r}")
         if not 0 <= as_number(label_smoothing) <= 1:
             raise ValueError(f"SpikeMax: expected label_smoothing in 0..1, found {label_smoothing!r}")
         if mode == "probability" and (scale != 1 or label_smoothing):

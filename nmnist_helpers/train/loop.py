@@ -23,7 +23,7 @@ from .folder import Folder
 from .group import Group
 from .parts import evenly_spaced
 from .progress import Progress, network_of, step_factor
-from .settings import Settings
+from .settings import SMOOTHING, SOFTMAX_SCALE, Settings
 from .trainer import CapturedTrainer, Trainer
 
 #: Minimum seconds between two updates of the derived files. The checkpoint itself is written after every epoch.
@@ -31,9 +31,6 @@ DERIVE_EVERY = 30
 #: Added to the rates in `SpikeMax`, in spikes per time step. With the loss's own default, the gradient of a true class
 #: whose neuron is silent is so large that the others do not count, and most runs learn nothing.
 SILENT = 0.01
-#: Arguments of `SpikeMax` for the setting ``loss='softmax'``. With this scale and 30 time steps, each spike more
-#: multiplies the likelihood of a class by 1.5.
-SOFTMAX: dict[str, Any] = {"mode": "softmax", "scale": 12, "label_smoothing": 0.05}
 
 
 class Loop:
@@ -62,8 +59,12 @@ class Loop:
             max_stretch=settings.max_stretch,
             max_shear=settings.max_shear,
         )
-        options: dict[str, Any] = {"batch_size": settings.batch_size, "device": group.device}
-        options |= {"sampling_time": progress.net.SAMPLING_TIME, "value": 1}
+        options: dict[str, Any] = {
+            "batch_size": settings.batch_size,
+            "device": group.device,
+            "sampling_time": progress.net.SAMPLING_TIME,
+            "value": 1,
+        }
         transform = moves if settings.augment else False
         self.train_options = options | {"shuffle": True, "seed": settings.seed, "transform": transform}
         self.load_take(0)
@@ -243,7 +244,7 @@ def answers(net: Network, dataset: Dataset | PackedEvents, device: torch.device)
 def loss_of(settings: Settings) -> torch.nn.Module:
     """Return the loss that the settings name; it is summed over a batch."""
     if settings.loss == "softmax":
-        return SpikeMax(settings.window, reduction="sum", **SOFTMAX)
+        return SpikeMax(settings.window, "softmax", "sum", scale=SOFTMAX_SCALE, label_smoothing=SMOOTHING)
     if settings.loss == "max":
         return SpikeMax(settings.window, reduction="sum", eps=SILENT)
     return SpikeRate(settings.true_rate, settings.false_rate, settings.window, reduction="sum")

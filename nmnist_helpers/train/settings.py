@@ -17,6 +17,10 @@ from ..paths import TRAINED
 #: Settings that depend on the computer or on how a run was started: not saved with it, nor compared when it resumes.
 LOCAL = ("out", "data", "device", "start", "timeout")
 
+#: Arguments of `SpikeMax` for ``loss='softmax'``. With this scale and 30 time steps, each spike more multiplies the
+#: likelihood of a class by 1.5.
+SOFTMAX_SCALE, SMOOTHING = 12, 0.05
+
 DEFAULT_OUT = TRAINED / "long"
 DESCRIPTION = """\
 Train the network of lava-dl's N-MNIST tutorial, or the convolutional network
@@ -125,8 +129,8 @@ class Settings:
     loss: str = _option(
         "rate",
         _one_of("rate", "max", "softmax"),
-        "rate for SpikeRate, max for SpikeMax, softmax for SpikeMax in this mode: the cross-entropy of 12 times the "
-        "rates, with a label smoothing of 0.05",
+        "rate for SpikeRate, max for SpikeMax, softmax for SpikeMax in this mode: the cross-entropy of "
+        f"{SOFTMAX_SCALE} times the rates, with a label smoothing of {SMOOTHING}",
     )
     true_rate: float = _option(0.2, RATE, "target of the true class, in spikes per time step")
     false_rate: float = _option(0.03, RATE, "target of the other classes, in spikes per time step")
